@@ -1,0 +1,67 @@
+"""`memory-changelog`: the memory as a compacted topic. Key `namespace/memory_id`; a tombstone removes.
+
+Beside the memories each namespace has one position record, key `namespace/`: how far its facts are decided. By it a
+publisher waits for its facts, and a request waits for a memory that has them (read your writes).
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Base64Bytes, Field
+
+from schemas.common import FactText, Finite, MemoryId, Message, Namespace, Offset, Positions, ShortText, Timestamp
+
+MAX_CHANGELOG_BYTES = 8 * 1024 * 1024
+
+Outcome = Literal["learned", "reinforced", "superseded", "skipped", "outdated", "duplicate", "evicted", "forgotten", "used"]
+"""What became of a fact, or of a memory.
+
+learned      stored as a new memory            superseded   stored, and an older memory on the same subject and relation left
+reinforced   known already by a memory         skipped      the loss gate: the model knows it, storing it would buy nothing
+outdated     older than what is remembered     duplicate    its fact_id was decided before
+evicted      left for want of room             forgotten    removed on request
+used         answered a request
+"""
+
+
+class MemoryRecord(Message):
+    """One memory, whole: all that a replica needs to retrieve and to read it."""
+
+    memory_id: MemoryId
+    namespace: Namespace
+    text: FactText
+    category: ShortText | None = None
+    source: ShortText | None = None
+    fact_id: ShortText | None = None
+    observed_at: Timestamp
+    learned_at: Timestamp
+    importance: Finite = Field(description="log2 of the undecayed importance; see pipeline/bank.py.")
+    uses: Annotated[int, Field(ge=0)] = 0
+    reinforced: Annotated[int, Field(ge=0)] = 0
+    loss_delta: Finite
+    encoder_id: ShortText
+    priors: Base64Bytes = Field(description="Prior information of each word, nats; little-endian float32.")
+    surprisals: Base64Bytes = Field(description="Surprisal of each word in the fact, nats; little-endian float32.")
+    vectors: Base64Bytes = Field(description="One whitened state a word, int8, row-major.")
+
+
+class Decided(Message):
+    """One fact's verdict, as told to whoever waits for it."""
+
+    topic_id: ShortText
+    partition: Annotated[int, Field(ge=0)]
+    offset: Offset
+    outcome: Outcome
+    memory_id: MemoryId | None = None
+    loss_delta: Finite | None = None
+
+
+class PositionRecord(Message):
+    """How far the facts of a namespace are decided, and the last batch's verdicts."""
+
+    namespace: Namespace
+    positions: Positions
+    decided: list[Decided] = []
+
+
+def changelog_key(namespace: str, memory_id: str = "") -> bytes:
+    return f"{namespace}/{memory_id}".encode()

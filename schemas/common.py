@@ -1,0 +1,150 @@
+"""What all messages share: their limits, their field types, and the strict JSON they are read from.
+
+Nothing on a topic is trusted. `decode` turns bytes into a model or raises `BadMessage`, whose `reason` is a short
+code for dashboards and whose text tells a person what to mend. It never raises anything else.
+"""
+
+import math
+import unicodedata
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
+
+import orjson
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+
+MAX_TEXT_BYTES = 8 * 1024
+"""Longest text of a fact, in bytes of UTF-8."""
+MAX_MESSAGE_BYTES = 256 * 1024
+"""Longest JSON message that is parsed at all; longer ones are dead-lettered unread."""
+NAMESPACE_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+MEMORY_ID_PATTERN = r"^[0-9a-f]{32}$"
+REQUEST_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
+DEFAULT_NAMESPACE = "default"
+
+
+class BadMessage(ValueError):
+    """A message that cannot be taken: `reason` is a stable code, the text says what is wrong."""
+
+    def __init__(self, reason: str, error: str) -> None:
+        super().__init__(error)
+        self.reason = reason
+
+
+def _printable(text: str) -> str:
+    """Refuse control characters (but tab and line breaks), which no fact needs and terminals obey."""
+    for char in text:
+        if unicodedata.category(char) == "Cc" and char not in "\t\n\r":
+            raise ValueError(f"control character U+{ord(char):04X}")
+        if "\ud800" <= char <= "\udfff":
+            raise ValueError("a lone surrogate, which UTF-8 cannot hold")
+    return text
+
+
+def _fact_text(text: str) -> str:
+    if not text.strip():
+        raise ValueError("the text is blank")
+    if (size := len(text.encode("utf-8", "surrogatepass"))) > MAX_TEXT_BYTES:
+        raise ValueError(f"the text has {size} bytes; at most {MAX_TEXT_BYTES} are taken")
+    return _printable(text)
+
+
+def _timestamp(value: Any) -> datetime:
+    """ISO 8601 only: a bare number could be seconds or milliseconds. Without an offset it is UTC."""
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError("not an ISO 8601 time such as 2026-03-01T12:00:00Z") from None
+    if not isinstance(value, datetime):
+        raise ValueError("a time is a string in ISO 8601, such as 2026-03-01T12:00:00Z")
+    try:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("the time is out of range") from None
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError("the number is not finite")
+    return value
+
+
+FactText = Annotated[
+    str,
+    AfterValidator(_fact_text),
+    Field(min_length=1, max_length=MAX_TEXT_BYTES, description="One fact in words: not blank, at most 8 KiB of UTF-8."),
+]
+ShortText = Annotated[str, AfterValidator(_printable), Field(min_length=1, max_length=256)]
+Namespace = Annotated[
+    str, Field(pattern=NAMESPACE_PATTERN, description="A tenant, a user or a persona; the unit of order and of privacy.")
+]
+MemoryId = Annotated[str, Field(pattern=MEMORY_ID_PATTERN, description="32 hex digits.")]
+RequestId = Annotated[str, Field(pattern=REQUEST_ID_PATTERN, description="Chosen by the client; the Kafka key.")]
+Finite = Annotated[float, AfterValidator(_finite)]
+Timestamp = Annotated[
+    datetime,
+    BeforeValidator(_timestamp),
+    WithJsonSchema({"type": "string", "format": "date-time", "description": "ISO 8601; UTC where no offset is given."}),
+]
+Offset = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Positions = Annotated[
+    dict[Annotated[str, Field(max_length=128)], Offset],
+    Field(max_length=1024, description='The last fact decided, by "topic_id/partition".'),
+]
+
+
+class Message(BaseModel):
+    """Base of every JSON message: frozen, strict about types, and it knows all its fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+M = TypeVar("M", bound=Message)
+
+
+def parse_json(value: bytes | None, limit: int = MAX_MESSAGE_BYTES) -> dict[str, Any]:
+    """The JSON object in `value`. orjson refuses NaN, infinities and invalid UTF-8 by itself."""
+    if value is None:
+        raise BadMessage("empty", "the message has no value")
+    if len(value) > limit:
+        raise BadMessage("too-large", f"the message has {len(value)} bytes; at most {limit} are read")
+    try:
+        value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadMessage("invalid-utf8", f"byte {error.start} is not valid UTF-8") from None
+    try:
+        body = orjson.loads(value)
+    except (orjson.JSONDecodeError, RecursionError) as error:
+        raise BadMessage("invalid-json", f"not JSON: {error}") from None
+    if not isinstance(body, dict):
+        raise BadMessage("invalid-json", "the message is JSON, but not an object")
+    return body
+
+
+def validate(model: type[M], body: dict[str, Any]) -> M:
+    """`body` as a `model`, or `BadMessage` with one clear line: the field and what is wrong with it."""
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        field = ".".join(str(part) for part in first["loc"])[:100]
+        reason = "unknown-field" if first["type"] == "extra_forbidden" else "invalid-field"
+        raise BadMessage(reason, f"{field}: {first['msg']}" if field else first["msg"]) from None
+
+
+def decode(model: type[M], value: bytes | None, limit: int = MAX_MESSAGE_BYTES) -> M:
+    return validate(model, parse_json(value, limit))
+
+
+def encode(message: Message) -> bytes:
+    """The message as JSON, with the fields that were not given left out."""
+    return message.model_dump_json(exclude_none=True).encode()
+
+
+def decode_key(key: bytes | None, what: str) -> str | None:
+    if key is None:
+        return None
+    try:
+        return key.decode("utf-8")
+    except UnicodeDecodeError:
+        raise BadMessage("invalid-key", f"the key is not valid UTF-8; it must be the {what}") from None

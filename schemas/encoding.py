@@ -1,0 +1,77 @@
+"""`fact-encodings`: what the encoder measured, as Arrow IPC: one record batch a message, one namespace a message.
+
+The coordinates (topic_id, partition, offset) are those of the fact on `facts`: by them the writer decides each fact once.
+A row of kind `forget` carries a request to forget in order with the facts.
+"""
+
+import pyarrow as pa
+
+from schemas.common import BadMessage
+
+MAX_ROWS = 256
+MAX_WORDS = 8 * 1024
+MAX_VECTOR_BYTES = 1024 * 1024
+
+_TIME = pa.timestamp("us", tz="UTC")
+
+FACT_ENCODINGS = pa.schema(
+    [
+        pa.field("kind", pa.string(), nullable=False),  # "fact" or "forget"
+        pa.field("topic_id", pa.string(), nullable=False),
+        pa.field("partition", pa.int32(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("namespace", pa.string(), nullable=False),
+        pa.field("text", pa.string()),  # null for forget
+        pa.field("category", pa.string()),
+        pa.field("source", pa.string()),
+        pa.field("fact_id", pa.string()),
+        pa.field("observed_at", _TIME, nullable=False),  # the fact's own, else the Kafka timestamp
+        pa.field("published_at", _TIME, nullable=False),  # the Kafka timestamp
+        pa.field("min_loss_delta", pa.float32()),
+        pa.field("forget", pa.string()),  # a memory_id, for kind forget
+        pa.field("encoder_id", pa.string(), nullable=False),
+        pa.field("base_loss", pa.float32()),  # nats per token of the answer span
+        pa.field("recall_loss", pa.float32()),
+        pa.field("loss_delta", pa.float32()),
+        pa.field("priors", pa.list_(pa.float32())),  # information of each word before any memory, nats
+        pa.field("surprisals", pa.list_(pa.float32())),  # of each word in the fact, nats
+        pa.field("vectors", pa.binary()),  # int8 [words, dimensions]
+    ]
+)
+
+
+def encode_batch(batch: pa.RecordBatch) -> bytes:
+    """`batch` as one Arrow IPC stream."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, FACT_ENCODINGS) as writer:
+        writer.write_batch(batch)
+    return bytes(sink.getvalue())
+
+
+def decode_batch(value: bytes | None) -> pa.RecordBatch:
+    """The record batch of a message, its schema and every offset checked; raises `BadMessage`."""
+    if not value:
+        raise BadMessage("empty", "the message has no value")
+    try:
+        with pa.ipc.open_stream(pa.py_buffer(value)) as reader:
+            if not reader.schema.equals(FACT_ENCODINGS):
+                raise BadMessage("invalid-schema", "the columns are not those of fact-encodings")
+            batch = reader.read_next_batch()
+            try:
+                reader.read_next_batch()
+            except StopIteration:
+                pass
+            else:
+                raise BadMessage("invalid-arrow", "more than one record batch in the message")
+        # An IPC message may declare offsets that point outside of its buffers.
+        batch.validate(full=True)
+    except BadMessage:
+        raise
+    except (pa.ArrowException, StopIteration, ValueError, OSError, MemoryError) as error:
+        raise BadMessage("invalid-arrow", f"not an Arrow IPC stream of one batch: {error}"[:300]) from None
+    if not 1 <= batch.num_rows <= MAX_ROWS:
+        raise BadMessage("invalid-arrow", f"{batch.num_rows} rows; a message has 1 to {MAX_ROWS}")
+    for name in (field.name for field in FACT_ENCODINGS if not field.nullable):
+        if batch.column(name).null_count:
+            raise BadMessage("invalid-field", f"{name}: null")
+    return batch

@@ -1,0 +1,80 @@
+"""`generation-requests`: a prompt to answer. Key: the request_id, by which the response is found."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from schemas.common import (
+    DEFAULT_NAMESPACE,
+    REQUEST_ID_PATTERN,
+    BadMessage,
+    Finite,
+    Message,
+    Namespace,
+    Positions,
+    Timestamp,
+    decode,
+    decode_key,
+)
+
+MAX_PROMPT_CHARS = 64 * 1024
+
+Prompt = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS)]
+
+
+class ChatMessage(Message):
+    role: Literal["system", "user", "assistant"]
+    content: Annotated[str, Field(max_length=MAX_PROMPT_CHARS)]
+
+
+class GenerationRequest(Message):
+    """Exactly one of `prompt` (continued as it stands) and `messages` (a chat, in the model's own template)."""
+
+    prompt: Prompt | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=256)] | None = None
+    namespace: Namespace | Annotated[list[Namespace], Field(min_length=1, max_length=16)] = Field(
+        DEFAULT_NAMESPACE, description="Whose memories may answer: one, or a list (a persona and what everybody shares)."
+    )
+    max_new_tokens: Annotated[int, Field(ge=1, le=2048)] = 32
+    temperature: Annotated[Finite, Field(ge=0, le=10)] = Field(0.0, description="0 is greedy.")
+    top_p: Annotated[Finite, Field(gt=0, le=1)] = 1.0
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
+    stop: Annotated[list[Annotated[str, Field(min_length=1, max_length=64)]], Field(max_length=8)] = Field(
+        [], description="The answer ends before the first of these."
+    )
+    use_memory: bool = True
+    stream: bool = Field(False, description="Send the text as it is generated, in deltas before the response.")
+    after: Annotated[dict[Namespace, Positions], Field(max_length=16)] | None = Field(
+        None, description="Answer only from a memory that has decided these facts (positions as `publish` reports them)."
+    )
+    deadline: Timestamp | None = Field(None, description="An answer later than this is an error response.")
+
+    @model_validator(mode="after")
+    def _one_of_prompt_and_messages(self) -> "GenerationRequest":
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give exactly one of prompt and messages")
+        if self.messages and sum(len(message.content) for message in self.messages) > MAX_PROMPT_CHARS:
+            raise ValueError(f"the messages have more than {MAX_PROMPT_CHARS} characters together")
+        return self
+
+    @property
+    def namespaces(self) -> list[str]:
+        return [self.namespace] if isinstance(self.namespace, str) else list(dict.fromkeys(self.namespace))
+
+
+def decode_request(key: bytes | None, value: bytes | None) -> tuple[str, GenerationRequest]:
+    """The request_id and the request of a record on `generation-requests`; raises `BadMessage`."""
+    request_id = request_id_of(key)
+    if request_id is None:
+        raise BadMessage("invalid-key", f"the key must be the request_id ({REQUEST_ID_PATTERN})")
+    return request_id, decode(GenerationRequest, value, limit=4 * MAX_PROMPT_CHARS)
+
+
+def request_id_of(key: bytes | None) -> str | None:
+    """The request_id that a key names, or None: without one nobody can be answered."""
+    try:
+        text = decode_key(key, "request_id")
+    except BadMessage:
+        return None
+    return text if text is not None and re.fullmatch(REQUEST_ID_PATTERN, text) else None

@@ -1,0 +1,56 @@
+"""`generation-responses`: answers. Key: the request_id. At least once: a client keeps the first of a request_id."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from schemas.common import Finite, MemoryId, Message, Namespace, RequestId
+
+
+class UsedMemory(Message):
+    """A memory that was retrieved for the prompt; it spoke where its gate is above 0."""
+
+    memory_id: MemoryId
+    namespace: Namespace
+    text: str
+    category: str | None = None
+    score: Finite
+    gate: Annotated[Finite, Field(ge=0, le=1)]
+
+
+class Usage(Message):
+    prompt_tokens: Annotated[int, Field(ge=0)]
+    completion_tokens: Annotated[int, Field(ge=0)]
+
+
+class Timings(Message):
+    """Milliseconds, by the generator's own clock."""
+
+    queued_ms: Finite = Field(description="From the request's Kafka timestamp to the batch.")
+    retrieve_ms: Finite
+    generate_ms: Finite
+
+
+class ResponseError(Message):
+    reason: str = Field(description="A stable code.")
+    message: str
+
+
+class GenerationResponse(Message):
+    """The whole answer, or why there is none."""
+
+    request_id: RequestId
+    text: str = ""
+    memories: list[UsedMemory] = []
+    finish_reason: Literal["stop", "length", "error"]
+    usage: Usage | None = None
+    timings: Timings | None = None
+    error: ResponseError | None = None
+
+
+class ResponseDelta(Message):
+    """A piece of the text of a streamed answer; `index` counts from 0."""
+
+    request_id: RequestId
+    index: Annotated[int, Field(ge=0)]
+    delta: str

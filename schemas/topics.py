@@ -1,0 +1,33 @@
+"""The topics: their names, what their keys mean, and how they are created."""
+
+from dataclasses import dataclass, field
+
+FACTS = "facts"
+FACT_ENCODINGS = "fact-encodings"
+MEMORY_CHANGELOG = "memory-changelog"
+MEMORY_HITS = "memory-hits"
+GENERATION_REQUESTS = "generation-requests"
+GENERATION_RESPONSES = "generation-responses"
+DEAD_LETTERS = "dead-letters"
+
+MAX_RECORD_BYTES = 8 * 1024 * 1024
+"""`max.message.bytes` of every topic: room for a fact far over its limit, so that it can be dead-lettered whole."""
+
+
+@dataclass(frozen=True)
+class Topic:
+    name: str
+    key: str
+    purpose: str
+    config: dict[str, str] = field(default_factory=dict)
+
+
+TOPICS = [
+    Topic(FACTS, "namespace", "The public way in: facts, and requests to forget."),
+    Topic(FACT_ENCODINGS, "namespace", "Facts with their loss delta and their vectors, from the encoder to the writer."),
+    Topic(MEMORY_CHANGELOG, "namespace/memory_id", "The memory itself, compacted.", {"cleanup.policy": "compact"}),
+    Topic(MEMORY_HITS, "namespace", "Which memories answered, from the generator to the writer."),
+    Topic(GENERATION_REQUESTS, "request_id", "Prompts to answer."),
+    Topic(GENERATION_RESPONSES, "request_id", "Answers; streamed ones as deltas before the whole."),
+    Topic(DEAD_LETTERS, "the original's", "What could not be taken: the original bytes, and the reason in the headers."),
+]
