@@ -6,13 +6,26 @@ publisher waits for its facts, and a request waits for a memory that has them (r
 
 from typing import Annotated, Literal
 
-from pydantic import Base64Bytes, Field
+from pydantic import Field
 
-from schemas.common import FactText, Finite, MemoryId, Message, Namespace, Offset, Positions, ShortText, Timestamp
+from schemas.common import (
+    Blob,
+    FactText,
+    Finite,
+    MemoryId,
+    Message,
+    Namespace,
+    Offset,
+    Positions,
+    ShortText,
+    Timestamp,
+)
 
 MAX_CHANGELOG_BYTES = 8 * 1024 * 1024
 
-Outcome = Literal["learned", "reinforced", "superseded", "skipped", "outdated", "duplicate", "evicted", "forgotten", "used"]
+Outcome = Literal[
+    "learned", "reinforced", "superseded", "skipped", "outdated", "duplicate", "evicted", "forgotten", "used"
+]
 """What became of a fact, or of a memory.
 
 learned      stored as a new memory            superseded   stored, and an older memory on the same subject and relation left
@@ -39,9 +52,9 @@ class MemoryRecord(Message):
     reinforced: Annotated[int, Field(ge=0)] = 0
     loss_delta: Finite
     encoder_id: ShortText
-    priors: Base64Bytes = Field(description="Prior information of each word, nats; little-endian float32.")
-    surprisals: Base64Bytes = Field(description="Surprisal of each word in the fact, nats; little-endian float32.")
-    vectors: Base64Bytes = Field(description="One whitened state a word, int8, row-major.")
+    priors: Blob = Field(description="Prior information of each word, nats; little-endian float32.")
+    surprisals: Blob = Field(description="Surprisal of each word in the fact, nats; little-endian float32.")
+    vectors: Blob = Field(description="One whitened state a word, int8, row-major.")
 
 
 class Decided(Message):

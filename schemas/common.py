@@ -4,13 +4,23 @@ Nothing on a topic is trusted. `decode` turns bytes into a model or raises `BadM
 code for dashboards and whose text tells a person what to mend. It never raises anything else.
 """
 
+import base64
 import math
 import unicodedata
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 import orjson
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    WithJsonSchema,
+)
 
 MAX_TEXT_BYTES = 8 * 1024
 """Longest text of a fact, in bytes of UTF-8."""
@@ -69,22 +79,45 @@ def _finite(value: float) -> float:
     return value
 
 
+def _from_base64(value: Any) -> Any:
+    """JSON has no bytes: a string is base64. Bytes given in Python are taken as they are."""
+    return base64.b64decode(value, validate=True) if isinstance(value, str) else value
+
+
 FactText = Annotated[
     str,
     AfterValidator(_fact_text),
-    Field(min_length=1, max_length=MAX_TEXT_BYTES, description="One fact in words: not blank, at most 8 KiB of UTF-8."),
+    Field(
+        min_length=1,
+        max_length=MAX_TEXT_BYTES,
+        description="One fact in words: not blank, at most 8 KiB of UTF-8.",
+    ),
 ]
 ShortText = Annotated[str, AfterValidator(_printable), Field(min_length=1, max_length=256)]
 Namespace = Annotated[
-    str, Field(pattern=NAMESPACE_PATTERN, description="A tenant, a user or a persona; the unit of order and of privacy.")
+    str,
+    Field(
+        pattern=NAMESPACE_PATTERN,
+        description="A tenant, a user or a persona; the unit of order and of privacy.",
+    ),
 ]
 MemoryId = Annotated[str, Field(pattern=MEMORY_ID_PATTERN, description="32 hex digits.")]
-RequestId = Annotated[str, Field(pattern=REQUEST_ID_PATTERN, description="Chosen by the client; the Kafka key.")]
+RequestId = Annotated[
+    str, Field(pattern=REQUEST_ID_PATTERN, description="Chosen by the client; the Kafka key.")
+]
 Finite = Annotated[float, AfterValidator(_finite)]
 Timestamp = Annotated[
     datetime,
     BeforeValidator(_timestamp),
-    WithJsonSchema({"type": "string", "format": "date-time", "description": "ISO 8601; UTC where no offset is given."}),
+    WithJsonSchema(
+        {"type": "string", "format": "date-time", "description": "ISO 8601; UTC where no offset is given."}
+    ),
+]
+Blob = Annotated[
+    bytes,
+    BeforeValidator(_from_base64),
+    PlainSerializer(lambda data: base64.b64encode(data).decode(), return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "contentEncoding": "base64"}),
 ]
 Offset = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Positions = Annotated[

@@ -25,15 +25,20 @@ class Fact(Message):
     """One thing to remember."""
 
     text: FactText
-    category: ShortText | None = Field(None, description="Groups facts; pruning keeps a balance between categories.")
+    category: ShortText | None = Field(
+        None, description="Groups facts; pruning keeps a balance between categories."
+    )
     namespace: Namespace | None = Field(None, description="The Kafka key's when left out, else `default`.")
-    fact_id: ShortText | None = Field(None, description="The upstream system's own id; a fact_id is decided once.")
+    fact_id: ShortText | None = Field(
+        None, description="The upstream system's own id; a fact_id is decided once."
+    )
     source: ShortText | None = Field(None, description="The system that says so.")
     observed_at: Timestamp | None = Field(
         None, description="When it was so; the newer of two versions wins. The Kafka timestamp when left out."
     )
     min_loss_delta: Finite | None = Field(
-        None, description="Learn only what lowers the model's loss by this much (nats per token); 0 learns whatever is new."
+        None,
+        description="Learn only what lowers the model's loss by this much (nats per token); 0 learns whatever is new.",
     )
 
 
@@ -56,5 +61,7 @@ def decode_fact(key: bytes | None, value: bytes | None) -> tuple[str, Fact | For
     if key_text is not None and not re.fullmatch(NAMESPACE_PATTERN, key_text):
         raise BadMessage("invalid-key", f"the key {key_text[:80]!r} is not a namespace ({NAMESPACE_PATTERN})")
     if key_text is not None and message.namespace is not None and key_text != message.namespace:
-        raise BadMessage("key-mismatch", f"the key says namespace {key_text!r}, the body {message.namespace!r}")
+        raise BadMessage(
+            "key-mismatch", f"the key says namespace {key_text!r}, the body {message.namespace!r}"
+        )
     return message.namespace or key_text or DEFAULT_NAMESPACE, message

@@ -34,7 +34,8 @@ class GenerationRequest(Message):
     prompt: Prompt | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=256)] | None = None
     namespace: Namespace | Annotated[list[Namespace], Field(min_length=1, max_length=16)] = Field(
-        DEFAULT_NAMESPACE, description="Whose memories may answer: one, or a list (a persona and what everybody shares)."
+        DEFAULT_NAMESPACE,
+        description="Whose memories may answer: one, or a list (a persona and what everybody shares).",
     )
     max_new_tokens: Annotated[int, Field(ge=1, le=2048)] = 32
     temperature: Annotated[Finite, Field(ge=0, le=10)] = Field(0.0, description="0 is greedy.")
@@ -44,9 +45,12 @@ class GenerationRequest(Message):
         [], description="The answer ends before the first of these."
     )
     use_memory: bool = True
-    stream: bool = Field(False, description="Send the text as it is generated, in deltas before the response.")
+    stream: bool = Field(
+        False, description="Send the text as it is generated, in deltas before the response."
+    )
     after: Annotated[dict[Namespace, Positions], Field(max_length=16)] | None = Field(
-        None, description="Answer only from a memory that has decided these facts (positions as `publish` reports them)."
+        None,
+        description="Answer only from a memory that has decided these facts (positions as `publish` reports them).",
     )
     deadline: Timestamp | None = Field(None, description="An answer later than this is an error response.")
 

@@ -24,10 +24,23 @@ class Topic:
 
 TOPICS = [
     Topic(FACTS, "namespace", "The public way in: facts, and requests to forget."),
-    Topic(FACT_ENCODINGS, "namespace", "Facts with their loss delta and their vectors, from the encoder to the writer."),
-    Topic(MEMORY_CHANGELOG, "namespace/memory_id", "The memory itself, compacted.", {"cleanup.policy": "compact"}),
+    Topic(
+        FACT_ENCODINGS,
+        "namespace",
+        "Facts with their loss delta and their vectors, from the encoder to the writer.",
+    ),
+    Topic(
+        MEMORY_CHANGELOG,
+        "namespace/memory_id",
+        "The memory itself, compacted.",
+        {"cleanup.policy": "compact"},
+    ),
     Topic(MEMORY_HITS, "namespace", "Which memories answered, from the generator to the writer."),
     Topic(GENERATION_REQUESTS, "request_id", "Prompts to answer."),
     Topic(GENERATION_RESPONSES, "request_id", "Answers; streamed ones as deltas before the whole."),
-    Topic(DEAD_LETTERS, "the original's", "What could not be taken: the original bytes, and the reason in the headers."),
+    Topic(
+        DEAD_LETTERS,
+        "the original's",
+        "What could not be taken: the original bytes, and the reason in the headers.",
+    ),
 ]
