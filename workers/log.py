@@ -1,0 +1,114 @@
+"""The workers' log: one line an event on stderr, as text or as JSON.
+
+It knows how a line looks, and that the Kafka client repeats itself. It does not know where stderr goes.
+"""
+
+import logging
+import sys
+import time
+from datetime import UTC, datetime
+from typing import Literal, TextIO
+
+import orjson
+
+LogFormat = Literal["text", "json"]
+
+REPEAT_S = 30.0
+"""The Kafka client's loggers may each say the same thing once in this time: a broker that is away costs
+hundreds of lines a minute otherwise."""
+MAX_VALUE_CHARS = 2000
+"""Longest text of a field: messages quote what others sent."""
+
+_log = logging.getLogger("factstream")
+
+
+def line(event: str, /, level: int = logging.INFO, **fields: object) -> None:
+    """Write one line: the event, then its fields in the order given."""
+    _log.log(level, event, extra={"fields": fields})
+
+
+def setup(worker: str, log_format: LogFormat = "text", stream: TextIO | None = None) -> None:
+    """Send this process's log lines to `stream` (stderr), each with the worker's name."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(_Json(worker) if log_format == "json" else _Text(worker))
+    _log.handlers = [handler]
+    _log.setLevel(logging.INFO)
+    _log.propagate = False
+    kafka = logging.getLogger("kafka")
+    kafka.handlers = [handler]
+    kafka.setLevel(logging.ERROR)
+    kafka.propagate = False
+    handler.addFilter(_OncePerLogger())
+
+
+class _OncePerLogger(logging.Filter):
+    """Lets each logger of the Kafka client say one message in `REPEAT_S`; our own lines all pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[tuple[str, int], float] = {}  # bounded: one entry a place in the client's source
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name == _log.name:
+            return True
+        place, now = (record.name, record.lineno), time.monotonic()
+        if now - self._last.get(place, -REPEAT_S) < REPEAT_S:
+            return False
+        self._last[place] = now
+        return True
+
+
+class _Text(logging.Formatter):
+    """`2026-03-01T12:00:00.123Z encoder batch facts=12 ms=34`; a value with blanks or control characters is
+    quoted."""
+
+    def __init__(self, worker: str) -> None:
+        super().__init__()
+        self.worker = worker
+
+    def format(self, record: logging.LogRecord) -> str:
+        words = [_time(record), self.worker]
+        if record.levelno > logging.INFO:
+            words.append(record.levelname)
+        words.append(_cut(record.getMessage()) if record.name == _log.name else _plain(record.getMessage()))
+        words += [f"{name}={_plain(value)}" for name, value in getattr(record, "fields", {}).items()]
+        text = " ".join(words)
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+class _Json(logging.Formatter):
+    def __init__(self, worker: str) -> None:
+        super().__init__()
+        self.worker = worker
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, object] = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "worker": self.worker,
+            "event": _cut(record.getMessage()),
+        }
+        for name, value in getattr(record, "fields", {}).items():
+            entry[name] = (
+                value if isinstance(value, int | float | bool) or value is None else _cut(str(value))
+            )
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
+        return orjson.dumps(entry, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+def _time(record: logging.LogRecord) -> str:
+    return (
+        datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    )
+
+
+def _cut(text: str) -> str:
+    text = text.encode("utf-8", "replace").decode()  # a lone surrogate would break the stream
+    return text if len(text) <= MAX_VALUE_CHARS else text[:MAX_VALUE_CHARS] + "…"
+
+
+def _plain(value: object) -> str:
+    """A value as one word, so that no message can forge a line."""
+    text = f"{value:.4g}" if isinstance(value, float) else _cut(str(value))
+    return text if text.isprintable() and " " not in text and text else orjson.dumps(text).decode()
