@@ -72,7 +72,8 @@ def start(port: int, log: Path) -> EmbeddedBroker:
             ) from None
     log.parent.mkdir(parents=True, exist_ok=True)
     url = f"tcp://{HOST}:{port}"
-    with open(log, "wb") as output:
+    log.write_bytes(b"")
+    with open(log, "ab") as output:  # append: whoever bounds the file may cut it while the broker writes
         process = subprocess.Popen(
             [binary, "--listener-url", url, "--advertised-listener-url", url, "--storage-engine", STORAGE],
             stdin=subprocess.DEVNULL,

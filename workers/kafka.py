@@ -281,8 +281,8 @@ class Producer:
 
 
 def caught_up(consumer: KafkaConsumer) -> bool:
-    """Whether a consumer has read all that its last fetches saw of its partitions. An empty poll says nothing: a
-    broker that is away gives the same."""
+    """Whether a consumer has read all that its last fetches saw of its partitions. An empty poll says
+    nothing: a broker that is away gives the same."""
     for tp in consumer.assignment():
         end, position = consumer.highwater(tp), consumer.position(tp, timeout_ms=1000)
         if end is None or position is None or position < end:

@@ -19,12 +19,16 @@ hundreds of lines a minute otherwise."""
 MAX_VALUE_CHARS = 2000
 """Longest text of a field: messages quote what others sent."""
 
+WARNING, ERROR = logging.WARNING, logging.ERROR
+
 _log = logging.getLogger("factstream")
 
 
-def line(event: str, /, level: int = logging.INFO, **fields: object) -> None:
-    """Write one line: the event, then its fields in the order given."""
-    _log.log(level, event, extra={"fields": fields})
+def line(
+    event: str, level: int = logging.INFO, error: BaseException | None = None, /, **fields: object
+) -> None:
+    """Write one line: the event, then its fields in the order given, then the traceback of `error`."""
+    _log.log(level, event, extra={"fields": fields}, exc_info=error)
 
 
 def setup(worker: str, log_format: LogFormat = "text", stream: TextIO | None = None) -> None:

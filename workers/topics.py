@@ -146,16 +146,18 @@ def _error_name(code: int) -> str:
 
 
 def end_offsets(consumer: KafkaConsumer, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-    """The offset after the last record of each partition. `consumer` has no group; its assignment is replaced.
+    """The offset after the last record of each partition. `consumer` has no group; its assignment is
+    replaced.
 
-    The embedded broker answers ListOffsets with the end's last batch counted as one record, so the answer is taken
-    from a fetch of that batch, which tells the high watermark. Raises KafkaError.
+    The embedded broker answers ListOffsets with the end's last batch counted as one record, so the answer
+    is taken from a fetch of that batch, which tells the high watermark. Raises KafkaError.
     """
     first, listed = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
     written = [tp for tp in partitions if listed[tp] > first[tp]]
     ends = {tp: int(listed[tp]) for tp in partitions}
     if not written:
         return ends
+    consumer.unsubscribe()  # forgets the high watermarks of an earlier call
     consumer.assign(written)
     for tp in written:
         consumer.seek(tp, listed[tp] - 1)
