@@ -1,0 +1,1 @@
+"""The core as a library: backbone, encoding, memory bank, retrieval, reading, generation, store."""

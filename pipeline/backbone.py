@@ -1,0 +1,342 @@
+"""The frozen language model: text to tokens, tokens to logits and hidden states, decoding with a cache.
+
+Works with any causal language model of transformers: nothing here names an architecture. Knows nothing of facts,
+memories or Kafka, and never changes a weight.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from inspect import signature
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedTokenizerFast
+
+from pipeline.models import ModelError, Progress, model_hash, quiet, resolve, silent
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# Padded lengths, in tokens. A text's numbers depend, in their last bits, on the shape that it is computed in, so
+# a text always gets the same shape, whatever is encoded beside it.
+LENGTHS = (
+    8,
+    12,
+    16,
+    20,
+    24,
+    32,
+    48,
+    64,
+    96,
+    128,
+    192,
+    256,
+    384,
+    512,
+    768,
+    1024,
+    1536,
+    2048,
+    3072,
+    4096,
+    6144,
+    8192,
+)
+
+
+class Tokens(NamedTuple):
+    """A text's token ids, and for each the (start, end) characters it stands for, without leading blanks."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+
+
+class Batch(NamedTuple):
+    """Texts to be computed together: their indices, and the shape [rows, length] to pad them to."""
+
+    indices: list[int]
+    rows: int
+    length: int
+
+
+@dataclass
+class Decoding:
+    """A batch that is being continued: the model's keys and values so far, and which of them are no padding."""
+
+    cache: DynamicCache
+    mask: Tensor  # [B, T]
+
+
+class _Reached(Exception):
+    """Ends a forward pass early: the wanted layer's states have been taken."""
+
+
+class Backbone:
+    """A frozen causal language model and its tokenizer. Build it with `load`."""
+
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerFast, hash: str, name: str) -> None:
+        config = model.config.get_text_config()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.hash = hash
+        self.name = name
+        self.device: torch.device = model.device
+        self.dtype: torch.dtype = model.dtype
+        self.n_layers: int = config.num_hidden_layers
+        self.d_model: int = config.hidden_size
+        self.vocab_size: int = config.vocab_size
+        self.max_positions: int = getattr(config, "max_position_embeddings", None) or 2048
+        self.eos_ids = _eos_ids(model, tokenizer)
+        self._blocks = _blocks(model, self.n_layers)
+        self._accepts = set(signature(model.forward).parameters)
+        # A text is data: in it, "<|im_end|>" is eleven characters, not the end of a turn.
+        self._plain: Tokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._plain.encode_special_tokens = True
+        self._plain.no_truncation()
+        self._plain.no_padding()
+        # What comes before a text, so that no word of it sits at position 0, where attention dumps what it has
+        # no use for: the model's own beginning if its tokenizer adds one, else a line break.
+        begun = tokenizer("a")["input_ids"][:1]
+        self.lead: list[int] = begun if begun == [tokenizer.bos_token_id] else self.tokenize(["\n"])[0].ids
+        self._pad_id = next(i for i in (tokenizer.pad_token_id, *self.eos_ids, 0) if i is not None)
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path = "default",
+        device: str = "auto",
+        dtype: str = "auto",
+        progress: Progress = silent,
+    ) -> Self:
+        """Loads the model that models.resolve finds. Raises ModelError.
+
+        device: "auto" (CUDA, then Apple's GPU, then the CPU) or torch's name of one.
+        dtype: "auto" (bfloat16 where the hardware computes in it, else float32), or a key of DTYPES.
+        """
+        folder = resolve(model, progress)
+        if device == "auto":
+            device = _best_device()
+        if dtype != "auto" and dtype not in DTYPES:
+            raise ModelError(f"dtype is auto, {', '.join(DTYPES)}, not {dtype!r}")
+        kind = _best_dtype(device) if dtype == "auto" else DTYPES[dtype]
+        safe = {"local_files_only": True, "trust_remote_code": False}
+        try:
+            with quiet():
+                tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
+                network = AutoModelForCausalLM.from_pretrained(
+                    folder, dtype=kind, use_safetensors=True, **safe
+                )
+                network = network.to(device)
+        except (ValueError, KeyError, OSError, RuntimeError, ImportError) as error:
+            raise ModelError(f"{model} could not be loaded from {folder}: {error}") from error
+        if not isinstance(tokenizer, PreTrainedTokenizerFast):
+            raise ModelError(f"{model} has no tokenizer.json, so its tokens' places in a text are not known")
+        network.eval().requires_grad_(False)
+        return cls(network, tokenizer, model_hash(folder), str(model))
+
+    # --- text ---
+
+    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
+        """Every text's tokens as plain text: nothing is added, and no markup in it is obeyed."""
+        encoded = self._plain.encode_batch(list(texts), add_special_tokens=False)
+        return [
+            Tokens(e.ids, [_visible(text, *span) for span in e.offsets])
+            for text, e in zip(texts, encoded, strict=True)
+        ]
+
+    def tokenize_prompt(self, prompt: str) -> list[int]:
+        """A prompt's token ids, the model's markup and own beginning included: for text made by `chat`."""
+        begin = [self.tokenizer.bos_token_id]
+        ids: list[int] = self.tokenizer.backend_tokenizer.encode(prompt, add_special_tokens=False).ids
+        return begin + ids if self.lead == begin and ids[:1] != begin else ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The tokens' text, without markup."""
+        return str(
+            self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        )
+
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """The conversation ({role, content} each) in the model's own template, up to where it is to answer.
+
+        A model without a template gets "role: content" lines. Markup within a content is taken out.
+        """
+        clean = [{"role": m["role"], "content": self._without_markup(m["content"])} for m in messages]
+        if not self.tokenizer.chat_template:
+            return "".join(f"{m['role']}: {m['content']}\n" for m in clean) + "assistant:"
+        text = self.tokenizer.apply_chat_template(clean, tokenize=False, add_generation_prompt=True)
+        return str(text)
+
+    def _without_markup(self, text: str) -> str:
+        before = None
+        while text != before:  # what is taken out may join the ends of another one
+            before = text
+            for token in self.tokenizer.all_special_tokens:
+                text = text.replace(token, "")
+        return text
+
+    # --- encoding: whole texts, padded on the right ---
+
+    def pad(
+        self, ids: Sequence[Sequence[int]], rows: int = 0, length: int = 0, left: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Token ids as a rectangle of at least `rows` x `length`, and the mask that is 1 where a token is.
+
+        Rows that are missing get one token, so that no row is empty.
+        """
+        rows, length = max(rows, len(ids)), max(length, *(len(row) for row in ids))
+        padded = torch.full((rows, length), self._pad_id)
+        mask = torch.zeros((rows, length), dtype=torch.long)
+        mask[len(ids) :, -1 if left else 0] = 1
+        for r, row in enumerate(ids):
+            where = slice(length - len(row), length) if left else slice(0, len(row))
+            padded[r, where] = torch.tensor(row)
+            mask[r, where] = 1
+        return padded.to(self.device), mask.to(self.device)
+
+    @torch.inference_mode()
+    def forward(self, ids: Tensor, mask: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Logits [B, T, V] in the model's dtype, and the states after `layer` (1 … n_layers) layers, float32 [B, T, d].
+
+        ids, mask: [B, T], padded on the right.
+        """
+        taken: list[Tensor] = []
+        handle = self._blocks[layer - 1].register_forward_hook(
+            lambda _m, _i, output: taken.append(_first(output))
+        )
+        try:
+            logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        finally:
+            handle.remove()
+        return logits, taken[0].float()
+
+    @torch.inference_mode()
+    def states(self, ids: Tensor, mask: Tensor, layer: int) -> Tensor:
+        """The states after `layer` layers, float32 [B, T, d]; the layers above are not computed.
+
+        ids, mask: [B, T], padded on the right.
+        """
+        taken: list[Tensor] = []
+
+        def take(_module: nn.Module, _inputs: object, output: Any) -> None:
+            taken.append(_first(output))
+            raise _Reached
+
+        handle = self._blocks[layer - 1].register_forward_hook(take)
+        try:
+            self.model(input_ids=ids, attention_mask=mask, use_cache=False)
+        except _Reached:
+            pass
+        finally:
+            handle.remove()
+        return taken[0].float()
+
+    # --- decoding: prompts, padded on the left, one token after the other ---
+
+    @torch.inference_mode()
+    def prefill(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Decoding]:
+        """Reads the prompts: the next token's logits, float32 [B, V], and what `step` goes on from.
+
+        ids, mask: [B, T], padded on the left.
+        """
+        decoding = Decoding(DynamicCache(config=self.model.config), mask)
+        return self._next(ids, decoding), decoding
+
+    @torch.inference_mode()
+    def step(self, ids: Tensor, decoding: Decoding) -> Tensor:
+        """Reads one more token of each row, ids [B]; the next token's logits, float32 [B, V]."""
+        decoding.mask = torch.cat([decoding.mask, decoding.mask.new_ones(len(ids), 1)], dim=1)
+        return self._next(ids[:, None], decoding)
+
+    @torch.inference_mode()
+    def select(self, decoding: Decoding, rows: Sequence[int]) -> None:
+        """Keeps only these rows, in this order."""
+        index = torch.tensor(rows, device=self.device)
+        decoding.cache.batch_select_indices(index)
+        decoding.mask = decoding.mask[index]
+
+    def clip(self, ids: list[int], room: int) -> list[int]:
+        """The end of a prompt that leaves `room` tokens of the model's context for what is to be generated."""
+        return ids[-max(1, self.max_positions - room) :]
+
+    def _next(self, ids: Tensor, decoding: Decoding) -> Tensor:
+        given: dict[str, Any] = {}
+        if "position_ids" in self._accepts:  # padding takes up no positions
+            positions = (decoding.mask.cumsum(dim=1) - 1).clamp(min=0)
+            given["position_ids"] = positions[:, -ids.shape[1] :]
+        if "logits_to_keep" in self._accepts:
+            given["logits_to_keep"] = 1
+        output = self.model(
+            input_ids=ids,
+            attention_mask=decoding.mask,
+            past_key_values=decoding.cache,
+            use_cache=True,
+            **given,
+        )
+        return output.logits[:, -1].float()
+
+
+def fixed_batches(lengths: Sequence[int], tokens: int = 256) -> list[Batch]:
+    """Groups texts of these lengths (in tokens) into batches of fixed shapes, about `tokens` tokens each.
+
+    The shape that a text is computed in depends on its own length only, and is longer than the text by at least
+    one token: with no padding at all a faster path is taken whose numbers differ in the last bits.
+    """
+    groups: dict[int, list[int]] = {}
+    for index, length in enumerate(lengths):
+        padded = next((fixed for fixed in LENGTHS if fixed > length), length + 1)
+        groups.setdefault(padded, []).append(index)
+    batches = []
+    for padded, members in sorted(groups.items()):
+        rows = max(1, tokens // padded)
+        batches += [Batch(members[i : i + rows], rows, padded) for i in range(0, len(members), rows)]
+    return batches
+
+
+def _visible(text: str, start: int, end: int) -> tuple[int, int]:
+    """A token's characters without leading blanks: some tokenizers count the blank before a word, some do not."""
+    piece = text[start:end].lstrip()
+    return end - len(piece), end
+
+
+def _first(output: Any) -> Tensor:
+    state: Tensor = output if isinstance(output, Tensor) else output[0]
+    return state
+
+
+def _blocks(model: nn.Module, count: int) -> nn.ModuleList:
+    """The decoder's layers: of the module lists with one entry a layer, the one with the most parameters."""
+    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
+    if not lists:
+        raise ModelError(
+            f"{type(model).__name__} has no list of {count} layers, so its states cannot be read"
+        )
+    return max(lists, key=lambda blocks: sum(p.numel() for p in blocks.parameters()))
+
+
+def _eos_ids(model: Any, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
+    """Every token that ends a text: a model may have several, and its tokenizer another one."""
+    ends = model.generation_config.eos_token_id if model.generation_config else None
+    several = ends if isinstance(ends, list) else [ends]
+    return frozenset(int(i) for i in (*several, tokenizer.eos_token_id) if i is not None)
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _best_dtype(device: str) -> torch.dtype:
+    """bfloat16 where it is computed in hardware. Elsewhere it would be slower than float32, not faster."""
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if device == "cpu" and any(
+        getattr(torch.cpu, probe, lambda: False)()
+        for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    ):
+        return torch.bfloat16
+    return torch.float32
