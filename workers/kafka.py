@@ -308,6 +308,8 @@ def dead_letter(producer: Producer, record: Any, reason: str, error: str, worker
         error = f"(cut: the key had {len(key or b'')} bytes, the value {len(value or b'')}) {error}"
         key = key and key[: room // 8]
         value = value and value[: room // 2]
+    if key is None and value is None:
+        value = b""  # the client sends no record that has neither
     producer.send(
         DEAD_LETTERS,
         value,

@@ -110,6 +110,10 @@ def up(
             _supervise(stack, stop, lambda: say(_ready_line(stack, model, as_json)))
             if embedded and stack.ready:
                 _drain(settings, drain_s, hurry)
+        except StackError:
+            if embedded and stack.ready:
+                _drain(settings, 0.0, hurry)  # says what is lost
+            raise
         finally:
             stack.stop()
 
@@ -183,8 +187,8 @@ class _Stack:
                 deaths = _recent(child.deaths, now)
                 if deaths > (RESTARTS if self.ready else 1):
                     raise StackError(
-                        f"the {child.name} ended {deaths} times within a minute, the last time with {_exit(code)}"
-                        f"{_tail(child.log)}"
+                        f"the {child.name} ended {deaths} times within a minute, "
+                        f"the last time with {_exit(code)}{_tail(child.log)}"
                     )
                 child.restart_at = now + self.restart_delay(deaths)
                 log.line("worker ended", log.WARNING, name=child.name, end=_exit(code), deaths=deaths)

@@ -1,0 +1,48 @@
+"""What several test modules share: one embedded broker, and settings whose topics no other test sees."""
+
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from workers import broker
+from workers.kafka import KafkaSettings
+
+_prefixes = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[broker.EmbeddedBroker]:
+    running = broker.start(broker.free_port(), tmp_path_factory.mktemp("broker") / "broker.log")
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def settings(embedded: broker.EmbeddedBroker) -> KafkaSettings:
+    """Settings with a topic prefix of their own, and a short session: groups form in about a second."""
+    return KafkaSettings(embedded.bootstrap, f"t{next(_prefixes)}.", session_timeout_ms=1500)
+
+
+def wait_until(true: Callable[[], object], limit_s: float = 30.0) -> None:
+    """Poll until `true()`; fails after `limit_s`, which is far more than it takes."""
+    deadline = time.monotonic() + limit_s
+    while not true():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
+def runs(pid: int) -> bool:
+    """Whether the process still runs: a zombie that nobody has reaped does not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    try:
+        return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
