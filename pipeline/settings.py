@@ -1,0 +1,48 @@
+"""Every threshold of the memory, in one place. Nothing else in the library holds a constant that a user may want to set."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Defaults were measured on invented facts about real subjects with a model of 135M parameters."""
+
+    # --- words: how much one says ---
+    pseudo_facts: float = 1000.0
+    """How many facts the tokenizer's own word frequencies weigh, against the bank's counts."""
+    informative: float = 6.0
+    """Nats. A word that says less than this is no evidence, is never an answer, and breaks no answer."""
+
+    # --- retrieval: which memory, and does it belong to this prompt ---
+    candidates: int = 64
+    """How many memories are aligned with a prompt, at most."""
+    prompt_words: int = 64
+    """How many words of a prompt are looked at, from its end."""
+    rest_weight: float = 0.5
+    """What a word of the prompt that the fact lacks counts against the memory, to one that the fact has."""
+    gate_open: float = 0.40
+    """Below this share of matching words a memory does not speak at all."""
+    gate_full: float = 0.55
+    """From this share on it speaks with all its weight; in between its weight rises linearly."""
+    importance_weight: float = 0.01
+    """What a doubling of the importance adds to the score, as a share of it."""
+    category_bonus: float = 0.02
+    """What it adds to the score, as a share of it, that the prompt names the memory's category."""
+    attention_temperature: float = 0.1
+    """Of the softmax over the retrieved memories' scores (as shares of the best); smaller is sharper."""
+
+    # --- reading: how a memory speaks ---
+    trust: float = 0.9
+    """The weight of a memory whose gate is wide open, against the model's own prediction."""
+    again: float = 0.05
+    """The same, once the memory has spoken in this answer."""
+
+    # --- the bank: what is kept ---
+    min_loss_delta: float = 0.7
+    """Nats per token of the answer: what a fact must buy to be learned. 0.7 is a probability of one half."""
+    capacity: int = 100_000
+    """Memories a namespace."""
+    half_life_days: float = 30.0
+    """After this time an importance counts half."""
+    remembered_ids: int = 100_000
+    """How many fact_ids a namespace remembers, to decide each once."""

@@ -1,0 +1,76 @@
+"""Words of a text, and how much each says before any fact is known.
+
+A word is a run of letters and digits; in scripts that put no blanks between words, one character. What a word says is
+-log of its frequency, and that frequency comes from the tokenizer: a BPE vocabulary is in the order in which its
+merges were learned, so a token's rank r is its frequency rank, and by Zipf's law p = 1 / (r ln V). Every worker with
+the same model has the same prior, and it exists before the first fact. Nothing here names a language.
+"""
+
+import math
+import re
+import unicodedata
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import NamedTuple
+
+# Thai, Lao, Burmese, Khmer, kana, Han: no blanks between words.
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
+
+_SYMBOL_FREQUENCY = 1e-3  # of a single letter or digit: its place in the vocabulary says nothing
+
+
+class Word(NamedTuple):
+    form: str  # normalised, for comparing
+    start: int  # characters
+    end: int
+
+
+def split(text: str) -> list[Word]:
+    """The words of `text`, in order."""
+    return [Word(_normal(m.group()), m.start(), m.end()) for m in _WORD.finditer(text)]
+
+
+def _normal(word: str) -> str:
+    return unicodedata.normalize("NFKC", word).casefold()
+
+
+def likeness(a: str, b: str) -> float:
+    """1 for the same word, less for two forms of one (orbit, orbits), 0 for different ones.
+
+    Forms share their beginning in most inflecting languages; four characters and 60 % of the longer word are asked for.
+    """
+    if a == b:
+        return 1.0
+    longer = max(len(a), len(b))
+    if min(len(a), len(b)) < 4 or longer > 24 or a[:4] != b[:4] or not (a.isalpha() and b.isalpha()):
+        return 0.0
+    common = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    return (common / longer) ** 2 if common / longer >= 0.6 else 0.0
+
+
+class Frequencies:
+    """Prior information of words, from a tokenizer's vocabulary."""
+
+    def __init__(self, vocabulary: Mapping[str, int], tokenize: Callable[[str], list[int]]) -> None:
+        """vocabulary: token to id; tokenize: text to ids, nothing added."""
+        merged = sorted(index for token, index in vocabulary.items() if len(token) > 1 and not token.startswith("<"))
+        self._rank = {index: rank for rank, index in enumerate(merged, start=1)}
+        self._size = max(2, len(merged))
+        self._tokenize = tokenize
+        self._cached = lru_cache(maxsize=65_536)(self._information)
+
+    def information(self, word: str) -> float:
+        """-log p(word), nats: about 2 for the commonest word, 13 for one that is no single token of the vocabulary."""
+        return self._cached(word)
+
+    def _information(self, word: str) -> float:
+        return min(self._of_token(" " + form) for form in {word, word.lower()})
+
+    def _of_token(self, text: str) -> float:
+        ids = self._tokenize(text)
+        if len(ids) == 1 and ids[0] in self._rank:
+            return math.log(self._rank[ids[0]] * math.log(self._size))
+        if len(text) == 2:
+            return -math.log(_SYMBOL_FREQUENCY)
+        return math.log(self._size * math.log(self._size))
