@@ -17,7 +17,9 @@ from pipeline.words import likeness
 
 class Alignment(NamedTuple):
     covered: list[float]  # for each word of the fact, how well the prompt has it: 0 to 1
-    span: tuple[int, int]  # the answer: the heaviest run of words that the prompt lacks; (0, 0) when it lacks none
+    span: tuple[
+        int, int
+    ]  # the answer: the heaviest run of words that the prompt lacks; (0, 0) when it lacks none
     score: float  # nats squared
     share: float  # 0 to 1, how much of what is at stake matches: the gate opens by it
 
@@ -28,15 +30,14 @@ def align(
     """prompt, fact: (form, information in nats) of each word."""
     forms = {form for form, _ in prompt}
     covered = [
-        1.0 if form in forms else max((likeness(form, other) for other in forms), default=0.0) for form, _ in fact
+        1.0 if form in forms else max((likeness(form, other) for other in forms), default=0.0)
+        for form, _ in fact
     ]
     mass = [info * info if info >= settings.informative else 0.0 for _, info in fact]
     span = _heaviest_lack(covered, mass)
     have = sum(c * m for c, m in zip(covered, mass, strict=True))
     lack = sum(
-        (1 - c) * m
-        for i, (c, m) in enumerate(zip(covered, mass, strict=True))
-        if not span[0] <= i < span[1]
+        (1 - c) * m for i, (c, m) in enumerate(zip(covered, mass, strict=True)) if not span[0] <= i < span[1]
     )
     known = [form for form, _ in fact]
     rest = 0.0

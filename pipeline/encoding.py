@@ -6,7 +6,6 @@ Knows the backbone; knows nothing of memories, time or Kafka.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
@@ -14,22 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.backbone import Backbone, fixed_batches
+from pipeline.encoding_data import Encoding
 from pipeline.settings import Settings
 from pipeline.words import Frequencies, split
 
 VERSION = "1"  # of what is measured; a part of the encoder id
-
-
-@dataclass(frozen=True, slots=True)
-class Encoding:
-    text: str
-    encoder_id: str
-    base_loss: float  # nats per token of the answer, under the frozen model
-    recall_loss: float  # the same, with the fact's own memory read from the answer's beginning
-    loss_delta: float  # base_loss - recall_loss: what storing the fact would buy
-    priors: NDArray[np.float32]  # [words] information before any memory, nats
-    surprisals: NDArray[np.float32]  # [words] in the fact, nats
-    vectors: NDArray[np.int8] = field(default_factory=lambda: np.zeros((0, 0), np.int8))  # [words, dimensions]
 
 
 class TooLong(ValueError):
@@ -52,7 +40,10 @@ class Encoder:
 
     def fits(self, text: str) -> bool:
         """Whether the text, with its lead, is within the model's context."""
-        return len(self.backbone.tokenize([text])[0].ids) + len(self.backbone.lead) <= self.backbone.max_positions
+        return (
+            len(self.backbone.tokenize([text])[0].ids) + len(self.backbone.lead)
+            <= self.backbone.max_positions
+        )
 
     def encode(self, texts: Sequence[str]) -> list[Encoding]:
         """One encoding a text, in order. Raises TooLong."""
@@ -61,7 +52,9 @@ class Encoder:
         rows = [lead + t.ids for t in tokens]
         for text, row in zip(texts, rows, strict=True):
             if len(row) > self.backbone.max_positions:
-                raise TooLong(f"{len(row)} tokens; the model takes {self.backbone.max_positions}: {text[:60]!r}")
+                raise TooLong(
+                    f"{len(row)} tokens; the model takes {self.backbone.max_positions}: {text[:60]!r}"
+                )
         done: list[Encoding | None] = [None] * len(texts)
         for batch in fixed_batches([len(row) for row in rows]):
             losses = self._losses([rows[i] for i in batch.indices], batch.rows, batch.length)
@@ -99,7 +92,13 @@ class Encoder:
         # Rounded, so that what is stored in 32 bits is what was decided by.
         base, recall = float(np.float32(base)), float(np.float32(recall))
         return Encoding(
-            text, self.encoder_id, base, recall, float(np.float32(base - recall)), priors, surprisals,
+            text,
+            self.encoder_id,
+            base,
+            recall,
+            float(np.float32(base - recall)),
+            priors,
+            surprisals,
             np.zeros((len(words), 0), np.int8),
         )
 

@@ -10,7 +10,7 @@ class Settings:
     # --- words: how much one says ---
     pseudo_facts: float = 1000.0
     """How many facts the tokenizer's own word frequencies weigh, against the bank's counts."""
-    informative: float = 6.0
+    informative: float = 8.0
     """Nats. A word that says less than this is no evidence, is never an answer, and breaks no answer."""
 
     # --- retrieval: which memory, and does it belong to this prompt ---

@@ -54,7 +54,9 @@ class Frequencies:
 
     def __init__(self, vocabulary: Mapping[str, int], tokenize: Callable[[str], list[int]]) -> None:
         """vocabulary: token to id; tokenize: text to ids, nothing added."""
-        merged = sorted(index for token, index in vocabulary.items() if len(token) > 1 and not token.startswith("<"))
+        merged = sorted(
+            index for token, index in vocabulary.items() if len(token) > 1 and not token.startswith("<")
+        )
         self._rank = {index: rank for rank, index in enumerate(merged, start=1)}
         self._size = max(2, len(merged))
         self._tokenize = tokenize

@@ -1,0 +1,530 @@
+"""The memory bank: what becomes of a fact, and the memory as a fold over what was decided.
+
+`decide` is a pure function of the bank and the fact; `apply` changes the bank by a decision and by nothing else. So the
+same facts in the same order make the same memory, byte for byte, and so does folding their history.
+Knows no model, no files, no Kafka; time is what it is told.
+"""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TypeVar
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from pipeline.encoding_data import Encoding
+from pipeline.settings import Settings
+from pipeline.words import split
+from schemas.changelog import MemoryRecord
+from schemas.common import BadMessage
+
+FACTS = "facts"
+DEFAULT_CATEGORY = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """The record that a decision answers: by it each is decided once. The topic id tells a wiped broker's from a new one's."""
+
+    topic: str
+    topic_id: str
+    partition: int
+    offset: int
+
+    @property
+    def log(self) -> str:
+        return f"{self.topic}/{self.topic_id}/{self.partition}"
+
+
+@dataclass(frozen=True, slots=True)
+class NewFact:
+    namespace: str
+    encoding: Encoding
+    observed_at: datetime
+    published_at: datetime
+    cause: Cause
+    category: str | None = None
+    source: str | None = None
+    fact_id: str | None = None
+    min_loss_delta: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One row of the history (schemas.history.HISTORY)."""
+
+    namespace: str
+    outcome: str
+    cause: Cause
+    decided_at: datetime
+    memory_id: str | None = None
+    nearest: str | None = None
+    similarity: float | None = None
+    text: str | None = None
+    category: str | None = None
+    source: str | None = None
+    fact_id: str | None = None
+    observed_at: datetime | None = None
+    published_at: datetime | None = None
+    base_loss: float | None = None
+    recall_loss: float | None = None
+    loss_delta: float | None = None
+    min_loss_delta: float | None = None
+    importance: float | None = None
+    gate: float | None = None
+    request_id: str | None = None
+    encoder_id: str | None = None
+    priors: NDArray[np.float32] | None = None
+    surprisals: NDArray[np.float32] | None = None
+    vectors: NDArray[np.int8] | None = None
+
+
+@dataclass(slots=True)
+class Memory:
+    memory_id: str
+    namespace: str
+    text: str
+    category: str | None
+    source: str | None
+    fact_id: str | None
+    observed_at: datetime
+    learned_at: datetime
+    importance: float  # log2, undecayed: see `_raised`
+    uses: int
+    reinforced: int
+    loss_delta: float
+    encoder_id: str
+    priors: NDArray[np.float32]
+    surprisals: NDArray[np.float32]
+    vectors: NDArray[np.int8]
+
+
+@dataclass(slots=True)
+class _Namespace:
+    memories: dict[str, Memory] = field(default_factory=dict)
+    by_word: dict[str, dict[str, None]] = field(default_factory=dict)  # word -> memory ids, oldest first
+    categories: dict[str, dict[str, None]] = field(default_factory=dict)
+    decided: dict[str, int] = field(default_factory=dict)  # Cause.log -> highest offset
+    fact_ids: dict[str, None] = field(default_factory=dict)
+
+
+class Bank:
+    """The memories of the namespaces that one partition holds."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings()
+        self._spaces: dict[str, _Namespace] = {}
+
+    # --- looking ---
+
+    @property
+    def namespaces(self) -> list[str]:
+        return sorted(self._spaces)
+
+    def __len__(self) -> int:
+        return sum(len(space.memories) for space in self._spaces.values())
+
+    def memories(self, namespace: str) -> Iterator[Memory]:
+        space = self._spaces.get(namespace)
+        return iter(list(space.memories.values()) if space else [])
+
+    def get(self, namespace: str, memory_id: str) -> Memory | None:
+        space = self._spaces.get(namespace)
+        return space.memories.get(memory_id) if space else None
+
+    def is_decided(self, namespace: str, cause: Cause) -> bool:
+        space = self._spaces.get(namespace)
+        return space is not None and space.decided.get(cause.log, -1) >= cause.offset
+
+    def positions(self, namespace: str) -> dict[str, int]:
+        """How far the namespace's facts are decided: "topic_id/partition" to offset."""
+        space = self._spaces.get(namespace)
+        logs = space.decided.items() if space else ()
+        return {log.removeprefix("facts/"): offset for log, offset in logs if log.startswith("facts/")}
+
+    # --- deciding ---
+
+    def decide(self, fact: NewFact, now: datetime) -> list[Decision]:
+        """The fact's verdict, and then the evictions that it causes. Changes nothing."""
+        settings, space, encoding = self.settings, self._spaces.get(fact.namespace), fact.encoding
+        threshold = settings.min_loss_delta if fact.min_loss_delta is None else fact.min_loss_delta
+        same, older, similarity = self._nearest(fact) if space else (None, None, 0.0)
+        nearest = same or older
+
+        def verdict(outcome: str, memory: Memory | None = None, **more: object) -> Decision:
+            row: dict[str, object] = {
+                "memory_id": memory.memory_id if memory else None,
+                "nearest": nearest.memory_id if nearest else None,
+                "similarity": float(np.float32(similarity)) if nearest else None,
+            } | more
+            return Decision(
+                fact.namespace,
+                outcome,
+                fact.cause,
+                now,
+                text=encoding.text,
+                category=fact.category,
+                source=fact.source,
+                fact_id=fact.fact_id,
+                observed_at=fact.observed_at,
+                published_at=fact.published_at,
+                base_loss=encoding.base_loss,
+                recall_loss=encoding.recall_loss,
+                loss_delta=encoding.loss_delta,
+                min_loss_delta=threshold,
+                encoder_id=encoding.encoder_id,
+                **row,  # type: ignore[arg-type]
+            )
+
+        if space and fact.fact_id is not None and fact.fact_id in space.fact_ids:
+            return [verdict("duplicate", same)]
+        if same:
+            return [
+                verdict("reinforced", same, importance=self._raised(same.importance, 1.0, fact.published_at))
+            ]
+        if older and fact.observed_at < older.observed_at:
+            return [verdict("outdated", older)]
+        # A known fact that contradicts a memory is never skipped: else the older one would go on answering.
+        if not older and threshold > 0 and encoding.loss_delta < threshold:
+            return [verdict("skipped")]
+        weight = 1.0 + min(max(encoding.loss_delta, 0.0), 8.0)
+        made = verdict(
+            "superseded" if older else "learned",
+            memory_id=memory_id(fact.namespace, encoding.text),
+            importance=self._raised(None, weight, fact.published_at),
+            priors=encoding.priors,
+            surprisals=encoding.surprisals,
+            vectors=encoding.vectors,
+        )
+        return [made] if older else [made, *self._evictions(fact, made, now)]
+
+    def decide_forget(self, namespace: str, memory_id: str, cause: Cause, now: datetime) -> list[Decision]:
+        memory = self.get(namespace, memory_id)
+        return [
+            Decision(
+                namespace, "forgotten", cause, now, memory_id=memory_id, text=memory.text if memory else None
+            )
+        ]
+
+    def decide_use(
+        self, namespace: str, memory_id: str, gate: float, request_id: str, cause: Cause, now: datetime
+    ) -> list[Decision]:
+        """A use counts towards the importance by its gate. One of a memory that has left since is recorded, no more."""
+        memory = self.get(namespace, memory_id)
+        importance = self._raised(memory.importance, gate, now) if memory else None
+        return [
+            Decision(
+                namespace,
+                "used",
+                cause,
+                now,
+                memory_id=memory_id,
+                gate=gate,
+                request_id=request_id,
+                importance=importance,
+            )
+        ]
+
+    def _nearest(self, fact: NewFact) -> tuple[Memory | None, Memory | None, float]:
+        """The memory that says the same, or else the one on the same subject and relation, and how alike it is."""
+        space = self._spaces[fact.namespace]
+        words = [w.form for w in split(fact.encoding.text)]
+        priors = fact.encoding.priors
+        postings = sorted((len(ids), form) for form in set(words) if (ids := space.by_word.get(form)))
+        seen: dict[str, None] = {}
+        for _, form in postings[: max(1, len(postings) - 1)]:  # the rarest words name the subject
+            for candidate in reversed(space.by_word[form]):
+                seen.setdefault(candidate)
+                if len(seen) >= self.settings.candidates:
+                    break
+            if len(seen) >= self.settings.candidates:
+                break
+        best: tuple[float, Memory] | None = None
+        for candidate in seen:
+            memory = space.memories[candidate]
+            other = [w.form for w in split(memory.text)]
+            if (
+                words == other
+                and memory.text.strip() == fact.encoding.text.strip()
+                or (words and words == other)
+            ):
+                return memory, None, 1.0
+            alike = _same_relation(words, priors, other, memory.priors, self.settings)
+            if alike and (best is None or alike > best[0]):
+                best = (alike, memory)
+        return (None, best[1], best[0]) if best else (None, None, 0.0)
+
+    def _evictions(self, fact: NewFact, made: Decision, now: datetime) -> list[Decision]:
+        """What has to leave: the least important memory of the category with the most memories."""
+        space = self._spaces.get(fact.namespace)
+        if space is None or made.memory_id in space.memories or len(space.memories) < self.settings.capacity:
+            return []
+        sizes = Counter({category: len(ids) for category, ids in space.categories.items()})
+        sizes[fact.category or DEFAULT_CATEGORY] += 1
+        for category, _ in sorted(sizes.items(), key=lambda item: (-item[1], item[0])):
+            members = space.categories.get(category)
+            if members:
+                victim = min((space.memories[m] for m in members), key=lambda m: (m.importance, m.memory_id))
+                return [
+                    Decision(
+                        fact.namespace,
+                        "evicted",
+                        fact.cause,
+                        now,
+                        memory_id=victim.memory_id,
+                        nearest=made.memory_id,
+                        text=victim.text,
+                        category=victim.category,
+                        importance=victim.importance,
+                    )
+                ]
+        return []
+
+    def _raised(self, importance: float | None, weight: float, at: datetime) -> float:
+        """Importance grown by `weight` at a time. All importances halve at the same rate, so what is stored is
+        log2(importance) + time / half-life: its order never changes by waiting, and nothing has to be decayed."""
+        when = at.timestamp() / (self.settings.half_life_days * 86_400)
+        grown = math.log2(max(weight, 1e-6)) + when
+        if importance is not None:
+            low, high = sorted((importance, grown))
+            grown = high + math.log2(1 + 2.0 ** max(low - high, -60))
+        return float(np.float32(grown))
+
+    # --- changing ---
+
+    def apply(self, decision: Decision) -> set[str]:
+        """Carries a decision out; the ids of the memories that changed, came or went."""
+        space = self._spaces.setdefault(decision.namespace, _Namespace())
+        cause, d = decision.cause, decision
+        space.decided[cause.log] = max(space.decided.get(cause.log, -1), cause.offset)
+        if d.fact_id is not None:
+            space.fact_ids[d.fact_id] = None
+            if len(space.fact_ids) > self.settings.remembered_ids:
+                del space.fact_ids[next(iter(space.fact_ids))]
+        memory = space.memories.get(d.memory_id or "")
+        if d.outcome in ("learned", "superseded"):
+            changed = {_present(d.memory_id)}
+            if d.outcome == "superseded" and d.nearest in space.memories:
+                self._remove(space, _present(d.nearest))
+                changed.add(_present(d.nearest))
+            self._add(space, _made(d))
+            return changed
+        if memory is None:
+            return set()
+        if d.outcome in ("evicted", "forgotten"):
+            self._remove(space, memory.memory_id)
+        elif d.outcome == "reinforced":
+            memory.reinforced += 1
+            memory.importance = _present(d.importance)
+            memory.observed_at = max(memory.observed_at, _present(d.observed_at))
+        elif d.outcome == "used":
+            memory.uses += 1
+            memory.importance = _present(d.importance)
+        else:
+            return set()
+        return {memory.memory_id}
+
+    def put(self, memory: Memory) -> None:
+        """Takes a memory as it stands, as a replica does."""
+        space = self._spaces.setdefault(memory.namespace, _Namespace())
+        if memory.memory_id in space.memories:
+            self._remove(space, memory.memory_id)
+        self._add(space, memory)
+
+    def remove(self, namespace: str, memory_id: str) -> None:
+        space = self._spaces.get(namespace)
+        if space and memory_id in space.memories:
+            self._remove(space, memory_id)
+
+    def holding(self, namespace: str, word: str) -> dict[str, None]:
+        """The ids of the memories that have the word, oldest first."""
+        space = self._spaces.get(namespace)
+        return space.by_word.get(word, {}) if space else {}
+
+    def _add(self, space: _Namespace, memory: Memory) -> None:
+        space.memories[memory.memory_id] = memory
+        space.categories.setdefault(memory.category or DEFAULT_CATEGORY, {})[memory.memory_id] = None
+        for word in split(memory.text):
+            space.by_word.setdefault(word.form, {})[memory.memory_id] = None
+
+    def _remove(self, space: _Namespace, memory_id: str) -> None:
+        memory = space.memories.pop(memory_id)
+        del space.categories[memory.category or DEFAULT_CATEGORY][memory_id]
+        for form in {word.form for word in split(memory.text)}:
+            del space.by_word[form][memory_id]
+            if not space.by_word[form]:
+                del space.by_word[form]
+
+    def digest(self) -> str:
+        return digest([self])
+
+
+def memory_id(namespace: str, text: str) -> str:
+    """The same text in the same namespace is the same memory, on every broker."""
+    return hashlib.sha256(f"{namespace}\0{text}".encode()).hexdigest()[:32]
+
+
+def fold(decisions: Iterable[Decision], settings: Settings | None = None) -> Bank:
+    """The memory that a history leads to."""
+    bank = Bank(settings)
+    for decision in decisions:
+        bank.apply(decision)
+    return bank
+
+
+def digest(banks: Iterable[Bank]) -> str:
+    """SHA-256 of the memories, whatever partitions they are spread over. Leaves out when they were decided."""
+    rows = sorted(
+        ((m.namespace, m.memory_id, m) for bank in banks for n in bank.namespaces for m in bank.memories(n)),
+        key=lambda row: row[:2],
+    )
+    sha = hashlib.sha256()
+    for _, _, m in rows:
+        sha.update(
+            orjson.dumps(
+                [
+                    m.namespace,
+                    m.memory_id,
+                    m.text,
+                    m.category,
+                    m.source,
+                    m.fact_id,
+                    m.observed_at.isoformat(),
+                    m.importance,
+                    m.uses,
+                    m.reinforced,
+                    m.loss_delta,
+                    m.encoder_id,
+                ]
+            )
+        )
+        for array in (m.priors, m.surprisals, m.vectors):
+            sha.update(len(array).to_bytes(8, "little") + array.tobytes())
+    return sha.hexdigest()
+
+
+def to_record(m: Memory) -> MemoryRecord:
+    return MemoryRecord(
+        memory_id=m.memory_id,
+        namespace=m.namespace,
+        text=m.text,
+        category=m.category,
+        source=m.source,
+        fact_id=m.fact_id,
+        observed_at=m.observed_at,
+        learned_at=m.learned_at,
+        importance=m.importance,
+        uses=m.uses,
+        reinforced=m.reinforced,
+        loss_delta=m.loss_delta,
+        encoder_id=m.encoder_id,
+        priors=m.priors.astype("<f4").tobytes(),
+        surprisals=m.surprisals.astype("<f4").tobytes(),
+        vectors=m.vectors.tobytes(),
+    )
+
+
+def from_record(r: MemoryRecord) -> Memory:
+    """Raises BadMessage when what is said of the words does not fit the text."""
+    count = len(split(r.text))
+    if (
+        len(r.priors) != 4 * count
+        or len(r.surprisals) != 4 * count
+        or (len(r.vectors) % count if count else r.vectors)
+    ):
+        raise BadMessage(
+            "invalid-field", f"priors, surprisals and vectors do not fit the text's {count} words"
+        )
+    priors, surprisals = (np.frombuffer(blob, "<f4").astype(np.float32) for blob in (r.priors, r.surprisals))
+    if not (np.isfinite(priors).all() and np.isfinite(surprisals).all()):
+        raise BadMessage("invalid-field", "priors or surprisals are not finite")
+    vectors = (
+        np.frombuffer(r.vectors, np.int8).reshape(count, -1) if r.vectors else np.zeros((count, 0), np.int8)
+    )
+    return Memory(
+        r.memory_id,
+        r.namespace,
+        r.text,
+        r.category,
+        r.source,
+        r.fact_id,
+        r.observed_at,
+        r.learned_at,
+        r.importance,
+        r.uses,
+        r.reinforced,
+        r.loss_delta,
+        r.encoder_id,
+        priors,
+        surprisals,
+        vectors,
+    )
+
+
+def _made(d: Decision) -> Memory:
+    return Memory(
+        _present(d.memory_id),
+        d.namespace,
+        _present(d.text),
+        d.category,
+        d.source,
+        d.fact_id,
+        _present(d.observed_at),
+        d.decided_at,
+        _present(d.importance),
+        0,
+        0,
+        _present(d.loss_delta),
+        _present(d.encoder_id),
+        _present(d.priors),
+        _present(d.surprisals),
+        _present(d.vectors),
+    )
+
+
+T = TypeVar("T")
+
+
+def _present(value: T | None) -> T:
+    if value is None:
+        raise ValueError("a decision lacks a field that its outcome needs")
+    return value
+
+
+def _same_relation(
+    a: Sequence[str],
+    priors_a: NDArray[np.float32],
+    b: Sequence[str],
+    priors_b: NDArray[np.float32],
+    settings: Settings,
+) -> float:
+    """How alike two facts are that differ in their answer only; 0 when they do not.
+
+    They must begin alike and end alike with one run of other words in between, before which stands at least as much as
+    after it (the subject comes before its answer: "Acme is based in Bonn", "Acme is based in Kiel"); and what they share
+    must weigh more than that in which they differ. Two runs of other words ("the head of Acme is Li" and "of Zorg is
+    Wu") are two subjects.
+    """
+    head = 0
+    while head < min(len(a), len(b)) and a[head] == b[head]:
+        head += 1
+    tail = 0
+    while tail < min(len(a), len(b)) - head and a[-1 - tail] == b[-1 - tail]:
+        tail += 1
+    middle_a, middle_b = a[head : len(a) - tail], b[head : len(b) - tail]
+    if not middle_a or not middle_b or set(middle_a) & set(middle_b):
+        return 0.0
+
+    def mass(priors: NDArray[np.float32]) -> float:
+        return float((np.where(priors >= settings.informative, priors, 0.0).astype(np.float64) ** 2).sum())
+
+    before, after = mass(priors_a[:head]), mass(priors_a[len(a) - tail :])
+    differ = max(mass(priors_a[head : len(a) - tail]), mass(priors_b[head : len(b) - tail]))
+    if before < after or before + after <= differ:
+        return 0.0
+    return (before + after) / (before + after + differ)
