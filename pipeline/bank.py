@@ -133,6 +133,10 @@ class Bank:
         space = self._spaces.get(namespace)
         return iter(list(space.memories.values()) if space else [])
 
+    def size(self, namespace: str) -> int:
+        space = self._spaces.get(namespace)
+        return len(space.memories) if space else 0
+
     def get(self, namespace: str, memory_id: str) -> Memory | None:
         space = self._spaces.get(namespace)
         return space.memories.get(memory_id) if space else None
