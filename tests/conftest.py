@@ -22,9 +22,16 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[broker.Embedd
 
 
 @pytest.fixture
-def settings(embedded: broker.EmbeddedBroker) -> KafkaSettings:
-    """Settings with a topic prefix of their own, and a short session: groups form in about a second."""
-    return KafkaSettings(embedded.bootstrap, f"t{next(_prefixes)}.", session_timeout_ms=1500)
+def settings(request: pytest.FixtureRequest) -> KafkaSettings:
+    """Settings with a topic prefix of their own, of the cluster at KAFKA_BOOTSTRAP or of the embedded broker.
+
+    On the latter the session is short, so that groups form in a second; Apache Kafka allows 6 s at least.
+    """
+    prefix = f"t{os.getpid()}.{next(_prefixes)}."
+    if bootstrap := os.environ.get("KAFKA_BOOTSTRAP"):
+        return KafkaSettings(bootstrap, prefix)
+    embedded: broker.EmbeddedBroker = request.getfixturevalue("embedded")
+    return KafkaSettings(embedded.bootstrap, prefix, session_timeout_ms=1500)
 
 
 def wait_until(true: Callable[[], object], limit_s: float = 30.0) -> None:

@@ -23,7 +23,15 @@ from schemas.topics import DEAD_LETTERS, FACTS, MAX_RECORD_BYTES, MEMORY_HITS, T
 from workers import broker
 from workers import kafka as kafka_layer
 from workers.kafka import KafkaSettings, KafkaUnavailable, Producer, RecordTooLarge, caught_up, partition_for
-from workers.topics import TopicsMismatch, end_offsets, ensure_topics, lag, partition_count, topic_ids
+from workers.topics import (
+    TopicsMismatch,
+    _check_configs,
+    end_offsets,
+    ensure_topics,
+    lag,
+    partition_count,
+    topic_ids,
+)
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -124,7 +132,8 @@ def test_topics_are_made_once_by_many(settings: KafkaSettings) -> None:
 
 def test_topics_that_exist_decide_the_partition_count(settings: KafkaSettings) -> None:
     admin = settings.admin()
-    admin.create_topics({settings.topic(FACTS): {"num_partitions": 2, "replication_factor": -1}})
+    spec = {"num_partitions": 2, "replication_factor": -1}
+    admin.create_topics({settings.topic(FACTS): spec}, wait_for_metadata=True)
     ensure_topics(settings)
     assert partition_count(admin, settings) == 2
     admin.close()
@@ -133,10 +142,40 @@ def test_topics_that_exist_decide_the_partition_count(settings: KafkaSettings) -
 def test_unequal_partition_counts_are_refused(settings: KafkaSettings) -> None:
     admin = settings.admin()
     for name, count in ((FACTS, 2), (MEMORY_HITS, 3)):
-        admin.create_topics({settings.topic(name): {"num_partitions": count, "replication_factor": -1}})
+        spec = {"num_partitions": count, "replication_factor": -1}
+        admin.create_topics({settings.topic(name): spec}, wait_for_metadata=True)
     admin.close()
     with pytest.raises(TopicsMismatch, match=rf"{settings.topic(FACTS)} has 2.*{MEMORY_HITS} has 3"):
         ensure_topics(settings)
+
+
+@pytest.mark.parametrize(
+    ("configs", "complaint"),
+    [
+        (
+            {"memory-changelog": {"cleanup.policy": {"value": "delete"}}},
+            "memory-changelog must have cleanup.policy",
+        ),
+        (
+            {"dead-letters": {"max.message.bytes": {"value": "1048588"}}},
+            "dead-letters must have max.message.bytes",
+        ),
+    ],
+)
+def test_topics_made_by_others_that_lose_data_are_refused(configs: dict[str, Any], complaint: str) -> None:
+    admin: Any = SimpleNamespace(describe_configs=lambda *args, **kwargs: {"topic": configs})
+    with pytest.raises(TopicsMismatch, match=complaint):
+        _check_configs(admin, KafkaSettings())
+
+
+def test_no_client_of_ours_creates_a_topic_by_asking(settings: KafkaSettings) -> None:
+    consumer, admin = settings.consumer(), settings.admin()
+    consumer.assign([TopicPartition(settings.topic("misspelt"), 0)])
+    consumer.poll(timeout_ms=300)
+    assert settings.topic("misspelt") not in admin.list_topics()
+    assert consumer._cluster.config["allow_auto_create_topics"] is False
+    consumer.close(autocommit=False)
+    admin.close()
 
 
 def test_two_megabytes_pass_with_key_headers_and_time(settings: KafkaSettings, producer: Producer) -> None:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.errors import KafkaError
+from kafka.net.compat import KafkaNetClient
 from kafka.partitioner.default import murmur2
 
 from schemas import dead_letter as dead_letter_schema
@@ -138,7 +139,6 @@ class KafkaSettings:
                 max_poll_records=max_poll_records,
                 max_partition_fetch_bytes=MAX_RECORD_BYTES,
                 fetch_max_bytes=4 * MAX_RECORD_BYTES,
-                allow_auto_create_topics=False,
                 metrics_enabled=False,
             ),
         )
@@ -155,6 +155,7 @@ class KafkaSettings:
             "bootstrap_timeout_ms": int(self.connect_timeout_s * 1000),
             "request_timeout_ms": 15_000,
             "reconnect_backoff_max_ms": 1000,
+            "kafka_client": _net_client,
         }
         if self.security_protocol.startswith("SASL"):
             config["sasl_mechanism"] = self.sasl_mechanism or "SCRAM-SHA-512"
@@ -165,6 +166,15 @@ class KafkaSettings:
                 raise KafkaUnavailable(f"the CA file {self.ca_file} does not exist (FACTSTREAM_CA_FILE)")
             config["ssl_cafile"] = self.ca_file
         return config
+
+
+def _net_client(**config: Any) -> KafkaNetClient:
+    """The client's network side, which must never create a topic: a metadata request for a missing one
+    makes the cluster create it with its defaults. The client's own option for this has no effect
+    (kafka-python 3.0.12)."""
+    client = KafkaNetClient(**config)
+    client.cluster.config["allow_auto_create_topics"] = False
+    return client
 
 
 def _connect(settings: KafkaSettings, make: Callable[[], T]) -> T:
@@ -218,7 +228,6 @@ class Producer:
                 batch_size=256 * 1024,
                 compression_type="lz4",
                 max_request_size=DEAD_LETTER_MAX_BYTES,
-                allow_auto_create_topics=False,
                 metrics_enabled=False,
             ),
         )

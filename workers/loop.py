@@ -164,7 +164,10 @@ class _Loop:
         self.consumer = settings.consumer(settings.group(worker.name), max_records)
         self.rebalances = _Rebalances()
         worker.start(self.consumer, self.topic_ids)
-        self.consumer.subscribe([settings.topic(name) for name in worker.topics], listener=self.rebalances)
+        topics = [settings.topic(name) for name in worker.topics]
+        self.consumer.subscribe(topics, listener=self.rebalances)
+        for topic in topics:  # a group's leader that does not know a topic yet gives nobody its partitions
+            self.consumer.partitions_for_topic(topic)
 
     def turn(self) -> None:
         """One poll, and all that follows from it."""

@@ -108,10 +108,10 @@ def up(
         try:
             stack.start()
             _supervise(stack, stop, lambda: say(_ready_line(stack, model, as_json)))
-            if embedded and stack.ready:
+            if stack.holds_records():
                 _drain(settings, drain_s, hurry)
         except StackError:
-            if embedded and stack.ready:
+            if stack.holds_records():
                 _drain(settings, 0.0, hurry)  # says what is lost
             raise
         finally:
@@ -144,6 +144,10 @@ class _Stack:
         ensure_topics(self.settings)
         for child in self.children:
             self.start_child(child)
+
+    def holds_records(self) -> bool:
+        """Whether stopping now can lose what is in the embedded broker's memory."""
+        return self.ready and self.broker is not None and self.broker.alive()
 
     def start_child(self, child: Child) -> None:
         read, write = os.pipe()
@@ -265,6 +269,8 @@ def _ready_line(stack: _Stack, model: str, as_json: bool) -> str:
     where = {"bootstrap": stack.settings.bootstrap, "model": model, "data": str(stack.data)}
     if as_json:
         pids = {child.name: _pid(child) for child in stack.children}
+        if stack.broker:
+            pids["broker"] = stack.broker.process.pid
         return json.dumps({"ready": True, **where, "pids": pids, **facts})
     count = facts.get("memories", 0)
     memories = "1 memory" if count == 1 else f"{count} memories"

@@ -4,8 +4,8 @@ It knows how the topics of `schemas.topics` must be on a cluster, and how far a 
 """
 
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
@@ -15,6 +15,8 @@ from schemas.topics import DEAD_LETTERS, MAX_RECORD_BYTES, MEMORY_CHANGELOG, TOP
 from workers.kafka import DEAD_LETTER_MAX_BYTES, KafkaSettings, KafkaUnavailable
 
 TIMEOUT_S = 20.0
+
+T = TypeVar("T")
 
 
 class TopicsMissing(RuntimeError):
@@ -152,12 +154,22 @@ def end_offsets(consumer: KafkaConsumer, partitions: Sequence[TopicPartition]) -
     The embedded broker answers ListOffsets with the end's last batch counted as one record, so the answer
     is taken from a fetch of that batch, which tells the high watermark. Raises KafkaError.
     """
-    first, listed = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
-    written = [tp for tp in partitions if listed[tp] > first[tp]]
-    ends = {tp: int(listed[tp]) for tp in partitions}
-    if not written:
-        return ends
+    return _bounds(consumer, partitions)[1]
+
+
+def _bounds(
+    consumer: KafkaConsumer, partitions: Sequence[TopicPartition]
+) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
+    """The first offset and the end of each partition."""
     consumer.unsubscribe()  # forgets the high watermarks of an earlier call
+    consumer.assign(list(partitions))
+    for topic in {tp.topic for tp in partitions}:
+        consumer.partitions_for_topic(topic)  # the client cannot ask about a topic that it has not seen
+    first, listed = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
+    ends = {tp: int(listed[tp]) for tp in partitions}
+    written = [tp for tp in partitions if listed[tp] > first[tp]]
+    if not written:
+        return first, ends
     consumer.assign(written)
     for tp in written:
         consumer.seek(tp, listed[tp] - 1)
@@ -166,7 +178,7 @@ def end_offsets(consumer: KafkaConsumer, partitions: Sequence[TopicPartition]) -
         if time.monotonic() > deadline:
             raise KafkaTimeoutError(f"no answer about the end of {len(written)} partitions")
         consumer.poll(timeout_ms=100)
-    return ends | {tp: max(ends[tp], int(consumer.highwater(tp))) for tp in written}
+    return first, ends | {tp: max(ends[tp], int(consumer.highwater(tp))) for tp in written}
 
 
 def lag(
@@ -186,10 +198,23 @@ def lag(
         for p in topic["partitions"]
     ]
     group = settings.group(worker)
-    committed = admin.list_group_offsets({group: partitions}).get(group, {})
-    first, ends = consumer.beginning_offsets(partitions), end_offsets(consumer, partitions)
+    committed = _retrying(lambda: admin.list_group_offsets({group: partitions})).get(group, {})
+    first, ends = _bounds(consumer, partitions)
     behind = dict.fromkeys(topics, 0)
     for tp in partitions:
         done = committed[tp].offset if tp in committed else -1
         behind[settings.short(tp.topic)] += max(0, ends[tp] - max(done, first[tp]))
     return behind
+
+
+def _retrying(ask: Callable[[], T]) -> T:
+    """`ask` again for a while where the error says that it may help: the first group of a cluster has no
+    coordinator yet."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            return ask()
+        except KafkaError as error:
+            if not error.retriable or time.monotonic() > deadline:
+                raise
+        time.sleep(0.2)
