@@ -27,13 +27,13 @@ class Alignment(NamedTuple):
 def align(
     prompt: Sequence[tuple[str, float]], fact: Sequence[tuple[str, float]], settings: Settings
 ) -> Alignment:
-    """prompt, fact: (form, information in nats) of each word."""
+    """prompt, fact: (form, information in nats) of each word; 0 for one that says nothing."""
     forms = {form for form, _ in prompt}
     covered = [
         1.0 if form in forms else max((likeness(form, other) for other in forms), default=0.0)
         for form, _ in fact
     ]
-    mass = [info * info if info >= settings.informative else 0.0 for _, info in fact]
+    mass = [info * info for _, info in fact]
     span = _heaviest_lack(covered, mass)
     have = sum(c * m for c, m in zip(covered, mass, strict=True))
     lack = sum(
@@ -42,7 +42,7 @@ def align(
     known = [form for form, _ in fact]
     rest = 0.0
     for form, info in dict(prompt).items():
-        if info >= settings.informative and form not in known:
+        if info and form not in known:
             rest += info * info * (1 - max((likeness(form, other) for other in known), default=0.0))
     rest *= settings.rest_weight
     total = have + lack + rest

@@ -127,13 +127,13 @@ class Reading:
         ]
         entries = []
         for i, (_, info) in enumerate(hit.words):
-            if not open_[i] or info < self._settings.informative:
+            if not open_[i] or not info:
                 continue
             end = i + 1
             if first <= i < last:
                 end = last
             else:
-                while end < len(words) and open_[end] and hit.words[end][1] >= self._settings.informative:
+                while end < len(words) and open_[end] and hit.words[end][1]:
                     end += 1
             run = text[words[i].start : words[end - 1].end]
             blank = i > 0 and text[words[i].start - 1].isspace() or i == 0

@@ -50,8 +50,12 @@ def _of_namespace(
         return []
 
     def information(form: str, prior: float) -> float:
-        seen, pseudo = len(bank.holding(namespace, form)), settings.pseudo_facts
-        return max(0.0, math.log((size + pseudo) / (seen + pseudo * math.exp(-prior))))
+        """What the word says among these facts; 0 for a word that says little by itself. The fact's own use of it
+        is not counted: being in one fact is no sign of being common."""
+        if prior < settings.informative:
+            return 0.0
+        others = max(0, len(bank.holding(namespace, form)) - 1)
+        return math.log((size + settings.pseudo_facts) / (others + settings.pseudo_facts * math.exp(-prior)))
 
     prompt = [(form, information(form, prior)) for form, _, prior in asked]
     masses: dict[str, float] = {}
