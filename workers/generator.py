@@ -1,0 +1,267 @@
+"""The generator: a live replica of the memory, and answers from it.
+
+It reads every partition of the changelog from its beginning (Kafka Streams would say a global table), and shares the
+requests with the other generators of its group. At least once: responses, hits and the generations' file are durable
+before the requests' offsets are committed; a client keeps the first response of a request_id.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from kafka import TopicPartition
+
+from pipeline import history
+from pipeline.bank import from_record
+from pipeline.memory_lm import Generation, Job, MemoryLM
+from schemas import topics
+from schemas.changelog import MAX_CHANGELOG_BYTES, MemoryRecord, PositionRecord
+from schemas.common import BadMessage, decode, encode
+from schemas.hits import Hit, MemoryHits
+from schemas.request import GenerationRequest, decode_request, request_id_of
+from schemas.response import GenerationResponse, ResponseDelta, ResponseError, Timings, Usage, UsedMemory
+from workers import log
+from workers.kafka import KafkaSettings, Producer, caught_up, dead_letter, partition_for
+from workers.loop import Done
+
+BATCH = 16
+WAIT_S = 5.0  # for a memory that has what a request's `after` names
+
+
+@dataclass
+class Pending:
+    record: Any
+    request_id: str
+    request: GenerationRequest
+    deltas: int = 0
+    gone: bool = False  # its deadline passed while it was answered
+
+
+@dataclass
+class Table:
+    """The replica: the changelog applied to a MemoryLM."""
+
+    lm: MemoryLM
+    consumer: Any
+    positions: dict[str, dict[str, int]] = field(default_factory=dict)
+    foreign: int = 0  # memories of another model, which are not loaded
+
+    def catch_up(self, limit_s: float) -> bool:
+        """Reads what the changelog has; False when there is still more after `limit_s`."""
+        end = time.monotonic() + limit_s
+        while True:
+            for records in self.consumer.poll(timeout_ms=50).values():
+                for record in records:
+                    self.take(record)
+            if caught_up(self.consumer):
+                return True
+            if time.monotonic() > end:
+                return False
+
+    def take(self, record: Any) -> None:
+        try:
+            namespace, _, memory_id = (record.key or b"").decode().partition("/")
+            if not memory_id:
+                if record.value is not None:
+                    position = decode(PositionRecord, record.value, MAX_CHANGELOG_BYTES)
+                    self.positions[position.namespace] = position.positions
+            elif record.value is None:
+                self.lm.remove(namespace, memory_id)
+            else:
+                memory = from_record(decode(MemoryRecord, record.value, MAX_CHANGELOG_BYTES))
+                if (memory.namespace, memory.memory_id) != (namespace, memory_id):
+                    raise BadMessage("key-mismatch", "the key names another memory than the body")
+                self.lm.put(memory)
+        except (
+            ValueError,
+            BadMessage,
+        ) as error:  # the changelog is rebuilt from the history, nothing is lost
+            self.foreign += 1
+            if self.foreign == 1:
+                log.line("memory not loaded", error=str(error)[:200])
+
+    def has(self, request: GenerationRequest) -> bool:
+        return all(
+            self.positions.get(namespace, {}).get(where, -1) >= offset
+            for namespace, wanted in (request.after or {}).items()
+            for where, offset in wanted.items()
+        )
+
+
+class GeneratorWorker:
+    name = "generator"
+    topics: Sequence[str] = (topics.GENERATION_REQUESTS,)
+
+    def __init__(self, settings: KafkaSettings, data: Path, model: str, device: str = "auto") -> None:
+        self._settings, self._data = settings, data
+        self._lm = MemoryLM.load(model, device)
+        self._producer: Producer | None = None
+        self._table: Table | None = None
+
+    def start(self, consumer: Any, topic_ids: dict[str, str]) -> None:
+        self._producer = self._settings.producer()
+        self._topic_id = topic_ids[topics.GENERATION_REQUESTS]
+        replica = self._settings.consumer()
+        topic = self._settings.topic(topics.MEMORY_CHANGELOG)
+        self._partitions = len(
+            consumer.partitions_for_topic(topic) or replica.partitions_for_topic(topic) or ()
+        )
+        replica.assign([TopicPartition(topic, p) for p in range(self._partitions)])
+        replica.seek_to_beginning()
+        self._table = Table(self._lm, replica)
+        while not self._table.catch_up(10.0):
+            log.line("catching up", memories=self._lm.count())
+
+    def assigned(self, partitions: list[Any]) -> None: ...
+    def revoked(self, partitions: list[Any]) -> None: ...
+
+    def idle(self) -> None:
+        if self._table:
+            self._table.catch_up(0.2)
+
+    def ready(self) -> dict[str, str | int]:
+        return {"replica": self._lm.count()}
+
+    def close(self) -> None:
+        if self._table:
+            self._table.consumer.close()
+        if self._producer:
+            self._producer.close()
+
+    def process(self, records: dict[Any, list[Any]]) -> Done:
+        assert self._producer is not None and self._table is not None
+        flat = [record for partition in records.values() for record in partition][:BATCH]
+        offsets: dict[Any, int] = {}
+        for record in flat:
+            offsets[TopicPartition(record.topic, record.partition)] = record.offset + 1
+        self._table.catch_up(1.0)
+        begun = time.time()
+        pending = [p for record in flat if (p := self._accept(record))]
+        ready = [p for p in pending if self._in_time(p)]
+        rows = self._answer(ready, begun) if ready else []
+        if rows:
+            first, last = flat[0], flat[-1]
+            name = f"{self._topic_id}-{first.partition}-{first.offset}-{last.partition}-{last.offset}"
+            history.append_generations(self._data, rows, name)
+        self._producer.flush_or_raise()
+        return Done({"requests": len(flat), "answered": len(rows), "memories": self._lm.count()}, offsets)
+
+    def _accept(self, record: Any) -> Pending | None:
+        assert self._producer is not None
+        try:
+            return Pending(record, *decode_request(record.key, record.value))
+        except BadMessage as error:
+            now = datetime.now(UTC)
+            dead_letter(self._producer, record, error.reason, str(error), self.name, now)
+            if request_id := request_id_of(record.key):
+                self._fail(request_id, error.reason, str(error))
+            return None
+
+    def _in_time(self, pending: Pending) -> bool:
+        """Waits for the memory that the request names, within its deadline."""
+        assert self._table is not None
+        request, end = pending.request, time.time() + WAIT_S
+        if request.deadline:
+            end = min(end, request.deadline.timestamp())
+        while not self._table.has(request) and time.time() < end:
+            self._table.catch_up(0.2)
+        if request.deadline and time.time() > request.deadline.timestamp():
+            self._fail(pending.request_id, "deadline", "the deadline passed before the answer was begun")
+        elif not self._table.has(request):
+            self._fail(
+                pending.request_id, "behind", f"the memory has not reached `after` within {WAIT_S:.0f} s"
+            )
+        else:
+            return True
+        return False
+
+    def _answer(self, pending: Sequence[Pending], begun: float) -> list[dict[str, Any]]:
+        def on_token(index: int, piece: str) -> bool:
+            p = pending[index]
+            deadline = p.request.deadline
+            if deadline and time.time() > deadline.timestamp():
+                p.gone = True
+                return False
+            if p.request.stream:
+                delta = ResponseDelta(request_id=p.request_id, index=p.deltas, delta=piece)
+                self._respond(p.request_id, encode(delta))
+                p.deltas += 1
+            return True
+
+        try:
+            made = self._lm.answer([_job(p.request) for p in pending], on_token)
+        except (RuntimeError, ValueError, IndexError) as error:
+            log.line("batch failed", error=str(error)[:200])
+            for p in pending:
+                self._fail(p.request_id, "failed", str(error)[:300])
+            return []
+        took = (time.time() - begun) * 1000
+        rows = []
+        for p, generation in zip(pending, made, strict=True):
+            if p.gone:
+                self._fail(p.request_id, "deadline", "the deadline passed while the answer was made")
+                continue
+            rows.append(self._tell(p, generation, begun * 1000 - p.record.timestamp, took))
+        return rows
+
+    def _tell(self, p: Pending, g: Generation, queued: float, took: float) -> dict[str, Any]:
+        assert self._producer is not None
+        used = [
+            UsedMemory(
+                memory_id=m.memory_id, namespace=m.namespace, text=m.text, category=m.category,
+                score=m.score, gate=m.gate,
+            )
+            for m in g.memories
+        ]  # fmt: skip
+        response = GenerationResponse(
+            request_id=p.request_id, text=g.text, memories=used,
+            finish_reason="stop" if g.finish_reason == "stop" else "length",
+            usage=Usage(prompt_tokens=g.prompt_tokens, completion_tokens=g.completion_tokens),
+            timings=Timings(queued_ms=max(0.0, queued), retrieve_ms=0.0, generate_ms=took),
+        )  # fmt: skip
+        self._respond(p.request_id, encode(response))
+        now = datetime.now(UTC)
+        for namespace in dict.fromkeys(m.namespace for m in used if m.gate > 0):
+            hits = [
+                Hit(memory_id=m.memory_id, gate=m.gate)
+                for m in used
+                if m.namespace == namespace and m.gate > 0
+            ]
+            message = MemoryHits(namespace=namespace, request_id=p.request_id, answered_at=now, hits=hits)
+            where = partition_for(namespace, self._partitions)
+            self._producer.send(topics.MEMORY_HITS, encode(message), namespace.encode(), where)
+        return {
+            "request_id": p.request_id, "namespaces": p.request.namespaces, "prompt": _job(p.request).asked(),
+            "text": g.text, "use_memory": p.request.use_memory, "memory_ids": [m.memory_id for m in used],
+            "gates": [m.gate for m in used], "finish_reason": g.finish_reason, "error": None,
+            "prompt_tokens": g.prompt_tokens, "completion_tokens": g.completion_tokens, "queued_ms": max(0.0, queued),
+            "retrieve_ms": None, "generate_ms": took, "answered_at": now, "partition": p.record.partition,
+            "offset": p.record.offset,
+        }  # fmt: skip
+
+    def _fail(self, request_id: str, reason: str, message: str) -> None:
+        error = ResponseError(reason=reason, message=message)
+        response = GenerationResponse(request_id=request_id, finish_reason="error", error=error)
+        self._respond(request_id, encode(response))
+
+    def _respond(self, request_id: str, value: bytes) -> None:
+        assert self._producer is not None
+        self._producer.send(topics.GENERATION_RESPONSES, value, request_id.encode())
+
+
+def _job(r: GenerationRequest) -> Job:
+    messages = [{"role": m.role, "content": m.content} for m in r.messages] if r.messages else None
+    return Job(
+        r.prompt,
+        messages,
+        r.namespaces,
+        r.use_memory,
+        r.max_new_tokens,
+        r.temperature,
+        r.top_p,
+        r.seed,
+        r.stop,
+    )
