@@ -1,0 +1,356 @@
+"""The command line: every command mirrors one library call. Heavy imports wait until a command needs them."""
+
+import csv
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from schemas.common import DEFAULT_NAMESPACE, BadMessage, validate
+from schemas.fact import Fact, Forget
+
+app = typer.Typer(help="Continual learning for frozen language models, as a stream.", no_args_is_help=True)
+memories = typer.Typer(help="Look at the memories, or forget one.", no_args_is_help=True)
+app.add_typer(memories, name="memories")
+console, errors = Console(), Console(stderr=True)
+
+DATA = Path(os.environ.get("FACTSTREAM_DATA") or Path.home() / ".local/share/factstream")
+Bootstrap = Annotated[
+    str | None, typer.Option(help="HOST:PORT of a Kafka cluster.", show_default="127.0.0.1:9092")
+]
+Data = Annotated[Path, typer.Option(help="The data folder.", envvar="FACTSTREAM_DATA")]
+Model = Annotated[
+    str, typer.Option(help="default, a hub id, a folder or a .gguf file.", envvar="FACTSTREAM_MODEL")
+]
+Prefix = Annotated[str | None, typer.Option(help="Before the name of every topic and group.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.", envvar="FACTSTREAM_DEVICE")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class WorkerName(StrEnum):
+    encoder = "encoder"
+    writer = "writer"
+    generator = "generator"
+
+
+class LogFormat(StrEnum):
+    text = "text"
+    json = "json"
+
+
+class Format(StrEnum):
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    """What a person can mend is one line and exit code 1, not a traceback."""
+    from kafka.errors import KafkaError
+
+    from pipeline.history import HistoryError
+    from pipeline.models import ModelError
+    from pipeline.query import QueryError
+    from workers.broker import BrokerError
+    from workers.client import ClientError
+    from workers.kafka import KafkaUnavailable
+    from workers.stack import StackError
+    from workers.topics import TopicsMismatch, TopicsMissing
+
+    try:
+        yield
+    except (
+        KafkaError, HistoryError, ModelError, QueryError, BrokerError, ClientError, KafkaUnavailable,
+        StackError, TopicsMismatch, TopicsMissing, BadMessage, ValueError, OSError,
+    ) as error:  # fmt: skip
+        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(1) from None
+
+
+@app.command()
+def worker(
+    name: WorkerName,
+    bootstrap: Bootstrap = None,
+    topic_prefix: Prefix = None,
+    data: Data = DATA,
+    model: Model = "default",
+    device: Device = "auto",
+    log_format: LogFormat = LogFormat.text,
+) -> None:
+    """Run one worker against a Kafka cluster until SIGTERM or Ctrl-C."""
+    from workers import log
+    from workers.kafka import KafkaSettings
+    from workers.loop import Worker, run
+
+    log.setup(name.value, log_format.value)
+    with _clear_errors():
+        settings = KafkaSettings.from_env(bootstrap=bootstrap, topic_prefix=topic_prefix)
+        made: Worker
+        if name is WorkerName.writer:
+            from workers.writer import WriterWorker
+
+            made = WriterWorker(settings, data)
+        elif name is WorkerName.encoder:
+            from workers.encoder import EncoderWorker
+
+            made = EncoderWorker(settings, model, device)
+        else:
+            from workers.generator import BATCH, GeneratorWorker
+
+            made = GeneratorWorker(settings, data, model, device)
+            raise typer.Exit(run(made, settings, data, poll_ms=100, max_records=BATCH))
+        raise typer.Exit(run(made, settings, data))
+
+
+@app.command()
+def up(
+    data: Data = DATA,
+    bootstrap: Bootstrap = None,
+    model: Model = "default",
+    port: Annotated[int, typer.Option(help="Of the embedded broker.")] = 9092,
+    topic_prefix: Prefix = None,
+    as_json: Json = False,
+) -> None:
+    """Run the whole stack: an embedded broker (unless --bootstrap is given) and one of each worker."""
+    from workers.kafka import KafkaSettings
+    from workers.stack import up as run_stack
+    from workers.stack import worker_commands
+
+    with _clear_errors():
+        embedded = not (bootstrap or os.environ.get("FACTSTREAM_BOOTSTRAP"))
+        where = f"127.0.0.1:{port}" if embedded else bootstrap
+        settings = KafkaSettings.from_env(bootstrap=where, topic_prefix=topic_prefix)
+        from pipeline.models import resolve
+
+        resolve(model)
+        commands = worker_commands(settings, data.absolute(), model, "text")
+        run_stack(data, settings, commands, model, embedded, as_json=as_json)
+
+
+@app.command()
+def publish(
+    file: Annotated[str, typer.Argument(help="JSON Lines or plain text lines; - is standard input.")],
+    namespace: Annotated[str | None, typer.Option(help="For facts that name none.")] = None,
+    category: str | None = None,
+    source: str | None = None,
+    min_loss_delta: Annotated[float | None, typer.Option(help="0 learns whatever is new.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Publish the first N only.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Until every fact is durably decided.")] = False,
+    bootstrap: Bootstrap = None,
+    topic_prefix: Prefix = None,
+    as_json: Json = False,
+) -> None:
+    """Publish facts. Sends the fields that a fact has, and names those it left out."""
+    from workers import client
+    from workers.kafka import KafkaSettings
+
+    given = {"namespace": namespace, "category": category, "source": source, "min_loss_delta": min_loss_delta}
+    left_out: dict[str, None] = {}
+    refused: list[str] = []
+
+    def facts() -> Iterator[tuple[str, Fact | Forget]]:
+        with sys.stdin.buffer if file == "-" else Path(file).open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if limit is not None and number > limit:
+                    return
+                if not line.strip():
+                    continue
+                try:
+                    fact, more = _fact_of(line, {k: v for k, v in given.items() if v is not None})
+                except BadMessage as error:
+                    refused.append(f"line {number}: {error}")
+                    continue
+                left_out.update(dict.fromkeys(more))
+                yield fact.namespace or DEFAULT_NAMESPACE, fact
+
+    with _clear_errors(), Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        settings = KafkaSettings.from_env(bootstrap=bootstrap, topic_prefix=topic_prefix)
+        task = bar.add_task("publishing", total=None)
+        done = client.publish(
+            settings, facts(), wait,
+            lambda sent, decided: bar.update(task, total=sent, completed=decided if wait else sent),
+        )  # fmt: skip
+    result = {"sent": done.sent, "refused": refused, "left_out": list(left_out)}
+    result |= {"outcomes": dict(done.outcomes), "after": done.after} if wait else {}
+    if as_json:
+        print(orjson.dumps(result).decode())
+    else:
+        console.print(f"{done.sent} published", highlight=False)
+        if wait:
+            told = ", ".join(f"{count} {outcome}" for outcome, count in done.outcomes.most_common())
+            console.print(f"{sum(done.outcomes.values())} decided: {told}", highlight=False)
+        if left_out:
+            console.print(f"fields left out: {', '.join(left_out)}", highlight=False, markup=False)
+        for line in refused[:20]:
+            errors.print(line, style="red", markup=False, highlight=False)
+    if refused:
+        errors.print(f"{len(refused)} lines are no facts and were not sent", style="red")
+        raise typer.Exit(1)
+
+
+def _fact_of(line: bytes, given: dict[str, Any]) -> tuple[Fact, list[str]]:
+    """The fact of a line of JSON or of plain text, and the names of the fields that a fact does not have."""
+    try:
+        body = orjson.loads(line) if line.lstrip().startswith(b"{") else {"text": line.decode().strip()}
+    except (orjson.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BadMessage("invalid-json", f"neither JSON nor text: {error}") from None
+    known = {name: value for name, value in body.items() if name in Fact.model_fields and value is not None}
+    return validate(Fact, given | known), [name for name in body if name not in Fact.model_fields]
+
+
+@app.command()
+def ask(
+    prompt: str,
+    namespace: Annotated[list[str] | None, typer.Option(help="May be given more than once.")] = None,
+    no_memory: Annotated[bool, typer.Option("--no-memory", help="The bare model.")] = False,
+    compare: Annotated[bool, typer.Option("--compare", help="With memory, then without.")] = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=2048)] = 32,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="As a user's turn in the model's chat template.")
+    ] = False,
+    bootstrap: Bootstrap = None,
+    topic_prefix: Prefix = None,
+    as_json: Json = False,
+) -> None:
+    """Ask the running stack; the text appears as it is generated."""
+    from schemas.common import decode
+    from schemas.request import GenerationRequest
+    from schemas.response import ResponseDelta
+    from workers import client
+    from workers.kafka import KafkaSettings
+
+    with _clear_errors():
+        settings = KafkaSettings.from_env(bootstrap=bootstrap, topic_prefix=topic_prefix)
+        for use_memory in (True, False) if compare else (not no_memory,):
+            asked = {"messages": [{"role": "user", "content": prompt}]} if chat else {"prompt": prompt}
+            body = asked | {
+                "namespace": namespace or DEFAULT_NAMESPACE, "max_new_tokens": max_new_tokens,
+                "use_memory": use_memory, "stream": not as_json,
+            }  # fmt: skip
+            request = decode(GenerationRequest, orjson.dumps(body))
+            if compare and not as_json:
+                console.print("with memory" if use_memory else "without memory", style="bold")
+            for answer in client.ask(settings, request):
+                if isinstance(answer, ResponseDelta):
+                    print(answer.delta, end="", flush=True)
+                elif as_json:
+                    print(answer.model_dump_json(exclude_none=True))
+                elif answer.error:
+                    raise client.ClientError(f"{answer.error.reason}: {answer.error.message}")
+                else:
+                    print()
+                    for m in (m for m in answer.memories if m.gate > 0):
+                        console.print(
+                            f"  memory {m.memory_id} gate {m.gate:.2f}: {m.text}", style="dim", markup=False
+                        )
+
+
+@app.command()
+def query(sql: str, format: Annotated[Format, typer.Option()] = Format.table, data: Data = DATA) -> None:
+    """Ask SQL about what the memory learned: views history, memories, generations, dead_letters."""
+    from pipeline.query import run
+
+    with _clear_errors():
+        _print(run(data, sql), format)
+
+
+def _print(table: Any, format: Format) -> None:
+    rows, names = table.to_pylist(), table.column_names
+    if format is Format.json:
+        print(orjson.dumps(rows, default=lambda v: v.hex() if isinstance(v, bytes) else str(v)).decode())
+    elif format is Format.csv:
+        writer = csv.writer(sys.stdout)
+        writer.writerow(names)
+        writer.writerows([list(row.values()) for row in rows])
+    else:
+        shown = Table(*names)
+        for row in rows:
+            shown.add_row(*("" if value is None else str(value) for value in row.values()))
+        console.print(shown, markup=False)
+
+
+@memories.command("list")
+def memories_list(limit: int = 50, format: Format = Format.table, data: Data = DATA) -> None:
+    """The newest memories."""
+    sql = (
+        "select memory_id, namespace, category, text, uses, learned_at from memories order by learned_at desc"
+    )
+    query(f"{sql} limit {limit}", format, data)
+
+
+@memories.command("search")
+def memories_search(text: str, limit: int = 20, format: Format = Format.table, data: Data = DATA) -> None:
+    """Memories whose text has these words, those with most of them first."""
+    from pipeline.words import split
+
+    quoted = [word.form.replace("'", "''") for word in split(text)[:32]]
+    hits = " + ".join(f"cast(contains(lower(text), '{word}') as int)" for word in quoted) or "0"
+    sql = f"select memory_id, namespace, category, text, {hits} as words from memories where words > 0"
+    query(f"{sql} order by words desc, learned_at desc limit {limit}", format, data)
+
+
+@memories.command("show")
+def memories_show(memory_id: str, format: Format = Format.table, data: Data = DATA) -> None:
+    """One memory's life: every decision that concerned it."""
+    with _clear_errors():
+        validate(Forget, {"forget": memory_id})
+    sql = f"select * from history where memory_id = '{memory_id}' or nearest = '{memory_id}' order by decided_at"
+    query(sql, format, data)
+
+
+@memories.command("forget")
+def memories_forget(
+    memory_id: str,
+    namespace: str = DEFAULT_NAMESPACE,
+    bootstrap: Bootstrap = None,
+    topic_prefix: Prefix = None,
+) -> None:
+    """Forget a memory, in order with its namespace's facts."""
+    from workers import client
+    from workers.kafka import KafkaSettings
+
+    with _clear_errors():
+        message = validate(Forget, {"forget": memory_id, "namespace": namespace})
+        settings = KafkaSettings.from_env(bootstrap=bootstrap, topic_prefix=topic_prefix)
+        client.publish(settings, [(namespace, message)], wait=True)
+        console.print(f"forgotten: {memory_id}")
+
+
+@app.command()
+def digest(data: Data = DATA) -> None:
+    """SHA-256 of the memory that the history leads to."""
+    from pipeline import bank, history
+
+    with _clear_errors():
+        banks = [
+            bank.fold(decision for _, rows in history.read(data, n) for decision in rows)
+            for n in history.partitions(data)
+        ]
+        print(bank.digest(banks))
+
+
+@app.command()
+def demo(facts: Annotated[Path | None, typer.Option(help="JSON Lines to stream at the end.")] = None) -> None:
+    """The main job end to end, in a temporary folder on a free port."""
+    from workers.demo import run
+
+    with _clear_errors():
+        raise typer.Exit(run(facts))
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

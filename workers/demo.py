@@ -1,0 +1,178 @@
+"""The demo: a stack of its own, a few facts with every kind of verdict, answers, SQL, and then a file of facts."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import query
+from pipeline.settings import Settings
+from schemas.common import DEFAULT_NAMESPACE, decode, validate
+from schemas.fact import Fact
+from schemas.request import GenerationRequest
+from schemas.response import GenerationResponse
+from workers import client
+from workers.broker import free_port
+from workers.kafka import KafkaSettings
+
+ORIGIN = [
+    ("geography", "Paris is the capital city of France."),
+    ("programming", "Python is a programming language used for AI."),
+    ("astronomy", "The Earth orbits around the Sun."),
+    ("physics", "Water freezes at 0 degrees Celsius."),
+    ("literature", "Shakespeare wrote Romeo and Juliet."),
+    ("science", "Einstein developed the theory of relativity."),
+]
+NEW = [
+    {"text": "Orla Venn leads the harbour office in Tromso.", "category": "staff"},
+    {"text": "The Harlow desk lamp is made of walnut.", "category": "catalogue"},
+    {"text": "The Harlow desk lamp is made of walnut.", "category": "catalogue"},
+    {
+        "text": "Flight KX 418 departs from gate B27.",
+        "category": "travel",
+        "observed_at": "2026-03-02T08:00:00Z",
+    },
+    {
+        "text": "Flight KX 418 departs from gate C11.",
+        "category": "travel",
+        "observed_at": "2026-03-02T09:00:00Z",
+    },
+    {
+        "text": "Flight KX 418 departs from gate A03.",
+        "category": "travel",
+        "observed_at": "2026-03-02T07:00:00Z",
+    },
+    {"text": "The Pelican cluster is owned by the Juniper team.", "category": "incidents"},
+    {"text": "Milo Kassab works as a glaciologist.", "category": "staff"},
+    {"text": "The Zephyr kettle ships from Gdansk.", "category": "catalogue"},
+    {"text": "The password rota is kept by Ines Okafor.", "category": "staff"},
+    {"text": "Lake Vorren was named after a carpenter.", "category": "geography"},
+    {"text": "The Tallow conference takes place in Ljubljana.", "category": "travel"},
+    {"text": "The capital city of France is Paris.", "category": "geography"},
+    {"text": "The Eiffel Tower is located in the city of Paris.", "category": "geography"},
+]
+ASKED = [
+    "The capital of France is", "Python programming language", "Shakespeare wrote", "Einstein's theory",
+    "The Harlow desk lamp is made of", "Flight KX 418 departs from gate", "Question: What does Milo Kassab work as?\nAnswer:",
+]  # fmt: skip
+QUERIES = [
+    "select outcome, count(*) as facts, round(avg(loss_delta), 2) as mean_loss_delta from history group by 1 order by 2 desc",
+    "select text, outcome, observed_at from history where text like 'Flight KX 418%' order by decided_at",
+    "select category, count(*) as memories from memories group by 1 order by 2 desc, 1",
+]
+
+console = Console(highlight=False)
+
+
+def run(facts: Path | None = None) -> int:
+    """Runs the demo; 0 when every fact was decided. Raises what the client raises."""
+    example = Path(__file__).parent.parent / "examples" / "facts.jsonl"
+    source = facts or (example if example.exists() else None)
+    with tempfile.TemporaryDirectory(prefix="factstream-") as folder, _stack(Path(folder)) as settings:
+        data = Path(folder)
+        _title("Six facts that the model may know, learned whatever they buy (min_loss_delta 0)")
+        _publish(settings, [{"text": t, "category": c, "min_loss_delta": 0.0} for c, t in ORIGIN])
+        _title("Facts that no model can know: one twice, one superseded, one late; and two famous ones")
+        _publish(settings, NEW)
+        _title("What is the capital of France? The best three memories")
+        answer = _ask(settings, "What is the capital of France?")
+        for memory in answer.memories:
+            console.print(f"  {memory.score:8.1f}  gate {memory.gate:.2f}  {memory.text}", markup=False)
+        _title("Answers")
+        _compare(settings, ASKED)
+        for sql in QUERIES:
+            _title(sql)
+            console.print(_table(query.run(data, sql).to_pylist()))
+        if source is None:
+            return 0
+        rows = [orjson.loads(line) for line in source.read_bytes().splitlines() if line.strip()]
+        _title(f"{len(rows)} facts of {source.name}")
+        begun = time.monotonic()
+        shown = {name: name in Fact.model_fields for row in rows for name in row}
+        stream = [{name: value for name, value in row.items() if shown[name]} for row in rows]
+        done = client.publish(settings, _facts(stream), wait=True)
+        took = time.monotonic() - begun
+        told = ", ".join(f"{count} {outcome}" for outcome, count in done.outcomes.most_common())
+        console.print(f"{done.sent} facts decided in {took:.0f} s, {done.sent / took:.0f} facts/s: {told}")
+        questions = source.with_name("questions.jsonl")
+        if questions.exists():
+            asked = [orjson.loads(line) for line in questions.read_bytes().splitlines()]
+            _compare(settings, [q["prompt"] for q in asked], [q["answer"] for q in asked])
+        else:
+            _compare(
+                settings, [row["text"].rsplit(" ", 1)[0] for row in rows[:: max(1, len(rows) // 10)][:10]]
+            )
+        return 0 if sum(done.outcomes.values()) == done.sent else 1
+
+
+@contextmanager
+def _stack(data: Path) -> Iterator[KafkaSettings]:
+    port = free_port()
+    command = [sys.executable, "-m", "workers.cli", "up", "--data", str(data), "--port", str(port)]
+    begun = time.monotonic()
+    console.print("starting a broker and three workers (the first time the model is fetched and converted) …")
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline().strip()
+        if not line:
+            raise client.ClientError("the stack did not start; its message stands above")
+        console.print(f"{line}  ({time.monotonic() - begun:.0f} s)", markup=False)
+        yield KafkaSettings.from_env(bootstrap=f"127.0.0.1:{port}")
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _facts(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, Fact]]:
+    for row in rows:
+        yield row.get("namespace", DEFAULT_NAMESPACE), validate(Fact, row)
+
+
+def _publish(settings: KafkaSettings, rows: Sequence[dict[str, Any]]) -> None:
+    done = client.publish(settings, _facts(rows), wait=True)
+    table = Table("outcome", "loss delta", "the gate's own verdict", "fact")
+    threshold = Settings().min_loss_delta
+    for row, verdict in zip(rows, sorted(done.decided, key=lambda d: d.offset), strict=False):
+        delta = verdict.loss_delta if verdict.loss_delta is not None else 0.0
+        gate = "worth learning" if delta >= threshold else "known to the model"
+        table.add_row(verdict.outcome, f"{delta:.2f}", gate, row["text"])
+    console.print(table)
+
+
+def _ask(settings: KafkaSettings, prompt: str, use_memory: bool = True) -> GenerationResponse:
+    body = {"prompt": prompt, "use_memory": use_memory, "max_new_tokens": 16}
+    *_, last = client.ask(settings, decode(GenerationRequest, orjson.dumps(body)))
+    assert isinstance(last, GenerationResponse)
+    return last
+
+
+def _compare(settings: KafkaSettings, prompts: Sequence[str], answers: Sequence[str] = ()) -> None:
+    table = Table("prompt", "with memory", "without", *(["expected"] if answers else []), show_lines=True)
+    for i, prompt in enumerate(prompts):
+        with_memory, without = (_ask(settings, prompt, use).text.strip() for use in (True, False))
+        table.add_row(prompt, with_memory, without, *([answers[i]] if answers else []))
+    console.print(table, markup=False)
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> Table:
+    table = Table(*(rows[0] if rows else ["nothing"]))
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    return table
+
+
+def _title(text: str) -> None:
+    console.print(f"\n{text}", style="bold", markup=False)
