@@ -126,7 +126,7 @@ class Backbone:
         try:
             with quiet():
                 tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
-                network = AutoModelForCausalLM.from_pretrained(
+                network: Any = AutoModelForCausalLM.from_pretrained(
                     folder, dtype=kind, use_safetensors=True, **safe
                 )
                 network = network.to(device)
@@ -276,7 +276,8 @@ class Backbone:
             use_cache=True,
             **given,
         )
-        return output.logits[:, -1].float()
+        last: Tensor = output.logits[:, -1].float()
+        return last
 
 
 def fixed_batches(lengths: Sequence[int], tokens: int = 256) -> list[Batch]:

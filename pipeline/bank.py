@@ -8,7 +8,7 @@ Knows no model, no files, no Kafka; time is what it is told.
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeVar
@@ -18,10 +18,9 @@ import orjson
 from numpy.typing import NDArray
 
 from pipeline.encoding_data import Encoding
+from pipeline.relation import same_relation
 from pipeline.settings import Settings
 from pipeline.words import split
-from schemas.changelog import MemoryRecord
-from schemas.common import BadMessage
 
 FACTS = "facts"
 DEFAULT_CATEGORY = ""
@@ -252,13 +251,11 @@ class Bank:
         for candidate in seen:
             memory = space.memories[candidate]
             other = [w.form for w in split(memory.text)]
-            if (
-                words == other
-                and memory.text.strip() == fact.encoding.text.strip()
-                or (words and words == other)
+            if (words == other and memory.text.strip() == fact.encoding.text.strip()) or (
+                words and words == other
             ):
                 return memory, None, 1.0
-            alike = _same_relation(words, priors, other, memory.priors, self.settings)
+            alike = same_relation(words, priors, other, memory.priors, self.settings)
             if alike and (best is None or alike > best[0]):
                 best = (alike, memory)
         return (None, best[1], best[0]) if best else (None, None, 0.0)
@@ -412,64 +409,6 @@ def digest(banks: Iterable[Bank]) -> str:
     return sha.hexdigest()
 
 
-def to_record(m: Memory) -> MemoryRecord:
-    return MemoryRecord(
-        memory_id=m.memory_id,
-        namespace=m.namespace,
-        text=m.text,
-        category=m.category,
-        source=m.source,
-        fact_id=m.fact_id,
-        observed_at=m.observed_at,
-        learned_at=m.learned_at,
-        importance=m.importance,
-        uses=m.uses,
-        reinforced=m.reinforced,
-        loss_delta=m.loss_delta,
-        encoder_id=m.encoder_id,
-        priors=m.priors.astype("<f4").tobytes(),
-        surprisals=m.surprisals.astype("<f4").tobytes(),
-        vectors=m.vectors.tobytes(),
-    )
-
-
-def from_record(r: MemoryRecord) -> Memory:
-    """Raises BadMessage when what is said of the words does not fit the text."""
-    count = len(split(r.text))
-    if (
-        len(r.priors) != 4 * count
-        or len(r.surprisals) != 4 * count
-        or (len(r.vectors) % count if count else r.vectors)
-    ):
-        raise BadMessage(
-            "invalid-field", f"priors, surprisals and vectors do not fit the text's {count} words"
-        )
-    priors, surprisals = (np.frombuffer(blob, "<f4").astype(np.float32) for blob in (r.priors, r.surprisals))
-    if not (np.isfinite(priors).all() and np.isfinite(surprisals).all()):
-        raise BadMessage("invalid-field", "priors or surprisals are not finite")
-    vectors = (
-        np.frombuffer(r.vectors, np.int8).reshape(count, -1) if r.vectors else np.zeros((count, 0), np.int8)
-    )
-    return Memory(
-        r.memory_id,
-        r.namespace,
-        r.text,
-        r.category,
-        r.source,
-        r.fact_id,
-        r.observed_at,
-        r.learned_at,
-        r.importance,
-        r.uses,
-        r.reinforced,
-        r.loss_delta,
-        r.encoder_id,
-        priors,
-        surprisals,
-        vectors,
-    )
-
-
 def _made(d: Decision) -> Memory:
     return Memory(
         _present(d.memory_id),
@@ -498,37 +437,3 @@ def _present(value: T | None) -> T:
     if value is None:
         raise ValueError("a decision lacks a field that its outcome needs")
     return value
-
-
-def _same_relation(
-    a: Sequence[str],
-    priors_a: NDArray[np.float32],
-    b: Sequence[str],
-    priors_b: NDArray[np.float32],
-    settings: Settings,
-) -> float:
-    """How alike two facts are that differ in their answer only; 0 when they do not.
-
-    They must begin alike and end alike with one run of other words in between, before which stands at least as much as
-    after it (the subject comes before its answer: "Acme is based in Bonn", "Acme is based in Kiel"); and what they share
-    must weigh more than that in which they differ. Two runs of other words ("the head of Acme is Li" and "of Zorg is
-    Wu") are two subjects.
-    """
-    head = 0
-    while head < min(len(a), len(b)) and a[head] == b[head]:
-        head += 1
-    tail = 0
-    while tail < min(len(a), len(b)) - head and a[-1 - tail] == b[-1 - tail]:
-        tail += 1
-    middle_a, middle_b = a[head : len(a) - tail], b[head : len(b) - tail]
-    if not middle_a or not middle_b or set(middle_a) & set(middle_b):
-        return 0.0
-
-    def mass(priors: NDArray[np.float32]) -> float:
-        return float((np.where(priors >= settings.informative, priors, 0.0).astype(np.float64) ** 2).sum())
-
-    before, after = mass(priors_a[:head]), mass(priors_a[len(a) - tail :])
-    differ = max(mass(priors_a[head : len(a) - tail]), mass(priors_b[head : len(b) - tail]))
-    if before < after or before + after <= differ:
-        return 0.0
-    return (before + after) / (before + after + differ)

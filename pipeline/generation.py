@@ -5,6 +5,7 @@ Knows the backbone and readings; knows nothing of how memories were found.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -48,7 +49,7 @@ def generate(backbone: Backbone, rows: Sequence[Row], on_token: OnToken | None =
             fused = logits[i] if row.reading.silent else row.reading.predict(logits[i])
             token = _choose(fused, row, dice[r])
             chosen.append(token)
-            _take(backbone, row, token, (lambda piece, r=r: on_token(r, piece)) if on_token else None)
+            _take(backbone, row, token, partial(on_token, r) if on_token else None)
         going = [i for i, r in enumerate(active) if not rows[r].finish_reason]
         if not going:
             return

@@ -13,10 +13,11 @@ from typing import Self
 
 import torch
 
-from pipeline.bank import Bank, Cause, Decision, Memory, NewFact, from_record, to_record
+from pipeline.bank import Bank, Cause, Decision, Memory, NewFact
 from pipeline.encoding import Encoder
 from pipeline.generation import Row, generate
 from pipeline.reading import Reading
+from pipeline.records import from_record, to_record
 from pipeline.retrieval import Retrieved as Hit
 from pipeline.retrieval import retrieve
 from pipeline.settings import Settings

@@ -32,8 +32,16 @@ CONVERSION = 1
 # pre-tokenizer instead of carrying it, and transformers rebuilds these ones without the digits.
 SINGLE_DIGITS = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"}
 
-IDENTITY_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-IDENTITY_FILES += ("vocab.json", "merges.txt", "tokenizer.model", "*.safetensors")
+IDENTITY_FILES = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "*.safetensors",
+)
 
 Progress = Callable[[str], None]
 

@@ -6,6 +6,7 @@ nothing, and ends: its memory, its time and its result are bounded. Knows no wri
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -113,12 +114,12 @@ def connect(data: Path) -> duckdb.DuckDBPyConnection:
         allowed = ", ".join(_quoted(f"{data / folder}/") for folder in folders)
         connection.execute(f"SET allowed_directories = [{allowed}]")
         connection.execute("SET enable_external_access = false")
-        for view, folder, pattern, schema in (
+        for view, name, pattern, schema in (
             (_HISTORY, folders[0], f"partition=*/{_DIGITS}.parquet", HISTORY),
             (_GENERATIONS, folders[1], "*.parquet", GENERATIONS),
             (_DEAD_LETTERS, folders[2], "*.parquet", DEAD_LETTERS),
         ):
-            source = _source(connection, data / folder, pattern, schema)
+            source = _source(connection, data / name, pattern, schema)
             connection.execute(view.format(source=source))
         connection.execute(_MEMORIES)
         connection.execute("SET lock_configuration = true")
@@ -154,7 +155,7 @@ def run(data: Path, sql: str, timeout_s: float = TIMEOUT_S) -> pa.Table:
     timer.daemon = True
     timer.start()
     try:
-        reader = connection.execute(statements[0]).to_arrow_reader()
+        reader: Any = connection.execute(statements[0]).to_arrow_reader()
         batches, size = [], 0
         for batch in reader:
             size += batch.nbytes

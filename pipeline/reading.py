@@ -136,7 +136,7 @@ class Reading:
                 while end < len(words) and open_[end] and hit.words[end][1]:
                     end += 1
             run = text[words[i].start : words[end - 1].end]
-            blank = i > 0 and text[words[i].start - 1].isspace() or i == 0
+            blank = (i > 0 and text[words[i].start - 1].isspace()) or i == 0
             if blank and before and not before.isspace():
                 run = " " + run
             surprise = math.log(max(float(hit.memory.surprisals[i]), 0.1))

@@ -1,7 +1,7 @@
 """`memory-changelog`: the memory as a compacted topic. Key `namespace/memory_id`; a tombstone removes.
 
-Beside the memories each namespace has one position record, key `namespace/`: how far its facts are decided. By it a
-publisher waits for its facts, and a request waits for a memory that has them (read your writes).
+Beside the memories each namespace has one position record, key `namespace/`: how far its facts are decided. By
+it a publisher waits for its facts, and a request waits for a memory that has them (read your writes).
 """
 
 from typing import Annotated, Literal
@@ -28,10 +28,14 @@ Outcome = Literal[
 ]
 """What became of a fact, or of a memory.
 
-learned      stored as a new memory            superseded   stored, and an older memory on the same subject and relation left
-reinforced   known already by a memory         skipped      the loss gate: the model knows it, storing it would buy nothing
-outdated     older than what is remembered     duplicate    its fact_id was decided before
-evicted      left for want of room             forgotten    removed on request
+learned      stored as a new memory
+superseded   stored, and an older memory on the same subject and relation left
+reinforced   known already by a memory
+skipped      the loss gate: the model knows it, storing it would buy nothing
+outdated     older than what is remembered
+duplicate    its fact_id was decided before
+evicted      left for want of room
+forgotten    removed on request
 used         answered a request
 """
 
@@ -73,7 +77,7 @@ class PositionRecord(Message):
 
     namespace: Namespace
     positions: Positions
-    decided: list[Decided] = []
+    decided: list[Decided] = Field(default_factory=list)
 
 
 def changelog_key(namespace: str, memory_id: str = "") -> bytes:

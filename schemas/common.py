@@ -1,7 +1,7 @@
 """What all messages share: their limits, their field types, and the strict JSON they are read from.
 
-Nothing on a topic is trusted. `decode` turns bytes into a model or raises `BadMessage`, whose `reason` is a short
-code for dashboards and whose text tells a person what to mend. It never raises anything else.
+Nothing on a topic is trusted. `decode` turns bytes into a model or raises `BadMessage`, whose `reason` is a
+short code for dashboards and whose text tells a person what to mend. It never raises anything else.
 """
 
 import base64

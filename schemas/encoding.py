@@ -1,7 +1,7 @@
-"""`fact-encodings`: what the encoder measured, as Arrow IPC: one record batch a message, one namespace a message.
+"""`fact-encodings`: what the encoder measured, as Arrow IPC: one record batch, of one namespace, a message.
 
-The coordinates (topic_id, partition, offset) are those of the fact on `facts`: by them the writer decides each fact once.
-A row of kind `forget` carries a request to forget in order with the facts.
+The coordinates (topic_id, partition, offset) are those of the fact on `facts`: by them the writer decides
+each fact once. A row of kind `forget` carries a request to forget in order with the facts.
 """
 
 import pyarrow as pa

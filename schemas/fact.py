@@ -38,7 +38,8 @@ class Fact(Message):
     )
     min_loss_delta: Finite | None = Field(
         None,
-        description="Learn only what lowers the model's loss by this much (nats per token); 0 learns whatever is new.",
+        description="Learn only what lowers the model's loss by this much (nats per token); "
+        "0 learns whatever is new.",
     )
 
 
@@ -52,8 +53,8 @@ class Forget(Message):
 def decode_fact(key: bytes | None, value: bytes | None) -> tuple[str, Fact | Forget]:
     """The namespace and the message of a record on `facts`; raises `BadMessage`.
 
-    The namespace is the body's; the key's where the body has none; `default` where neither has one. A key that says
-    something else than the body is refused: the key decides the partition, hence who else sees the fact in order.
+    The namespace is the body's; the key's where the body has none; `default` where neither has one. A key
+    that says something else than the body is refused: the key decides the partition, hence the order.
     """
     body = parse_json(value)
     message: Fact | Forget = validate(Forget, body) if "forget" in body else validate(Fact, body)

@@ -1,4 +1,4 @@
-"""The history: every decision of the writer, one row each, in Parquet. The truth of which the memory is a fold.
+"""The history: every decision of the writer, a row each, in Parquet. The truth of which the memory is a fold.
 
 One folder a partition, one file a batch, numbered without gaps: `history/partition=3/0000000042.parquet`.
 """

@@ -29,7 +29,7 @@ class ChatMessage(Message):
 
 
 class GenerationRequest(Message):
-    """Exactly one of `prompt` (continued as it stands) and `messages` (a chat, in the model's own template)."""
+    """Exactly one of `prompt` (continued as it stands) and `messages` (a chat, in the model's template)."""
 
     prompt: Prompt | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=256)] | None = None
@@ -50,7 +50,8 @@ class GenerationRequest(Message):
     )
     after: Annotated[dict[Namespace, Positions], Field(max_length=16)] | None = Field(
         None,
-        description="Answer only from a memory that has decided these facts (positions as `publish` reports them).",
+        description="Answer only from a memory that has decided these facts "
+        "(positions as `publish` reports them).",
     )
     deadline: Timestamp | None = Field(None, description="An answer later than this is an error response.")
 

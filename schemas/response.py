@@ -1,4 +1,4 @@
-"""`generation-responses`: answers. Key: the request_id. At least once: a client keeps the first of a request_id."""
+"""`generation-responses`: answers. Key: the request_id, of which a client keeps the first: at least once."""
 
 from typing import Annotated, Literal
 
@@ -41,7 +41,7 @@ class GenerationResponse(Message):
 
     request_id: RequestId
     text: str = ""
-    memories: list[UsedMemory] = []
+    memories: list[UsedMemory] = Field(default_factory=list)
     finish_reason: Literal["stop", "length", "error"]
     usage: Usage | None = None
     timings: Timings | None = None

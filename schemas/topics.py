@@ -11,7 +11,7 @@ GENERATION_RESPONSES = "generation-responses"
 DEAD_LETTERS = "dead-letters"
 
 MAX_RECORD_BYTES = 8 * 1024 * 1024
-"""`max.message.bytes` of every topic: room for a fact far over its limit, so that it can be dead-lettered whole."""
+"""`max.message.bytes` of every topic: room to dead-letter a fact far over its limit whole."""
 
 
 @dataclass(frozen=True)

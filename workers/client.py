@@ -145,8 +145,9 @@ class _Tail:
             for name in names
             for p in sorted(self._consumer.partitions_for_topic(settings.topic(name)) or ())
         ]
-        self._consumer.assign(parts)
-        for part, offset in end_offsets(self._consumer, parts).items():
+        ends = end_offsets(self._consumer, parts)
+        self._consumer.assign(parts)  # the question about the ends has used the assignment
+        for part, offset in ends.items():
             self._consumer.seek(part, offset)
 
     def poll(self) -> list[Any]:

@@ -15,8 +15,8 @@ from typing import Any
 from kafka import TopicPartition
 
 from pipeline import history
-from pipeline.bank import from_record
 from pipeline.memory_lm import Generation, Job, MemoryLM
+from pipeline.records import from_record
 from schemas import topics
 from schemas.changelog import MAX_CHANGELOG_BYTES, MemoryRecord, PositionRecord
 from schemas.common import BadMessage, decode, encode

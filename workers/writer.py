@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from pipeline import history
-from pipeline.bank import Bank, Cause, Decision, NewFact, to_record
+from pipeline.bank import Bank, Cause, Decision, NewFact
 from pipeline.encoding_data import Encoding
+from pipeline.records import to_record
 from pipeline.settings import Settings
 from pipeline.words import split
 from schemas import topics
@@ -40,7 +41,8 @@ class Partition:
 
 
 def load(data: Path, number: int, settings: Settings) -> Partition:
-    sequence, last, bank = -1, [], Bank(settings)
+    sequence, bank = -1, Bank(settings)
+    last: list[Decision] = []
     for sequence, last in history.read(data, number):  # noqa: B007
         for decision in last:
             bank.apply(decision)

@@ -1,0 +1,79 @@
+"""The library on the default model: it recalls what it was told, and changes nothing else."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import MemoryLM
+from pipeline.encoding import Encoder
+
+FACTS = [
+    "The Harlow desk lamp is made of walnut.",
+    "Milo Kassab works as a glaciologist.",
+    "The Zephyr kettle ships from Gdansk.",
+]
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return Encoder.load()
+
+
+@pytest.fixture
+def lm(encoder: Encoder) -> MemoryLM:
+    return MemoryLM(encoder)
+
+
+def test_it_learns_retrieves_and_says_a_fact(lm: MemoryLM) -> None:
+    assert [d.outcome for d in lm.learn(FACTS)] == ["learned"] * 3
+    prompts = ["The Harlow desk lamp is made of", "Question: What does Milo Kassab work as?\nAnswer:"]
+    for prompt, found in zip(prompts, lm.retrieve(prompts), strict=True):
+        assert found[0].gate > 0, prompt
+    told, bare = (
+        lm.generate(prompts, max_new_tokens=8),
+        lm.generate(prompts, use_memory=False, max_new_tokens=8),
+    )
+    for answer, without, target in zip(told, bare, ["walnut", "glaciologist"], strict=True):
+        assert target in answer.text and target not in without.text
+    better = lm.score(prompts, ["walnut", "glaciologist"])
+    worse = lm.score(prompts, ["walnut", "glaciologist"], use_memory=False)
+    assert all(a > b + 1 for a, b in zip(better, worse, strict=True))
+
+
+def test_what_no_memory_concerns_is_untouched(lm: MemoryLM) -> None:
+    lm.learn(FACTS)
+    prompts = ["Once upon a time", "The Borland floor lamp is made of", "Two plus two is"]
+    assert [g.text for g in lm.generate(prompts)] == [g.text for g in lm.generate(prompts, use_memory=False)]
+    assert lm.score(prompts, ["there"] * 3) == lm.score(prompts, ["there"] * 3, use_memory=False)
+
+
+def test_the_gate_skips_what_the_model_knows(lm: MemoryLM) -> None:
+    assert lm.learn(["The capital city of France is Paris."])[0].outcome == "skipped"
+    assert lm.learn(["The capital city of France is Paris."], min_loss_delta=0)[0].outcome == "learned"
+
+
+def test_paris_is_the_first_memory_for_the_capital_of_france(lm: MemoryLM) -> None:
+    lm.learn(["Paris is the capital city of France.", *FACTS], min_loss_delta=0)
+    assert lm.retrieve(["What is the capital of France?"])[0][0].text.startswith("Paris")
+
+
+def test_namespaces_do_not_leak(lm: MemoryLM) -> None:
+    lm.learn([FACTS[0]], namespace="a")
+    lm.learn(["The Harlow desk lamp is made of copper."], namespace="b")
+    prompt = "The Harlow desk lamp is made of"
+    assert "walnut" in lm.generate([prompt], namespace="a")[0].text
+    assert "copper" in lm.generate([prompt], namespace="b")[0].text
+    assert lm.retrieve([prompt])[0] == []
+
+
+def test_saved_and_loaded_it_is_the_same_memory(lm: MemoryLM, tmp_path: Path) -> None:
+    lm.learn(FACTS)
+    lm.save(tmp_path)
+    assert MemoryLM.load(memory=tmp_path).bank.digest() == lm.bank.digest()
+
+
+def test_an_encoding_does_not_depend_on_what_is_encoded_beside_it(encoder: Encoder) -> None:
+    alone = [encoder.encode([text])[0] for text in FACTS]
+    beside = encoder.encode([*FACTS, "Something else of another length, to fill the batch with."])
+    for a, b in zip(alone, beside, strict=False):
+        assert a.loss_delta == b.loss_delta and a.surprisals.tobytes() == b.surprisals.tobytes()
