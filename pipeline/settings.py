@@ -20,7 +20,7 @@ class Settings:
     """How many words of a prompt are looked at, from its end."""
     rest_weight: float = 0.5
     """What a word of the prompt that the fact lacks counts against the memory, to one that the fact has."""
-    gate_open: float = 0.50
+    gate_open: float = 0.45
     """Below this share of matching words a memory does not speak at all."""
     gate_full: float = 0.60
     """From this share on it speaks with all its weight; in between its weight rises linearly."""

@@ -5,7 +5,6 @@ short code for dashboards and whose text tells a person what to mend. It never r
 """
 
 import base64
-import math
 import unicodedata
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
@@ -73,12 +72,6 @@ def _timestamp(value: Any) -> datetime:
         raise ValueError("the time is out of range") from None
 
 
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
-        raise ValueError("the number is not finite")
-    return value
-
-
 def _from_base64(value: Any) -> Any:
     """JSON has no bytes: a string is base64. Bytes given in Python are taken as they are."""
     return base64.b64decode(value, validate=True) if isinstance(value, str) else value
@@ -91,6 +84,7 @@ FactText = Annotated[
         min_length=1,
         max_length=MAX_TEXT_BYTES,
         description="One fact in words: not blank, at most 8 KiB of UTF-8.",
+        json_schema_extra={"pattern": r"\S"},
     ),
 ]
 ShortText = Annotated[str, AfterValidator(_printable), Field(min_length=1, max_length=256)]
@@ -105,7 +99,7 @@ MemoryId = Annotated[str, Field(pattern=MEMORY_ID_PATTERN, description="32 hex d
 RequestId = Annotated[
     str, Field(pattern=REQUEST_ID_PATTERN, description="Chosen by the client; the Kafka key.")
 ]
-Finite = Annotated[float, AfterValidator(_finite)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Timestamp = Annotated[
     datetime,
     BeforeValidator(_timestamp),

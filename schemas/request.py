@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, JsonValue, model_validator
 
 from schemas.common import (
     DEFAULT_NAMESPACE,
@@ -28,8 +28,16 @@ class ChatMessage(Message):
     content: Annotated[str, Field(max_length=MAX_PROMPT_CHARS)]
 
 
+def _given(name: str, kind: str) -> JsonValue:
+    return {"required": [name], "properties": {name: {"type": kind}}}
+
+
 class GenerationRequest(Message):
     """Exactly one of `prompt` (continued as it stands) and `messages` (a chat, in the model's template)."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [_given("prompt", "string"), _given("messages", "array")]}
+    )
 
     prompt: Prompt | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=256)] | None = None
