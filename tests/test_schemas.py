@@ -1,0 +1,361 @@
+"""What may come on a topic: taken or refused with a reason, and described to others as it is."""
+
+import json
+import random
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from schemas import export, topics
+from schemas.changelog import Decided, MemoryRecord, PositionRecord
+from schemas.common import MAX_TEXT_BYTES, BadMessage, Message, decode, encode
+from schemas.encoding import FACT_ENCODINGS, MAX_ROWS, decode_batch, encode_batch
+from schemas.fact import Fact, Forget, decode_fact
+from schemas.hits import Hit, MemoryHits
+from schemas.request import ChatMessage, GenerationRequest, decode_request
+from schemas.response import GenerationResponse, ResponseDelta, ResponseError, Timings, Usage, UsedMemory
+
+FOLDER = Path(export.__file__).parent
+TIME = datetime(2026, 3, 1, 12, tzinfo=UTC)
+ID = "0123456789abcdef" * 2
+
+# --- what is exported ---
+
+
+def test_committed_schemas_are_those_of_the_models(tmp_path: Path) -> None:
+    written = {path.name: path.read_bytes() for path in export.export(tmp_path)}
+    committed = {
+        path.name: path.read_bytes() for path in FOLDER.iterdir() if path.suffix in (".json", ".yaml")
+    }
+    assert committed == written, "run python -m schemas.export and commit what it writes"
+
+
+@pytest.mark.parametrize("name", export.MESSAGES)
+def test_each_schema_is_json_schema_2020_12(name: str) -> None:
+    schema = json.loads((FOLDER / f"{name}.schema.json").read_bytes())
+    assert schema["$schema"] == export.DIALECT and schema["title"] and schema["description"]
+    assert "$id" not in schema
+    Draft202012Validator.check_schema(schema)
+    known = set(Draft202012Validator.META_SCHEMA["properties"]) | set().union(
+        *(vocabulary(part) for part in ("core", "applicator", "validation", "meta-data", "format", "content"))
+    )
+    unknown = {key for part in subschemas(schema) for key in part} - known
+    assert not unknown, "a keyword that JSON Schema does not have checks nothing"
+
+
+def vocabulary(part: str) -> set[str]:
+    """The keywords of a part of JSON Schema 2020-12."""
+    from jsonschema_specifications import REGISTRY
+
+    name = {"format": "format-annotation"}.get(part, part)
+    return set(REGISTRY.contents(f"https://json-schema.org/draft/2020-12/meta/{name}")["properties"])
+
+
+def subschemas(schema: Any) -> list[dict[str, Any]]:
+    found = [schema] if isinstance(schema, dict) else []
+    for key, value in schema.items() if isinstance(schema, dict) else ():
+        if key in ("properties", "$defs", "patternProperties"):
+            found += [deeper for one in value.values() for deeper in subschemas(one)]
+        elif key in ("anyOf", "oneOf"):
+            found += [deeper for one in value for deeper in subschemas(one)]
+        elif key in ("items", "additionalProperties", "propertyNames"):
+            found += subschemas(value)
+    return found
+
+
+def test_asyncapi_describes_every_topic_and_every_reference_resolves() -> None:
+    document = yaml.safe_load((FOLDER / "asyncapi.yaml").read_text())
+    assert document["asyncapi"] == "3.0.0" and {"title", "version"} <= set(document["info"])
+    assert {c["address"] for c in document["channels"].values()} == {t.name for t in topics.TOPICS}
+    assert all(channel["messages"] for channel in document["channels"].values())
+    for operation in document["operations"].values():
+        assert operation["action"] in ("send", "receive")
+        assert resolved(operation["channel"]["$ref"], document)["address"] in document["channels"]
+    assert all("payload" in message for message in document["components"]["messages"].values())
+    references = list(refs(document))
+    assert references and all(resolved(ref, document) for ref in references)
+    files = {ref for ref in references if ref.startswith("./")}
+    assert files == {f"./{name}.schema.json" for name in export.MESSAGES}
+
+
+def refs(node: Any) -> list[str]:
+    if isinstance(node, list):
+        return [ref for item in node for ref in refs(item)]
+    if not isinstance(node, dict):
+        return []
+    return [node["$ref"]] if "$ref" in node else [ref for item in node.values() for ref in refs(item)]
+
+
+def resolved(ref: str, document: Any) -> Any:
+    file, _, pointer = ref.partition("#")
+    node = json.loads((FOLDER / file).read_bytes()) if file else document
+    for part in pointer.split("/")[1:]:
+        node = node[part]
+    return node
+
+
+# --- the models and the schemas agree ---
+
+EXAMPLES: list[tuple[str, dict[str, Any], bool]] = [
+    ("fact", {"text": "Paris is the capital of France."}, True),
+    ("fact", {"text": "é", "category": "c", "namespace": "a.b-c_1", "min_loss_delta": 0}, True),
+    ("fact", {"text": "a", "observed_at": "2026-03-01T12:00:00+02:00", "category": None}, True),
+    ("fact", {}, False),
+    ("fact", {"text": ""}, False),
+    ("fact", {"text": " \n\t"}, False),
+    ("fact", {"text": 7}, False),
+    ("fact", {"text": "a" * (MAX_TEXT_BYTES + 1)}, False),
+    ("fact", {"text": "a", "color": "red"}, False),
+    ("fact", {"text": "a", "namespace": "Upper"}, False),
+    ("fact", {"text": "a", "namespace": "a" * 65}, False),
+    ("fact", {"text": "a", "min_loss_delta": "0.5"}, False),
+    ("fact", {"text": "a", "min_loss_delta": True}, False),
+    ("fact", {"text": "a", "source": "s" * 257}, False),
+    ("fact", {"text": "a", "observed_at": 1700000000}, False),
+    ("forget", {"forget": ID}, True),
+    ("forget", {"forget": ID.upper()}, False),
+    ("forget", {"forget": ID, "text": "a"}, False),
+    ("generation-request", {"prompt": "Paris is"}, True),
+    ("generation-request", {"messages": [{"role": "user", "content": "Hi"}], "namespace": ["a", "b"]}, True),
+    ("generation-request", {"prompt": "a", "after": {"default": {"t/0": 4}}}, True),
+    ("generation-request", {}, False),
+    ("generation-request", {"prompt": "a", "messages": [{"role": "user", "content": "b"}]}, False),
+    ("generation-request", {"messages": []}, False),
+    ("generation-request", {"messages": [{"role": "robot", "content": "b"}]}, False),
+    ("generation-request", {"prompt": "a", "namespace": []}, False),
+    ("generation-request", {"prompt": "a", "temperature": -1}, False),
+    ("generation-request", {"prompt": "a", "top_p": 0}, False),
+    ("generation-request", {"prompt": "a", "max_new_tokens": 0}, False),
+    ("generation-request", {"prompt": "a", "max_new_tokens": 1.5}, False),
+    ("generation-request", {"prompt": "a", "stop": [""]}, False),
+    ("memory-hits", {"namespace": "a", "request_id": "r", "answered_at": "2026-03-01", "hits": []}, False),
+    ("position-record", {"namespace": "a", "positions": {"t/0": -1}}, False),
+    ("response-delta", {"request_id": "r", "index": -1, "delta": "a"}, False),
+    ("generation-response", {"request_id": "r", "finish_reason": "bored"}, False),
+]
+
+
+@pytest.mark.parametrize("name, body, good", EXAMPLES)
+def test_model_and_schema_take_and_refuse_the_same(name: str, body: dict[str, Any], good: bool) -> None:
+    schema = json.loads((FOLDER / f"{name}.schema.json").read_bytes())
+    assert Draft202012Validator(schema).is_valid(body) is good
+    value = json.dumps(body).encode()
+    if good:
+        decode(export.MESSAGES[name], value)
+    else:
+        with pytest.raises(BadMessage):
+            decode(export.MESSAGES[name], value)
+
+
+MEMORY = MemoryRecord(
+    memory_id=ID, namespace="default", text="Torben Betts is from Munich.", observed_at=TIME, learned_at=TIME,
+    importance=-0.5, uses=2, loss_delta=1.25, encoder_id="e", priors=b"\x00\xff", surprisals=b"", vectors=b"\x80",
+)  # fmt: skip
+MESSAGES: list[Message] = [
+    Fact(text="a", category="c", namespace="n", fact_id="7", source="s", observed_at=TIME, min_loss_delta=0.0),
+    Forget(forget=ID, namespace="n"),
+    MEMORY,
+    PositionRecord(
+        namespace="n",
+        positions={"topic/0": 2**63 - 1},
+        decided=[Decided(topic_id="topic", partition=0, offset=3, outcome="learned", memory_id=ID, loss_delta=1.0)],
+    ),
+    MemoryHits(namespace="n", request_id="r", answered_at=TIME, hits=[Hit(memory_id=ID, gate=1.0)]),
+    GenerationRequest(
+        messages=[ChatMessage(role="user", content="Hi")], namespace=["a", "b"], stop=["."], deadline=TIME,
+        after={"a": {"topic/0": 3}},
+    ),
+    GenerationResponse(
+        request_id="r", text="Munich", finish_reason="stop",
+        memories=[UsedMemory(memory_id=ID, namespace="n", text="a", category="c", score=2.0, gate=0.5)],
+        usage=Usage(prompt_tokens=3, completion_tokens=1),
+        timings=Timings(queued_ms=1.0, retrieve_ms=2.0, generate_ms=3.0),
+    ),
+    GenerationResponse(request_id="r", finish_reason="error", error=ResponseError(reason="deadline", message="late")),
+    ResponseDelta(request_id="r", index=0, delta=" Mun"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_each_message_comes_back_as_it_was(message: Message) -> None:
+    value = encode(message)
+    assert decode(type(message), value) == message
+    (name,) = (name for name, model in export.MESSAGES.items() if model is type(message))
+    Draft202012Validator(json.loads((FOLDER / f"{name}.schema.json").read_bytes())).validate(
+        json.loads(value)
+    )
+
+
+def test_every_exported_message_has_a_round_trip_above() -> None:
+    assert {type(message) for message in MESSAGES} == set(export.MESSAGES.values())
+
+
+words = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=64)
+times = st.datetimes(timezones=st.sampled_from([UTC, timezone(timedelta(hours=-7))])).filter(
+    lambda time: 1 < time.year < 9999
+)
+facts = st.builds(
+    Fact,
+    text=words.filter(str.strip),
+    category=st.none() | words,
+    namespace=st.none() | st.from_regex(r"[a-z0-9][a-z0-9._-]{0,63}", fullmatch=True),
+    fact_id=st.none() | words,
+    source=st.none() | words,
+    observed_at=st.none() | times,
+    min_loss_delta=st.none() | st.floats(allow_nan=False, allow_infinity=False),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(facts)
+def test_any_fact_comes_back_as_it_was(fact: Fact) -> None:
+    namespace, back = decode_fact(None, encode(fact))
+    assert back == fact and namespace == (fact.namespace or "default")
+
+
+# --- what comes on facts ---
+
+BAD: list[tuple[str, bytes | None, bytes | None, str]] = [
+    ("tombstone", b"default", None, "empty"),
+    ("empty", None, b"", "invalid-json"),
+    ("malformed JSON", None, b'{"text": "a"', "invalid-json"),
+    ("an array", None, b'["a"]', "invalid-json"),
+    ("deep JSON", None, b'{"text":' + b"[" * 50_000 + b"]" * 50_000 + b"}", "invalid-json"),
+    ("NaN", None, b'{"text": "a", "min_loss_delta": NaN}', "invalid-json"),
+    ("infinity", None, b'{"text": "a", "min_loss_delta": 1e999}', "invalid-json"),
+    ("lone surrogate", None, b'{"text": "\\ud800"}', "invalid-json"),
+    ("invalid UTF-8", None, b'{"text": "\xff"}', "invalid-utf8"),
+    ("2 MB", None, b'{"text": "' + b"a" * 2_000_000 + b'"}', "too-large"),
+    ("long in bytes only", None, json.dumps({"text": "é" * 5000}).encode(), "invalid-field"),
+    ("blank", None, b'{"text": " \\t "}', "invalid-field"),
+    ("no text", None, b"{}", "invalid-field"),
+    ("control character", None, b'{"text": "a\\u001b[2J"}', "invalid-field"),
+    ("control character, C1", None, '{"text": "a\x9b"}'.encode(), "invalid-field"),
+    ("a number as time", None, b'{"text": "a", "observed_at": 1700000000}', "invalid-field"),
+    ("time out of range", None, b'{"text": "a", "observed_at": "0001-01-01T00:00:00+14:00"}', "invalid-field"),
+    ("unknown field", None, b'{"text": "a", "color": "red"}', "unknown-field"),
+    ("wrong namespace", None, b'{"text": "a", "namespace": "A b"}', "invalid-field"),
+    ("namespace and line break", None, b'{"text": "a", "namespace": "a\\n"}', "invalid-field"),
+    ("key is no namespace", b"A b", b'{"text": "a"}', "invalid-key"),
+    ("key is no UTF-8", b"\xff", b'{"text": "a"}', "invalid-key"),
+    ("key says another", b"one", b'{"text": "a", "namespace": "two"}', "key-mismatch"),
+    ("forget no memory", None, b'{"forget": "all"}', "invalid-field"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("key, value, reason", [row[1:] for row in BAD], ids=[row[0] for row in BAD])
+def test_a_bad_fact_is_refused_with_its_reason(key: bytes | None, value: bytes | None, reason: str) -> None:
+    with pytest.raises(BadMessage) as caught:
+        decode_fact(key, value)
+    assert caught.value.reason == reason
+    assert 0 < len(str(caught.value)) < 500, "one line for a person, not the message again"
+
+
+def test_the_namespace_is_the_bodys_else_the_keys_else_default() -> None:
+    assert decode_fact(b"one", b'{"text": "a"}')[0] == "one"
+    assert decode_fact(None, b'{"text": "a", "namespace": "two"}')[0] == "two"
+    assert decode_fact(b"two", b'{"text": "a", "namespace": "two"}')[0] == "two"
+    assert decode_fact(None, b'{"text": "a"}')[0] == decode_fact(b"", b'{"text": "a"}')[0] == "default"
+
+
+def test_a_time_without_offset_is_utc() -> None:
+    _, fact = decode_fact(None, b'{"text": "a", "observed_at": "2026-03-01T12:00:00"}')
+    assert isinstance(fact, Fact) and fact.observed_at == TIME
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.none() | st.binary(max_size=40), st.binary(max_size=200))
+def test_random_bytes_raise_nothing_but_bad_message(key: bytes | None, value: bytes) -> None:
+    for read in (decode_fact, decode_request):
+        with pytest.raises(BadMessage):
+            read(key, value)
+
+
+def test_a_request_needs_its_id_as_the_key() -> None:
+    assert decode_request(b"r-1", b'{"prompt": "a"}')[0] == "r-1"
+    for key in (None, b"", b"a b", b"\xff", b"r\n"):
+        with pytest.raises(BadMessage) as caught:
+            decode_request(key, b'{"prompt": "a"}')
+        assert caught.value.reason == "invalid-key"
+
+
+# --- what comes on fact-encodings ---
+
+
+def batch(rows: int = 2, **changed: Any) -> pa.RecordBatch:
+    row = {
+        "kind": "fact", "topic_id": "t", "partition": 0, "offset": 1, "namespace": "default", "text": "a b",
+        "observed_at": TIME, "published_at": TIME, "encoder_id": "e", "base_loss": 2.0, "recall_loss": 0.5,
+        "loss_delta": 1.5, "priors": [1.0, 2.0], "surprisals": [1.0, 2.0], "vectors": b"\x00\x01",
+    }  # fmt: skip
+    return pa.RecordBatch.from_pylist([row | changed] * rows, schema=FACT_ENCODINGS)
+
+
+def test_a_batch_comes_back_as_it_was() -> None:
+    assert decode_batch(encode_batch(batch())).equals(batch())
+
+
+def several() -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, FACT_ENCODINGS) as writer:
+        writer.write_batch(batch())
+        writer.write_batch(batch())
+    return bytes(sink.getvalue())
+
+
+def other_columns() -> bytes:
+    table = pa.table({"text": ["a"]})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+@pytest.mark.parametrize(
+    "value, reason",
+    [
+        (None, "empty"),
+        (b"", "empty"),
+        (b"{}", "invalid-arrow"),
+        (several(), "invalid-arrow"),
+        (other_columns(), "invalid-schema"),
+        (encode_batch(batch(rows=0)), "invalid-arrow"),
+        (encode_batch(batch(rows=MAX_ROWS + 1)), "invalid-arrow"),
+        (encode_batch(batch(namespace=None)), "invalid-field"),
+    ],
+)
+def test_a_bad_batch_is_refused_with_its_reason(value: bytes | None, reason: str) -> None:
+    with pytest.raises(BadMessage) as caught:
+        decode_batch(value)
+    assert caught.value.reason == reason
+
+
+GOOD = encode_batch(batch())
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=300))
+def test_random_bytes_are_no_batch(value: bytes) -> None:
+    with pytest.raises(BadMessage):
+        decode_batch(value)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, len(GOOD) - 9), st.integers(0, 2**32))
+def test_a_cut_or_damaged_batch_raises_nothing_but_bad_message(cut: int, seed: int) -> None:
+    with pytest.raises(BadMessage):
+        decode_batch(GOOD[: cut - cut % 8])
+    damaged, chance = bytearray(GOOD), random.Random(seed)
+    for _ in range(chance.randint(1, 4)):
+        damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+    try:
+        decode_batch(bytes(damaged)).to_pylist()
+    except BadMessage as error:
+        assert error.reason in ("invalid-arrow", "invalid-schema", "invalid-field", "empty")
