@@ -26,18 +26,21 @@ class Fact(Message):
 
     text: FactText
     category: ShortText | None = Field(
-        None, description="Groups facts; pruning keeps a balance between categories."
+        default=None, description="Groups facts; pruning keeps a balance between categories."
     )
-    namespace: Namespace | None = Field(None, description="The Kafka key's when left out, else `default`.")
+    namespace: Namespace | None = Field(
+        default=None, description="The Kafka key's when left out, else `default`."
+    )
     fact_id: ShortText | None = Field(
-        None, description="The upstream system's own id; a fact_id is decided once."
+        default=None, description="The upstream system's own id; a fact_id is decided once."
     )
-    source: ShortText | None = Field(None, description="The system that says so.")
+    source: ShortText | None = Field(default=None, description="The system that says so.")
     observed_at: Timestamp | None = Field(
-        None, description="When it was so; the newer of two versions wins. The Kafka timestamp when left out."
+        default=None,
+        description="When it was so; the newer of two versions wins. The Kafka timestamp when left out.",
     )
     min_loss_delta: Finite | None = Field(
-        None,
+        default=None,
         description="Learn only what lowers the model's loss by this much (nats per token); "
         "0 learns whatever is new.",
     )

@@ -42,26 +42,28 @@ class GenerationRequest(Message):
     prompt: Prompt | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=256)] | None = None
     namespace: Namespace | Annotated[list[Namespace], Field(min_length=1, max_length=16)] = Field(
-        DEFAULT_NAMESPACE,
+        default=DEFAULT_NAMESPACE,
         description="Whose memories may answer: one, or a list (a persona and what everybody shares).",
     )
     max_new_tokens: Annotated[int, Field(ge=1, le=2048)] = 32
-    temperature: Annotated[Finite, Field(ge=0, le=10)] = Field(0.0, description="0 is greedy.")
+    temperature: Annotated[Finite, Field(ge=0, le=10)] = Field(default=0.0, description="0 is greedy.")
     top_p: Annotated[Finite, Field(gt=0, le=1)] = 1.0
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     stop: Annotated[list[Annotated[str, Field(min_length=1, max_length=64)]], Field(max_length=8)] = Field(
-        [], description="The answer ends before the first of these."
+        default=[], description="The answer ends before the first of these."
     )
     use_memory: bool = True
     stream: bool = Field(
-        False, description="Send the text as it is generated, in deltas before the response."
+        default=False, description="Send the text as it is generated, in deltas before the response."
     )
     after: Annotated[dict[Namespace, Positions], Field(max_length=16)] | None = Field(
-        None,
+        default=None,
         description="Answer only from a memory that has decided these facts "
         "(positions as `publish` reports them).",
     )
-    deadline: Timestamp | None = Field(None, description="An answer later than this is an error response.")
+    deadline: Timestamp | None = Field(
+        default=None, description="An answer later than this is an error response."
+    )
 
     @model_validator(mode="after")
     def _one_of_prompt_and_messages(self) -> "GenerationRequest":

@@ -52,7 +52,7 @@ def test_each_schema_is_json_schema_2020_12(name: str) -> None:
 
 def vocabulary(part: str) -> set[str]:
     """The keywords of a part of JSON Schema 2020-12."""
-    from jsonschema_specifications import REGISTRY
+    from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped]
 
     name = {"format": "format-annotation"}.get(part, part)
     return set(REGISTRY.contents(f"https://json-schema.org/draft/2020-12/meta/{name}")["properties"])
