@@ -176,9 +176,9 @@ class Bank:
                 fact_id=fact.fact_id,
                 observed_at=fact.observed_at,
                 published_at=fact.published_at,
-                base_loss=encoding.base_loss,
-                recall_loss=encoding.recall_loss,
-                loss_delta=encoding.loss_delta,
+                base_loss=_stored(encoding.base_loss),
+                recall_loss=_stored(encoding.recall_loss),
+                loss_delta=_stored(encoding.loss_delta),
                 min_loss_delta=threshold,
                 encoder_id=encoding.encoder_id,
                 **row,  # type: ignore[arg-type]
@@ -227,7 +227,7 @@ class Bank:
                 cause,
                 now,
                 memory_id=memory_id,
-                gate=gate,
+                gate=_stored(gate),
                 request_id=request_id,
                 importance=importance,
             )
@@ -431,6 +431,11 @@ def _made(d: Decision) -> Memory:
 
 
 T = TypeVar("T")
+
+
+def _stored(value: float) -> float:
+    """As the history's 32 bits hold it, so that the memory is the same before and after a fold."""
+    return float(np.float32(value))
 
 
 def _present(value: T | None) -> T:

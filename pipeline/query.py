@@ -155,7 +155,7 @@ def run(data: Path, sql: str, timeout_s: float = TIMEOUT_S) -> pa.Table:
     timer.daemon = True
     timer.start()
     try:
-        reader: Any = connection.execute(statements[0]).to_arrow_reader()
+        reader: Any = connection.sql(sql).to_arrow_reader()
         batches, size = [], 0
         for batch in reader:
             size += batch.nbytes

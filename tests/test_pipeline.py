@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kafka import TopicPartition
@@ -63,7 +64,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     stop(running)
 
 
-def ask(stack: Stack, body: dict[str, object]) -> GenerationResponse:
+def ask(stack: Stack, body: dict[str, Any]) -> GenerationResponse:
     request = decode(GenerationRequest, json.dumps(body).encode())
     *_, answer = client.ask(stack.settings, request)
     assert isinstance(answer, GenerationResponse)
@@ -86,7 +87,7 @@ def command(stack: Stack, *arguments: str) -> str:
 def test_what_was_published_is_answered_and_stays_in_its_namespace(stack: Stack) -> None:
     done = publish(stack, "The Harlow desk lamp is made of walnut.", "Milo Kassab works as a glaciologist.")
     assert done.outcomes == {"learned": 2}
-    prompt = {"prompt": "The Harlow desk lamp is made of", "after": done.after}
+    prompt: dict[str, Any] = {"prompt": "The Harlow desk lamp is made of", "after": done.after}
     answer = ask(stack, prompt)
     assert "walnut" in answer.text and answer.memories[0].gate > 0
     assert "walnut" not in ask(stack, prompt | {"use_memory": False}).text
@@ -101,7 +102,7 @@ def test_a_newer_fact_answers_and_a_forgotten_one_does_not(stack: Stack) -> None
     publish(stack, "The Zephyr kettle ships from Gdansk.")
     done = publish(stack, "The Zephyr kettle ships from Tromso.")
     assert done.outcomes == {"superseded": 1}
-    prompt = {"prompt": "The Zephyr kettle ships from", "after": done.after}
+    prompt: dict[str, Any] = {"prompt": "The Zephyr kettle ships from", "after": done.after}
     answer = ask(stack, prompt)
     assert "Tromso" in answer.text and "Gdansk" not in answer.text
     where = ("--bootstrap", stack.settings.bootstrap)
@@ -135,7 +136,7 @@ def test_what_cannot_be_taken_is_kept_with_its_bytes_and_its_reason(stack: Stack
 def test_the_same_folder_makes_the_same_memory_and_the_same_answer(tmp_path: Path) -> None:
     first = start(tmp_path)
     publish(first, "The Harlow desk lamp is made of walnut.", "Ines Okafor keeps the rota.", namespace="a")
-    prompt: dict[str, object] = {"prompt": "The Harlow desk lamp is made of", "namespace": "a"}
+    prompt: dict[str, Any] = {"prompt": "The Harlow desk lamp is made of", "namespace": "a"}
     before = ask(first, prompt).text
     stop(first)
     digest = command(first, "digest")

@@ -20,7 +20,11 @@ from schemas.fact import Fact, Forget
 
 app = typer.Typer(help="Continual learning for frozen language models, as a stream.", no_args_is_help=True)
 memories = typer.Typer(help="Look at the memories, or forget one.", no_args_is_help=True)
+model_app = typer.Typer(help="The frozen model.", no_args_is_help=True)
+schemas_app = typer.Typer(help="The messages' schemas.", no_args_is_help=True)
 app.add_typer(memories, name="memories")
+app.add_typer(model_app, name="model")
+app.add_typer(schemas_app, name="schemas")
 console, errors = Console(), Console(stderr=True)
 
 DATA = Path(os.environ.get("FACTSTREAM_DATA") or Path.home() / ".local/share/factstream")
@@ -337,6 +341,56 @@ def digest(data: Data = DATA) -> None:
             for n in history.partitions(data)
         ]
         print(bank.digest(banks))
+
+
+@model_app.command("pull")
+def model_pull(model: Annotated[str, typer.Argument(envvar="FACTSTREAM_MODEL")] = "default") -> None:
+    """Fetch and convert a model, and print its folder."""
+    from pipeline.models import resolve
+
+    with _clear_errors():
+        print(resolve(model))
+
+
+@schemas_app.command("export")
+def schemas_export(folder: Path) -> None:
+    """Write the JSON Schemas and the AsyncAPI document into a folder."""
+    from schemas.export import export
+
+    with _clear_errors():
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in export(folder):
+            print(path)
+
+
+@app.command()
+def doctor(
+    bootstrap: Bootstrap = None, topic_prefix: Prefix = None, data: Data = DATA, as_json: Json = False
+) -> None:
+    """What is installed, which broker answers, what the data folder holds; exit code 1 when something is wrong."""
+    from importlib.metadata import version
+
+    from pipeline import history
+    from workers.kafka import KafkaSettings, KafkaUnavailable
+    from workers.topics import ensure_topics
+
+    names = ("factstream", "torch", "transformers", "kafka-python", "duckdb", "pyarrow")
+    report: dict[str, Any] = {name: version(name) for name in names}
+    report["data"] = f"{data}: {len(history.partitions(data))} partitions with a history"
+    wrong = []
+    try:
+        settings = KafkaSettings.from_env(bootstrap=bootstrap, topic_prefix=topic_prefix)
+        report["broker"] = f"{settings.bootstrap}: {len(ensure_topics(settings))} topics"
+    except (KafkaUnavailable, ValueError) as error:
+        wrong.append(str(error))
+    report["wrong"] = wrong
+    if as_json:
+        print(orjson.dumps(report).decode())
+    else:
+        for name, value in report.items():
+            console.print(f"{name:14} {value if value else 'nothing'}", markup=False, highlight=False)
+    if wrong:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -1,24 +1,30 @@
 """The encoder: facts in, measured facts out. Validates, measures, and sends what cannot be taken to the dead letters.
 
 At least once: encodings are flushed before the facts' offsets are committed; the writer decides each fact once, by the
-coordinates that travel with it.
+coordinates that travel with it. A batch is measured in pieces and ends after a few seconds, however long its texts are:
+what is left of it is read again.
 """
 
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.encoding import Encoder
 from schemas import encoding as encodings
 from schemas import topics
-from schemas.common import BadMessage
+from schemas.common import MAX_TEXT_BYTES, BadMessage
 from schemas.fact import Forget, decode_fact
 from workers.kafka import KafkaSettings, Producer, dead_letter, partition_for
 from workers.loop import Done
 
 ROWS = 64  # of one message
+PIECE_BYTES = 32 * 1024  # of facts measured at a time
+MAX_MIN_LOSS_DELTA = 1e6  # nats; what 32 bits cannot hold would spoil the message for the other facts in it
+BATCH_S = 4.0  # after which no further piece is begun
 
 
 class EncoderWorker:
@@ -49,16 +55,44 @@ class EncoderWorker:
 
     def process(self, records: dict[Any, list[Any]]) -> Done:
         assert self._producer is not None
-        rows: list[dict[str, Any]] = []
-        bad = 0
-        for record in (r for partition in records.values() for r in partition):
+        oldest = sorted(records, key=lambda partition: records[partition][0].timestamp)
+        waiting = [(partition, record) for partition in oldest for record in records[partition]]
+        started, begin, facts, bad = time.monotonic(), 0, 0, 0
+        while begin < len(waiting) and (begin == 0 or time.monotonic() - started < BATCH_S):
+            end, room = begin, PIECE_BYTES
+            while end < len(waiting) and room > 0:
+                room -= min(len(waiting[end][1].value or b""), MAX_TEXT_BYTES)
+                end += 1
+            rows = self._encode([record for _, record in waiting[begin:end]])
+            facts, bad, begin = facts + len(rows), bad + end - begin - len(rows), end
+            self._send(rows)
+        self._producer.flush_or_raise()
+        offsets = {partition: record.offset + 1 for partition, record in waiting[:begin]}
+        return Done({"facts": facts, "dead_letters": bad}, offsets if begin < len(waiting) else None)
+
+    def _encode(self, records: list[Any]) -> list[dict[str, Any]]:
+        """The rows of the records that can be taken; the others go to the dead letters."""
+        taken = []
+        for record in records:
             try:
-                rows.append(self._row(record))
+                taken.append((record, self._row(record)))
             except BadMessage as error:
-                now = datetime.now(UTC)
-                dead_letter(self._producer, record, error.reason, str(error), self.name, now)
-                bad += 1
-        self._measure([row for row in rows if row["kind"] == "fact"])
+                self._refuse(record, error)
+        self._measure([row for _, row in taken if row["kind"] == "fact"])
+        rows = []
+        for record, row in taken:
+            if row["kind"] == "fact" and not _finite(row):
+                self._refuse(record, BadMessage("not-measurable", "the model's losses on it are not finite"))
+            else:
+                rows.append(row)
+        return rows
+
+    def _refuse(self, record: Any, error: BadMessage) -> None:
+        assert self._producer is not None
+        dead_letter(self._producer, record, error.reason, str(error), self.name, datetime.now(UTC))
+
+    def _send(self, rows: list[dict[str, Any]]) -> None:
+        assert self._producer is not None
         by_namespace: dict[str, list[dict[str, Any]]] = {}
         for row in rows:
             by_namespace.setdefault(row["namespace"], []).append(row)
@@ -68,12 +102,15 @@ class EncoderWorker:
                 batch = pa.RecordBatch.from_pylist(own[i : i + ROWS], schema=encodings.FACT_ENCODINGS)
                 value = encodings.encode_batch(batch)
                 self._producer.send(topics.FACT_ENCODINGS, value, namespace.encode(), partition)
-        self._producer.flush_or_raise()
-        return Done({"facts": len(rows), "dead_letters": bad})
 
     def _row(self, record: Any) -> dict[str, Any]:
         namespace, message = decode_fact(record.key, record.value)
-        published = datetime.fromtimestamp(max(record.timestamp, 0) / 1000, UTC)
+        try:  # a producer writes what it likes there
+            published = datetime.fromtimestamp(max(record.timestamp, 0) / 1000, UTC)
+        except (ValueError, OverflowError, OSError):
+            raise BadMessage(
+                "invalid-timestamp", f"the Kafka timestamp {record.timestamp} is no time"
+            ) from None
         row: dict[str, Any] = {
             "topic_id": self._topic_id, "partition": record.partition, "offset": record.offset,
             "namespace": namespace, "published_at": published, "observed_at": published,
@@ -81,6 +118,8 @@ class EncoderWorker:
         }  # fmt: skip
         if isinstance(message, Forget):
             return row | {"kind": "forget", "forget": message.forget}
+        if message.min_loss_delta is not None and abs(message.min_loss_delta) > MAX_MIN_LOSS_DELTA:
+            raise BadMessage("invalid-field", f"min_loss_delta: more than {MAX_MIN_LOSS_DELTA:g} nats")
         if not self._encoder.fits(message.text):
             raise BadMessage("too-long", "the text has more tokens than the model takes")
         return row | {
@@ -95,3 +134,8 @@ class EncoderWorker:
                 "base_loss": e.base_loss, "recall_loss": e.recall_loss, "loss_delta": e.loss_delta,
                 "priors": e.priors, "surprisals": e.surprisals, "vectors": e.vectors.tobytes(),
             }  # fmt: skip
+
+
+def _finite(row: dict[str, Any]) -> bool:
+    numbers = [row["base_loss"], row["recall_loss"], row["loss_delta"], *row["priors"], *row["surprisals"]]
+    return bool(np.isfinite(numbers).all())

@@ -3,8 +3,11 @@
 The contract, for a batch of one partition: decide, append one history file, publish the changelog, flush, commit. The
 history is the truth. After a crash it is folded, what it has decided is skipped, and what the changelog may lack (the
 last file's memories) is published again. Two writers cannot append the same file number: the later one folds anew.
+Nothing on a topic is trusted, and nothing in a message may stop a writer for good: what it cannot take, or could not
+publish afterwards, goes to the dead letters before it is decided.
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,13 +25,15 @@ from pipeline.words import split
 from schemas import topics
 from schemas.changelog import Decided, PositionRecord, changelog_key
 from schemas.common import BadMessage, decode, encode, validate
-from schemas.encoding import decode_batch
+from schemas.encoding import MAX_VECTOR_BYTES, decode_batch
 from schemas.fact import Fact, Forget
 from schemas.hits import MemoryHits
-from workers.kafka import KafkaSettings, Producer, dead_letter
+from workers.kafka import KafkaSettings, Producer, dead_letter, partition_for
 from workers.loop import Done, Retry
 
 TOLD = 1_000  # verdicts in one position record
+POSITIONS = 1_024  # logs in one position record: the newest, should a namespace have been fed from more
+_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")  # of a topic or an encoder
 
 
 @dataclass
@@ -68,13 +73,19 @@ def decide_rows(bank: Bank, rows: Iterable[dict[str, Any]], now: Callable[[], da
 
 def check_rows(value: bytes | None) -> list[dict[str, Any]]:
     """The rows of a message on fact-encodings; raises BadMessage where one of them cannot be."""
-    rows: list[dict[str, Any]] = decode_batch(value).to_pylist()
+    batch = decode_batch(value)
+    try:
+        rows: list[dict[str, Any]] = batch.to_pylist()
+    except (OverflowError, ValueError) as error:
+        raise BadMessage("invalid-field", f"a time is out of range: {error}") from None
     for row in rows:
+        if row["kind"] not in ("fact", "forget") or row["partition"] < 0 or row["offset"] < 0:
+            raise BadMessage("invalid-field", "kind, partition or offset is none")
+        if not (_ID.fullmatch(row["topic_id"]) and _ID.fullmatch(row["encoder_id"])):
+            raise BadMessage("invalid-field", "topic_id or encoder_id is none")
         if row["kind"] == "forget":
             validate(Forget, {"forget": row["forget"], "namespace": row["namespace"]})
             continue
-        if row["kind"] != "fact" or row["partition"] < 0 or row["offset"] < 0:
-            raise BadMessage("invalid-field", "kind, partition or offset is none")
         optional = ("category", "source", "fact_id", "min_loss_delta")
         body = {name: row[name] for name in optional if row[name] is not None}
         validate(Fact, body | {"text": row["text"], "namespace": row["namespace"]})
@@ -92,6 +103,8 @@ def check_rows(value: bytes | None) -> list[dict[str, Any]]:
             raise BadMessage("invalid-field", f"priors and surprisals do not fit the text's {words} words")
         if row["vectors"] is None or (len(row["vectors"]) % words if words else row["vectors"]):
             raise BadMessage("invalid-field", f"vectors do not fit the text's {words} words")
+        if len(row["vectors"]) > MAX_VECTOR_BYTES:
+            raise BadMessage("invalid-field", f"vectors of {len(row['vectors'])} bytes")
     return rows
 
 
@@ -107,19 +120,19 @@ def changelog(bank: Bank, decisions: Sequence[Decision]) -> list[tuple[str, byte
         memory = bank.get(namespace, memory_id)
         value = encode(to_record(memory)) if memory else None
         records.append((namespace, changelog_key(namespace, memory_id), value))
-    for namespace in dict.fromkeys(d.namespace for d in decisions):
-        told = [
-            Decided(
-                topic_id=d.cause.topic_id, partition=d.cause.partition, offset=d.cause.offset,
-                outcome=d.outcome, memory_id=d.memory_id, loss_delta=d.loss_delta,  # type: ignore[arg-type]
-            )
-            for d in decisions
-            if d.namespace == namespace and d.cause.topic == "facts" and d.outcome != "evicted"
-        ]  # fmt: skip
-        for i in range(0, max(1, len(told)), TOLD):
-            record = PositionRecord(
-                namespace=namespace, positions=bank.positions(namespace), decided=told[i : i + TOLD]
-            )
+    told: dict[str, list[Decided]] = {d.namespace: [] for d in decisions}
+    for d in decisions:
+        if d.cause.topic == "facts" and d.outcome != "evicted":
+            told[d.namespace].append(
+                Decided(
+                    topic_id=d.cause.topic_id, partition=d.cause.partition, offset=d.cause.offset,
+                    outcome=d.outcome, memory_id=d.memory_id, loss_delta=d.loss_delta,  # type: ignore[arg-type]
+                )
+            )  # fmt: skip
+    for namespace, verdicts in told.items():
+        positions = dict(list(bank.positions(namespace).items())[-POSITIONS:])
+        for i in range(0, max(1, len(verdicts)), TOLD):
+            record = PositionRecord(namespace=namespace, positions=positions, decided=verdicts[i : i + TOLD])
             records.append((namespace, changelog_key(namespace), encode(record)))
     return records
 
@@ -143,24 +156,30 @@ class WriterWorker:
 
     def start(self, consumer: Any, topic_ids: dict[str, str]) -> None:
         self._topic_ids = topic_ids
+        name = self._settings.topic(topics.FACT_ENCODINGS)
+        self._partitions = len(consumer.partitions_for_topic(name) or ())
         self._producer = self._settings.producer()
 
     def assigned(self, partitions: list[Any]) -> None:
         """Folds what is ours, unless it is held and nobody wrote since; then tells the changelog all of it."""
         assert self._producer is not None
+        told = dict(self._held)
+        self._held.clear()  # held again only when the changelog has it
         for number in sorted({p.partition for p in partitions}):
-            held = self._held.get(number)
-            if held and held.sequence == history.last_sequence(self._data, number):
-                continue
-            part = self._held[number] = load(self._data, number, self._bank_settings)
-            bank = part.bank
-            for namespace in bank.namespaces:
-                for memory in bank.memories(namespace):
-                    record = encode(to_record(memory))
-                    self._send(number, changelog_key(namespace, memory.memory_id), record)
-            for _, key, value in changelog(bank, part.last):
-                self._send(number, key, value)
+            part = told.get(number)
+            if part is None or part.sequence != history.last_sequence(self._data, number):
+                part = told[number] = load(self._data, number, self._bank_settings)
+                self._tell(number, part)
         self._producer.flush_or_raise()
+        self._held = told
+
+    def _tell(self, number: int, part: Partition) -> None:
+        """Publishes a partition's whole memory, and what its last file removed."""
+        for namespace in part.bank.namespaces:
+            for memory in part.bank.memories(namespace):
+                self._send(number, changelog_key(namespace, memory.memory_id), encode(to_record(memory)))
+        for _, key, value in changelog(part.bank, part.last):
+            self._send(number, key, value)
 
     def revoked(self, partitions: list[Any]) -> None: ...
     def idle(self) -> None: ...
@@ -190,18 +209,21 @@ class WriterWorker:
             for number, made in batches.items():
                 if made:
                     self._write(number, made)
+            self._producer.flush_or_raise()
         except BaseException:
-            self._held.clear()  # decided, but perhaps not written: the history knows
+            self._held.clear()  # decided, but perhaps not written or not published: the history knows
             raise
-        self._producer.flush_or_raise()
         return Done({"decisions": sum(map(len, batches.values())), "dead_letters": letters})
 
     def _decide(self, bank: Bank, topic: str, record: Any) -> list[Decision]:
         assert self._producer is not None
         try:
             if topic == topics.FACT_ENCODINGS:
-                return decide_rows(bank, check_rows(record.value), self._now)
+                rows = check_rows(record.value)
+                self._check_owner(record.partition, {row["namespace"] for row in rows})
+                return decide_rows(bank, rows, self._now)
             hits = decode(MemoryHits, record.value)
+            self._check_owner(record.partition, {hits.namespace})
             cause = Cause(topics.MEMORY_HITS, self._topic_ids[topic], record.partition, record.offset)
             if bank.is_decided(hits.namespace, cause):
                 return []
@@ -215,6 +237,12 @@ class WriterWorker:
         except BadMessage as error:
             dead_letter(self._producer, record, error.reason, str(error), self.name, self._now())
             return []
+
+    def _check_owner(self, partition: int, namespaces: set[str]) -> None:
+        """A namespace has one partition, hence one bank: elsewhere it would be decided by what is not there."""
+        for namespace in namespaces:
+            if (owner := partition_for(namespace, self._partitions)) != partition:
+                raise BadMessage("wrong-partition", f"the namespace {namespace!r} is of partition {owner}")
 
     def _write(self, number: int, made: list[Decision]) -> None:
         part = self._held[number]
@@ -236,15 +264,16 @@ class WriterWorker:
         for record in records:
             said = {name: (value or b"").decode("utf-8", "replace") for name, value in record.headers}
             try:
-                rows.append(
-                    {
-                        "topic": said["topic"], "partition": int(said["partition"]), "offset": int(said["offset"]),
-                        "reason": said["reason"], "error": said["error"], "worker": said["worker"],
-                        "time": datetime.fromisoformat(said["time"]), "key": record.key, "value": record.value,
-                    }
-                )  # fmt: skip
-            except (KeyError, ValueError):
+                row = {
+                    "topic": said["topic"], "partition": int(said["partition"]), "offset": int(said["offset"]),
+                    "reason": said["reason"], "error": said["error"], "worker": said["worker"],
+                    "time": datetime.fromisoformat(said["time"]).astimezone(UTC),
+                    "key": record.key, "value": record.value,
+                }  # fmt: skip
+            except (KeyError, ValueError, OverflowError):
                 continue  # not one of ours; it stays on the topic
+            if 0 <= row["partition"] < 2**31 and 0 <= row["offset"] < 2**63:
+                rows.append(row)
         if rows:
             topic_id = self._topic_ids[topics.DEAD_LETTERS]
             name = f"{topic_id}-{partition.partition}-{records[0].offset}-{records[-1].offset}"
