@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from pipeline import query
 from schemas import topics
 from workers.cli import app
+from workers.kafka import KafkaSettings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,7 +37,7 @@ def test_python_compiles_and_names_topics_that_exist(mark: str, code: str) -> No
 def test_every_command_and_its_options_exist(line: str) -> None:
     words = shlex.split(line)
     runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
-    path = words[:2] if words[0] == "memories" else words[:1]
+    path = words[:2] if words[0] in ("memories", "model", "schemas") else words[:1]
     result = runner.invoke(app, [*path, "--help"])
     assert result.exit_code == 0, f"there is no command {' '.join(path)}"
     for option in (word for word in words if word.startswith("--")):
@@ -63,5 +64,7 @@ def test_every_environment_variable_of_the_code_has_its_row() -> None:
     code = "".join(
         path.read_text() for folder in ("pipeline", "workers") for path in (ROOT / folder).glob("*.py")
     )
-    used = set(re.findall(r"FACTSTREAM_[A-Z]+(?:_[A-Z]+)*", code))
-    assert used and not {name for name in used if name not in README}
+    settings = KafkaSettings(sasl_mechanism="PLAIN", username="u", password="p", ca_file="f")
+    used = set(re.findall(r"FACTSTREAM_[A-Z]+(?:_[A-Z]+)*", code)) | set(settings.env())
+    told = set(re.findall(r"FACTSTREAM_[A-Z_]+", README.split("## Settings")[1].split("## ")[0]))
+    assert told == used - {"FACTSTREAM_READY_FD"}  # which is between a supervisor and its workers
