@@ -1,0 +1,142 @@
+"""The encoder as a worker: what cannot be taken stops nobody, and a batch ends in time. The model is a stand-in."""
+
+import math
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from kafka import TopicPartition
+
+from pipeline.encoding import Encoder
+from pipeline.encoding_data import Encoding
+from pipeline.words import split
+from schemas import topics
+from schemas.encoding import decode_batch
+from workers import encoder
+from workers.kafka import KafkaSettings, partition_for
+from workers.writer import check_rows
+
+PARTITIONS = 4
+HOME = partition_for("default", PARTITIONS)
+
+
+class Model:
+    encoder_id = "e"
+
+    def fits(self, text: str) -> bool:
+        return "long" not in text
+
+    def encode(self, texts: Sequence[str]) -> list[Encoding]:
+        return [_encoding(text) for text in texts]
+
+
+def _encoding(text: str) -> Encoding:
+    ones = np.ones(len(split(text)), np.float32)
+    loss = math.nan if "odd" in text else 2.0
+    return Encoding(text, "e", loss, 1.0, 1.0, ones, ones, np.zeros((len(ones), 0), np.int8))
+
+
+class Sent:
+    def __init__(self) -> None:
+        self.settings = KafkaSettings()
+        self.records: list[SimpleNamespace] = []
+
+    def send(
+        self,
+        topic: str,
+        value: bytes,
+        key: bytes | None,
+        partition: int,
+        headers: Iterable[tuple[str, bytes]] = (),
+    ) -> None:
+        said = {name: text.decode() for name, text in headers}
+        self.records.append(
+            SimpleNamespace(topic=topic, value=value, key=key, partition=partition, said=said)
+        )
+
+    def flush_or_raise(self) -> None: ...
+
+    def reasons(self) -> dict[bytes, str]:
+        return {r.value: r.said["reason"] for r in self.records if r.topic == topics.DEAD_LETTERS}
+
+    def rows(self) -> list[dict[str, Any]]:
+        sent = [r for r in self.records if r.topic == topics.FACT_ENCODINGS]
+        return [row for r in sent for row in check_rows(r.value)]
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
+    monkeypatch.setattr(Encoder, "load", lambda *_: Model())
+    made = Sent()
+    monkeypatch.setattr(KafkaSettings, "producer", lambda _: made)
+    return made
+
+
+def worker() -> encoder.EncoderWorker:
+    made = encoder.EncoderWorker(KafkaSettings(), "default")
+    consumer = SimpleNamespace(partitions_for_topic=lambda _: set(range(PARTITIONS)))
+    made.start(consumer, {topics.FACTS: "id"})
+    return made
+
+
+def batch(
+    *values: bytes, partition: int = HOME, key: bytes | None = None, at: int = 0
+) -> dict[Any, list[Any]]:
+    records = [
+        SimpleNamespace(topic="facts", partition=partition, offset=i, key=key, value=value, timestamp=at, headers=[])
+        for i, value in enumerate(values)
+    ]  # fmt: skip
+    return {TopicPartition("facts", partition): records}
+
+
+def test_each_bad_fact_is_a_dead_letter_and_its_neighbours_go_on(sent: Sent) -> None:
+    bad = {
+        b"{": "invalid-json",
+        b'{"text": "a long one"}': "too-long",
+        b'{"text": "an odd one"}': "not-measurable",
+        b'{"text": "a", "min_loss_delta": 1e300}': "invalid-field",
+        b'{"text": "a", "min_loss_delta": NaN}': "invalid-json",
+    }
+    done = worker().process(batch(b'{"text": "first"}', *bad, b'{"text": "last"}'))
+    assert sent.reasons() == bad
+    assert [(row["text"], row["offset"]) for row in sent.rows()] == [("first", 0), ("last", 6)]
+    assert done.fields == {"facts": 2, "dead_letters": 5} and done.offsets is None
+
+
+def test_a_timestamp_that_is_no_time_is_a_dead_letter(sent: Sent) -> None:
+    worker().process(batch(b'{"text": "a"}', at=2**62))
+    assert sent.reasons() == {b'{"text": "a"}': "invalid-timestamp"}
+
+
+def test_a_fact_without_a_time_of_its_own_has_that_of_kafka(sent: Sent) -> None:
+    own = b'{"text": "b", "observed_at": "2020-01-01T00:00:00Z"}'
+    worker().process(batch(b'{"text": "a"}', own, at=1_700_000_000_000))
+    kafka, said = datetime.fromtimestamp(1_700_000_000, UTC), datetime(2020, 1, 1, tzinfo=UTC)
+    assert [(r["observed_at"], r["published_at"]) for r in sent.rows()] == [(kafka, kafka), (said, kafka)]
+
+
+def test_messages_go_to_the_partition_of_their_namespace_in_order(sent: Sent) -> None:
+    facts = [b'{"text": "fact %d", "namespace": "%s"}' % (i, (b"a", b"b")[i % 2]) for i in range(200)]
+    forget = b'{"forget": "%s", "namespace": "a"}' % (b"0" * 32)
+    worker().process(batch(*facts, forget, partition=1))
+    for record in sent.records:
+        rows = decode_batch(record.value)
+        assert {row["namespace"] for row in rows.to_pylist()} == {record.key.decode()}
+        assert record.partition == partition_for(record.key.decode(), PARTITIONS)
+        assert rows.num_rows <= encoder.ROWS
+    for namespace, count in (("a", 101), ("b", 100)):
+        offsets = [row["offset"] for row in sent.rows() if row["namespace"] == namespace]
+        assert len(offsets) == count and offsets == sorted(offsets)
+
+
+def test_a_long_batch_ends_early_and_says_where_to_go_on(sent: Sent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoder, "BATCH_S", 0.0)
+    monkeypatch.setattr(encoder, "PIECE_BYTES", 30)
+    values = [b'{"text": "%d"}' % i for i in range(8)]  # 13 bytes each, so three a piece
+    waiting = batch(*values[:4], partition=0, at=2) | batch(*values[4:], partition=1, at=1)
+    done = worker().process(waiting)
+    assert done.offsets == {TopicPartition("facts", 1): 3}  # of the partition whose facts wait longest
+    assert [row["text"] for row in sent.rows()] == ["4", "5", "6"]

@@ -1,0 +1,355 @@
+"""The writer: each fact decided once whatever is delivered again, and a changelog that never lacks what was decided."""
+
+import math
+import threading
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from conftest import wait_until
+from kafka import OffsetAndMetadata, TopicPartition
+from kafka.errors import KafkaTimeoutError
+
+from pipeline import history
+from pipeline.bank import Cause, Decision
+from pipeline.words import split
+from schemas import topics
+from schemas.changelog import MemoryRecord, PositionRecord
+from schemas.common import decode
+from schemas.encoding import FACT_ENCODINGS, encode_batch
+from workers import loop
+from workers.kafka import KafkaSettings, partition_for
+from workers.loop import Retry
+from workers.topics import ensure_topics
+from workers.writer import POSITIONS, WriterWorker, changelog, load
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+TEXTS = [
+    "Torben Betts was from Munich.",
+    "The Harlow lamp is made of walnut.",
+    "Torben Betts was from Perth.",
+    "The Harlow lamp is made of walnut.",
+]
+OUTCOMES = ["learned", "learned", "superseded", "reinforced"]
+IDS = {topic.name: f"id-{topic.name}" for topic in topics.TOPICS}
+PARTITIONS = 4
+HOME = partition_for("default", PARTITIONS)
+
+
+class Sent:
+    """A producer that keeps what it was sent once it was flushed; `failures` flushes fail first."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self.settings = settings
+        self.records: list[SimpleNamespace] = []
+        self.failures = 0
+        self._waiting: list[SimpleNamespace] = []
+
+    def send(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None = None,
+        partition: int | None = None,
+        headers: Iterable[tuple[str, bytes]] = (),
+    ) -> None:
+        record = SimpleNamespace(topic=topic, value=value, key=key, partition=partition, headers=headers)
+        self._waiting.append(record)
+
+    def flush_or_raise(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        if self.failures:
+            self.failures -= 1
+            raise KafkaTimeoutError("nobody acknowledged")
+        self.records += waiting
+
+    def close(self) -> None: ...
+
+    def on(self, topic: str) -> list[SimpleNamespace]:
+        return [record for record in self.records if record.topic == topic]
+
+    def compacted(self) -> dict[bytes, bytes]:
+        last = {record.key: record.value for record in self.on(topics.MEMORY_CHANGELOG)}
+        return {key: value for key, value in last.items() if value is not None}
+
+
+class Local(KafkaSettings):
+    def producer(self) -> Any:
+        return Sent(self)
+
+
+def writer(data: Path) -> tuple[WriterWorker, Sent]:
+    made = WriterWorker(Local(), data, now=lambda: NOW)
+    made.start(SimpleNamespace(partitions_for_topic=lambda _: set(range(PARTITIONS))), IDS)
+    take(made)
+    sent = made._producer
+    assert isinstance(sent, Sent)
+    return made, sent
+
+
+def take(made: WriterWorker) -> None:
+    made.assigned([TopicPartition(topic, HOME) for topic in made.topics])
+
+
+def row(offset: int, text: str, **more: Any) -> dict[str, Any]:
+    words = len(split(text))
+    at = NOW + timedelta(hours=offset)
+    return {
+        "kind": "fact", "topic_id": IDS[topics.FACTS], "partition": HOME, "offset": offset, "namespace": "default",
+        "text": text, "observed_at": at, "published_at": at, "encoder_id": "e", "base_loss": 4.5,
+        "recall_loss": 0.5, "loss_delta": 4.0, "priors": [2.0 if w.form in ("was", "is", "of", "the") else 12.0
+        for w in split(text)], "surprisals": [3.0] * words, "vectors": b"",
+    } | more  # fmt: skip
+
+
+def message(*rows: dict[str, Any]) -> bytes:
+    return encode_batch(pa.RecordBatch.from_pylist(list(rows), schema=FACT_ENCODINGS))
+
+
+def batch(
+    *values: bytes, topic: str = topics.FACT_ENCODINGS, partition: int = HOME, start: int = 0
+) -> dict[TopicPartition, list[Any]]:
+    records = [
+        SimpleNamespace(topic=topic, partition=partition, offset=i, key=b"default", value=value, headers=[])
+        for i, value in enumerate(values, start)
+    ]
+    return {TopicPartition(topic, partition): records}
+
+
+def facts() -> dict[TopicPartition, list[Any]]:
+    return batch(*(message(row(i, text)) for i, text in enumerate(TEXTS)))
+
+
+def decided(data: Path) -> list[Decision]:
+    return [decision for _, rows in history.read(data, HOME) for decision in rows]
+
+
+def agree(sent: Sent, data: Path) -> None:
+    """The compacted changelog holds the memories of the history, and those only."""
+    bank = load(data, HOME, WriterWorker(Local(), data)._bank_settings).bank
+    told = {key: value for key, value in sent.compacted().items() if not key.endswith(b"/")}
+    assert {decode(MemoryRecord, value, 2**23).memory_id for value in told.values()} == {
+        memory.memory_id for memory in bank.memories("default")
+    }
+    position = decode(PositionRecord, sent.compacted()[b"default/"])
+    assert position.positions == bank.positions("default")
+
+
+def test_a_batch_becomes_one_file_and_the_changelog_tells_it(tmp_path: Path) -> None:
+    made, sent = writer(tmp_path)
+    made.process(facts())
+    assert [d.outcome for d in decided(tmp_path)] == OUTCOMES
+    assert history.last_sequence(tmp_path, HOME) == 0
+    agree(sent, tmp_path)
+    told = decode(PositionRecord, sent.compacted()[b"default/"])
+    assert [(d.offset, d.outcome) for d in told.decided] == list(enumerate(OUTCOMES))
+    assert {record.partition for record in sent.on(topics.MEMORY_CHANGELOG)} == {HOME}
+
+
+def test_what_is_delivered_again_is_not_decided_again(tmp_path: Path) -> None:
+    made, _ = writer(tmp_path)
+    made.process(facts())
+    digest = load(tmp_path, HOME, made._bank_settings).bank.digest()
+    made.process(facts())  # by the same writer
+    other, _ = writer(tmp_path)
+    other.process(facts())  # and by one that starts anew
+    twice = message(row(3, TEXTS[3]), row(4, "Ines Okafor keeps the rota."), row(4, "Not this one."))
+    other.process(batch(twice, start=4))
+    assert [d.cause.offset for d in decided(tmp_path)] == [0, 1, 2, 3, 4]
+    held = other._held[HOME].bank
+    assert held.digest() == load(tmp_path, HOME, made._bank_settings).bank.digest() != digest
+
+
+def test_a_crash_before_the_changelog_is_mended_by_the_next_writer(tmp_path: Path) -> None:
+    made, sent = writer(tmp_path)
+    made.process(batch(message(row(0, TEXTS[0]))))
+    before = sent.compacted()
+    sent.failures = 1
+    with pytest.raises(KafkaTimeoutError):
+        made.process(batch(message(row(1, TEXTS[2])), start=1))
+    assert [d.outcome for d in decided(tmp_path)] == ["learned", "superseded"]  # it is in the history
+    assert sent.compacted() == before  # and nobody was told
+    _, mended = writer(tmp_path)
+    mended.records = sent.records + mended.records  # one topic
+    agree(mended, tmp_path)
+
+
+def test_a_failed_flush_is_made_good_by_the_same_writer(tmp_path: Path) -> None:
+    made, sent = writer(tmp_path)
+    sent.failures = 2
+    with pytest.raises(KafkaTimeoutError):
+        made.process(facts())
+    with pytest.raises(KafkaTimeoutError):
+        take(made)  # as the loop does after a failure, and it fails again
+    take(made)
+    made.process(facts())
+    assert [d.outcome for d in decided(tmp_path)] == OUTCOMES
+    agree(sent, tmp_path)
+
+
+def test_of_two_writers_the_later_one_folds_what_the_other_wrote(tmp_path: Path) -> None:
+    late, sent = writer(tmp_path)
+    other, told = writer(tmp_path)
+    other.process(batch(message(row(0, TEXTS[0]))))
+    with pytest.raises(Retry):
+        late.process(facts())
+    take(late)
+    late.process(facts())
+    assert [d.outcome for d in decided(tmp_path)] == OUTCOMES
+    assert [d.cause.offset for d in decided(tmp_path)] == [0, 1, 2, 3]
+    sent.records = told.records + sent.records
+    agree(sent, tmp_path)
+
+
+def test_a_partition_that_comes_back_unchanged_is_not_folded_again(tmp_path: Path) -> None:
+    made, sent = writer(tmp_path)
+    made.process(facts())
+    count, held = len(sent.records), made._held[HOME]
+    take(made)
+    assert made._held[HOME] is held and len(sent.records) == count
+
+
+FORGED: dict[str, Callable[[], bytes]] = {
+    "not arrow": lambda: b"ARROW1 or so",
+    "a loss that is no number": lambda: message(row(0, TEXTS[0], base_loss=math.nan)),
+    "an infinite surprisal": lambda: message(row(0, TEXTS[0], surprisals=[math.inf] * 5)),
+    "fewer priors than words": lambda: message(row(0, TEXTS[0], priors=[1.0])),
+    "no priors": lambda: message(row(0, TEXTS[0], priors=None)),
+    "vectors that do not fit": lambda: message(row(0, TEXTS[0], vectors=b"123")),
+    "vectors too large to publish": lambda: message(row(0, TEXTS[0], vectors=bytes(5 * 2**20))),
+    "a blank text": lambda: message(row(0, " ")),
+    "no text": lambda: message(row(0, TEXTS[0]) | {"text": None}),
+    "an infinite threshold": lambda: message(row(0, TEXTS[0], min_loss_delta=math.inf)),
+    "an unknown kind": lambda: message(row(0, TEXTS[0], kind="order")),
+    "a negative offset": lambda: message(row(-1, TEXTS[0])),
+    "a forget with a negative offset": lambda: message(row(-1, "", kind="forget", forget="a" * 32)),
+    "a forget of nothing": lambda: message(row(0, "", kind="forget")),
+    "a topic id nobody has": lambda: message(row(0, TEXTS[0], topic_id="x" * 10_000)),
+    "no encoder": lambda: message(row(0, TEXTS[0], encoder_id="")),
+    "no namespace": lambda: message(row(0, TEXTS[0], namespace="No Such")),
+    "a namespace of another partition": lambda: message(row(0, TEXTS[0], namespace="elsewhere")),
+    "one bad row among good ones": lambda: message(row(0, TEXTS[0]), row(1, TEXTS[1], priors=[])),
+    "a time beyond the calendar": lambda: message_at(2**62),
+}
+
+
+def message_at(microseconds: int) -> bytes:
+    at = pa.array([microseconds], pa.timestamp("us", tz="UTC"))
+    table = pa.RecordBatch.from_pylist([row(0, TEXTS[0])], schema=FACT_ENCODINGS)
+    columns = [at if name == "observed_at" else table.column(name) for name in FACT_ENCODINGS.names]
+    return encode_batch(pa.RecordBatch.from_arrays(columns, schema=FACT_ENCODINGS))
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_a_forged_message_is_a_dead_letter_and_the_writer_goes_on(name: str, tmp_path: Path) -> None:
+    assert partition_for("elsewhere", PARTITIONS) != HOME
+    made, sent = writer(tmp_path)
+    value = FORGED[name]()
+    made.process(batch(value, message(row(9, TEXTS[0]))))
+    [letter] = sent.on(topics.DEAD_LETTERS)
+    assert letter.value == value and letter.key == b"default" and dict(letter.headers)["reason"]
+    assert [(d.cause.offset, d.outcome) for d in decided(tmp_path)] == [(9, "learned")]
+    agree(sent, tmp_path)
+
+
+def test_uses_are_counted_once_and_only_where_the_namespace_lives(tmp_path: Path) -> None:
+    made, sent = writer(tmp_path)
+    made.process(facts())
+    [used, *_] = [d.memory_id for d in decided(tmp_path) if d.outcome == "superseded"]
+    body = '{"namespace":"%s","request_id":"r","answered_at":"2026-01-02T00:00:00Z","hits":[{"memory_id":"%s","gate":0.5}]}'
+    hits = batch((body % ("default", used)).encode(), topic=topics.MEMORY_HITS)
+    made.process(hits)
+    made.process(hits)
+    made.process(batch((body % ("elsewhere", used)).encode(), topic=topics.MEMORY_HITS, start=1))
+    memory = made._held[HOME].bank.get("default", used or "")
+    assert memory is not None and memory.uses == 1
+    [letter] = sent.on(topics.DEAD_LETTERS)
+    assert dict(letter.headers)["reason"] == b"wrong-partition"
+    agree(sent, tmp_path)
+
+
+def test_a_forget_removes_the_memory_and_leaves_a_tombstone(tmp_path: Path) -> None:
+    made, sent = writer(tmp_path)
+    made.process(facts())
+    [memory, *_] = made._held[HOME].bank.memories("default")
+    made.process(batch(message(row(4, "", kind="forget", forget=memory.memory_id)), start=4))
+    assert decided(tmp_path)[-1].outcome == "forgotten"
+    assert f"default/{memory.memory_id}".encode() not in sent.compacted()
+    agree(sent, tmp_path)
+
+
+def test_dead_letters_are_kept_but_for_those_that_are_none(tmp_path: Path) -> None:
+    made, _ = writer(tmp_path)
+    said = {
+        "topic": "facts", "partition": "1", "offset": "7", "reason": "invalid-json", "error": "not JSON",
+        "worker": "encoder", "time": NOW.isoformat(),
+    }  # fmt: skip
+    letters = batch(b"{", b"?", b"!", topic=topics.DEAD_LETTERS)
+    [records] = letters.values()
+    for record, more in zip(records, ({}, {"partition": "99999999999"}, {"time": "soon"}), strict=True):
+        record.headers = [(name, value.encode()) for name, value in (said | more).items()]
+    made.process(letters)
+    made.process(letters)
+    [file] = (tmp_path / "dead_letters").glob("*.parquet")
+    [kept] = pa.parquet.read_table(file).to_pylist()
+    assert kept["value"] == b"{" and kept["reason"] == "invalid-json" and kept["offset"] == 7
+
+
+def test_a_namespace_fed_by_ever_new_brokers_can_still_be_published(tmp_path: Path) -> None:
+    made, _ = writer(tmp_path)
+    made.process(facts())
+    bank, [last, *_] = made._held[HOME].bank, decided(tmp_path)
+    for life in range(POSITIONS + 8):
+        cause = Cause("facts", f"life-{life}", HOME, 0)
+        bank.apply(Decision("default", "skipped", cause, NOW))
+    *_, (_, _, value) = changelog(bank, [last])
+    told = decode(PositionRecord, value)
+    assert len(told.positions) == POSITIONS and f"life-{POSITIONS + 7}/{HOME}" in told.positions
+
+
+def test_rewound_offsets_on_a_broker_decide_nothing_twice(settings: KafkaSettings, tmp_path: Path) -> None:
+    """Two runs of the worker on a broker, the second from the beginning of every topic."""
+    ensure_topics(settings)
+    producer = settings.producer()
+    home = partition_for("default", settings.partitions)
+
+    def send(offset: int, text: str) -> None:
+        value = message(row(offset, text, partition=home))
+        producer.send(topics.FACT_ENCODINGS, value, b"default", home)
+        producer.flush_or_raise()
+
+    def run_until(true: Callable[[], object]) -> None:
+        stop = threading.Event()
+        made = WriterWorker(settings, tmp_path, now=lambda: NOW)
+        thread = threading.Thread(
+            target=loop.run, args=(made, settings, tmp_path, stop), kwargs={"poll_ms": 50}
+        )
+        thread.start()
+        try:
+            wait_until(true)
+        finally:
+            stop.set()
+            thread.join(20)
+        assert not thread.is_alive()
+
+    def count() -> int:
+        return sum(len(rows) for _, rows in history.read(tmp_path, home))
+
+    for offset, text in enumerate(TEXTS):
+        send(offset, text)
+    run_until(lambda: count() == len(TEXTS))
+    group = settings.consumer(settings.group("writer"))
+    place = TopicPartition(settings.topic(topics.FACT_ENCODINGS), home)
+    group.assign([place])
+    group.commit({place: OffsetAndMetadata(0, "", -1)})
+    group.close()
+    send(len(TEXTS), "Ines Okafor keeps the rota.")
+    run_until(lambda: count() == len(TEXTS) + 1)
+    rows = [d for _, made in history.read(tmp_path, home) for d in made]
+    assert [d.outcome for d in rows] == [*OUTCOMES, "learned"]
+    assert [d.cause.offset for d in rows] == list(range(len(TEXTS) + 1))
+    producer.close()
