@@ -65,9 +65,12 @@ def decode_batch(value: bytes | None) -> pa.RecordBatch:
                 raise BadMessage("invalid-arrow", "more than one record batch in the message")
         # An IPC message may declare offsets that point outside of its buffers.
         batch.validate(full=True)
+        # A time may lie outside of the years that Python knows.
+        for name in ("observed_at", "published_at"):
+            batch.column(name).to_pylist()
     except BadMessage:
         raise
-    except (pa.ArrowException, StopIteration, ValueError, OSError, MemoryError) as error:
+    except (pa.ArrowException, StopIteration, ValueError, OverflowError, OSError, MemoryError) as error:
         raise BadMessage("invalid-arrow", f"not an Arrow IPC stream of one batch: {error}"[:300]) from None
     if not 1 <= batch.num_rows <= MAX_ROWS:
         raise BadMessage("invalid-arrow", f"{batch.num_rows} rows; a message has 1 to {MAX_ROWS}")
