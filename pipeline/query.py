@@ -111,7 +111,12 @@ def connect(data: Path) -> duckdb.DuckDBPyConnection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SET python_enable_replacements = false")  # a table is no Python variable
         folders = [history.HISTORY_FOLDER, history.GENERATIONS_FOLDER, history.DEAD_LETTERS_FOLDER]
-        allowed = ", ".join(_quoted(f"{data / folder}/") for folder in folders)
+        # DuckDB compares a pattern as it is written with these, and what it finds as well.
+        allowed = ", ".join(
+            _quoted(f"{form}/{folder}/")
+            for folder in folders
+            for form in dict.fromkeys((str(data), _literal(data)))
+        )
         connection.execute(f"SET allowed_directories = [{allowed}]")
         connection.execute("SET enable_external_access = false")
         for view, name, pattern, schema in (
@@ -180,9 +185,8 @@ def run(data: Path, sql: str, timeout_s: float = TIMEOUT_S) -> pa.Table:
 def _source(connection: duckdb.DuckDBPyConnection, folder: Path, pattern: str, schema: pa.Schema) -> str:
     """A SELECT of the folder's files, or of no rows with the same columns while there are none."""
     if any(folder.glob(pattern)):
-        escaped = "".join(f"[{char}]" if char in "*?[" else char for char in str(folder))
         return (
-            f"SELECT * FROM read_parquet({_quoted(f'{escaped}/{pattern}')}, hive_partitioning = false, "
+            f"SELECT * FROM read_parquet({_quoted(f'{_literal(folder)}/{pattern}')}, hive_partitioning = false, "
             "union_by_name = true, filename = true, file_row_number = true)"
         )
     empty = f"no_{folder.name}"
@@ -190,6 +194,11 @@ def _source(connection: duckdb.DuckDBPyConnection, folder: Path, pattern: str, s
     connection.execute(f"CREATE TABLE {empty} AS FROM no_rows")
     connection.unregister("no_rows")
     return f"SELECT *, '' AS filename, 0::BIGINT AS file_row_number FROM {empty}"
+
+
+def _literal(folder: Path) -> str:
+    """The path as a glob pattern that means this folder and no other."""
+    return "".join(f"[{char}]" if char in "*?[" else char for char in str(folder))
 
 
 def _quoted(text: str) -> str:
