@@ -3,6 +3,7 @@
 import csv
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -111,8 +112,9 @@ def worker(
         else:
             from workers.generator import BATCH, GeneratorWorker
 
-            made = GeneratorWorker(settings, data, model, device)
-            raise typer.Exit(run(made, settings, data, poll_ms=100, max_records=BATCH))
+            stop = threading.Event()
+            made = GeneratorWorker(settings, data, model, device, stop)
+            raise typer.Exit(run(made, settings, data, stop, poll_ms=100, max_records=BATCH))
         raise typer.Exit(run(made, settings, data))
 
 
@@ -126,10 +128,12 @@ def up(
     as_json: Json = False,
 ) -> None:
     """Run the whole stack: an embedded broker (unless --bootstrap is given) and one of each worker."""
+    from workers import log
     from workers.kafka import KafkaSettings
     from workers.stack import up as run_stack
     from workers.stack import worker_commands
 
+    log.setup("up")
     with _clear_errors():
         embedded = not (bootstrap or os.environ.get("FACTSTREAM_BOOTSTRAP"))
         where = f"127.0.0.1:{port}" if embedded else bootstrap
@@ -163,21 +167,24 @@ def publish(
     refused: list[str] = []
 
     def facts() -> Iterator[tuple[str, Fact | Forget]]:
-        with sys.stdin.buffer if file == "-" else Path(file).open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if limit is not None and number > limit:
-                    return
-                if not line.strip():
-                    continue
-                try:
-                    fact, more = _fact_of(line, {k: v for k, v in given.items() if v is not None})
-                except BadMessage as error:
-                    refused.append(f"line {number}: {error}")
-                    continue
-                left_out.update(dict.fromkeys(more))
-                yield fact.namespace or DEFAULT_NAMESPACE, fact
+        for number, line in enumerate(lines, 1):
+            if limit is not None and number > limit:
+                return
+            if not line.strip():
+                continue
+            try:
+                fact, more = _fact_of(line, {k: v for k, v in given.items() if v is not None})
+            except BadMessage as error:
+                refused.append(f"line {number}: {error}")
+                continue
+            left_out.update(dict.fromkeys(more))
+            yield fact.namespace or DEFAULT_NAMESPACE, fact
 
-    with _clear_errors(), Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
+    with (
+        _clear_errors(),
+        sys.stdin.buffer if file == "-" else Path(file).open("rb") as lines,
+        Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar,
+    ):
         settings = KafkaSettings.from_env(bootstrap=bootstrap, topic_prefix=topic_prefix)
         task = bar.add_task("publishing", total=None)
         done = client.publish(
@@ -199,6 +206,9 @@ def publish(
             errors.print(line, style="red", markup=False, highlight=False)
     if refused:
         errors.print(f"{len(refused)} lines are no facts and were not sent", style="red")
+    if lost := done.outcomes["dead-lettered"]:
+        errors.print(f"{lost} facts are in the dead letters: see their reasons there", style="red")
+    if refused or lost:
         raise typer.Exit(1)
 
 
@@ -249,6 +259,8 @@ def ask(
                     print(answer.delta, end="", flush=True)
                 elif as_json:
                     print(answer.model_dump_json(exclude_none=True))
+                    if answer.error:
+                        raise typer.Exit(1)
                 elif answer.error:
                     raise client.ClientError(f"{answer.error.reason}: {answer.error.message}")
                 else:
@@ -365,31 +377,28 @@ def schemas_export(folder: Path) -> None:
 
 @app.command()
 def doctor(
-    bootstrap: Bootstrap = None, topic_prefix: Prefix = None, data: Data = DATA, as_json: Json = False
+    bootstrap: Bootstrap = None,
+    topic_prefix: Prefix = None,
+    data: Data = DATA,
+    model: Model = "default",
+    as_json: Json = False,
 ) -> None:
-    """What is installed, which broker answers, what the data folder holds; exit code 1 when something is wrong."""
-    from importlib.metadata import version
+    """What is installed, which model, which broker; exit code 1 when something is wrong."""
+    from workers.doctor import examine
+    from workers.kafka import KafkaSettings
 
-    from pipeline import history
-    from workers.kafka import KafkaSettings, KafkaUnavailable
-    from workers.topics import ensure_topics
-
-    names = ("factstream", "torch", "transformers", "kafka-python", "duckdb", "pyarrow")
-    report: dict[str, Any] = {name: version(name) for name in names}
-    report["data"] = f"{data}: {len(history.partitions(data))} partitions with a history"
-    wrong = []
-    try:
+    with _clear_errors():
         settings = KafkaSettings.from_env(bootstrap=bootstrap, topic_prefix=topic_prefix)
-        report["broker"] = f"{settings.bootstrap}: {len(ensure_topics(settings))} topics"
-    except (KafkaUnavailable, ValueError) as error:
-        wrong.append(str(error))
-    report["wrong"] = wrong
+        report = examine(settings, data, model)
     if as_json:
         print(orjson.dumps(report).decode())
     else:
         for name, value in report.items():
-            console.print(f"{name:14} {value if value else 'nothing'}", markup=False, highlight=False)
-    if wrong:
+            if name != "wrong":
+                console.print(f"{name:14} {value}", markup=False, highlight=False)
+        for line in report["wrong"]:
+            errors.print(f"wrong: {line}", style="red", markup=False, highlight=False)
+    if report["wrong"]:
         raise typer.Exit(1)
 
 

@@ -5,6 +5,7 @@ requests with the other generators of its group. At least once: responses, hits 
 before the requests' offsets are committed; a client keeps the first response of a request_id.
 """
 
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kafka import TopicPartition
+from kafka.errors import KafkaError
 
 from pipeline import history
 from pipeline.memory_lm import Generation, Job, MemoryLM
@@ -28,7 +30,7 @@ from workers.kafka import KafkaSettings, Producer, caught_up, dead_letter, parti
 from workers.loop import Done
 
 BATCH = 16
-WAIT_S = 5.0  # for a memory that has what a request's `after` names
+WAIT_S = 5.0  # for a memory that has what the requests' `after` name; a batch waits once, not each request
 
 
 @dataclass
@@ -38,6 +40,7 @@ class Pending:
     request: GenerationRequest
     deltas: int = 0
     gone: bool = False  # its deadline passed while it was answered
+    left: bool = False  # unanswered when the worker was told to stop: its offset is not committed
 
 
 @dataclass
@@ -95,8 +98,11 @@ class GeneratorWorker:
     name = "generator"
     topics: Sequence[str] = (topics.GENERATION_REQUESTS,)
 
-    def __init__(self, settings: KafkaSettings, data: Path, model: str, device: str = "auto") -> None:
-        self._settings, self._data = settings, data
+    def __init__(
+        self, settings: KafkaSettings, data: Path, model: str, device: str, stop: threading.Event
+    ) -> None:
+        """`stop` ends an answer in the making, so that a long one does not keep the worker from stopping."""
+        self._settings, self._data, self._stop = settings, data, stop
         self._lm = MemoryLM.load(model, device)
         self._producer: Producer | None = None
         self._table: Table | None = None
@@ -134,20 +140,23 @@ class GeneratorWorker:
     def process(self, records: dict[Any, list[Any]]) -> Done:
         assert self._producer is not None and self._table is not None
         flat = [record for partition in records.values() for record in partition][:BATCH]
-        offsets: dict[Any, int] = {}
-        for record in flat:
-            offsets[TopicPartition(record.topic, record.partition)] = record.offset + 1
         self._table.catch_up(1.0)
         begun = time.time()
         pending = [p for record in flat if (p := self._accept(record))]
-        ready = [p for p in pending if self._in_time(p)]
+        ready = [p for p in pending if self._in_time(p, begun + WAIT_S)]
         rows = self._answer(ready, begun) if ready else []
         if rows:
             first, last = flat[0], flat[-1]
             name = f"{self._topic_id}-{first.partition}-{first.offset}-{last.partition}-{last.offset}"
             history.append_generations(self._data, rows, name)
         self._producer.flush_or_raise()
-        return Done({"requests": len(flat), "answered": len(rows), "memories": self._lm.count()}, offsets)
+        left = {(p.record.partition, p.record.offset) for p in ready if p.left}
+        fields: dict[str, object] = {
+            "requests": len(flat),
+            "answered": len(rows),
+            "memories": self._lm.count(),
+        }
+        return Done(fields, _next_offsets(flat, left))
 
     def _accept(self, record: Any) -> Pending | None:
         assert self._producer is not None
@@ -160,13 +169,13 @@ class GeneratorWorker:
                 self._fail(request_id, error.reason, str(error))
             return None
 
-    def _in_time(self, pending: Pending) -> bool:
-        """Waits for the memory that the request names, within its deadline."""
+    def _in_time(self, pending: Pending, end: float) -> bool:
+        """Waits for the memory that the request names, within its deadline and until `end` (epoch seconds)."""
         assert self._table is not None
-        request, end = pending.request, time.time() + WAIT_S
+        request = pending.request
         if request.deadline:
             end = min(end, request.deadline.timestamp())
-        while not self._table.has(request) and time.time() < end:
+        while not self._table.has(request) and time.time() < end and not self._stop.is_set():
             self._table.catch_up(0.2)
         if request.deadline and time.time() > request.deadline.timestamp():
             self._fail(pending.request_id, "deadline", "the deadline passed before the answer was begun")
@@ -181,6 +190,9 @@ class GeneratorWorker:
     def _answer(self, pending: Sequence[Pending], begun: float) -> list[dict[str, Any]]:
         def on_token(index: int, piece: str) -> bool:
             p = pending[index]
+            if self._stop.is_set():
+                p.left = True
+                return False
             deadline = p.request.deadline
             if deadline and time.time() > deadline.timestamp():
                 p.gone = True
@@ -193,14 +205,21 @@ class GeneratorWorker:
 
         try:
             made = self._lm.answer([_job(p.request) for p in pending], on_token)
-        except (RuntimeError, ValueError, IndexError) as error:
-            log.line("batch failed", error=str(error)[:200])
+        except KafkaError:
+            raise  # of a delta: the loop takes the batch again
+        except Exception as error:  # a chat template may raise anything; one request must not fail the others
             for p in pending:
-                self._fail(p.request_id, "failed", str(error)[:300])
+                p.deltas = 0  # a client takes each index once
+            if len(pending) > 1:
+                return [row for p in pending for row in self._answer([p], begun)]
+            log.line("request failed", error=str(error)[:200])
+            self._fail(pending[0].request_id, "failed", str(error)[:300])
             return []
         took = (time.time() - begun) * 1000
         rows = []
         for p, generation in zip(pending, made, strict=True):
+            if p.left:
+                continue
             if p.gone:
                 self._fail(p.request_id, "deadline", "the deadline passed while the answer was made")
                 continue
@@ -250,6 +269,19 @@ class GeneratorWorker:
     def _respond(self, request_id: str, value: bytes) -> None:
         assert self._producer is not None
         self._producer.send(topics.GENERATION_RESPONSES, value, request_id.encode())
+
+
+def _next_offsets(records: Sequence[Any], left: set[tuple[int, int]]) -> dict[Any, int]:
+    """What to commit of each partition: up to its first (partition, offset) in `left`."""
+    offsets: dict[Any, int] = {}
+    ended = set()
+    for record in records:
+        where = TopicPartition(record.topic, record.partition)
+        if (record.partition, record.offset) in left:
+            ended.add(where)
+        if where not in ended:
+            offsets[where] = record.offset + 1
+    return offsets
 
 
 def _job(r: GenerationRequest) -> Job:

@@ -1,0 +1,155 @@
+"""The command line without a broker: what a line of a file becomes, what is refused in one line, what works offline."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from typer.testing import CliRunner
+
+from pipeline import history
+from pipeline.bank import Bank, Cause, NewFact
+from pipeline.encoding_data import Encoding
+from pipeline.words import split
+from schemas.common import BadMessage
+from schemas.response import GenerationResponse, ResponseDelta, ResponseError
+from workers import cli, client
+from workers.cli import app
+from workers.kafka import KafkaSettings
+
+RUNNER = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
+NOWHERE = ("--bootstrap", "127.0.0.1:1")  # a port at which nothing listens
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker that is away is given up at once."""
+    from_env = KafkaSettings.from_env
+    monkeypatch.setattr(KafkaSettings, "from_env", lambda **given: from_env(connect_timeout_s=0.2, **given))
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The facts that `publish` hands to the client."""
+    found: list[dict[str, Any]] = []
+
+    def publish(settings: KafkaSettings, facts: Any, *_: Any, **__: Any) -> client.Published:
+        for namespace, fact in facts:
+            found.append({"key": namespace} | fact.model_dump(exclude_none=True))
+        done = client.Published(sent=len(found))
+        done.outcomes.update("dead-lettered" for fact in found if "dead" in fact["text"])
+        return done
+
+    monkeypatch.setattr(client, "publish", publish)
+    return found
+
+
+def test_publish_sends_what_a_fact_has_and_names_the_rest(
+    tmp_path: Path, published: list[dict[str, Any]]
+) -> None:
+    lines = [{"text": "A lamp.", "namespace": "shop", "price": 3}, {"text": "A desk.", "source": None}]
+    file = tmp_path / "facts.jsonl"
+    file.write_bytes(b"\n".join(orjson.dumps(line) for line in lines) + b"\n\nplain text\n")
+    result = RUNNER.invoke(app, ["publish", str(file), "--namespace", "other", "--category", "c", "--json"])
+    assert result.exit_code == 0, result.output
+    assert [(f["key"], f["text"], f["category"]) for f in published] == [
+        ("shop", "A lamp.", "c"), ("other", "A desk.", "c"), ("other", "plain text", "c"),
+    ]  # fmt: skip
+    assert json.loads(result.stdout)["left_out"] == ["price"]
+
+
+def test_publish_reports_lines_that_are_no_facts_and_sends_the_others(
+    published: list[dict[str, Any]],
+) -> None:
+    result = RUNNER.invoke(app, ["publish", "-"], input=b'good\n{"text": \n\xff\n{"text": "  "}\nalso good\n')
+    assert result.exit_code == 1
+    assert [fact["text"] for fact in published] == ["good", "also good"]
+    assert [line.split(":")[0] for line in result.stderr.splitlines() if line.startswith("line")] == [
+        "line 2", "line 3", "line 4",
+    ]  # fmt: skip
+
+
+def test_publish_fails_when_a_fact_became_a_dead_letter(published: list[dict[str, Any]]) -> None:
+    result = RUNNER.invoke(app, ["publish", "-", "--wait"], input=b"dead\n")
+    assert result.exit_code == 1 and "1 facts are in the dead letters" in result.stderr
+
+
+def test_a_json_line_that_has_no_text_is_refused() -> None:
+    with pytest.raises(BadMessage):
+        cli._fact_of(b'{"colour": "red"}', {})
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        (["publish", "no-such-file"], "no-such-file"),
+        (["query", "drop table history"], "error"),
+        (["query", "select * from nothing"], "nothing"),
+        (["memories", "show", "not'an id"], "forget"),
+        (["ask", "Hello", *NOWHERE], "127.0.0.1:1"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_exit_code_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], told: str
+) -> None:
+    monkeypatch.setenv("FACTSTREAM_DATA", str(tmp_path))
+    result = RUNNER.invoke(app, arguments)
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    assert result.stderr.startswith("error: ") and told in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["worker", "cook"], ["ask"], ["ask", "a", "--max-new-tokens", "0"], ["publish", "-", "--limit", "0"]]
+)  # fmt: skip
+def test_wrong_arguments_are_refused_before_anything_happens(arguments: list[str]) -> None:
+    assert RUNNER.invoke(app, arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("option", [[], ["--json"]])
+def test_ask_fails_when_the_answer_is_an_error(monkeypatch: pytest.MonkeyPatch, option: list[str]) -> None:
+    error = ResponseError(reason="behind", message="not yet")
+    answer = GenerationResponse(request_id="r", finish_reason="error", error=error)
+    monkeypatch.setattr(client, "ask", lambda *_: iter([answer]))
+    result = RUNNER.invoke(app, ["ask", "Hello", *option])
+    assert result.exit_code == 1 and "behind" in result.output
+
+
+def test_ask_prints_the_text_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces = [ResponseDelta(request_id="r", index=n, delta=text) for n, text in enumerate([" wal", "nut"])]
+    answer = GenerationResponse(request_id="r", text=" walnut", finish_reason="stop")
+    monkeypatch.setattr(client, "ask", lambda *_: iter([*pieces, answer]))
+    assert RUNNER.invoke(app, ["ask", "Made of"]).stdout == " walnut\n"
+
+
+def test_digest_and_memories_need_no_broker(tmp_path: Path) -> None:
+    data = ("--data", str(tmp_path))
+    empty = RUNNER.invoke(app, ["digest", *data]).stdout
+    assert len(empty.strip()) == 64
+    now = datetime(2026, 3, 1, tzinfo=UTC)
+    ones = np.ones(len(split("A lamp.")), np.float32)
+    encoding = Encoding("A lamp.", "model", 5.0, 1.0, 4.0, ones, ones, np.zeros((len(ones), 0), np.int8))
+    fact = NewFact("default", encoding, now, now, Cause("facts", "id", 0, 0))
+    history.append(tmp_path, 0, 0, Bank().decide(fact, now))
+    assert RUNNER.invoke(app, ["digest", *data]).stdout != empty
+    counted = RUNNER.invoke(app, ["query", "select outcome from history", "--format", "json", *data])
+    assert json.loads(counted.stdout) == [{"outcome": "learned"}]
+    for words, found in (("it's the lamp's", ["A lamp."]), ("lamp 'or 1=1", ["A lamp."]), ("kettle", [])):
+        result = RUNNER.invoke(app, ["memories", "search", words, "--format", "json", *data])
+        assert [row["text"] for row in json.loads(result.stdout)] == found
+
+
+def test_doctor_names_what_is_wrong_and_makes_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    result = RUNNER.invoke(app, ["doctor", "--json", "--data", str(folder), *NOWHERE])
+    report = json.loads(result.stdout)
+    assert result.exit_code == 1 and "broker" in report["wrong"][0] and "torch" in report
+    assert not folder.exists()
+
+
+def test_doctor_says_which_model_is_no_model(tmp_path: Path) -> None:
+    result = RUNNER.invoke(app, ["doctor", "--model", str(tmp_path), *NOWHERE])
+    assert result.exit_code == 1 and "config.json" in result.stderr

