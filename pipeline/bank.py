@@ -15,92 +15,13 @@ from typing import TypeVar
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 
-from pipeline.encoding_data import Encoding
+from pipeline.decision import Cause, Decision, Memory, NewFact
 from pipeline.relation import same_relation
 from pipeline.settings import Settings
 from pipeline.words import split
 
-FACTS = "facts"
 DEFAULT_CATEGORY = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """The record that a decision answers: by it each is decided once. The topic id tells a wiped broker's from a new one's."""
-
-    topic: str
-    topic_id: str
-    partition: int
-    offset: int
-
-    @property
-    def log(self) -> str:
-        return f"{self.topic}/{self.topic_id}/{self.partition}"
-
-
-@dataclass(frozen=True, slots=True)
-class NewFact:
-    namespace: str
-    encoding: Encoding
-    observed_at: datetime
-    published_at: datetime
-    cause: Cause
-    category: str | None = None
-    source: str | None = None
-    fact_id: str | None = None
-    min_loss_delta: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """One row of the history (schemas.history.HISTORY)."""
-
-    namespace: str
-    outcome: str
-    cause: Cause
-    decided_at: datetime
-    memory_id: str | None = None
-    nearest: str | None = None
-    similarity: float | None = None
-    text: str | None = None
-    category: str | None = None
-    source: str | None = None
-    fact_id: str | None = None
-    observed_at: datetime | None = None
-    published_at: datetime | None = None
-    base_loss: float | None = None
-    recall_loss: float | None = None
-    loss_delta: float | None = None
-    min_loss_delta: float | None = None
-    importance: float | None = None
-    gate: float | None = None
-    request_id: str | None = None
-    encoder_id: str | None = None
-    priors: NDArray[np.float32] | None = None
-    surprisals: NDArray[np.float32] | None = None
-    vectors: NDArray[np.int8] | None = None
-
-
-@dataclass(slots=True)
-class Memory:
-    memory_id: str
-    namespace: str
-    text: str
-    category: str | None
-    source: str | None
-    fact_id: str | None
-    observed_at: datetime
-    learned_at: datetime
-    importance: float  # log2, undecayed: see `_raised`
-    uses: int
-    reinforced: int
-    loss_delta: float
-    encoder_id: str
-    priors: NDArray[np.float32]
-    surprisals: NDArray[np.float32]
-    vectors: NDArray[np.int8]
 
 
 @dataclass(slots=True)
@@ -236,6 +157,8 @@ class Bank:
     def _nearest(self, fact: NewFact) -> tuple[Memory | None, Memory | None, float]:
         """The memory that says the same, or else the one on the same subject and relation, and how alike it is."""
         space = self._spaces[fact.namespace]
+        if known := space.memories.get(memory_id(fact.namespace, fact.encoding.text)):
+            return known, None, 1.0
         words = [w.form for w in split(fact.encoding.text)]
         priors = fact.encoding.priors
         postings = sorted((len(ids), form) for form in set(words) if (ids := space.by_word.get(form)))
@@ -251,9 +174,7 @@ class Bank:
         for candidate in seen:
             memory = space.memories[candidate]
             other = [w.form for w in split(memory.text)]
-            if (words == other and memory.text.strip() == fact.encoding.text.strip()) or (
-                words and words == other
-            ):
+            if words == other:
                 return memory, None, 1.0
             alike = same_relation(words, priors, other, memory.priors, self.settings)
             if alike and (best is None or alike > best[0]):

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.bank import Cause, Decision
+from pipeline.decision import Cause, Decision
 from schemas.dead_letter import DEAD_LETTERS
 from schemas.history import GENERATIONS, HISTORY
 

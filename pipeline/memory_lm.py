@@ -13,8 +13,9 @@ from typing import Self
 
 import torch
 
-from pipeline.bank import Bank, Cause, Decision, Memory, NewFact
-from pipeline.encoding import Encoder
+from pipeline.bank import Bank
+from pipeline.decision import Cause, Decision, Memory, NewFact
+from pipeline.encoder import Encoder
 from pipeline.generation import Row, generate
 from pipeline.reading import Reading
 from pipeline.records import from_record, to_record

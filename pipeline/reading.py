@@ -21,8 +21,6 @@ from pipeline.retrieval import Retrieved
 from pipeline.settings import Settings
 from pipeline.words import split
 
-OUTSIDE_SPAN = 3.0  # nats that a word outside of the answer span is less likely to be entered at
-
 
 @dataclass(slots=True)
 class _Run:
@@ -140,7 +138,9 @@ class Reading:
             if blank and before and not before.isspace():
                 run = " " + run
             surprise = math.log(max(float(hit.memory.surprisals[i]), 0.1))
-            bias = 2.0 * math.log(info) + surprise - (0.0 if first <= i < last else OUTSIDE_SPAN)
+            bias = (
+                2.0 * math.log(info) + surprise - (0.0 if first <= i < last else self._settings.outside_span)
+            )
             if tokens := tuple(self._tokenize(run)):
                 entries.append((tokens, bias))
         return entries

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.bank import Memory
+from pipeline.decision import Memory
 from pipeline.words import split
 from schemas.changelog import MemoryRecord
 from schemas.common import BadMessage

@@ -9,11 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pipeline.alignment import Alignment, align, gate
-from pipeline.bank import Bank, Memory
+from pipeline.bank import Bank
+from pipeline.decision import Memory
 from pipeline.settings import Settings
 from pipeline.words import split
-
-POSTINGS = 5_000  # of one word, newest first, that are looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ def _of_namespace(
     masses: dict[str, float] = {}
     for form, info in sorted(dict(prompt).items(), key=lambda item: (-item[1], item[0])):
         for n, memory_id in enumerate(reversed(bank.holding(namespace, form))):
-            if n >= POSTINGS:
+            if n >= settings.postings:
                 break
             masses[memory_id] = masses.get(memory_id, 0.0) + info * info
     best = sorted(masses, key=lambda m: (-masses[m], m))[: settings.candidates]

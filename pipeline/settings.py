@@ -1,4 +1,4 @@
-"""Every threshold of the memory, in one place. Nothing else in the library holds a constant that a user may want to set."""
+"""Every threshold of retrieval, reading and the bank, in one place."""
 
 from dataclasses import dataclass
 
@@ -16,6 +16,8 @@ class Settings:
     # --- retrieval: which memory, and does it belong to this prompt ---
     candidates: int = 64
     """How many memories are aligned with a prompt, at most."""
+    postings: int = 5_000
+    """How many memories that have one word are looked at, the newest first."""
     prompt_words: int = 64
     """How many words of a prompt are looked at, from its end."""
     rest_weight: float = 0.5
@@ -34,8 +36,10 @@ class Settings:
     # --- reading: how a memory speaks ---
     trust: float = 0.9
     """The weight of a memory whose gate is wide open, against the model's own prediction."""
+    outside_span: float = 3.0
+    """Nats by which a word outside of the answer span is less likely to be entered at."""
     again: float = 0.05
-    """The same, once the memory has spoken in this answer."""
+    """The weight in place of `trust`, once the memory has spoken in this answer."""
 
     # --- the bank: what is kept ---
     min_loss_delta: float = 0.7

@@ -54,7 +54,6 @@ GENERATIONS = pa.schema(
         pa.field("prompt_tokens", pa.int32()),
         pa.field("completion_tokens", pa.int32()),
         pa.field("queued_ms", pa.float32()),
-        pa.field("retrieve_ms", pa.float32()),
         pa.field("generate_ms", pa.float32()),
         pa.field("answered_at", _TIME, nullable=False),
         pa.field("partition", pa.int32(), nullable=False),

@@ -27,7 +27,6 @@ class Timings(Message):
     """Milliseconds, by the generator's own clock."""
 
     queued_ms: Finite = Field(description="From the request's Kafka timestamp to the batch.")
-    retrieve_ms: Finite
     generate_ms: Finite
 
 

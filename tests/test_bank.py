@@ -7,8 +7,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.bank import Bank, Cause, Decision, NewFact, fold
-from pipeline.encoding_data import Encoding
+from pipeline.bank import Bank, fold
+from pipeline.decision import Cause, Decision, NewFact
+from pipeline.encoding import Encoding
 from pipeline.records import from_record, to_record
 from pipeline.settings import Settings
 from pipeline.words import split
@@ -148,3 +149,16 @@ def test_a_memory_survives_the_changelog() -> None:
     for memory in bank.memories("default"):
         replica.put(from_record(decode(MemoryRecord, encode(to_record(memory)), 1 << 20)))
     assert replica.digest() == bank.digest()
+
+
+def test_a_text_without_words_is_one_memory_however_often_it_comes() -> None:
+    bank = Bank(Settings(capacity=2))
+    rows = feed(
+        bank,
+        ("!?", {"category": "a"}),
+        ("!?", {"category": "b"}),
+        ("Alpha.", {"category": "a"}),
+        ("Beta.", {"category": "a"}),
+    )
+    assert [row.outcome for row in rows] == ["learned", "reinforced", "learned", "learned", "evicted"]
+    assert len(bank) == 2

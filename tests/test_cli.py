@@ -11,8 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline import history
-from pipeline.bank import Bank, Cause, NewFact
-from pipeline.encoding_data import Encoding
+from pipeline.bank import Bank
+from pipeline.decision import Cause, NewFact
+from pipeline.encoding import Encoding
 from pipeline.words import split
 from schemas.common import BadMessage
 from schemas.response import GenerationResponse, ResponseDelta, ResponseError

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from kafka import TopicPartition
 
-from pipeline.encoding import Encoder
-from pipeline.encoding_data import Encoding
+from pipeline.encoder import Encoder
+from pipeline.encoding import Encoding
 from pipeline.words import split
 from schemas import topics
 from schemas.encoding import decode_batch

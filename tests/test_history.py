@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import history
-from pipeline.bank import Cause, Decision
+from pipeline.decision import Cause, Decision
 from schemas.dead_letter import DEAD_LETTERS
 from schemas.history import HISTORY
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import MemoryLM
-from pipeline.encoding import Encoder
+from pipeline.encoder import Encoder
 
 FACTS = [
     "The Harlow desk lamp is made of walnut.",

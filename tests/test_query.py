@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import history, query
-from pipeline.bank import Cause, Decision, fold
+from pipeline.bank import fold
+from pipeline.decision import Cause, Decision
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 REFUSED = "disabled (by|through) configuration|configuration has been locked|SELECT statement"

@@ -176,7 +176,7 @@ MESSAGES: list[Message] = [
         request_id="r", text="Munich", finish_reason="stop",
         memories=[UsedMemory(memory_id=ID, namespace="n", text="a", category="c", score=2.0, gate=0.5)],
         usage=Usage(prompt_tokens=3, completion_tokens=1),
-        timings=Timings(queued_ms=1.0, retrieve_ms=2.0, generate_ms=3.0),
+        timings=Timings(queued_ms=1.0, generate_ms=3.0),
     ),
     GenerationResponse(request_id="r", finish_reason="error", error=ResponseError(reason="deadline", message="late")),
     ResponseDelta(request_id="r", index=0, delta=" Mun"),

@@ -15,7 +15,7 @@ from kafka import OffsetAndMetadata, TopicPartition
 from kafka.errors import KafkaTimeoutError
 
 from pipeline import history
-from pipeline.bank import Cause, Decision
+from pipeline.decision import Cause, Decision
 from pipeline.words import split
 from schemas import topics
 from schemas.changelog import MemoryRecord, PositionRecord

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.encoding import Encoder
+from pipeline.encoder import Encoder
 from schemas import encoding as encodings
 from schemas import topics
 from schemas.common import MAX_TEXT_BYTES, BadMessage

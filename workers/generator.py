@@ -239,7 +239,7 @@ class GeneratorWorker:
             request_id=p.request_id, text=g.text, memories=used,
             finish_reason="stop" if g.finish_reason == "stop" else "length",
             usage=Usage(prompt_tokens=g.prompt_tokens, completion_tokens=g.completion_tokens),
-            timings=Timings(queued_ms=max(0.0, queued), retrieve_ms=0.0, generate_ms=took),
+            timings=Timings(queued_ms=max(0.0, queued), generate_ms=took),
         )  # fmt: skip
         self._respond(p.request_id, encode(response))
         now = datetime.now(UTC)
@@ -257,7 +257,7 @@ class GeneratorWorker:
             "text": g.text, "use_memory": p.request.use_memory, "memory_ids": [m.memory_id for m in used],
             "gates": [m.gate for m in used], "finish_reason": g.finish_reason, "error": None,
             "prompt_tokens": g.prompt_tokens, "completion_tokens": g.completion_tokens, "queued_ms": max(0.0, queued),
-            "retrieve_ms": None, "generate_ms": took, "answered_at": now, "partition": p.record.partition,
+            "generate_ms": took, "answered_at": now, "partition": p.record.partition,
             "offset": p.record.offset,
         }  # fmt: skip
 

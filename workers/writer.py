@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from pipeline import history
-from pipeline.bank import Bank, Cause, Decision, NewFact
-from pipeline.encoding_data import Encoding
+from pipeline.bank import Bank
+from pipeline.decision import Cause, Decision, NewFact
+from pipeline.encoding import Encoding
 from pipeline.records import to_record
 from pipeline.settings import Settings
 from pipeline.words import split
