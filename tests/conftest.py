@@ -1,4 +1,4 @@
-"""What several test modules share: one embedded broker, and settings whose topics no other test sees."""
+"""What several test modules share: one embedded broker, settings whose topics no other test sees, small models."""
 
 import itertools
 import os
@@ -32,6 +32,20 @@ def settings(request: pytest.FixtureRequest) -> KafkaSettings:
         return KafkaSettings(bootstrap, prefix)
     embedded: broker.EmbeddedBroker = request.getfixturevalue("embedded")
     return KafkaSettings(embedded.bootstrap, prefix, session_timeout_ms=1500)
+
+
+@pytest.fixture(scope="session")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from models import make_gpt2  # transformers takes seconds to import, and few tests need it
+
+    return make_gpt2(tmp_path_factory.mktemp("gpt2"))
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from models import make_llama  # transformers takes seconds to import, and few tests need it
+
+    return make_llama(tmp_path_factory.mktemp("llama"))
 
 
 def wait_until(true: Callable[[], object], limit_s: float = 30.0) -> None:

@@ -1,0 +1,213 @@
+"""The library on whatever causal language model: GPT-2's build, LLaMA's, and the default model.
+
+Each learns, finds, says and keeps what it was told; and where no memory speaks, the numbers that an answer is chosen
+by are the bare model's own, to the last bit.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline import MemoryLM, generation
+from pipeline.encoder import Encoder
+from pipeline.memory_lm import Job
+
+FACTS = ["The Harlow desk lamp is made of walnut.", "Milo Kassab works as a glaciologist."]
+PROMPT = "The Harlow desk lamp is made of"
+QUESTION = "What does Milo Kassab work as?"
+UNRELATED = "Once upon a time there was a"
+SOURCES = {path.name: path for path in sorted((Path(__file__).parent.parent / "pipeline").glob("*.py"))}
+
+
+@pytest.fixture(scope="module", params=["gpt2", "llama", "default"])
+def encoder(request: pytest.FixtureRequest) -> Encoder:
+    name = "default" if request.param == "default" else str(request.getfixturevalue(request.param))
+    return Encoder.load(name)
+
+
+@pytest.fixture
+def lm(encoder: Encoder) -> MemoryLM:
+    return MemoryLM(encoder)
+
+
+def chosen_by(lm: MemoryLM, prompts: list[str], **how: Any) -> list[torch.Tensor]:
+    """The logits by which each token of the answers was chosen, in order."""
+    seen: list[torch.Tensor] = []
+    choose = generation._choose
+
+    def record(logits: torch.Tensor, *more: Any) -> int:
+        seen.append(logits.clone())
+        return choose(logits, *more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generation, "_choose", record)
+        lm.generate(prompts, **how)
+    return seen
+
+
+def bare(lm: MemoryLM, prompt: str, tokens: int) -> list[torch.Tensor]:
+    """The same by transformers alone: its own loop over the model and the tokenizer, with nothing of ours."""
+    backbone = lm.encoder.backbone
+    ids = backbone.tokenizer(prompt, return_tensors="pt")["input_ids"].to(backbone.device)
+    with torch.inference_mode():
+        made = backbone.model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False,
+            output_logits=True, return_dict_in_generate=True,
+        )  # fmt: skip
+    return [logits[0].float() for logits in made.logits]
+
+
+def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
+    return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_it_learns_finds_says_and_scores(lm: MemoryLM) -> None:
+    assert [d.outcome for d in lm.learn(FACTS, min_loss_delta=0)] == ["learned"] * 2
+    assert lm.learn(FACTS[:1], min_loss_delta=0)[0].outcome == "reinforced"
+    for prompt, text in zip((PROMPT, QUESTION), FACTS, strict=True):
+        best = lm.retrieve([prompt])[0][0]
+        assert best.text == text and best.gate > 0
+    answer = lm.generate([PROMPT], max_new_tokens=8)[0]
+    assert "walnut" in answer.text and answer.memories[0].text == FACTS[0]
+    assert 0 < answer.completion_tokens <= 8
+    (told,), (untold,) = lm.score([PROMPT], ["walnut"]), lm.score([PROMPT], ["walnut"], use_memory=False)
+    assert told > untold + 1
+
+
+def test_a_chat_is_answered_with_memories(lm: MemoryLM) -> None:
+    lm.learn(FACTS, min_loss_delta=0)
+    chat = [{"role": "user", "content": "What is the Harlow desk lamp made of?"}]
+    (answer,) = lm.answer([Job(messages=chat, max_new_tokens=8)])
+    assert answer.memories[0].text == FACTS[0] and answer.memories[0].gate > 0
+
+
+def test_saved_and_loaded_it_is_the_same_memory(lm: MemoryLM, tmp_path: Path) -> None:
+    lm.learn(FACTS, min_loss_delta=0)
+    lm.save(tmp_path)
+    again = MemoryLM.load(lm.encoder.backbone.name, memory=tmp_path)
+    assert again.encoder_id == lm.encoder_id and again.bank.digest() == lm.bank.digest()
+    assert again.generate([PROMPT], max_new_tokens=8) == lm.generate([PROMPT], max_new_tokens=8)
+
+
+def test_with_no_memory_the_logits_are_the_bare_models_own(lm: MemoryLM) -> None:
+    lm.learn(FACTS, namespace="elsewhere", min_loss_delta=0)
+    for prompt in (PROMPT, UNRELATED):
+        assert same(chosen_by(lm, [prompt], max_new_tokens=12), bare(lm, prompt, 12))
+
+
+def test_with_every_gate_shut_the_logits_are_the_bare_models_own(lm: MemoryLM) -> None:
+    lm.learn(FACTS, min_loss_delta=0)
+    assert all(memory.gate == 0 for memory in lm.retrieve([UNRELATED])[0])
+    assert same(chosen_by(lm, [UNRELATED], max_new_tokens=12), bare(lm, UNRELATED, 12))
+    # An open gate does change them: what is compared here can differ.
+    assert not same(chosen_by(lm, [PROMPT], max_new_tokens=12), bare(lm, PROMPT, 12))
+
+
+def test_a_neighbour_with_a_memory_does_not_change_an_answer_without(lm: MemoryLM) -> None:
+    lm.learn(FACTS, min_loss_delta=0)
+    prompts = [PROMPT, UNRELATED]
+    (told, beside), (untold, alone) = (
+        chosen_by(lm, prompts, max_new_tokens=1, use_memory=use) for use in (True, False)
+    )
+    assert torch.equal(beside, alone) and not torch.equal(told, untold)
+
+
+def test_scores_without_a_memory_are_the_bare_models_own(lm: MemoryLM) -> None:
+    lm.learn(FACTS, min_loss_delta=0)
+    targets = ["there was a king", "walnut"]
+    (shut, _), (unused, other) = (lm.score([UNRELATED, PROMPT], targets, use_memory=u) for u in (True, False))
+    empty = lm.score([UNRELATED, PROMPT], targets, namespace="empty")
+    assert [shut, empty[1]] == [unused, other] and empty[0] == shut
+    tokenizer, model = lm.encoder.backbone.tokenizer, lm.encoder.backbone.model
+    prompt = tokenizer(UNRELATED)["input_ids"]
+    target = tokenizer(" " + targets[0], add_special_tokens=False)["input_ids"]
+    with torch.inference_mode():
+        logits = model(input_ids=torch.tensor([prompt + target], device=model.device)).logits[0].float()
+    log_p = torch.log_softmax(logits, -1)
+    told = [float(log_p[len(prompt) + n - 1, token]) for n, token in enumerate(target)]
+    assert shut == sum(told) / len(told)
+
+
+def test_an_encoding_does_not_depend_on_what_is_encoded_beside_it(encoder: Encoder) -> None:
+    texts = ["A lamp.", *FACTS, "Ines Okafor keeps the rota of the harbour office. " * 6, "Yes"]
+    beside = encoder.encode([*texts, *reversed(texts), "The Zephyr kettle ships from Tromso."])
+    for text, one in zip(texts, beside, strict=False):
+        (alone,) = encoder.encode([text])
+        assert (alone.base_loss, alone.loss_delta) == (one.base_loss, one.loss_delta)
+        assert alone.surprisals.tobytes() == one.surprisals.tobytes()
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])  # whose contexts are short
+def test_a_prompt_longer_than_the_context_is_answered_from_its_end(
+    request: pytest.FixtureRequest, name: str
+) -> None:
+    lm = MemoryLM.load(str(request.getfixturevalue(name)))
+    lm.learn(FACTS, min_loss_delta=0)
+    long = "Once upon a time. " * lm.encoder.backbone.max_positions + PROMPT
+    answer = lm.generate([long], max_new_tokens=8)[0]
+    assert answer.prompt_tokens == lm.encoder.backbone.max_positions - 8
+    assert "walnut" in answer.text
+
+
+def test_another_models_memories_are_refused(gpt2: Path, llama: Path, tmp_path: Path) -> None:
+    one = MemoryLM.load(str(gpt2))
+    one.learn(FACTS, min_loss_delta=0)
+    one.save(tmp_path)
+    with pytest.raises(ValueError, match=rf"encoded by {one.encoder_id}"):
+        MemoryLM.load(str(llama), memory=tmp_path)
+
+
+# --- nothing in pipeline knows an architecture ---
+
+FAMILIES = re.compile(r"gpt|llama|mistral|qwen|gemma|phi-?\d|falcon|mamba|bloom|opt-\d", re.I)
+INSIDES = {
+    "transformer",
+    "gpt_neox",
+    "embed_tokens",
+    "wte",
+    "wpe",
+    "ln_f",
+    "lm_head",
+    "self_attn",
+    "c_attn",
+    "q_proj",
+}
+
+
+def architectures(source: str) -> Iterator[str]:
+    """Names and texts of the code, docstrings apart, that only one family of models has."""
+    tree = ast.parse(source)
+    prose = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            words = [node.value]
+        else:
+            words = [
+                getattr(node, field)
+                for field in ("id", "attr", "name")
+                if isinstance(getattr(node, field, 0), str)
+            ]
+        yield from (word for word in words if word in INSIDES or FAMILIES.search(word))
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in SOURCES if name != "models.py"]
+)  # which names files' formats
+def test_no_code_names_an_architecture(name: str) -> None:
+    assert not list(architectures(SOURCES[name].read_text(encoding="utf-8")))
+
+
+def test_an_architecture_that_is_named_is_found() -> None:
+    source = '"""Works with GPT-2."""\ndef f(m):\n    "LLaMA"\n    return m.transformer.h if "gpt" in m else m.lm_head\n'
+    assert sorted(architectures(source)) == ["gpt", "lm_head", "transformer"]
