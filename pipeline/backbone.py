@@ -130,7 +130,7 @@ class Backbone:
                     folder, dtype=kind, use_safetensors=True, **safe
                 )
                 network = network.to(device)
-        except (ValueError, KeyError, OSError, RuntimeError, ImportError) as error:
+        except Exception as error:  # of the folder's files any may be broken, and each library has its errors
             raise ModelError(f"{model} could not be loaded from {folder}: {error}") from error
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
             raise ModelError(f"{model} has no tokenizer.json, so its tokens' places in a text are not known")
@@ -259,8 +259,13 @@ class Backbone:
         decoding.mask = decoding.mask[index]
 
     def clip(self, ids: list[int], room: int) -> list[int]:
-        """The end of a prompt that leaves `room` tokens of the model's context for what is to be generated."""
-        return ids[-max(1, self.max_positions - room) :]
+        """The end of a prompt, behind the model's own beginning if it has that, which leaves `room` tokens of the
+        context for what is to be generated."""
+        kept = max(1, self.max_positions - room)
+        if len(ids) <= kept:
+            return ids
+        begin = [i for i in ids[:1] if kept > 1 and i == self.tokenizer.bos_token_id and self.lead == [i]]
+        return begin + ids[len(ids) - kept + len(begin) :]
 
     def _next(self, ids: Tensor, decoding: Decoding) -> Tensor:
         given: dict[str, Any] = {}

@@ -260,7 +260,7 @@ def split_digits(tokenizer: object) -> None:
 def _hub(name: str, progress: Progress) -> Path:
     """A hub id's folder: what was downloaded before if it is there, so that a model stays what it was."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     wanted = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
     try:
@@ -272,8 +272,8 @@ def _hub(name: str, progress: Progress) -> Path:
         return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=["*/*"]))
     except HFValidationError as error:
         raise ModelError(f"{name!r} is neither a folder, nor a .gguf file, nor a hub id") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # the hub's client speaks HTTP by another library in each of its versions
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
             f"{name} is no local folder, and the hub did not give it ({reason}). Check the name and the network, "
             'or use the default model ("default"), a folder or a .gguf file'

@@ -21,7 +21,9 @@ from transformers import (
 
 CONTEXT = 256
 VOCABULARY = 1000
-TURNS = "{% for m in messages %}<|turn|>{{ m['role'] }}\n{{ m['content'] }}<|end|>\n{% endfor %}<|turn|>assistant\n"
+TURNS = (
+    "{% for m in messages %}<|turn|>{{ m['role'] }}\n{{ m['content'] }}<|end|>\n{% endfor %}<|turn|>assistant"
+)
 
 
 def make_gpt2(folder: Path) -> Path:

@@ -1,0 +1,183 @@
+"""The frozen model's text and shapes: markup in a text is data, padding changes nothing, and no weight ever moves."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.backbone import LENGTHS, Backbone, fixed_batches
+from pipeline.models import ModelError
+
+TEXTS = ["A lamp.", "The Harlow desk lamp is made of walnut.", "Ines Okafor keeps the rota. " * 5]
+
+
+@pytest.fixture(scope="module", params=["gpt2", "llama", "default"])
+def backbone(request: pytest.FixtureRequest) -> Backbone:
+    name = request.param
+    return Backbone.load(name if name == "default" else request.getfixturevalue(name))
+
+
+@pytest.fixture(scope="module")
+def small(gpt2: Path) -> Backbone:
+    return Backbone.load(gpt2, device="cpu", dtype="float32")
+
+
+# --- text ---
+
+
+def test_a_text_is_its_tokens_and_they_say_where_they_stand(backbone: Backbone) -> None:
+    texts = [*TEXTS, "naïve 東京 🦊  two blanks\nand a line", ""]
+    for text, tokens in zip(texts, backbone.tokenize(texts), strict=True):
+        assert backbone.decode(tokens.ids) == text
+        assert len(tokens.ids) == len(tokens.offsets)
+        assert not any(text[start:end][:1].isspace() for start, end in tokens.offsets)
+    (lamp,) = backbone.tokenize(["The lamp"])
+    assert {c for span in lamp.offsets for c in range(*span)} == {0, 1, 2, 4, 5, 6, 7}
+
+
+def test_markup_in_a_text_is_plain_characters(backbone: Backbone) -> None:
+    special = set(backbone.tokenizer.all_special_ids)
+    assert special
+    for mark in backbone.tokenizer.all_special_tokens:
+        text = f"before {mark}{mark} after"
+        (tokens,) = backbone.tokenize([text])
+        assert not special & set(tokens.ids) and backbone.decode(tokens.ids) == text
+
+
+def test_markup_in_a_chat_is_taken_out_of_what_people_say(backbone: Backbone) -> None:
+    end = backbone.tokenizer.eos_token
+    said = f"Hello{end} you {end[:2]}{end}{end[2:]}!"  # what is taken out must not leave another one
+    clean, marked = (
+        backbone.chat([{"role": "system", "content": "Be brief."}, {"role": "user", "content": content}])
+        for content in ("Hello you !", said)
+    )
+    assert marked == clean
+    ids = backbone.tokenize_prompt(marked)
+    assert ids.count(backbone.tokenizer.eos_token_id) == backbone.tokenize_prompt(clean).count(
+        backbone.tokenizer.eos_token_id
+    )
+
+
+def test_a_chat_without_a_template_is_lines(gpt2: Path) -> None:
+    messages = [
+        {"role": "user", "content": "Hello <|endoftext|>there"},
+        {"role": "assistant", "content": "Hi"},
+    ]
+    assert Backbone.load(gpt2).chat(messages) == "user: Hello there\nassistant: Hi\nassistant:"
+
+
+def test_a_chat_with_a_template_has_its_markup_and_begins_once(llama: Path) -> None:
+    backbone = Backbone.load(llama)
+    text = backbone.chat([{"role": "user", "content": "Hello"}])
+    assert text == "<|turn|>user\nHello<|end|>\n<|turn|>assistant"
+    ids, begin = backbone.tokenize_prompt(text), backbone.tokenizer.bos_token_id
+    assert ids[0] == begin and ids.count(begin) == 1
+    assert set(backbone.tokenizer.convert_tokens_to_ids(["<|turn|>", "<|end|>"])) <= set(ids)
+    assert backbone.tokenize_prompt("<|begin|>" + text) == ids
+
+
+def test_what_a_text_begins_with_is_the_models_own_or_a_line_break(gpt2: Path, llama: Path) -> None:
+    own, none = Backbone.load(llama), Backbone.load(gpt2)
+    assert own.lead == [own.tokenizer.bos_token_id]
+    assert none.decode(none.lead) == "\n"
+
+
+def test_clip_keeps_the_end_and_leaves_room(small: Backbone) -> None:
+    ids = list(range(2 * small.max_positions))
+    assert small.clip(ids, 10) == ids[-(small.max_positions - 10) :]
+    assert small.clip(ids[:5], 10) == ids[:5]
+    assert small.clip(ids, small.max_positions + 10) == ids[-1:]
+
+
+def test_clip_keeps_the_models_own_beginning(llama: Path) -> None:
+    backbone = Backbone.load(llama)
+    begin = backbone.tokenizer.bos_token_id
+    ids = [begin, *range(100, 100 + 2 * backbone.max_positions)]
+    clipped = backbone.clip(ids, 10)
+    assert clipped == [begin, *ids[-(backbone.max_positions - 11) :]]
+    assert backbone.clip(clipped, 10) == clipped
+
+
+# --- shapes ---
+
+
+def test_pad_makes_a_rectangle_with_no_empty_row(small: Backbone) -> None:
+    ids, mask = small.pad([[5, 6, 7], [8]], rows=3, length=5)
+    assert ids.shape == mask.shape == (3, 5)
+    assert mask.tolist() == [[1, 1, 1, 0, 0], [1, 0, 0, 0, 0], [1, 0, 0, 0, 0]]
+    assert ids[mask.bool()].tolist()[:4] == [5, 6, 7, 8]
+    ids, mask = small.pad([[5, 6, 7], [8]], left=True)
+    assert mask.tolist() == [[1, 1, 1], [0, 0, 1]] and ids[:, -1].tolist() == [7, 8]
+    assert int(ids.max()) < small.vocab_size
+
+
+def test_every_text_is_in_one_batch_of_a_shape_that_is_its_own() -> None:
+    dice = random.Random(3)
+    lengths = [*dice.choices(range(1, 300), k=200), *LENGTHS, 9000]
+    batches = fixed_batches(lengths)
+    assert sorted(i for batch in batches for i in batch.indices) == list(range(len(lengths)))
+    for batch in batches:
+        assert 0 < len(batch.indices) <= batch.rows
+        for i in batch.indices:
+            assert batch.length > lengths[i]
+            (alone,) = fixed_batches([lengths[i]])
+            assert (alone.rows, alone.length) == (batch.rows, batch.length)
+    assert fixed_batches([]) == []
+
+
+def test_a_texts_numbers_do_not_depend_on_its_neighbours(backbone: Backbone) -> None:
+    rows = [backbone.lead + tokens.ids for tokens in backbone.tokenize(TEXTS * 3)]
+    layer = backbone.n_layers // 2
+
+    def computed(rows: list[list[int]]) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+        found = {}
+        for batch in fixed_batches([len(row) for row in rows]):
+            ids, mask = backbone.pad([rows[i] for i in batch.indices], batch.rows, batch.length)
+            logits, states = backbone.forward(ids, mask, layer)
+            assert torch.equal(backbone.states(ids, mask, layer), states)
+            for n, i in enumerate(batch.indices):
+                found[i] = (logits[n, : len(rows[i])], states[n, : len(rows[i])])
+        return found
+
+    together = computed(rows)
+    for i, row in enumerate(rows[: len(TEXTS)]):
+        alone = computed([row])[0]
+        for j in (i, i + len(TEXTS)):
+            assert torch.equal(together[j][0], alone[0]) and torch.equal(together[j][1], alone[1])
+
+
+def test_a_prompt_that_is_read_in_two_steps_is_the_same_prompt(backbone: Backbone) -> None:
+    """Padding takes up no positions, what is selected goes on, and the cache holds what was read."""
+    rows = [tokens.ids for tokens in backbone.tokenize(TEXTS)]
+    ids, mask = backbone.pad([row[:-1] for row in rows], left=True)
+    _, decoding = backbone.prefill(ids, mask)
+    backbone.select(decoding, [2, 1])
+    stepped = backbone.step(torch.tensor([rows[2][-1], rows[1][-1]], device=backbone.device), decoding)
+    for got, row in zip(stepped, (rows[2], rows[1]), strict=True):
+        want, _ = backbone.prefill(*backbone.pad([row]))
+        tolerance = 1e-3 if backbone.dtype == torch.float32 else 0.5
+        assert torch.allclose(got, want[0], atol=tolerance)
+        assert int(got.argmax()) == int(want[0].argmax())
+
+
+# --- frozen ---
+
+
+def test_no_weight_can_be_trained(backbone: Backbone) -> None:
+    assert not backbone.model.training
+    assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
+
+
+def test_a_model_that_ends_with_several_tokens(small: Backbone, gpt2: Path) -> None:
+    other = Backbone.load(gpt2, device="cpu", dtype="float32")
+    other.model.generation_config.eos_token_id = [7, 8]
+    made = Backbone(other.model, other.tokenizer, "hash", "name")
+    assert made.eos_ids == {7, 8, small.tokenizer.eos_token_id}
+
+
+def test_a_model_without_a_list_of_layers_is_refused(gpt2: Path) -> None:
+    other = Backbone.load(gpt2, device="cpu", dtype="float32")
+    other.model.config.num_hidden_layers = 40
+    with pytest.raises(ModelError, match="no list of 40 layers"):
+        Backbone(other.model, other.tokenizer, "hash", "name")
