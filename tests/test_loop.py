@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -133,6 +134,25 @@ def test_commits_after_the_batch_and_not_before(settings: KafkaSettings, run: Ca
     assert worker.topic_ids == ensure_topics(settings)
     assert running.end() == 0
     assert worker.calls == ["assigned", "process", "closed"]
+
+
+def test_a_worker_with_much_to_do_between_its_polls_joins_all_the_same(
+    settings: KafkaSettings, run: Callable[..., Running]
+) -> None:
+    """A join that ends outside of a poll is lost on the client, and begins again."""
+
+    class Busy(Recorder):
+        def idle(self) -> None:
+            assert "assigned" in self.calls
+            super().idle()
+            time.sleep(1)  # of every 1.1 s
+
+    first, second = Busy(), Busy()
+    running = run(first)
+    wait_until(lambda: first.idles)
+    other = run(second)
+    wait_until(lambda: first.partitions and second.partitions and not first.partitions & second.partitions)
+    assert running.end() == other.end() == 0
 
 
 def test_a_failed_batch_comes_again_after_a_restart(

@@ -78,7 +78,7 @@ class Worker(Protocol):
         """Do the batch and make it durable, in a few seconds. Raises Retry."""
 
     def idle(self) -> None:
-        """A poll brought nothing."""
+        """A poll brought nothing, and the group is joined."""
 
     def ready(self) -> dict[str, str | int]:
         """After the first assignment: facts for the supervisor's ready line."""
@@ -177,12 +177,15 @@ class _Loop:
         while self.rebalances.events:
             self._tell(*self.rebalances.events.popleft())
         self._check_topics()
-        if not self.ready and self.rebalances.joined:
+        if not self.ready and not self.rebalances.joining:
             self.ready = True
             tell_ready(self.worker.ready())
         self.unsure = True
         if not self.batch:
-            self.worker.idle()
+            # A join that ends while nobody polls is begun anew by the client (kafka-python 3.0.12), so that a
+            # worker with much to do between its polls would hardly ever join: until then there is nothing else.
+            if not self.rebalances.joining:
+                self.worker.idle()
             self.unsure = False
             return
         count = sum(map(len, self.batch.values()))
@@ -266,13 +269,14 @@ class _Rebalances(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def __init__(self) -> None:
         self.events: deque[tuple[str, list[TopicPartition]]] = deque()
-        self.joined = False
+        self.joining = True
 
     def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
-        self.joined = True
+        self.joining = False
         self.events.append(("assigned", sorted(assigned)))
 
     def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
+        self.joining = True  # this is how a rebalance begins, whatever one holds
         self.events.append(("revoked", sorted(revoked)))
 
     on_partitions_lost = on_partitions_revoked
