@@ -1,18 +1,24 @@
-"""The whole stack: a real broker and real worker processes, from published facts to answers, SQL and dead letters."""
+"""The whole stack: a real broker and real worker processes, from published facts to answers, SQL and dead letters.
+
+The README's programs run against it as they are written there.
+"""
 
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kafka import TopicPartition
+from test_readme import BLOCKS
 
 from pipeline import query
 from schemas import topics
@@ -153,3 +159,54 @@ def test_the_same_folder_makes_the_same_memory_and_the_same_answer(tmp_path: Pat
     finally:
         stop(again)
     assert command(again, "digest") != digest
+
+
+# --- the README's programs ---
+
+
+def program(stack: Stack, word: str) -> list[str]:
+    """The command that runs the README's program with this word in it, on the stack's broker."""
+    (code,) = (code for _, code in BLOCKS if word in code)
+    assert "pipeline" in code or "127.0.0.1:9092" in code
+    return [sys.executable, "-u", "-c", code.replace("127.0.0.1:9092", stack.settings.bootstrap)]
+
+
+def run(stack: Stack, word: str) -> str:
+    done = subprocess.run(program(stack, word), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@contextmanager
+def running(stack: Stack, word: str) -> Iterator[subprocess.Popen[str]]:
+    """A program that runs for ever, until the end of the block; after a while in any case, lest a test hangs."""
+    process = subprocess.Popen(program(stack, word), stdout=subprocess.PIPE, text=True)
+    guard = threading.Timer(120, process.kill)
+    guard.start()
+    try:
+        yield process
+    finally:
+        guard.cancel()
+        process.kill()
+        process.wait()
+
+
+def test_the_readmes_producers_publish_and_ask_and_its_consumer_prints_the_answer(stack: Stack) -> None:
+    with running(stack, "KafkaConsumer") as consumer:
+        assert run(stack, '"facts"') == ""
+        # Decided in order: when this one is, the README's is too, and the generator that answers to it has both.
+        done = publish(stack, "Orla Venn leads the harbour office.")
+        ask(stack, {"prompt": "Orla Venn leads", "after": done.after})
+        found = query.run(
+            stack.data, "select category, source from history where text like 'The Harlow desk lamp%'"
+        )
+        assert {"category": "catalogue", "source": "pim"} in found.to_pylist()
+        assert run(stack, '"generation-requests"') == ""
+        assert consumer.stdout is not None
+        line = next(line for line in consumer.stdout if line.startswith("my-1 "))
+    text, _, memories = line.removeprefix("my-1 ").partition(" [")
+    assert "walnut" in text and memories.startswith("'The Harlow desk lamp is made of walnut.'")
+
+
+def test_the_readmes_library_program_prints_the_answer(stack: Stack) -> None:
+    assert "walnut" in run(stack, "MemoryLM")
