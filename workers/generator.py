@@ -45,7 +45,12 @@ class Pending:
 
 @dataclass
 class Table:
-    """The replica: the changelog applied to a MemoryLM."""
+    """The replica: the changelog applied to a MemoryLM.
+
+    What cannot be taken is logged and is no dead letter: every generator reads the whole changelog at each start, and
+    each would send the same letters again. Nothing is lost by it: the writer makes the changelog from the history, and
+    tells all of it anew whenever it takes a partition.
+    """
 
     lm: MemoryLM
     consumer: Any
@@ -78,10 +83,7 @@ class Table:
                 if (memory.namespace, memory.memory_id) != (namespace, memory_id):
                     raise BadMessage("key-mismatch", "the key names another memory than the body")
                 self.lm.put(memory)
-        except (
-            ValueError,
-            BadMessage,
-        ) as error:  # the changelog is rebuilt from the history, nothing is lost
+        except (ValueError, BadMessage) as error:
             self.foreign += 1
             if self.foreign == 1:
                 log.line("memory not loaded", error=str(error)[:200])
