@@ -158,7 +158,10 @@ def publish(
     topic_prefix: Prefix = None,
     as_json: Json = False,
 ) -> None:
-    """Publish facts. Sends the fields that a fact has, and names those it left out."""
+    """Publish facts. Sends the fields that a fact has, and names those it left out.
+
+    With --wait, what a broker did not confirm or has lost is sent again, and counts once.
+    """
     from workers import client
     from workers.kafka import KafkaSettings
 

@@ -4,11 +4,13 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from kafka import TopicPartition
+from kafka.errors import KafkaError
 
 from schemas import topics
 from schemas.changelog import MAX_CHANGELOG_BYTES, Decided, PositionRecord
@@ -16,10 +18,15 @@ from schemas.common import decode, encode, parse_json, validate
 from schemas.fact import Fact, Forget
 from schemas.request import GenerationRequest
 from schemas.response import GenerationResponse, ResponseDelta
-from workers.kafka import KafkaSettings
+from workers.kafka import KafkaSettings, KafkaUnavailable, Producer
 from workers.topics import end_offsets, ensure_topics
 
 PATIENCE_S = 60.0  # without any progress
+QUIET_S = (
+    5.0  # without any progress: whether the broker is still the one that has the facts is asked so often
+)
+RETRIES = 5
+BACKOFF_S = 0.5  # doubled with each failure
 
 
 class ClientError(RuntimeError):
@@ -40,72 +47,141 @@ def publish(
     wait: bool = False,
     progress: Callable[[int, int], object] = lambda sent, decided: None,
 ) -> Published:
-    """Sends (namespace, fact) pairs; with `wait`, returns when each is durably decided. Raises ClientError."""
-    ids = ensure_topics(settings)
-    done = Published()
-    tail = _Tail(settings, (topics.MEMORY_CHANGELOG, topics.DEAD_LETTERS)) if wait else None
-    waiting: set[tuple[int, int]] = set()
-    producer = settings.producer()
-    try:
-        names: list[str] = []
+    """Sends (namespace, fact) pairs. Raises ClientError, KafkaError, KafkaUnavailable.
 
-        def flush() -> None:
-            for namespace, sent in zip(names, producer.flush_or_raise(), strict=True):
-                waiting.add((sent.partition, sent.offset))
-                at = done.after.setdefault(namespace, {})
-                where = f"{ids[topics.FACTS]}/{sent.partition}"
-                at[where] = max(at.get(where, -1), sent.offset)
-            names.clear()
+    A fact that has no fact_id gets one, of this call and its place in it: however often it is sent, it is decided once.
+    With `wait`, returns when each is durably decided, and sends again what the broker did not confirm or has lost.
+    """
+    call = uuid.uuid4().hex
+    named = ((namespace, _named(fact, f"{call}-{n}")) for n, (namespace, fact) in enumerate(facts))
+    failures = 0
+    with closing(_Sending(settings, named, wait, progress)) as sending:
+        while True:
+            try:
+                sending.send()
+                if wait:
+                    sending.wait()
+                return sending.done
+            except (KafkaError, KafkaUnavailable, _Lost):
+                failures += 1
+                if not wait or not sending.begun or failures > RETRIES:
+                    raise
+                time.sleep(min(BACKOFF_S * 2**failures, 8.0))
 
-        for namespace, fact in facts:
+
+def _named(fact: Fact | Forget, fact_id: str) -> Fact | Forget:
+    if isinstance(fact, Forget) or fact.fact_id is not None:
+        return fact
+    return fact.model_copy(update={"fact_id": fact_id})
+
+
+class _Lost(ClientError):
+    """The broker was started anew and has not kept what it had confirmed."""
+
+
+class _Sending:
+    """The facts of one call of `publish`: which of them the broker has confirmed, and which of those are decided."""
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        facts: Iterator[tuple[str, Fact | Forget]],
+        wait: bool,
+        progress: Callable[[int, int], object],
+    ) -> None:
+        self.done, self.begun = Published(), False
+        self._settings, self._facts, self._wait, self._progress = settings, facts, wait, progress
+        self._ids: dict[str, str] = {}
+        self._unconfirmed: list[tuple[str, Fact | Forget]] = []
+        self._undecided: dict[tuple[int, int], tuple[str, Fact | Forget]] = {}
+        self._producer: Producer | None = None
+        self._tail: _Tail | None = None
+
+    def send(self) -> None:
+        """Connects, and sends what is not confirmed yet."""
+        self._close_producer()
+        ids = ensure_topics(self._settings)
+        if self._wait and ids != self._ids:
+            if self._tail:
+                self._tail.close()
+            self._tail = _Tail(self._settings, (topics.MEMORY_CHANGELOG, topics.DEAD_LETTERS))
+            self._unconfirmed = [*self._undecided.values(), *self._unconfirmed]
+            self._undecided.clear()
+        self._ids = ids
+        producer = self._producer = self._settings.producer()
+        self.done.sent -= len(self._unconfirmed)
+        self._facts, self._unconfirmed = chain(self._unconfirmed, self._facts), []
+        self.begun = True
+        for namespace, fact in self._facts:
+            self._unconfirmed.append((namespace, fact))
+            self.done.sent += 1
             producer.send(topics.FACTS, encode(fact), namespace.encode())
-            names.append(namespace)
-            done.sent += 1
-            if len(names) >= 500:
-                flush()
-                progress(done.sent, 0)
-        flush()
-        progress(done.sent, 0)
-        if tail:
-            _await(tail, settings, ids[topics.FACTS], waiting, done, progress)
-    finally:
-        producer.close()
-        if tail:
-            tail.close()
-    return done
+            if len(self._unconfirmed) >= 500:
+                self._confirm(producer)
+        self._confirm(producer)
 
+    def _confirm(self, producer: Producer) -> None:
+        for (namespace, fact), sent in zip(self._unconfirmed, producer.flush_or_raise(), strict=True):
+            if self._wait:
+                self._undecided[sent.partition, sent.offset] = (namespace, fact)
+            else:
+                self._after(namespace, self._ids[topics.FACTS], sent.partition, sent.offset)
+        self._unconfirmed.clear()
+        self._progress(self.done.sent, 0)
 
-def _await(
-    tail: "_Tail",
-    settings: KafkaSettings,
-    topic_id: str,
-    waiting: set[tuple[int, int]],
-    done: Published,
-    progress: Callable[[int, int], object],
-) -> None:
-    last = time.monotonic()
-    while waiting:
-        for record in tail.poll():
-            if settings.short(record.topic) == topics.DEAD_LETTERS:
-                said = {name: (value or b"").decode("utf-8", "replace") for name, value in record.headers}
-                where = (int(said.get("partition", -1)), int(said.get("offset", -1)))
-                if said.get("topic") == settings.topic(topics.FACTS) and where in waiting:
-                    waiting.discard(where)
+    def wait(self) -> None:
+        """Until each is decided. Raises _Lost, and ClientError where nothing goes on."""
+        assert self._tail is not None
+        last = asked = time.monotonic()
+        while self._undecided:
+            if sum(self._take(record) for record in self._tail.poll()):
+                last = asked = time.monotonic()
+            self._progress(self.done.sent, self.done.sent - len(self._undecided))
+            if time.monotonic() - last > PATIENCE_S:
+                raise ClientError(
+                    f"{len(self._undecided)} facts undecided and no progress for {PATIENCE_S:.0f} s: "
+                    "do encoder and writer run?"
+                )
+            if time.monotonic() - asked > QUIET_S:
+                with suppress(KafkaUnavailable):  # it may come back, as it was
+                    if ensure_topics(self._settings) != self._ids:
+                        raise _Lost(f"the broker lost {len(self._undecided)} undecided facts")
+                asked = time.monotonic()
+
+    def _take(self, record: Any) -> bool:
+        """Whether the record tells what became of a fact of ours."""
+        before, done = len(self._undecided), self.done
+        if self._settings.short(record.topic) == topics.DEAD_LETTERS:
+            said = {name: (value or b"").decode("utf-8", "replace") for name, value in record.headers}
+            with suppress(KeyError, ValueError):  # it is not one of ours
+                where = (int(said["partition"]), int(said["offset"]))
+                if said["topic"] == topics.FACTS and where in self._undecided:
+                    del self._undecided[where]
                     done.outcomes["dead-lettered"] += 1
-                    last = time.monotonic()
-            elif (record.key or b"").endswith(b"/") and record.value:
-                position = decode(PositionRecord, record.value, MAX_CHANGELOG_BYTES)
-                for one in position.decided:
-                    if one.topic_id == topic_id and (one.partition, one.offset) in waiting:
-                        waiting.discard((one.partition, one.offset))
-                        done.outcomes[one.outcome] += 1
-                        done.decided.append(one)
-                        last = time.monotonic()
-        progress(done.sent, done.sent - len(waiting))
-        if time.monotonic() - last > PATIENCE_S:
-            raise ClientError(
-                f"{len(waiting)} facts undecided and no progress for {PATIENCE_S:.0f} s: do encoder and writer run?"
-            )
+        elif (record.key or b"").endswith(b"/") and record.value:
+            position = decode(PositionRecord, record.value, MAX_CHANGELOG_BYTES)
+            for one in position.decided:
+                where = (one.partition, one.offset)
+                if one.topic_id == self._ids[topics.FACTS] and where in self._undecided:
+                    del self._undecided[where]
+                    done.outcomes[one.outcome] += 1
+                    done.decided.append(one)
+                    self._after(position.namespace, one.topic_id, one.partition, one.offset)
+        return len(self._undecided) < before
+
+    def _after(self, namespace: str, topic_id: str, partition: int, offset: int) -> None:
+        at, where = self.done.after.setdefault(namespace, {}), f"{topic_id}/{partition}"
+        at[where] = max(at.get(where, -1), offset)
+
+    def _close_producer(self) -> None:
+        if self._producer:
+            self._producer.close()
+            self._producer = None
+
+    def close(self) -> None:
+        self._close_producer()
+        if self._tail:
+            self._tail.close()
 
 
 def ask(

@@ -1,0 +1,184 @@
+"""What an application does with the stream, on the embedded broker: each fact counts once, whatever has to be sent again.
+
+A stand-in decides the facts: the real workers are in test_pipeline.py.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import wait_until
+from kafka import TopicPartition
+from kafka.errors import KafkaTimeoutError
+
+from schemas import topics
+from schemas.changelog import Decided, PositionRecord, changelog_key
+from schemas.common import encode
+from schemas.fact import Fact, Forget, decode_fact
+from workers import broker, client
+from workers.kafka import KafkaSettings, KafkaUnavailable, Producer, dead_letter
+from workers.topics import ensure_topics
+
+PAIRS: list[tuple[str, Fact | Forget]] = [("default", Fact(text=f"Fact {n}.")) for n in range(3)]
+
+
+class Decider:
+    """In the place of the workers: decides every fact on the topic, and keeps its fact_id. What says "bad" is none."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings, self._stop = settings, threading.Event()
+        self.fact_ids: list[str | None] = []
+        self.ids = ensure_topics(settings)
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        consumer, producer = self._settings.consumer(), self._settings.producer()
+        name = self._settings.topic(topics.FACTS)
+        consumer.assign([TopicPartition(name, p) for p in sorted(consumer.partitions_for_topic(name))])
+        consumer.seek_to_beginning()
+        while not self._stop.is_set():
+            for records in consumer.poll(timeout_ms=50).values():
+                for record in records:
+                    self._decide(producer, record)
+            producer.flush_or_raise()
+        consumer.close()
+        producer.close()
+
+    def _decide(self, producer: Producer, record: Any) -> None:
+        namespace, fact = decode_fact(record.key, record.value)
+        if isinstance(fact, Forget) or "bad" in fact.text:
+            dead_letter(producer, record, "odd", "said the test", "test", datetime.now(UTC))
+            return
+        outcome = "duplicate" if fact.fact_id in self.fact_ids else "learned"
+        self.fact_ids.append(fact.fact_id)
+        one: dict[str, Any] = {
+            "topic_id": self.ids[topics.FACTS],
+            "partition": record.partition,
+            "offset": record.offset,
+        }
+        told = PositionRecord(
+            namespace=namespace, positions={f"{one['topic_id']}/{record.partition}": record.offset},
+            decided=[Decided(**one, outcome=outcome)],  # type: ignore[arg-type]
+        )  # fmt: skip
+        producer.send(topics.MEMORY_CHANGELOG, encode(told), changelog_key(namespace), record.partition)
+
+    def end(self) -> None:
+        self._stop.set()
+        self._thread.join(30)
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(client, "QUIET_S", 0.3)
+
+
+@pytest.fixture
+def decider(settings: KafkaSettings) -> Iterator[Decider]:
+    made = Decider(settings)
+    yield made
+    made.end()
+
+
+def test_each_fact_has_an_id_of_its_own_or_of_the_call(settings: KafkaSettings, decider: Decider) -> None:
+    same = [("default", Fact(text="Said twice."))] * 2
+    for _ in range(2):
+        done = client.publish(settings, [*same, ("default", Fact(text="a", fact_id="mine"))], wait=True)
+        assert done.sent == done.outcomes.total() == 3
+    mine = [one for one in decider.fact_ids if one == "mine"]
+    assert len(mine) == 2 and len(set(decider.fact_ids)) == 1 + 4 and None not in decider.fact_ids
+
+
+def test_what_was_decided_is_what_a_request_may_wait_for(settings: KafkaSettings, decider: Decider) -> None:
+    facts: list[tuple[str, Fact | Forget]] = [
+        ("a", Fact(text="Good.")),
+        ("a", Fact(text="A bad one.")),
+        ("b", Forget(forget="0" * 32)),
+    ]
+    done = client.publish(settings, facts, wait=True)
+    assert done.outcomes == {"learned": 1, "dead-lettered": 2} and done.sent == 3
+    # A request that waited for the dead letter would wait in vain.
+    assert [list(at.values()) for at in done.after.values()] == [[0]] and list(done.after) == ["a"]
+
+
+def test_without_waiting_what_was_sent_is_told(settings: KafkaSettings) -> None:
+    done = client.publish(settings, PAIRS)
+    (at,) = done.after.values()
+    assert done.sent == 3 and list(at.values()) == [2] and not done.outcomes
+
+
+def test_what_was_not_confirmed_is_sent_again_and_counts_once(
+    settings: KafkaSettings, decider: Decider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush, failures = Producer.flush_or_raise, [KafkaTimeoutError("no answer")] * 2
+
+    def arrives_unconfirmed(producer: Producer) -> list[Any]:
+        sent = flush(producer)
+        if failures and threading.current_thread() is threading.main_thread():
+            raise failures.pop()
+        return sent
+
+    monkeypatch.setattr(Producer, "flush_or_raise", arrives_unconfirmed)
+    done = client.publish(settings, PAIRS, wait=True)
+    assert done.sent == done.outcomes.total() == 3
+    assert len(decider.fact_ids) == 9 and len(set(decider.fact_ids)) == 3
+
+
+def test_it_does_not_go_on_for_ever(settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[None] = []
+
+    def fails(_: Producer) -> list[Any]:
+        tries.append(None)
+        raise KafkaTimeoutError("no answer")
+
+    monkeypatch.setattr(Producer, "flush_or_raise", fails)
+    with pytest.raises(KafkaTimeoutError):
+        client.publish(settings, PAIRS, wait=True)
+    assert len(tries) == 1 + client.RETRIES
+    with pytest.raises(KafkaTimeoutError):
+        client.publish(settings, PAIRS)
+    assert len(tries) == 2 + client.RETRIES
+
+
+def test_a_broker_that_was_never_there_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waited"))
+    with pytest.raises(KafkaUnavailable):
+        client.publish(KafkaSettings("127.0.0.1:1", connect_timeout_s=0.2), PAIRS, wait=True)
+
+
+def test_what_a_broker_lost_is_sent_to_the_next_one(tmp_path: Path) -> None:
+    """The embedded broker keeps topics in memory: what it confirmed is gone with it."""
+    running = broker.start(broker.free_port(), tmp_path / "broker.log")
+    settings = KafkaSettings(running.bootstrap, connect_timeout_s=1)
+    decided: list[client.Published] = []
+    sent = threading.Event()
+    publisher = threading.Thread(
+        target=lambda: decided.append(
+            client.publish(settings, PAIRS, wait=True, progress=lambda n, _: sent.set() if n == 3 else None)
+        )
+    )
+    publisher.start()
+    decider = None
+    try:
+        wait_until(sent.is_set)
+        running.process.kill()
+        running.process.wait()
+        running = broker.start(running.port, tmp_path / "broker.log")
+        decider = Decider(settings)
+        publisher.join(60)
+        (done,) = decided
+        assert done.outcomes == {"learned": 3} and done.sent == 3
+        assert len(decider.fact_ids) == 3
+        assert [where.split("/")[0] for at in done.after.values() for where in at] == [
+            decider.ids[topics.FACTS]
+        ]
+    finally:
+        if decider:
+            decider.end()
+        running.stop()
+        publisher.join(60)
