@@ -17,6 +17,7 @@ import numpy as np
 import orjson
 
 from pipeline.decision import Cause, Decision, Memory, NewFact
+from pipeline.index import Index, pool_packed
 from pipeline.relation import same_relation
 from pipeline.settings import Settings
 from pipeline.words import split
@@ -27,7 +28,7 @@ DEFAULT_CATEGORY = ""
 @dataclass(slots=True)
 class _Namespace:
     memories: dict[str, Memory] = field(default_factory=dict)
-    by_word: dict[str, dict[str, None]] = field(default_factory=dict)  # word -> memory ids, oldest first
+    index: Index = field(default_factory=Index)
     categories: dict[str, dict[str, None]] = field(default_factory=dict)
     decided: dict[str, int] = field(default_factory=dict)  # Cause.log -> highest offset
     fact_ids: dict[str, None] = field(default_factory=dict)
@@ -60,6 +61,10 @@ class Bank:
     def get(self, namespace: str, memory_id: str) -> Memory | None:
         space = self._spaces.get(namespace)
         return space.memories.get(memory_id) if space else None
+
+    def index(self, namespace: str) -> Index | None:
+        space = self._spaces.get(namespace)
+        return space.index if space else None
 
     def is_decided(self, namespace: str, cause: Cause) -> bool:
         space = self._spaces.get(namespace)
@@ -161,10 +166,10 @@ class Bank:
             return known, None, 1.0
         words = [w.form for w in split(fact.encoding.text)]
         priors = fact.encoding.priors
-        postings = sorted((len(ids), form) for form in set(words) if (ids := space.by_word.get(form)))
+        postings = sorted((len(ids), form) for form in set(words) if (ids := space.index.holding(form)))
         seen: dict[str, None] = {}
         for _, form in postings[: max(1, len(postings) - 1)]:  # the rarest words name the subject
-            for candidate in reversed(space.by_word[form]):
+            for candidate in reversed(space.index.holding(form)):
                 seen.setdefault(candidate)
                 if len(seen) >= self.settings.candidates:
                     break
@@ -176,7 +181,11 @@ class Bank:
             other = [w.form for w in split(memory.text)]
             if words == other:
                 return memory, None, 1.0
-            alike = same_relation(words, priors, other, memory.priors, self.settings)
+            alike = same_relation(words, priors, other, memory.priors)
+            # What several memories share is no subject: "Arena debuted", "The language of … is Thai".
+            shared = [form for form in words if form in other]
+            if alike and space.index.together(shared, self.settings.candidates) > 1:
+                alike = 0.0
             if alike and (best is None or alike > best[0]):
                 best = (alike, memory)
         return (None, best[1], best[0]) if best else (None, None, 0.0)
@@ -263,24 +272,16 @@ class Bank:
         if space and memory_id in space.memories:
             self._remove(space, memory_id)
 
-    def holding(self, namespace: str, word: str) -> dict[str, None]:
-        """The ids of the memories that have the word, oldest first."""
-        space = self._spaces.get(namespace)
-        return space.by_word.get(word, {}) if space else {}
-
     def _add(self, space: _Namespace, memory: Memory) -> None:
         space.memories[memory.memory_id] = memory
         space.categories.setdefault(memory.category or DEFAULT_CATEGORY, {})[memory.memory_id] = None
-        for word in split(memory.text):
-            space.by_word.setdefault(word.form, {})[memory.memory_id] = None
+        pooled = pool_packed(memory.vectors, memory.priors)
+        space.index.add(memory.memory_id, (word.form for word in split(memory.text)), pooled)
 
     def _remove(self, space: _Namespace, memory_id: str) -> None:
         memory = space.memories.pop(memory_id)
         del space.categories[memory.category or DEFAULT_CATEGORY][memory_id]
-        for form in {word.form for word in split(memory.text)}:
-            del space.by_word[form][memory_id]
-            if not space.by_word[form]:
-                del space.by_word[form]
+        space.index.remove(memory_id, (word.form for word in split(memory.text)))
 
     def digest(self) -> str:
         return digest([self])

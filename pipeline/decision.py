@@ -66,7 +66,7 @@ class Decision:
     encoder_id: str | None = None
     priors: NDArray[np.float32] | None = None
     surprisals: NDArray[np.float32] | None = None
-    vectors: NDArray[np.int8] | None = None
+    vectors: NDArray[np.uint8] | None = None
 
 
 @dataclass(slots=True)
@@ -86,4 +86,4 @@ class Memory:
     encoder_id: str
     priors: NDArray[np.float32]
     surprisals: NDArray[np.float32]
-    vectors: NDArray[np.int8]
+    vectors: NDArray[np.uint8]

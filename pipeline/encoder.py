@@ -5,6 +5,7 @@ Knows the backbone; knows nothing of memories, time or Kafka.
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
 from typing import Self
 
@@ -12,12 +13,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.backbone import Backbone, fixed_batches
-from pipeline.encoding import Encoding
+from pipeline.backbone import Backbone, Tokens, fixed_batches
+from pipeline.calibration import Calibration, calibration_of
+from pipeline.encoding import Asked, Encoding
+from pipeline.models import Progress, silent
 from pipeline.settings import Settings
-from pipeline.words import Frequencies, split
+from pipeline.vectors import pack
+from pipeline.words import Frequencies, Word, marked, split
 
-VERSION = "1"  # of what is measured; a part of the encoder id
+VERSION = "2"  # of what is measured; a part of the encoder id
+PROMPT_TOKENS = 256  # of a prompt that are looked at, from its end
+
+_LABEL = re.compile(r"\s*[^\W\d_]+\s*[:：]")
 
 
 class TooLong(ValueError):
@@ -25,18 +32,29 @@ class TooLong(ValueError):
 
 
 class Encoder:
-    def __init__(self, backbone: Backbone, settings: Settings | None = None) -> None:
+    def __init__(
+        self, backbone: Backbone, settings: Settings | None = None, calibration: Calibration | None = None
+    ) -> None:
         self.backbone = backbone
         self.settings = settings or Settings()
+        self.calibration = calibration or calibration_of(backbone)
         self.frequencies = Frequencies(
             backbone.tokenizer.get_vocab(), lambda text: backbone.tokenize([text])[0].ids
         )
-        mark = f"{VERSION}:{backbone.hash}:{backbone.dtype}"
+        mark = f"{VERSION}:{backbone.hash}:{backbone.dtype}:{self.calibration.sha256}"
         self.encoder_id = hashlib.sha256(mark.encode()).hexdigest()[:32]
 
+    @property
+    def informative(self) -> float:
+        """Nats: what a word must say at least, to be an answer or a part of it."""
+        return self.settings.informative * self.frequencies.most
+
     @classmethod
-    def load(cls, model: str = "default", device: str = "auto", dtype: str = "auto") -> Self:
-        return cls(Backbone.load(model, device, dtype))
+    def load(
+        cls, model: str = "default", device: str = "auto", dtype: str = "auto", progress: Progress = silent
+    ) -> Self:
+        backbone = Backbone.load(model, device, dtype, progress)
+        return cls(backbone, calibration=calibration_of(backbone, progress))
 
     def fits(self, text: str) -> bool:
         """Whether the text, with its lead, is within the model's context."""
@@ -57,32 +75,79 @@ class Encoder:
                 )
         done: list[Encoding | None] = [None] * len(texts)
         for batch in fixed_batches([len(row) for row in rows]):
-            losses = self._losses([rows[i] for i in batch.indices], batch.rows, batch.length)
-            for i, loss in zip(batch.indices, losses, strict=True):
-                done[i] = self._measure(texts[i], tokens[i].offsets, loss[len(lead) - 1 :])
+            measured = self._forward([rows[i] for i in batch.indices], batch.rows, batch.length)
+            for i, (losses, states) in zip(batch.indices, measured, strict=True):
+                done[i] = self._measure(texts[i], tokens[i].offsets, losses, states)
         return [encoding for encoding in done if encoding is not None]
 
-    @torch.inference_mode()
-    def _losses(self, ids: Sequence[list[int]], rows: int, length: int) -> list[NDArray[np.float32]]:
-        """-log p of each token but the first, nats: [len - 1] a row."""
-        padded, mask = self.backbone.pad(ids, rows, min(length, self.backbone.max_positions))
-        logits = self.backbone.model(input_ids=padded, attention_mask=mask, use_cache=False).logits[:, :-1]
-        chosen = logits.gather(-1, padded[:, 1:, None])[..., 0].float()
-        losses = (logits.float().logsumexp(-1) - chosen).cpu().numpy()
-        return [row[: len(one) - 1] for row, one in zip(losses, ids, strict=False)]
+    def ask(self, prompts: Sequence[str]) -> list[Asked]:
+        """The last words of each prompt, as retrieval takes them. A prompt's form of question and answer is left out."""
+        asked: list[Asked | None] = [None] * len(prompts)
+        tokens = self.backbone.tokenize(prompts)
+        lead, room = (
+            self.backbone.lead,
+            min(PROMPT_TOKENS, self.backbone.max_positions - len(self.backbone.lead)),
+        )
+        tokens = [Tokens(t.ids[-room:], t.offsets[-room:]) for t in tokens]
+        rows = [lead + t.ids for t in tokens]
+        for batch in fixed_batches([len(row) for row in rows]):
+            measured = self._forward([rows[i] for i in batch.indices], batch.rows, batch.length)
+            for i, (losses, states) in zip(batch.indices, measured, strict=True):
+                asked[i] = self._words_of(prompts[i], tokens[i].offsets, losses, states)
+        return [one for one in asked if one is not None]
 
-    def _measure(self, text: str, offsets: list[tuple[int, int]], losses: NDArray[np.float32]) -> Encoding:
+    @torch.inference_mode()
+    def _forward(
+        self, ids: Sequence[list[int]], rows: int, length: int
+    ) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """For each row, -log p of each token behind the lead, nats, and those tokens' whitened states [tokens, d]."""
+        padded, mask = self.backbone.pad(ids, rows, min(length, self.backbone.max_positions))
+        logits, states = self.backbone.forward(padded, mask, self.calibration.layer)
+        chosen = logits[:, :-1].gather(-1, padded[:, 1:, None])[..., 0].float()
+        losses = (logits[:, :-1].float().logsumexp(-1) - chosen).cpu().numpy()
+        begin, seen = len(self.backbone.lead), states.cpu().numpy()
+        return [
+            (losses[r, begin - 1 : len(row) - 1], self.calibration.whiten(seen[r, begin : len(row)]))
+            for r, row in enumerate(ids)
+        ]
+
+    def _words_of(
+        self,
+        text: str,
+        offsets: list[tuple[int, int]],
+        losses: NDArray[np.float32],
+        states: NDArray[np.float32],
+    ) -> Asked:
+        words, form = split(text), form_of(text)
+        owner = owners(offsets, words)
+        kept = [w for w in range(len(words)) if w not in form and (owner == w).any()][
+            -self.settings.prompt_words :
+        ]
+        priors = np.array(
+            [self.frequencies.information(text[words[w].start : words[w].end]) for w in kept], np.float32
+        )
+        return Asked(
+            [words[w].form for w in kept],
+            priors,
+            np.array([losses[owner == w].sum() for w in kept], np.float32),
+            marked(text, [words[w] for w in kept], [float(p) / self.frequencies.most for p in priors]),
+            np.array([states[owner == w][-1] for w in kept], np.float32).reshape(len(kept), states.shape[1]),
+        )
+
+    def _measure(
+        self,
+        text: str,
+        offsets: list[tuple[int, int]],
+        losses: NDArray[np.float32],
+        states: NDArray[np.float32],
+    ) -> Encoding:
         words = split(text)
         priors = np.array([self.frequencies.information(text[w.start : w.end]) for w in words], np.float32)
-        surprisals = np.zeros(len(words), np.float32)
-        owner = np.full(len(offsets), -1)
-        for t, (start, end) in enumerate(offsets):
-            for w, word in enumerate(words):
-                if start < word.end and word.start < end:
-                    surprisals[w] += losses[t]
-                    owner[t] = w
-                    break
-        asked = _answer(priors, self.settings.informative)
+        owner = owners(offsets, words)
+        surprisals = np.array([losses[owner == w].sum() for w in range(len(words))], np.float32)
+        last = [int(np.flatnonzero(owner == w)[-1]) if (owner == w).any() else -1 for w in range(len(words))]
+        vectors = np.array([states[t] if t >= 0 else np.zeros(states.shape[1]) for t in last], np.float32)
+        asked = _answer(priors, self.informative)
         answer = losses[np.isin(owner, asked)] if len(asked) else losses
         if not len(answer):
             answer = losses
@@ -99,8 +164,33 @@ class Encoder:
             float(np.float32(base - recall)),
             priors,
             surprisals,
-            np.zeros((len(words), 0), np.int8),
+            pack(vectors.reshape(len(words), states.shape[1])),
         )
+
+
+def owners(offsets: Sequence[tuple[int, int]], words: Sequence[Word]) -> NDArray[np.int64]:
+    """For each token the index of the word that it is a part of, -1 for none."""
+    owner, w = np.full(len(offsets), -1), 0
+    for t, (start, end) in enumerate(offsets):
+        while w < len(words) and words[w].end <= start:
+            w += 1
+        if w < len(words) and words[w].start < end and start < words[w].end:
+            owner[t] = w
+    return owner
+
+
+def form_of(text: str) -> set[int]:
+    """The words of a prompt that are its form and not its content: where the last line is an empty label ("Answer:"),
+    the labels of all lines ("Question: Where is Oslo?"). By their indices."""
+    lines = text.rstrip().split("\n")
+    if not _LABEL.fullmatch(lines[-1].strip()):
+        return set()
+    starts, at = set(), 0
+    for line in lines:
+        if _LABEL.match(line):
+            starts.add(at + len(line) - len(line.lstrip()))
+        at += len(line) + 1
+    return {w for w, word in enumerate(split(text)) if word.start in starts}
 
 
 def _answer(priors: NDArray[np.float32], informative: float) -> list[int]:

@@ -1,4 +1,7 @@
-"""An encoded fact, as numbers: what passes from the encoder to the bank. Knows no model, so that a bank needs none."""
+"""An encoded fact and an encoded prompt, as numbers: what passes from the encoder to bank and retrieval.
+
+Knows no model, so that a bank needs none.
+"""
 
 from dataclasses import dataclass, field
 
@@ -15,6 +18,17 @@ class Encoding:
     loss_delta: float  # base_loss - recall_loss: what storing the fact would buy
     priors: NDArray[np.float32]  # [words] information before any memory, nats
     surprisals: NDArray[np.float32]  # [words] in the fact, nats
-    vectors: NDArray[np.int8] = field(
-        default_factory=lambda: np.zeros((0, 0), np.int8)
-    )  # [words, dimensions]
+    vectors: NDArray[np.uint8] = field(
+        default_factory=lambda: np.zeros((0, 0), np.uint8)
+    )  # [words, ceil(d / 4)] whitened states, two bits a dimension: see vectors.py
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The last words of a prompt."""
+
+    forms: list[str]  # as words.split normalises them
+    priors: NDArray[np.float32]  # [words] nats
+    surprisals: NDArray[np.float32]  # [words] in the prompt, nats
+    marks: list[float]  # 0 to 1, how much each looks like a name: words.marked
+    vectors: NDArray[np.float32]  # [words, d] whitened states, unit vectors

@@ -252,7 +252,7 @@ def _from_table(table: pa.Table) -> list[Decision]:
                 raise ValueError(f"row {i} has vectors, but no words")
             words = len(arrays["priors"])
             shape = (words, len(blob) // words if words else 0)
-            arrays["vectors"] = np.frombuffer(blob, np.int8).reshape(shape).copy()
+            arrays["vectors"] = np.frombuffer(blob, np.uint8).reshape(shape).copy()
         cause = Cause(**{name: columns[name][i] for name in _CAUSE})
         rows.append(Decision(cause=cause, **{name: columns[name][i] for name in _PLAIN}, **arrays))
     return rows

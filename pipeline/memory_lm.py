@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Self
 
 import torch
+from torch import Tensor
 
+from pipeline.backbone import fixed_batches
 from pipeline.bank import Bank
 from pipeline.decision import Cause, Decision, Memory, NewFact
 from pipeline.encoder import Encoder
@@ -64,7 +66,11 @@ class Job:
 
     def asked(self) -> str:
         """The text by which memories are looked for: the prompt, or the chat's last turn."""
-        return self.prompt or "" if self.messages is None else self.messages[-1]["content"]
+        return (
+            self.prompt or ""
+            if self.messages is None
+            else (self.messages[-1]["content"] if self.messages else "")
+        )
 
 
 class MemoryLM:
@@ -153,7 +159,8 @@ class MemoryLM:
         self, prompts: Sequence[str], namespace: str | Sequence[str] = "default", k: int = K
     ) -> list[list[Retrieved]]:
         """The k best memories for each prompt, best first."""
-        return [[_shown(hit) for hit in self._hits(prompt, _several(namespace), k)] for prompt in prompts]
+        hits = self._hits(prompts, [_several(namespace)] * len(prompts), k)
+        return [[_shown(hit) for hit in one] for one in hits]
 
     @torch.inference_mode()
     def score(
@@ -164,22 +171,39 @@ class MemoryLM:
         use_memory: bool = True,
     ) -> list[float]:
         """Mean log-probability per target token, nats; the target follows the prompt after one blank."""
-        scores = []
-        for prompt, target in zip(prompts, targets, strict=True):
-            job = Job(prompt, namespaces=_several(namespace), use_memory=use_memory)
-            row, _ = self._row(job)
-            wanted = self._tokenize(" " + target.strip())
-            ids, mask = self.encoder.backbone.pad([row.ids + wanted])
-            logits = self.encoder.backbone.model(input_ids=ids, attention_mask=mask).logits[0].float()
-            total = 0.0
-            for n, token in enumerate(wanted):
-                now = logits[len(row.ids) + n - 1]
-                fused = now if row.reading.silent else row.reading.predict(now)
-                total += float(torch.log_softmax(fused, -1)[token])
-                if not row.reading.silent:
-                    row.reading.advance(token, self.encoder.backbone.decode(wanted[: n + 1]))
-            scores.append(total / len(wanted))
+        backbone, asked = self.encoder.backbone, [prompt.rstrip(" ") for prompt in prompts]
+        wanted = [
+            self._tokenize((" " if prompt else "") + t.strip())
+            for prompt, t in zip(asked, targets, strict=True)
+        ]
+        jobs = [
+            Job(prompt, namespaces=_several(namespace), use_memory=use_memory, max_new_tokens=len(ids))
+            for prompt, ids in zip(asked, wanted, strict=True)
+        ]
+        rows = [row for row, _ in self._rows(jobs)]
+        whole = [row.ids + ids for row, ids in zip(rows, wanted, strict=True)]
+        scores = [0.0] * len(rows)
+        for batch in fixed_batches([len(ids) for ids in whole]):
+            padded, mask = backbone.pad(
+                [whole[i] for i in batch.indices], batch.rows, min(batch.length, backbone.max_positions)
+            )
+            logits = backbone.model(input_ids=padded, attention_mask=mask, use_cache=False).logits
+            for r, i in enumerate(batch.indices):
+                begin = len(rows[i].ids) - 1
+                scores[i] = self._of_target(
+                    rows[i], wanted[i], logits[r, begin : begin + len(wanted[i])].float()
+                )
         return scores
+
+    def _of_target(self, row: Row, wanted: list[int], logits: Tensor) -> float:
+        """logits: [tokens, V], those that predict each token of the target."""
+        total = 0.0
+        for n, token in enumerate(wanted):
+            fused = logits[n] if row.reading.silent else row.reading.predict(logits[n])
+            total += float(torch.log_softmax(fused, -1)[token])
+            if not row.reading.silent:
+                row.reading.advance(token, self.encoder.backbone.decode(wanted[: n + 1]))
+        return total / max(1, len(wanted))
 
     def generate(
         self,
@@ -203,7 +227,7 @@ class MemoryLM:
         self, jobs: Sequence[Job], on_token: Callable[[int, str], bool] | None = None
     ) -> list[Generation]:
         """Answers all jobs as one batch. on_token(job's index, piece of text) may return False to end that job."""
-        made = [self._row(job) for job in jobs]
+        made = self._rows(jobs)
         rows = [row for row, _ in made]
         generate(self.encoder.backbone, rows, on_token)
         return [
@@ -215,12 +239,21 @@ class MemoryLM:
 
     # --- inside ---
 
-    def _hits(self, text: str, namespaces: Sequence[str], k: int) -> list[Hit]:
-        return retrieve(self.bank, namespaces, text, self.encoder.frequencies.information, k)
+    def _hits(self, texts: Sequence[str], namespaces: Sequence[Sequence[str]], k: int) -> list[list[Hit]]:
+        """For each text its memories; nothing is computed for those whose namespaces are empty."""
+        full = [i for i, names in enumerate(namespaces) if any(self.bank.size(name) for name in names)]
+        hits: list[list[Hit]] = [[] for _ in texts]
+        for i, asked in zip(full, self.encoder.ask([texts[i] for i in full]), strict=True):
+            hits[i] = retrieve(self.bank, namespaces[i], asked, k)
+        return hits
 
-    def _row(self, job: Job) -> tuple[Row, list[Hit]]:
+    def _rows(self, jobs: Sequence[Job]) -> list[tuple[Row, list[Hit]]]:
+        names = [job.namespaces if job.use_memory else () for job in jobs]
+        hits = self._hits([job.asked() for job in jobs], names, K)
+        return [(self._row(job, found), found) for job, found in zip(jobs, hits, strict=True)]
+
+    def _row(self, job: Job, hits: list[Hit]) -> Row:
         backbone = self.encoder.backbone
-        hits = self._hits(job.asked(), job.namespaces, K) if job.use_memory else []
         if job.messages is not None:
             context = backbone.chat(job.messages)
             ids = backbone.tokenize_prompt(context)
@@ -228,13 +261,12 @@ class MemoryLM:
             context = job.prompt or ""
             begin = backbone.lead if backbone.lead == [backbone.tokenizer.bos_token_id] else []
             ids = begin + self._tokenize(context)
-        room = max(1, backbone.max_positions // 2)
-        row = Row(
-            backbone.clip(ids, min(job.max_new_tokens, room)),
-            Reading(hits, self._tokenize, self.bank.settings, context),
-            min(job.max_new_tokens, room), job.temperature, job.top_p, job.seed, job.stop,
+        room = min(job.max_new_tokens, max(1, backbone.max_positions // 2))
+        return Row(
+            backbone.clip(ids or backbone.lead, room),
+            Reading(hits, self._tokenize, self.encoder.informative, self.bank.settings, context),
+            room, job.temperature, job.top_p, job.seed, job.stop,
         )  # fmt: skip
-        return row, hits
 
     def _tokenize(self, text: str) -> list[int]:
         return self.encoder.backbone.tokenize([text])[0].ids

@@ -37,12 +37,13 @@ class Reading:
         self,
         found: Sequence[Retrieved],
         tokenize: Callable[[str], list[int]],
+        informative: float,
         settings: Settings,
         context: str,
     ) -> None:
-        """context: the prompt's text, by whose end the first word is given a blank before it or not."""
+        """informative: nats that a word says at least, to be said; context: the prompt's text, by whose end the first word is given a blank before it or not."""
         self._found = [hit for hit in found if hit.gate > 0]
-        self._tokenize, self._settings = tokenize, settings
+        self._tokenize, self._informative, self._settings = tokenize, informative, settings
         best = max((hit.score for hit in self._found), default=0.0) or 1.0
         heat = settings.attention_temperature
         shares = [math.exp((hit.score / abs(best) - 1.0) / heat) for hit in self._found]
@@ -119,28 +120,29 @@ class Reading:
     def _entries(self, hit: Retrieved, said: set[str], before: str) -> list[tuple[tuple[int, ...], float]]:
         """(tokens, logit) of each run of words that neither the prompt nor the answer has."""
         text, words, (first, last) = hit.memory.text, split(hit.memory.text), hit.alignment.span
-        open_ = [
-            c <= 0.5 and form not in said
-            for (form, _), c in zip(hit.words, hit.alignment.covered, strict=True)
+        says = hit.memory.priors >= self._informative
+        lacks = [
+            c <= 0.5 and word.form not in said
+            for word, c in zip(words, hit.alignment.covered.tolist(), strict=True)
         ]
         entries = []
-        for i, (_, info) in enumerate(hit.words):
-            if not open_[i] or not info:
+        for i, word in enumerate(words):
+            if not lacks[i] or not says[i]:
                 continue
             end = i + 1
             if first <= i < last:
                 end = last
             else:
-                while end < len(words) and open_[end] and hit.words[end][1]:
+                while end < len(words) and lacks[end] and says[end]:
                     end += 1
-            run = text[words[i].start : words[end - 1].end]
-            blank = (i > 0 and text[words[i].start - 1].isspace()) or i == 0
+            run = text[word.start : words[end - 1].end]
+            blank = i == 0 or text[word.start - 1].isspace()
             if blank and before and not before.isspace():
                 run = " " + run
             surprise = math.log(max(float(hit.memory.surprisals[i]), 0.1))
-            bias = (
-                2.0 * math.log(info) + surprise - (0.0 if first <= i < last else self._settings.outside_span)
-            )
+            bias = 2.0 * math.log(max(float(hit.information[i]), 0.1)) + surprise
+            if not first <= i < last:
+                bias -= self._settings.outside_span
             if tokens := tuple(self._tokenize(run)):
                 entries.append((tokens, bias))
         return entries

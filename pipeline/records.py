@@ -44,7 +44,7 @@ def from_record(r: MemoryRecord) -> Memory:
     if not (np.isfinite(priors).all() and np.isfinite(surprisals).all()):
         raise BadMessage("invalid-field", "priors or surprisals are not finite")
     vectors = (
-        np.frombuffer(r.vectors, np.int8).reshape(count, -1) if r.vectors else np.zeros((count, 0), np.int8)
+        np.frombuffer(r.vectors, np.uint8).reshape(count, -1) if r.vectors else np.zeros((count, 0), np.uint8)
     )
     return Memory(
         r.memory_id,

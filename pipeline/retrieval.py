@@ -1,92 +1,152 @@
 """Which memories does a prompt concern, and may they speak?
 
-Words find candidates through the bank's index; alignment scores them and opens their gates. Knows no model but the
-prior information of words, so it needs no forward pass.
+Three steps, each exact over what the one before leaves: words and pooled states find candidates through the bank's
+index; late interaction over word states and the rarity of what is matched rank them; alignment opens the gates of the
+best. Knows no model: the prompt comes encoded.
+
+    score = sum over the prompt's words of information · likeness of states   (late interaction: Khattab & Zaharia 2020)
+          + rarity_weight · rarity of the matched words together · share²
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from pipeline.alignment import Alignment, align, gate
+import numpy as np
+
+from pipeline.alignment import Alignment, Floats, Words, align, gate
 from pipeline.bank import Bank
 from pipeline.decision import Memory
+from pipeline.encoding import Asked
+from pipeline.index import Index, pool
 from pipeline.settings import Settings
-from pipeline.words import split
+from pipeline.vectors import unpack
+from pipeline.words import marked, split
 
 
 @dataclass(frozen=True, slots=True)
 class Retrieved:
     memory: Memory
-    words: list[tuple[str, float]]  # of the fact: form, information in nats
+    information: Floats  # of the fact's words, nats
     alignment: Alignment
-    score: float  # nats squared, with importance and category
+    score: float  # nats, with importance and category
     gate: float  # 0: keeps silent
 
 
-def query(text: str, prior: Callable[[str], float], settings: Settings) -> list[tuple[str, str, float]]:
-    """(form, surface, prior information) of the last words of a prompt."""
-    words = split(text)[-settings.prompt_words :]
-    return [(w.form, text[w.start : w.end], prior(text[w.start : w.end])) for w in words]
-
-
-def retrieve(
-    bank: Bank, namespaces: Sequence[str], text: str, prior: Callable[[str], float], k: int
-) -> list[Retrieved]:
+def retrieve(bank: Bank, namespaces: Sequence[str], asked: Asked, k: int) -> list[Retrieved]:
     """The k best memories of the namespaces, best first. Ties go to the newer."""
-    settings = bank.settings
-    asked = query(text, prior, settings)
-    found = [hit for namespace in namespaces for hit in _of_namespace(bank, namespace, asked, settings)]
+    found = [hit for namespace in namespaces for hit in _of_namespace(bank, namespace, asked, max(k, 2))]
     found.sort(key=lambda hit: (hit.score, hit.memory.observed_at, hit.memory.memory_id), reverse=True)
     return _newest_of_a_kind(found[: max(k, 2)])[:k]
 
 
-def _of_namespace(
-    bank: Bank, namespace: str, asked: Sequence[tuple[str, str, float]], settings: Settings
-) -> list[Retrieved]:
-    size = bank.size(namespace)
-    if not size or not asked:
+def _of_namespace(bank: Bank, namespace: str, asked: Asked, k: int) -> list[Retrieved]:
+    index, settings = bank.index(namespace), bank.settings
+    if index is None or not bank.size(namespace) or not asked.forms:
         return []
+    size = bank.size(namespace)
+    information = _information(index, size, asked.forms, asked.priors, settings)
+    ids = _candidates(index, asked, information, settings)
+    memories = [m for m in (bank.get(namespace, memory_id) for memory_id in ids) if m is not None]
+    scores = _late_interaction(asked, information, memories, settings)
+    scores += settings.rarity_weight * _rarity(index, size, asked, information, memories, settings)
+    best = sorted(range(len(memories)), key=lambda i: (-scores[i], memories[i].memory_id))
+    best = best[: max(k, settings.aligned)]
+    least = min((memories[i].importance for i in best), default=0.0)
+    prompt = Words(asked.forms, information, asked.surprisals.astype(float), np.array(asked.marks))
+    hits = []
+    for i in best:
+        memory = memories[i]
+        fact = _words_of(index, size, memory, settings)
+        alignment = align(prompt, fact, settings)
+        score = float(scores[i]) + _favour(memory, least, asked, settings) * abs(float(scores[i]))
+        hits.append(Retrieved(memory, fact.information, alignment, score, gate(alignment.share, settings)))
+    return sorted(hits, key=lambda hit: (-hit.score, hit.memory.memory_id))[:k]
 
-    def information(form: str, prior: float) -> float:
-        """What the word says among these facts; 0 for a word that says little by itself. The fact's own use of it
-        is not counted: being in one fact is no sign of being common."""
-        if prior < settings.informative:
-            return 0.0
-        others = max(0, len(bank.holding(namespace, form)) - 1)
-        return math.log((size + settings.pseudo_facts) / (others + settings.pseudo_facts * math.exp(-prior)))
 
-    prompt = [(form, information(form, prior)) for form, _, prior in asked]
+def _information(
+    index: Index, size: int, forms: Sequence[str], priors: Sequence[float] | np.ndarray, settings: Settings
+) -> Floats:
+    """What each word says among these facts, nats. A word that the facts use says less than it does elsewhere, never
+    more; one use is not counted: being in one fact is no sign of being common."""
+    pseudo, said = settings.pseudo_facts, []
+    for form, prior in zip(forms, priors, strict=True):
+        others = max(0, len(index.holding(form)) - 1)
+        here = math.log((size + pseudo) / (others + pseudo * math.exp(-float(prior))))
+        said.append(max(0.0, min(here, float(prior))))
+    return np.array(said)
+
+
+def _candidates(index: Index, asked: Asked, information: Floats, settings: Settings) -> list[str]:
+    """Ids of memories that share words with the prompt, by the weight of these, and of those with near states."""
     masses: dict[str, float] = {}
-    for form, info in sorted(dict(prompt).items(), key=lambda item: (-item[1], item[0])):
-        for n, memory_id in enumerate(reversed(bank.holding(namespace, form))):
+    words = dict(zip(asked.forms, information.tolist(), strict=True))
+    for form, info in sorted(words.items(), key=lambda item: (-item[1], item[0])):
+        for n, memory_id in enumerate(reversed(index.holding(form))):
             if n >= settings.postings:
                 break
             masses[memory_id] = masses.get(memory_id, 0.0) + info * info
-    best = sorted(masses, key=lambda m: (-masses[m], m))[: settings.candidates]
-    hits = []
-    for memory_id in best:
-        memory = bank.get(namespace, memory_id)
-        if memory is None:
-            continue
-        words = [
-            (w.form, information(w.form, float(prior)))
-            for w, prior in zip(split(memory.text), memory.priors, strict=True)
-        ]
-        alignment = align(prompt, words, settings)
-        hits.append((memory, words, alignment))
-    if not hits:
-        return []
-    forms = {form for form, _ in prompt}
-    least = min(memory.importance for memory, _, _ in hits)
-    retrieved = []
-    for memory, words, alignment in hits:
-        bonus = settings.importance_weight * min(memory.importance - least, 10.0)
-        if memory.category and {w.form for w in split(memory.category)} & forms:
-            bonus += settings.category_bonus
-        score = alignment.score + abs(alignment.score) * bonus
-        retrieved.append(Retrieved(memory, words, alignment, score, gate(alignment.share, settings)))
-    return retrieved
+    sharing = sorted(masses, key=lambda m: (-masses[m], m))[: settings.candidates]
+    near = index.nearest(pool(asked.vectors, information.astype(np.float32)), settings.candidates)
+    return list(dict.fromkeys([*sharing, *near]))
+
+
+def _late_interaction(
+    asked: Asked, information: Floats, memories: Sequence[Memory], settings: Settings
+) -> Floats:
+    """For each memory the sum over the prompt's words of information times the likeness of the likest word."""
+    scores, dimensions = np.zeros(len(memories)), asked.vectors.shape[1]
+    having = [i for i, m in enumerate(memories) if m.vectors.size]
+    if not having:
+        return scores
+    packed = np.concatenate([memories[i].vectors for i in having])
+    starts = np.cumsum([0, *(len(memories[i].vectors) for i in having)])[:-1]
+    likest = np.maximum.reduceat(asked.vectors @ unpack(packed, dimensions).T, starts, axis=1)
+    bound = settings.alike_from
+    scores[having] = information @ np.clip((likest - bound) / (1 - bound), 0.0, 1.0)
+    return scores
+
+
+def _rarity(
+    index: Index, size: int, asked: Asked, information: Floats, memories: Sequence[Memory], settings: Settings
+) -> Floats:
+    """How few memories have all the words that this one shares with the prompt (nats), by the share squared of the
+    prompt that these are. Words of one wording come together: "belongs to the organization of" is one sign, not five."""
+    priors = dict(zip(asked.forms, asked.priors.tolist(), strict=True))
+    masses = dict(zip(asked.forms, (information**2).tolist(), strict=True))
+    total = sum(masses.values()) or 1.0
+    known: dict[frozenset[str], float] = {}
+    holding = {form: index.holding(form) for form in masses}
+    rarities = []
+    for memory in memories:
+        shared = frozenset(form for form, ids in holding.items() if memory.memory_id in ids)
+        if shared not in known:
+            rarity = 0.0
+            if shared:
+                together = index.together(sorted(shared), settings.postings)
+                rarity = min(
+                    math.log((size + settings.pseudo_facts) / together), sum(priors[f] for f in shared)
+                )
+            known[shared] = rarity * (sum(masses[f] for f in shared) / total) ** 2
+        rarities.append(known[shared])
+    return np.array(rarities)
+
+
+def _words_of(index: Index, size: int, memory: Memory, settings: Settings) -> Words:
+    words = split(memory.text)
+    forms = [w.form for w in words]
+    most = max(float(memory.priors.max(initial=0.0)), 1e-9)
+    marks = marked(memory.text, words, [float(p) / most for p in memory.priors])
+    information = _information(index, size, forms, memory.priors, settings)
+    return Words(forms, information, memory.surprisals.astype(float), np.array(marks))
+
+
+def _favour(memory: Memory, least: float, asked: Asked, settings: Settings) -> float:
+    """The bonus of an important memory, and of one whose category the prompt names, as a share of its score."""
+    bonus = settings.importance_weight * min(memory.importance - least, 10.0)
+    if memory.category and {w.form for w in split(memory.category)} & set(asked.forms):
+        bonus += settings.category_bonus
+    return bonus
 
 
 def _newest_of_a_kind(found: Sequence[Retrieved]) -> list[Retrieved]:
@@ -94,13 +154,11 @@ def _newest_of_a_kind(found: Sequence[Retrieved]) -> list[Retrieved]:
     newest: dict[frozenset[str], Retrieved] = {}
     kinds = []
     for hit in found:
-        kind = frozenset(
-            form for (form, _), c in zip(hit.words, hit.alignment.covered, strict=True) if c > 0.5
-        )
+        forms = [w.form for w in split(hit.memory.text)]
+        kind = frozenset(f for f, c in zip(forms, hit.alignment.covered.tolist(), strict=True) if c > 0.5)
         kinds.append(kind)
         if kind not in newest or hit.memory.observed_at > newest[kind].memory.observed_at:
             newest[kind] = hit
     return [
-        hit if newest[kind] is hit else Retrieved(hit.memory, hit.words, hit.alignment, hit.score, 0.0)
-        for hit, kind in zip(found, kinds, strict=True)
+        hit if newest[kind] is hit else replace(hit, gate=0.0) for hit, kind in zip(found, kinds, strict=True)
     ]

@@ -10,21 +10,31 @@ class Settings:
     # --- words: how much one says ---
     pseudo_facts: float = 1000.0
     """How many facts the tokenizer's own word frequencies weigh, against the bank's counts."""
-    informative: float = 8.0
-    """Nats. A word that says less than this is no evidence, is never an answer, and breaks no answer."""
+    informative: float = 0.6
+    """Share of the most that a word can say. One that says less is never an answer, and breaks no answer."""
 
     # --- retrieval: which memory, and does it belong to this prompt ---
-    candidates: int = 64
-    """How many memories are aligned with a prompt, at most."""
+    candidates: int = 128
+    """How many memories are found by words, and how many by states, to be scored exactly."""
     postings: int = 5_000
     """How many memories that have one word are looked at, the newest first."""
     prompt_words: int = 64
     """How many words of a prompt are looked at, from its end."""
-    rest_weight: float = 0.5
+    alike_from: float = 0.3
+    """The cosine of two words' states from which they count as alike."""
+    rarity_weight: float = 6.0
+    """Of the rarity of what is matched, to the likeness of states."""
+    aligned: int = 16
+    """How many of the best are aligned with the prompt."""
+    rest_weight: float = 1.0
     """What a word of the prompt that the fact lacks counts against the memory, to one that the fact has."""
-    gate_open: float = 0.45
-    """Below this share of matching words a memory does not speak at all."""
-    gate_full: float = 0.60
+    wording_weight: float = 0.15
+    """What a missing word that is no name counts, to one that is."""
+    torn_weight: float = 1.0
+    """What a missing name beside a name that is there counts more than its mass."""
+    gate_open: float = 0.60
+    """Below this share of what is at stake a memory does not speak at all."""
+    gate_full: float = 0.75
     """From this share on it speaks with all its weight; in between its weight rises linearly."""
     importance_weight: float = 0.01
     """What a doubling of the importance adds to the score, as a share of it."""

@@ -9,13 +9,15 @@ the same model has the same prior, and it exists before the first fact. Nothing 
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 # Thai, Lao, Burmese, Khmer, kana, Han: no blanks between words.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
+
+_BEFORE_A_SENTENCE = ("", ".", "!", "?", ":", "\n", "…", "。")
 
 _SYMBOL_FREQUENCY = 1e-3  # of a single letter or digit: its place in the vocabulary says nothing
 
@@ -35,6 +37,7 @@ def _normal(word: str) -> str:
     return unicodedata.normalize("NFKC", word).casefold()
 
 
+@lru_cache(maxsize=262_144)
 def likeness(a: str, b: str) -> float:
     """1 for the same word, less for two forms of one (orbit, orbits), 0 for different ones.
 
@@ -49,6 +52,23 @@ def likeness(a: str, b: str) -> float:
     return (common / longer) ** 2 if common / longer >= 0.6 else 0.0
 
 
+def marked(text: str, words: Sequence[Word], priors: Sequence[float]) -> list[float]:
+    """How much each word looks like a name or a number: 1, or 0.5 where a capital may only begin a sentence, or 0.
+
+    The sign is a capital or a digit. A text without any (a script that has no capitals, a careless typist) shows no
+    sign: there a word counts as a name by how near it is to saying the most that a word can (priors, as shares of it).
+    """
+    marks = []
+    for word in words:
+        surface = text[word.start : word.end]
+        named = surface[0] != surface[0].lower() or any(c.isdigit() for c in surface)
+        begins = text[: word.start].rstrip()[-1:] in _BEFORE_A_SENTENCE
+        marks.append((0.5 if begins else 1.0) if named else 0.0)
+    if any(marks):
+        return marks
+    return [min(1.0, max(0.0, (share - 0.7) / 0.25)) for share in priors]
+
+
 class Frequencies:
     """Prior information of words, from a tokenizer's vocabulary."""
 
@@ -61,6 +81,7 @@ class Frequencies:
         self._size = max(2, len(merged))
         self._tokenize = tokenize
         self._cached = lru_cache(maxsize=65_536)(self._information)
+        self.most = math.log(self._size * math.log(self._size))  # that a word can say, nats
 
     def information(self, word: str) -> float:
         """-log p(word), nats: about 2 for the commonest word, 13 for one that is no single token of the vocabulary."""
@@ -75,4 +96,4 @@ class Frequencies:
             return math.log(self._rank[ids[0]] * math.log(self._size))
         if len(text) == 2:
             return -math.log(_SYMBOL_FREQUENCY)
-        return math.log(self._size * math.log(self._size))
+        return self.most

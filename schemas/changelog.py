@@ -58,7 +58,9 @@ class MemoryRecord(Message):
     encoder_id: ShortText
     priors: Blob = Field(description="Prior information of each word, nats; little-endian float32.")
     surprisals: Blob = Field(description="Surprisal of each word in the fact, nats; little-endian float32.")
-    vectors: Blob = Field(description="One whitened state a word, int8, row-major.")
+    vectors: Blob = Field(
+        description="One whitened state a word, two bits a dimension (pipeline/vectors.py), row-major."
+    )
 
 
 class Decided(Message):

@@ -132,7 +132,7 @@ def test_digest_and_memories_need_no_broker(tmp_path: Path) -> None:
     assert len(empty.strip()) == 64
     now = datetime(2026, 3, 1, tzinfo=UTC)
     ones = np.ones(len(split("A lamp.")), np.float32)
-    encoding = Encoding("A lamp.", "model", 5.0, 1.0, 4.0, ones, ones, np.zeros((len(ones), 0), np.int8))
+    encoding = Encoding("A lamp.", "model", 5.0, 1.0, 4.0, ones, ones, np.zeros((len(ones), 0), np.uint8))
     fact = NewFact("default", encoding, now, now, Cause("facts", "id", 0, 0))
     history.append(tmp_path, 0, 0, Bank().decide(fact, now))
     assert RUNNER.invoke(app, ["digest", *data]).stdout != empty

@@ -36,7 +36,7 @@ class Model:
 def _encoding(text: str) -> Encoding:
     ones = np.ones(len(split(text)), np.float32)
     loss = math.nan if "odd" in text else 2.0
-    return Encoding(text, "e", loss, 1.0, 1.0, ones, ones, np.zeros((len(ones), 0), np.int8))
+    return Encoding(text, "e", loss, 1.0, 1.0, ones, ones, np.zeros((len(ones), 0), np.uint8))
 
 
 class Sent:

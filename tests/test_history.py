@@ -49,7 +49,7 @@ def decisions(draw: st.DrawFn) -> Decision:
         random = np.random.default_rng(offset)
         values["priors"] = random.random(words, np.float32)
         values["surprisals"] = random.random(words, np.float32)
-        values["vectors"] = random.integers(-128, 127, (words, dimensions)).astype(np.int8)
+        values["vectors"] = random.integers(0, 255, (words, dimensions)).astype(np.uint8)
     return Decision(draw(texts), draw(texts), cause, draw(times), **values)
 
 
@@ -143,7 +143,7 @@ def test_gaps_are_refused(tmp_path: Path) -> None:
 def sample(folder: Path) -> tuple[Path, list[Decision]]:
     rows = [
         decision(
-            n, text=f"Fact {n} is so.", priors=np.ones(4, np.float32), vectors=np.full((4, 8), n, np.int8)
+            n, text=f"Fact {n} is so.", priors=np.ones(4, np.float32), vectors=np.full((4, 8), n, np.uint8)
         )
         for n in range(20)
     ]

@@ -39,7 +39,7 @@ def row(n: int, outcome: str, namespace: str, memory_id: str, nearest: str | Non
             "encoder_id": "e",
             "priors": np.ones(4, np.float32),
             "surprisals": np.ones(4, np.float32),
-            "vectors": np.ones((4, 2), np.int8),
+            "vectors": np.ones((4, 2), np.uint8),
         }
     return Decision(
         namespace,

@@ -284,11 +284,11 @@ class WriterWorker:
 
 def _fact(row: dict[str, Any], cause: Cause) -> NewFact:
     words = len(row["priors"])
-    vectors = np.frombuffer(row["vectors"], np.int8)
+    vectors = np.frombuffer(row["vectors"], np.uint8)
     encoding = Encoding(
         row["text"], row["encoder_id"], row["base_loss"], row["recall_loss"], row["loss_delta"],
         np.array(row["priors"], np.float32), np.array(row["surprisals"], np.float32),
-        vectors.reshape(words, -1) if words and len(vectors) else np.zeros((words, 0), np.int8),
+        vectors.reshape(words, -1) if words and len(vectors) else np.zeros((words, 0), np.uint8),
     )  # fmt: skip
     return NewFact(
         row["namespace"], encoding, row["observed_at"], row["published_at"], cause, row["category"],

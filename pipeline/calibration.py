@@ -1,0 +1,135 @@
+"""A model's calibration: which states its words are compared by, and the basis in which they are comparable.
+
+Raw states are dominated by a few directions that every text shares; centred and whitened, what remains is what tells
+words apart. Mean and covariance come from texts that the frozen model itself writes (temperature 1, from nothing):
+so the basis needs no data and no language, exists before the first fact, and is the same for every worker. It is
+made once a model, in a minute, and kept as a file; the default model's is shipped. Its SHA-256 is part of the encoder
+id: vectors of two calibrations never meet. Knows the backbone; knows nothing of facts or memories.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from pipeline.backbone import Backbone
+from pipeline.models import ModelError, Progress, cache_folder, locked, silent, write_atomically
+
+TEXTS = 288  # that the model writes, half of them from nothing, half from a line break
+TOKENS = 32  # each
+SHRINK = 0.1  # of the mean variance, added to each direction's, so that none is blown up
+DEPTH = 0.27  # of the layers: a lower-middle one is where a word knows its neighbours and is still itself
+SEED = 0
+SHIPPED = "default.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    model_hash: str
+    layer: int  # 1 … n_layers: the states after that many
+    mean: NDArray[np.float32]  # [d]
+    basis: NDArray[np.float32]  # [d, d]: (state - mean) @ basis is white
+    sha256: str  # of the file
+
+    @classmethod
+    def from_bytes(cls, content: bytes, where: object) -> Self:
+        """Raises ModelError when the content is no calibration."""
+        try:
+            tensors = load(content)
+            mean, basis = (tensors[name].astype(np.float32) for name in ("mean", "basis"))
+            layer = int(tensors["layer"][0])
+            model = tensors["model"].tobytes().hex()
+        except (SafetensorError, LookupError, ValueError, AttributeError) as error:
+            raise ModelError(
+                f"{where} is no calibration ({error}); delete it, and it is made anew"
+            ) from error
+        if mean.ndim != 1 or basis.shape != (len(mean), len(mean)) or not np.isfinite(basis).all():
+            raise ModelError(
+                f"{where} is no calibration: its shapes or numbers are wrong; delete it, and it is made anew"
+            )
+        return cls(model, layer, mean, basis, hashlib.sha256(content).hexdigest())
+
+    def whiten(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
+        """[n, d] states to [n, d] unit vectors, the directions that vary most first."""
+        white = (states - self.mean) @ self.basis
+        return np.asarray(white / np.maximum(np.linalg.norm(white, axis=1, keepdims=True), 1e-9), np.float32)
+
+
+def calibration_of(backbone: Backbone, progress: Progress = silent) -> Calibration:
+    """The model's calibration: the shipped one, or the one in the cache, which is made if it is missing.
+
+    Workers on several machines must have the same: give them the same file (`factstream model calibrate` prints its path).
+    """
+    shipped = resources.files("pipeline") / SHIPPED
+    if shipped.is_file():
+        found = Calibration.from_bytes(shipped.read_bytes(), shipped)
+        if found.model_hash == backbone.hash:
+            return found
+    path = calibration_path(backbone)
+    with locked(path.with_suffix(".lock")):  # or all workers of a first start would make it
+        if not path.is_file():
+            progress(f"calibrating {backbone.name}, once: the model writes {TEXTS} texts")
+            write_atomically(path, calibrate(backbone))
+    return Calibration.from_bytes(path.read_bytes(), path)
+
+
+def calibration_path(backbone: Backbone) -> Path:
+    return cache_folder().resolve() / "calibrations" / f"{backbone.hash[:32]}.safetensors"
+
+
+def calibrate(backbone: Backbone) -> bytes:
+    """Makes a calibration: a safetensors file."""
+    layer = max(1, round(DEPTH * backbone.n_layers))
+    states = []
+    for text in written(backbone):
+        ids, mask = backbone.pad([backbone.lead + text])
+        states.append(backbone.states(ids, mask, layer)[0, len(backbone.lead) :].cpu().numpy())
+    every = np.concatenate(states).astype(np.float64)
+    mean = every.mean(0)
+    covariance = np.cov((every - mean).T)
+    covariance += SHRINK * np.trace(covariance) / len(mean) * np.eye(len(mean))
+    variances, directions = np.linalg.eigh(covariance)
+    basis = (directions / np.sqrt(variances))[:, ::-1]
+    return save(
+        {
+            "mean": mean.astype(np.float32),
+            "basis": np.ascontiguousarray(basis).astype(np.float16),
+            "layer": np.array([layer], np.int32),
+            "model": np.frombuffer(bytes.fromhex(backbone.hash), np.uint8),
+        }
+    )
+
+
+def written(backbone: Backbone) -> list[list[int]]:
+    """Token ids of texts that the model writes by itself."""
+    dice = torch.Generator().manual_seed(SEED)
+    begin = [backbone.tokenizer.bos_token_id]
+    starts = [
+        begin if None not in begin else backbone.lead,
+        backbone.tokenize(["\n"])[0].ids or backbone.lead,
+    ]
+    texts = []
+    for start in starts:
+        for _ in range(0, TEXTS // 2, 48):
+            ids, mask = backbone.pad([start] * 48, left=True)
+            logits, decoding = backbone.prefill(ids, mask)
+            rows: list[list[int]] = [[] for _ in range(48)]
+            for _ in range(TOKENS):
+                chosen = torch.multinomial(torch.softmax(logits.cpu(), -1), 1, generator=dice)[:, 0]
+                for row, token in zip(rows, chosen.tolist(), strict=True):
+                    row.append(token)
+                logits = backbone.step(chosen.to(backbone.device), decoding)
+            texts += [_until_end(row, backbone) for row in rows]
+    return [text for text in texts if len(text) >= 4]
+
+
+def _until_end(row: list[int], backbone: Backbone) -> list[int]:
+    end = next((i for i, token in enumerate(row) if token in backbone.eos_ids), len(row))
+    return row[:end]
