@@ -34,6 +34,10 @@ def share(these: Iterable[bool]) -> float | None:
     return sum(counted) / len(counted) if counted else None
 
 
+def mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
 def divided(part: float | None, whole: float | None) -> float | None:
     return None if part is None or not whole else part / whole
 

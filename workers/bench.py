@@ -18,6 +18,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from pipeline.bench_recall import Recall
     from pipeline.bench_scores import Measure
+    from pipeline.bench_talk import TalkResult
 
 app = typer.Typer(help="Measure the bare model, prompting and the memory side by side.", no_args_is_help=True)
 console, errors = Console(highlight=False), Console(stderr=True)
@@ -28,32 +29,35 @@ Model = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.", envvar="FACTSTREAM_DEVICE")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-# What a measure means, in the order of the table; those in percent of change or repetition say so.
+# How the table calls the measures, in its order.
 NAMES = {
-    "efficacy": "the fact's target beats the true one, at its prompt",
-    "paraphrase": "… at its first paraphrase",
-    "question": "… asked as a question",
-    "reversed_prompt": "… told with its object first, at its prompt",
-    "reversed_paraphrase": "… at its first paraphrase",
-    "reversed_question": "… asked as a question",
-    "update": "after an update the newest beats both",
-    "neighbours_true": "a neighbour's true answer is the likelier",
-    "neighbour_retention": "… as a part of the bare model's share",
-    "neighbours_gate_open": "a gate opens at a neighbour",
-    "retrieved_prompt": "the fact is found first, at its prompt",
-    "retrieved_paraphrase": "… at its first paraphrase",
-    "retrieved_question": "… asked as a question",
-    "said_prompt": "the target is said, at its prompt",
-    "said_paraphrase": "… at its first paraphrase",
-    "said_question": "… asked as a question",
-    "said_reversed_prompt": "… told with its object first, at its prompt",
-    "said_reversed_paraphrase": "… at its first paraphrase",
-    "said_reversed_question": "… asked as a question",
-    "repeated_4grams": "4-grams that repeat within a text",
-    "untouched": "texts unchanged where no memory is concerned",
-    "perplexity_drift": "change of the perplexity of prose",
-    "skipped_known": "known facts that the loss gate skips",
-    "skipped_new": "new facts that the loss gate skips",
+    "efficacy": "recalled, prompt",
+    "paraphrase": "recalled, first paraphrase",
+    "question": "recalled, question",
+    "reversed_prompt": "told reversed, prompt",
+    "reversed_paraphrase": "told reversed, paraphrase",
+    "reversed_question": "told reversed, question",
+    "update": "updated: newest beats both",
+    "neighbours_true": "neighbours: true answer wins",
+    "neighbour_retention": "  … of the bare model's",
+    "neighbours_gate_open": "neighbours: a gate opens",
+    "retrieved_prompt": "found first, prompt",
+    "retrieved_paraphrase": "found first, paraphrase",
+    "retrieved_question": "found first, question",
+    "said_prompt": "said, prompt",
+    "said_paraphrase": "said, paraphrase",
+    "said_question": "said, question",
+    "said_reversed_prompt": "said, told reversed, prompt",
+    "said_reversed_paraphrase": "said, told reversed, paraphr.",
+    "said_reversed_question": "said, told reversed, question",
+    "repeated_4grams": "repeated 4-grams",
+    "untouched": "elsewhere: same text",
+    "perplexity_drift": "elsewhere: perplexity change",
+    "skipped_known": "loss gate skips known facts",
+    "skipped_new": "loss gate skips new facts",
+    "f1": "F1, both",
+    "f1_several_facts": "F1, several facts (1)",
+    "f1_one_fact": "F1, one fact (4)",
 }
 
 
@@ -94,10 +98,49 @@ def recall(
             draw(result.curve, plot)
 
 
-def _show(result: "Recall") -> None:
-    table = Table("measure", "meaning", "asked", "bare", "prompting", "memory", "prompting by")
-    _rows(table, result.measures, NAMES)
+@app.command()
+def talk(
+    talk: Annotated[Path, typer.Option(help="JSON Lines: conversations, their facts and questions.")],
+    limit: Annotated[int | None, typer.Option(min=1, help="Questions a conversation.")] = None,
+    model: Model = "default",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Learn the facts of conversations, each in a namespace of its own, and ask about them."""
+    with _clear_errors():
+        from pipeline.bench_asking import Bench, Limits
+        from pipeline.bench_data import read_talks
+        from pipeline.bench_talk import measure
+
+        talks = read_talks(talk)
+        with _bar() as progress:
+            from pipeline import MemoryLM
+
+            bench = Bench(MemoryLM.load(model, device), Limits(), time.perf_counter, progress)
+            result = measure(bench, talks, limit)
+        if as_json:
+            print(orjson.dumps(asdict(result)).decode())
+        else:
+            _show_talk(result)
+
+
+def _show_talk(result: "TalkResult") -> None:
+    table = Table("evidence among the first", *result.evidence)
+    rows = {"categories 1 to 4": result.evidence}
+    rows |= {f"category {c}": found for c, found in result.evidence_by_category.items()}
+    for name, found in rows.items():
+        table.add_row(name, *("" if value is None else f"{100 * value:.1f}%" for value in found.values()))
     console.print(table)
+    _table(result.measures)
+    console.print(
+        f"{result.model}: {result.conversations} conversations, {result.memories} memories of {result.facts} facts, "
+        f"{result.questions} questions with evidence; measured in {result.seconds:.0f} s",
+        markup=False,
+    )
+
+
+def _show(result: "Recall") -> None:
+    _table(result.measures)
     told = ", ".join(f"{count} {outcome}" for outcome, count in result.outcomes.items())
     console.print(
         f"{result.model}: {result.facts} facts and {result.extra} invented ones: {told}", markup=False
@@ -112,12 +155,14 @@ def _show(result: "Recall") -> None:
     console.print(f"measured in {result.seconds:.0f} s")
 
 
-def _rows(table: Table, measures: Sequence["Measure"], names: dict[str, str]) -> None:
-    order = list(names)
+def _table(measures: Sequence["Measure"]) -> None:
+    table = Table("measure", "asked", "bare", "prompting", "memory", "best prompting (asked)")
+    order = list(NAMES)
     for m in sorted(measures, key=lambda m: order.index(m.name)):
-        shown = ("" if value is None else f"{100 * value:.1f} %" for value in (m.bare, m.prompting, m.memory))
+        shown = ("" if value is None else f"{100 * value:.1f}%" for value in (m.bare, m.prompting, m.memory))
         by = f"{m.prompting_by} ({m.prompting_asked})" if m.prompting_by else ""
-        table.add_row(m.name, names[m.name], str(m.asked), *shown, by)
+        table.add_row(NAMES[m.name], str(m.asked), *shown, by)
+    console.print(table)
 
 
 @contextmanager
