@@ -119,7 +119,7 @@ def measure(
         grown / memories,
     )
     return Recall(
-        lm.encoder.backbone.name, len(rows), extra, memories, outcomes, updates, bench.measures, cost, curve,
+        lm.encoder.backbone.name, len(rows), extra, memories, dict(outcomes), updates, bench.measures, cost, curve,
         bench.clock() - begun,
     )  # fmt: skip
 
@@ -232,7 +232,7 @@ def update(bench: Bench, lm: MemoryLM, asked: Sequence[FactRow]) -> dict[str, in
     outcomes = learn(bench, lm, [row.update.text for row in asked], 0.0, "learning updates")
     cases = [Case(row.prompt, row.update.target, (row.target, row.target_true)) for row in asked]
     compare(bench, lm, "update", cases)
-    return outcomes
+    return dict(outcomes)
 
 
 def untouched(bench: Bench, lm: MemoryLM) -> None:
