@@ -30,7 +30,7 @@ class Limits:
 
     asked: int = 1000
     said: int = 200
-    prompted: int = 100
+    prompted: int = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +161,11 @@ def compare(bench: Bench, lm: MemoryLM, name: str, cases: Sequence[Case]) -> Non
     """Bare, prompting and memory at these cases."""
     what, some = name.replace("_", " "), cases[: bench.limits.prompted]
     bare = share(wins(bench, lm, cases, False, what))
-    memory = share(wins(bench, lm, cases, True, what))
-    ways = {way: share(won) for way, won in prompted_wins(bench, lm, some, what).items()}
+    won = wins(bench, lm, cases, True, what)
+    ways = {way: share(told) for way, told in prompted_wins(bench, lm, some, what).items()}
     top, by = best(ways)
-    bench.measures.append(Measure(name, len(cases), bare, top, memory, len(some), by))
+    there = share(won[: len(some)])
+    bench.measures.append(Measure(name, len(cases), bare, top, share(won), len(some), by, there))
 
 
 def best(ways: Mapping[str, float | None]) -> tuple[float | None, str]:

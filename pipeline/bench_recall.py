@@ -144,6 +144,7 @@ def neighbours(bench: Bench, lm: MemoryLM, asked: Sequence[FactRow]) -> None:
         Measure(
             "neighbour_retention", true.asked, divided(true.bare, true.bare), divided(true.prompting, few),
             divided(true.memory, true.bare), true.prompting_asked, true.prompting_by,
+            divided(true.memory_there, few),
         )
     )  # fmt: skip
     opened = [any(hit.gate > 0 for hit in hits) for hits in lm.retrieve([case.prompt for case in cases])]
@@ -183,7 +184,10 @@ def said(bench: Bench, lm: MemoryLM, name: str, rows: Sequence[FactRow], kind: s
     memory = generate(bench, lm, prompts, True, what)
     ways = prompted_texts(bench, lm, few, what)
     top, by = best({way: _told(some, rows) for way, some in ways.items()})
-    bench.measures.append(Measure(name, len(rows), _told(bare, rows), top, _told(memory, rows), len(few), by))
+    there = _told(memory[: len(few)], rows)
+    bench.measures.append(
+        Measure(name, len(rows), _told(bare, rows), top, _told(memory, rows), len(few), by, there)
+    )
     texts.memory += memory
     texts.bare += bare
     for way, some in ways.items():
@@ -263,9 +267,8 @@ def drift(bench: Bench, lm: MemoryLM) -> None:
 def gate(bench: Bench, rows: Sequence[FactRow], asked: Sequence[FactRow]) -> None:
     """Which share of facts the loss gate skips, into an empty memory: known true ones, and those asked (none is known)."""
     lm = bench.lm
-    scanned = (
-        [*asked, *(row for row in rows if row not in asked)][:SCANNED] if len(asked) < SCANNED else asked
-    )
+    those = {row.text for row in asked}
+    scanned = [*asked, *(row for row in rows if row.text not in those)][:SCANNED]
     pairs = [(row.prompt, row.target_true) for row in scanned]
     scores = score(bench, lm, pairs, False, "what the model knows")
     known = [

@@ -26,6 +26,8 @@ class Measure:
     """Prompting is measured on the first so many of those asked."""
     prompting_by: str = ""
     """The way of prompting that was best at this measure."""
+    memory_there: float | None = None
+    """The memory's figure on the very same ones as prompting's."""
 
 
 def share(these: Iterable[bool]) -> float | None:

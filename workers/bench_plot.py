@@ -19,10 +19,14 @@ LABELS = {
 }
 
 
+class NoPlot(ValueError):
+    """What draws is not installed."""
+
+
 def need() -> None:
-    """Raises RuntimeError, before anything is measured, where there is nothing to draw with."""
+    """Raises NoPlot, before anything is measured, where there is nothing to draw with."""
     if find_spec("matplotlib") is None:
-        raise RuntimeError("--plot needs matplotlib: pip install 'factstream[plot]'")
+        raise NoPlot("--plot needs matplotlib: pip install 'factstream[plot]'")
 
 
 def draw(curve: Sequence["Point"], file: Path) -> None:
@@ -40,6 +44,7 @@ def draw(curve: Sequence["Point"], file: Path) -> None:
             axes.plot(*zip(*known, strict=True), style, label=label, markersize=4)
     axes.set_xscale("log")
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes], minor=False)
+    axes.set_ylim(0, 105)
     axes.set_xlabel("memories")
     axes.set_ylabel("% of those asked")
     axes.grid(alpha=0.3)
