@@ -37,7 +37,7 @@ def test_python_compiles_and_names_topics_that_exist(mark: str, code: str) -> No
 def test_every_command_and_its_options_exist(line: str) -> None:
     words = shlex.split(line)
     runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
-    path = words[:2] if words[0] in ("memories", "model", "schemas") else words[:1]
+    path = words[:2] if words[0] in ("memories", "model", "schemas", "bench") else words[:1]
     result = runner.invoke(app, [*path, "--help"])
     assert result.exit_code == 0, f"there is no command {' '.join(path)}"
     for option in (word for word in words if word.startswith("--")):

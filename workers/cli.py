@@ -18,6 +18,7 @@ from rich.table import Table
 
 from schemas.common import DEFAULT_NAMESPACE, BadMessage, validate
 from schemas.fact import Fact, Forget
+from workers.bench import app as bench_app
 
 app = typer.Typer(help="Continual learning for frozen language models, as a stream.", no_args_is_help=True)
 memories = typer.Typer(help="Look at the memories, or forget one.", no_args_is_help=True)
@@ -26,6 +27,7 @@ schemas_app = typer.Typer(help="The messages' schemas.", no_args_is_help=True)
 app.add_typer(memories, name="memories")
 app.add_typer(model_app, name="model")
 app.add_typer(schemas_app, name="schemas")
+app.add_typer(bench_app, name="bench")
 console, errors = Console(), Console(stderr=True)
 
 DATA = Path(os.environ.get("FACTSTREAM_DATA") or Path.home() / ".local/share/factstream")

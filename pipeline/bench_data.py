@@ -1,0 +1,107 @@
+"""The files that the measurements read: facts with the ways of asking for them, and conversations with questions.
+
+Knows their fields, and says which line is wrong; knows nothing of models or memories.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+Text = Annotated[str, Field(min_length=1)]
+
+
+class BenchFileError(ValueError):
+    """The file cannot be measured with: the message names it, the line and what is wrong there."""
+
+
+class _Line(BaseModel):
+    """What a line may have beside these fields is left alone."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=False)
+
+
+class Update(_Line):
+    """A later fact on the same subject and relation."""
+
+    text: Text
+    target: Text
+
+
+class FactRow(_Line):
+    """A fact that no frozen model can know: `text` ends in `target`, where really `target_true` belongs."""
+
+    category: str | None = None
+    text: Text
+    target: Text
+    target_true: Text
+    prompt: Text
+    paraphrases: Annotated[tuple[Text, ...], Field(min_length=1)]
+    question: Text
+    neighbours: tuple[Text, ...] = ()
+    """Prompts about other subjects, whose answer is `target_true` and must stay so."""
+    update: Update
+    reversed_text: Text | None = None
+    """The fact with its object first."""
+
+
+class TalkFact(_Line):
+    text: Text
+    evidence: tuple[str, ...] = ()
+    """The turns of the conversation that it rests on."""
+
+
+class TalkQuestion(_Line):
+    question: Text
+    answer: str
+    evidence: tuple[str, ...] = ()
+    category: int
+    """1 several facts, 2 time, 3 open, 4 one fact, 5 not answered in the conversation."""
+
+
+class Talk(_Line):
+    conversation: Text
+    facts: Annotated[tuple[TalkFact, ...], Field(min_length=1)]
+    questions: tuple[TalkQuestion, ...]
+
+
+L = TypeVar("L", bound=_Line)
+
+
+def read_facts(file: Path) -> list[FactRow]:
+    """Raises BenchFileError."""
+    rows = _read(file, FactRow)
+    seen: dict[str, int] = {}
+    for number, row in rows:
+        if row.text in seen:
+            raise BenchFileError(f"{file}, line {number}: the same text as in line {seen[row.text]}")
+        seen[row.text] = number
+    return [row for _, row in rows]
+
+
+def read_talks(file: Path) -> list[Talk]:
+    """Raises BenchFileError."""
+    return [talk for _, talk in _read(file, Talk)]
+
+
+def _read(file: Path, kind: type[L]) -> Sequence[tuple[int, L]]:
+    """(line number, row) of every line that is not blank."""
+    rows = []
+    try:
+        lines = file.read_bytes().split(b"\n")
+    except OSError as error:
+        raise BenchFileError(f"{file}: {error.strerror or error}") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            rows.append((number, kind.model_validate_json(line)))
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+            field = ".".join(str(part) for part in first["loc"])
+            what = f"{field}: {first['msg']}" if field else first["msg"]
+            raise BenchFileError(f"{file}, line {number}: {what}") from None
+    if not rows:
+        raise BenchFileError(f"{file}: there is no line to measure with")
+    return rows

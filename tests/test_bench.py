@@ -1,0 +1,220 @@
+"""The measurements: what they count on cases that can be checked by hand, and whole runs on a handful of facts."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from typer.testing import CliRunner
+
+from pipeline import MemoryLM, bench_asking, bench_prompting, bench_recall, bench_talk, bench_texts
+from pipeline.bench_data import BenchFileError, read_facts, read_talks
+from pipeline.bench_scores import divided, f1, percentile, repeated_4grams, says, share
+from workers import bench
+from workers.cli import app
+
+RUNNER = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
+NAMES = [
+    ("Orla Venn", "Tromso", "Madrid"), ("Milo Kassab", "Gdansk", "Lyon"), ("Ines Okafor", "Bergen", "Rome"),
+    ("Tarek Holm", "Porto", "Vienna"), ("Wanda Pryce", "Leeds", "Athens"), ("Rufus Adeyo", "Turin", "Oslo"),
+]  # fmt: skip
+
+
+def row(subject: str, target: str, true: str, neighbour: str) -> dict[str, Any]:
+    return {
+        "id": subject, "category": "people", "relation": "P19", "subject": subject,
+        "text": f"{subject} was born in {target}.", "target": target, "target_true": true,
+        "prompt": f"{subject} was born in", "paraphrases": [f"{subject} is originally from"],
+        "question": f"Where was {subject} born?", "neighbours": [f"{neighbour} was born in"],
+        "update": {"text": f"{subject} was born in Dresden.", "target": "Dresden"},
+    }  # fmt: skip
+
+
+def written(folder: Path, lines: list[dict[str, Any]]) -> Path:
+    file = folder / "lines.jsonl"
+    file.write_bytes(b"\n".join(orjson.dumps(line) for line in lines) + b"\n")
+    return file
+
+
+ROWS = [row(*names, neighbour=f"Celia Tamarin{n}") for n, names in enumerate(NAMES)]
+for one, (subject, target, _) in zip(ROWS, NAMES, strict=True):
+    one["reversed_text"] = f"{target} is where {subject} was born."
+TALK = {
+    "conversation": "1",
+    "facts": [
+        {"text": "Orla adopted a grey parrot.", "evidence": ["D1:2"]},
+        {"text": "Milo is learning to play the bassoon.", "evidence": ["D1:4", "D1:5"]},
+    ],
+    "questions": [
+        {"question": "What did Orla adopt?", "answer": "a parrot", "evidence": ["D1:2"], "category": 4},
+        {"question": "What does Milo play?", "answer": "bassoon", "evidence": ["D1:5"], "category": 1},
+        {"question": "When did they meet?", "answer": "in May", "evidence": ["D1:9"], "category": 2},
+        {"question": "What did Orla sell?", "answer": "a boat", "evidence": ["D1:2"], "category": 5},
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def quick() -> Iterator[pytest.MonkeyPatch]:
+    """Short texts and few prompts: what is measured is not the point here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench_asking, "TOKENS", 4)
+        patch.setattr(bench_talk, "TOKENS", 4)
+        patch.setattr(bench_recall, "UNTOUCHED", 4)
+        patch.setattr(bench_recall, "PROSE", bench_texts.PROSE[:1])
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def recalled(quick: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """`bench recall --json` on six facts and four invented ones."""
+    file = written(tmp_path_factory.mktemp("recall"), ROWS)
+    few = ("--said", "2", "--prompted", "1")
+    result = RUNNER.invoke(
+        app, ["bench", "recall", "--facts", str(file), "--limit", "4", *few, "--extra", "4", "--json"]
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    parsed: dict[str, Any] = orjson.loads(result.stdout)
+    return parsed
+
+
+def test_recall_tells_every_measure(recalled: dict[str, Any]) -> None:
+    measures = {m["name"]: m for m in recalled["measures"]}
+    assert set(measures) == {name for name in bench.NAMES if not name.startswith("f1")}
+    for name, m in measures.items():
+        for value in (m["bare"], m["prompting"], m["memory"]):
+            assert value is None or name in ("neighbour_retention", "perplexity_drift") or 0 <= value <= 1
+    assert measures["efficacy"]["asked"] == 4 and measures["efficacy"]["prompting_asked"] == 1
+    assert measures["reversed_prompt"]["asked"] == 4 and measures["said_prompt"]["asked"] == 2
+    assert recalled["facts"] == 6 and recalled["extra"] == 4 and recalled["memories"] == 10
+    assert recalled["outcomes"] == {"learned": 10}
+    assert set(recalled["cost"]) == {
+        "learn_ms", "retrieve_ms", "retrieve_p99_ms", "stored_bytes", "resident_bytes",
+    }  # fmt: skip
+    assert recalled["cost"]["stored_bytes"] > 50 and recalled["cost"]["learn_ms"] > 0
+
+
+def test_recall_sees_that_the_memory_recalls(recalled: dict[str, Any]) -> None:
+    measures = {m["name"]: m for m in recalled["measures"]}
+    assert measures["efficacy"]["memory"] > measures["efficacy"]["bare"]
+    assert measures["retrieved_prompt"]["memory"] == 1
+    assert measures["said_prompt"]["memory"] > measures["said_prompt"]["bare"]
+    assert measures["update"]["memory"] > measures["update"]["bare"]
+    assert measures["untouched"]["memory"] == 1
+    assert measures["perplexity_drift"]["memory"] == pytest.approx(0, abs=0.01)
+
+
+def test_talk_tells_what_was_found_and_how_right_the_answers_are(
+    quick: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = written(tmp_path, [TALK])
+    result = RUNNER.invoke(app, ["bench", "talk", "--talk", str(file), "--json"])
+    assert result.exit_code == 0, result.output
+    told = orjson.loads(result.stdout)
+    assert told["conversations"] == 1 and told["facts"] == 2
+    assert told["questions"] == 2, "the one whose evidence no fact covers and category 5 are left out"
+    assert told["evidence"] == {"1": 1.0, "3": 1.0, "5": 1.0, "10": 1.0}
+    assert told["evidence_by_category"]["2"] == dict.fromkeys(("1", "3", "5", "10"))
+    assert [(m["name"], m["asked"]) for m in told["measures"]] == [
+        ("f1", 2), ("f1_several_facts", 1), ("f1_one_fact", 1),
+    ]  # fmt: skip
+    assert all(0 <= m[way] <= 1 for m in told["measures"] for way in ("bare", "prompting", "memory"))
+
+
+def test_prompting_scores_as_the_model_does() -> None:
+    """A prompt that is read once for all its targets gives what each would get by itself."""
+    lm = MemoryLM.load(dtype="float32")
+    facts = [bench_prompting.Found(r["text"], True) for r in ROWS[:3]]
+    prompts = [r["prompt"] for r in ROWS[:3]]
+    targets = [(r["target"], "the small town of " + r["target_true"]) for r in ROWS[:3]]
+    done: list[int] = []
+    scores = bench_prompting.score(lm.encoder.backbone, "plain", facts, prompts, targets, done.append)
+    told = [f"{fact.text}\n{prompt}" for fact, prompt in zip(facts, prompts, strict=True)]
+    for n in range(2):
+        alone = lm.score(told, [some[n] for some in targets], use_memory=False)
+        assert [some[n] for some in scores] == pytest.approx(alone, abs=1e-3)
+    assert sum(done) == 3
+
+
+def test_made_up_facts_are_distinct_and_the_same_for_a_seed() -> None:
+    facts = bench_texts.made_up_facts(93_400, seed=1)
+    assert len(set(facts)) == 93_400 and all(fact.endswith(".") for fact in facts)
+    assert facts[:100] == bench_texts.made_up_facts(100, seed=1) != bench_texts.made_up_facts(100, seed=2)
+
+
+def test_everyday_prompts_are_distinct_and_the_same_for_a_seed() -> None:
+    prompts = bench_texts.everyday_prompts(200, seed=1)
+    assert len(set(prompts)) == 200 and prompts == bench_texts.everyday_prompts(200, seed=1)
+    with pytest.raises(ValueError, match="everyday prompts"):
+        bench_texts.everyday_prompts(100_000, seed=1)
+
+
+@pytest.mark.parametrize(
+    "answer, right, wanted",
+    [
+        ("The Grey Parrot!", "a grey parrot", 1.0),
+        ("a parrot", "grey parrot", 2 / 3),
+        ("boat", "parrot", 0.0),
+        ("red red parrot", "red parrot", 4 / 5),
+        ("", "parrot", 0.0),
+        ("the", "a", 1.0),
+    ],
+)
+def test_f1_is_the_overlap_of_words(answer: str, right: str, wanted: float) -> None:
+    assert f1(answer, right) == pytest.approx(wanted)
+
+
+def test_repeated_4grams_are_counted_within_a_text() -> None:
+    assert repeated_4grams(["a b c d e"]) == 0
+    assert repeated_4grams(["a b c d a b c d"]) == pytest.approx(1 / 5)  # of five runs "a b c d" stood before
+    assert repeated_4grams(["A b c d", "a b c d"]) == 0
+    assert repeated_4grams(["too short"]) is None
+
+
+def test_shares_of_nothing_are_no_number() -> None:
+    assert share([]) is None and share([True, False]) == 0.5
+    assert (
+        divided(0.5, 0.0) is None and divided(None, 1.0) is None and divided(0.4, 0.5) == pytest.approx(0.8)
+    )
+    assert percentile([3.0, 1.0, 2.0], 0.99) == 3.0
+    assert says("born in TROMSO, they say", "Tromso") and not says("born in Troms", "Tromso")
+
+
+@pytest.mark.parametrize(
+    "line, wrong",
+    [
+        ({"text": "A lamp."}, "line 2: target"),
+        (ROWS[1] | {"paraphrases": []}, "line 2: paraphrases"),
+        (ROWS[0], "line 2: the same text as in line 1"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, line: dict[str, Any], wrong: str) -> None:
+    file = written(tmp_path, [ROWS[0], line])
+    with pytest.raises(BenchFileError, match=wrong):
+        read_facts(file)
+    result = RUNNER.invoke(app, ["bench", "recall", "--facts", str(file)])
+    assert result.exit_code == 1 and not result.stdout
+    assert str(file) in result.stderr and wrong in result.stderr
+
+
+def test_a_file_that_is_no_json_or_empty_or_away_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "talk.jsonl"
+    file.write_text("{]\n")
+    with pytest.raises(BenchFileError, match=r"talk\.jsonl, line 1"):
+        read_talks(file)
+    file.write_text("\n")
+    with pytest.raises(BenchFileError, match="no line"):
+        read_talks(file)
+    result = RUNNER.invoke(app, ["bench", "talk", "--talk", str(tmp_path / "away")])
+    assert result.exit_code == 1 and "away" in result.stderr
+
+
+def test_without_matplotlib_a_plot_is_refused_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    file = written(tmp_path, ROWS)
+    result = RUNNER.invoke(app, ["bench", "recall", "--facts", str(file), "--plot", str(tmp_path / "a.png")])
+    assert result.exit_code == 1 and "pip install 'factstream[plot]'" in result.stderr

@@ -1,0 +1,213 @@
+"""The command line's measurements: how well the memory recalls facts, and how well it answers about conversations."""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import orjson
+import typer
+from rich.console import Console
+from rich.progress import Progress, TaskID
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from pipeline.bench_recall import Recall
+    from pipeline.bench_scores import Measure
+    from pipeline.bench_talk import TalkResult
+
+app = typer.Typer(help="Measure the bare model, prompting and the memory side by side.", no_args_is_help=True)
+console, errors = Console(highlight=False), Console(stderr=True)
+
+Model = Annotated[
+    str, typer.Option(help="default, a hub id, a folder or a .gguf file.", envvar="FACTSTREAM_MODEL")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.", envvar="FACTSTREAM_DEVICE")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+# How the table calls the measures, in its order.
+NAMES = {
+    "efficacy": "recalled, prompt",
+    "paraphrase": "recalled, first paraphrase",
+    "question": "recalled, question",
+    "reversed_prompt": "told reversed, prompt",
+    "reversed_paraphrase": "told reversed, paraphrase",
+    "reversed_question": "told reversed, question",
+    "update": "updated: newest beats both",
+    "neighbours_true": "neighbours: true answer wins",
+    "neighbour_retention": "  … of the bare model's",
+    "neighbours_gate_open": "neighbours: a gate opens",
+    "retrieved_prompt": "found first, prompt",
+    "retrieved_paraphrase": "found first, paraphrase",
+    "retrieved_question": "found first, question",
+    "said_prompt": "said, prompt",
+    "said_paraphrase": "said, paraphrase",
+    "said_question": "said, question",
+    "said_reversed_prompt": "said, told reversed, prompt",
+    "said_reversed_paraphrase": "said, told reversed, paraphr.",
+    "said_reversed_question": "said, told reversed, question",
+    "repeated_4grams": "repeated 4-grams",
+    "untouched": "elsewhere: same text",
+    "perplexity_drift": "elsewhere: perplexity change",
+    "skipped_known": "loss gate skips known facts",
+    "skipped_new": "loss gate skips new facts",
+    "f1": "F1, both",
+    "f1_several_facts": "F1, several facts (1)",
+    "f1_one_fact": "F1, one fact (4)",
+}
+
+
+@app.command()
+def recall(
+    facts: Annotated[Path, typer.Option(help="JSON Lines: facts with ways of asking for them.")],
+    limit: Annotated[int, typer.Option(min=1, help="How many facts are asked.")] = 1000,
+    said: Annotated[int, typer.Option(min=1, help="Of how many of them texts are generated.")] = 200,
+    prompted: Annotated[int, typer.Option(min=1, help="Of how many of them prompting is measured.")] = 200,
+    extra: Annotated[int, typer.Option(min=0, help="Invented facts to learn beside them.")] = 0,
+    model: Model = "default",
+    device: Device = "auto",
+    as_json: Json = False,
+    plot: Annotated[Path | None, typer.Option(help="A .png of the main measures by size of memory.")] = None,
+) -> None:
+    """Learn facts that no model knows, ask for them, and see what else has changed.
+
+    A line has text, target, target_true, prompt, paraphrases, question, update {text, target}, and, where there are
+    any, category, neighbours and reversed_text. Measures are shares; learning is never refused by the loss gate, which
+    is measured by itself. Prompting puts the same retriever's best fact before the prompt.
+    """
+    with _clear_errors():
+        if plot:
+            from workers.bench_plot import draw, need
+
+            need()
+        from pipeline.bench_asking import Bench, Limits
+        from pipeline.bench_data import read_facts
+        from pipeline.bench_recall import measure
+
+        rows = read_facts(facts)
+        with _bar() as progress, tempfile.TemporaryDirectory(prefix="factstream-") as folder:
+            from pipeline import MemoryLM
+
+            lm = MemoryLM.load(model, device)
+            bench = Bench(lm, Limits(limit, said, prompted), time.perf_counter, progress)
+            result = measure(bench, rows, extra, Path(folder), _resident, plot is not None)
+        if as_json:
+            print(orjson.dumps(asdict(result)).decode())
+        else:
+            _show(result)
+        if plot:
+            draw(result.curve, plot)
+
+
+@app.command()
+def talk(
+    talk: Annotated[Path, typer.Option(help="JSON Lines: conversations, their facts and questions.")],
+    limit: Annotated[int | None, typer.Option(min=1, help="Questions a conversation.")] = None,
+    model: Model = "default",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Learn the facts of conversations, each in a namespace of its own, and ask about them.
+
+    A line has conversation, facts {text, evidence} and questions {question, answer, evidence, category}. Evidence is
+    looked for in categories 1 to 4, where a fact rests on some of it; answers are compared in categories 1 and 4.
+    """
+    with _clear_errors():
+        from pipeline.bench_asking import Bench, Limits
+        from pipeline.bench_data import read_talks
+        from pipeline.bench_talk import measure
+
+        talks = read_talks(talk)
+        with _bar() as progress:
+            from pipeline import MemoryLM
+
+            bench = Bench(MemoryLM.load(model, device), Limits(), time.perf_counter, progress)
+            result = measure(bench, talks, limit)
+        if as_json:
+            print(orjson.dumps(asdict(result)).decode())
+        else:
+            _show_talk(result)
+
+
+def _show_talk(result: "TalkResult") -> None:
+    table = Table("evidence among the first", *result.evidence)
+    rows = {"categories 1 to 4": result.evidence}
+    rows |= {f"category {c}": found for c, found in result.evidence_by_category.items()}
+    for name, found in rows.items():
+        table.add_row(name, *("" if value is None else f"{100 * value:.1f}%" for value in found.values()))
+    console.print(table)
+    _table(result.measures)
+    console.print(
+        f"{result.model}: {result.conversations} conversations, {result.memories} memories of {result.facts} facts, "
+        f"{result.questions} questions with evidence; measured in {result.seconds:.0f} s",
+        markup=False,
+    )
+
+
+def _show(result: "Recall") -> None:
+    _table(result.measures)
+    told = ", ".join(f"{count} {outcome}" for outcome, count in result.outcomes.items())
+    console.print(
+        f"{result.model}: {result.facts} facts and {result.extra} invented ones: {told}", markup=False
+    )
+    told = ", ".join(f"{count} {outcome}" for outcome, count in result.updates.items())
+    cost = result.cost
+    console.print(f"updates: {told}")
+    console.print(
+        f"{cost.learn_ms:.1f} ms a fact learned; {cost.retrieve_ms:.2f} ms a prompt retrieved, p99 "
+        f"{cost.retrieve_p99_ms:.2f} ms; {cost.stored_bytes:.0f} bytes a fact stored, {cost.resident_bytes:.0f} held"
+    )
+    console.print(f"measured in {result.seconds:.0f} s")
+
+
+def _table(measures: Sequence["Measure"]) -> None:
+    table = Table("measure", "asked", "bare", "prompting", "memory", "best prompting (asked)")
+    order = list(NAMES)
+    for m in sorted(measures, key=lambda m: order.index(m.name)):
+        shown = ("" if value is None else f"{100 * value:.1f}%" for value in (m.bare, m.prompting, m.memory))
+        by = f"{m.prompting_by} ({m.prompting_asked})" if m.prompting_by else ""
+        table.add_row(NAMES[m.name], str(m.asked), *shown, by)
+    console.print(table)
+
+
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    """What a person can mend is one line and exit code 1, not a traceback."""
+    from pipeline.models import ModelError
+
+    try:
+        yield
+    except (ModelError, ValueError, OSError) as error:
+        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(1) from None
+
+
+class _Shown:
+    """A bar for each thing that is being measured."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, what: str, more: int, total: int) -> None:
+        if what not in self._tasks:
+            self._tasks[what] = self._bar.add_task(what, total=total)
+        self._bar.advance(self._tasks[what], more)
+
+
+@contextmanager
+def _bar() -> Iterator[_Shown]:
+    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        yield _Shown(bar)
+
+
+def _resident() -> int:
+    """Bytes that the process holds; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return 0
