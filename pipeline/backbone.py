@@ -91,6 +91,10 @@ class Backbone:
         self.max_positions: int = getattr(config, "max_position_embeddings", None) or 2048
         self.eos_ids = _eos_ids(model, tokenizer)
         self._blocks = _blocks(model, self.n_layers)
+        # Cut to its last position, the state is not contiguous, and the head would copy its weights for each row.
+        model.get_output_embeddings().register_forward_pre_hook(
+            lambda _m, given: (given[0].contiguous(), *given[1:])
+        )
         self._accepts = set(signature(model.forward).parameters)
         # A text is data: in it, "<|im_end|>" is eleven characters, not the end of a turn.
         self._plain: Tokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())

@@ -59,7 +59,9 @@ def _of_namespace(bank: Bank, namespace: str, asked: Asked, k: int) -> list[Retr
         memory = memories[i]
         fact = _words_of(index, size, memory, settings)
         alignment = align(prompt, fact, settings)
-        score = float(scores[i]) + _favour(memory, least, asked, settings) * abs(float(scores[i]))
+        # A match of wording alone ("… belongs to the organization of") may score high; what is torn or missing tells.
+        score = float(scores[i]) * (settings.trial_weight + alignment.share)
+        score += abs(score) * _favour(memory, least, asked, settings)
         hits.append(Retrieved(memory, fact.information, alignment, score, gate(alignment.share, settings)))
     return sorted(hits, key=lambda hit: (-hit.score, hit.memory.memory_id))[:k]
 
@@ -150,12 +152,13 @@ def _favour(memory: Memory, least: float, asked: Asked, settings: Settings) -> f
 
 
 def _newest_of_a_kind(found: Sequence[Retrieved]) -> list[Retrieved]:
-    """Of several memories that match a prompt by the very same words only the newest speaks: they contradict."""
-    newest: dict[frozenset[str], Retrieved] = {}
+    """Of several memories that match a prompt by the very same words, and as well, only the newest speaks: they contradict."""
+    newest: dict[tuple[frozenset[str], float], Retrieved] = {}
     kinds = []
     for hit in found:
         forms = [w.form for w in split(hit.memory.text)]
-        kind = frozenset(f for f, c in zip(forms, hit.alignment.covered.tolist(), strict=True) if c > 0.5)
+        matched = frozenset(f for f, c in zip(forms, hit.alignment.covered.tolist(), strict=True) if c > 0.5)
+        kind = (matched, round(hit.alignment.share, 1))
         kinds.append(kind)
         if kind not in newest or hit.memory.observed_at > newest[kind].memory.observed_at:
             newest[kind] = hit

@@ -20,10 +20,12 @@ class Settings:
     """How many memories that have one word are looked at, the newest first."""
     prompt_words: int = 64
     """How many words of a prompt are looked at, from its end."""
-    alike_from: float = 0.3
+    alike_from: float = 0.2
     """The cosine of two words' states from which they count as alike."""
     rarity_weight: float = 6.0
     """Of the rarity of what is matched, to the likeness of states."""
+    trial_weight: float = 0.5
+    """Of the score as it stands, beside the score by the share that matches."""
     aligned: int = 16
     """How many of the best are aligned with the prompt."""
     rest_weight: float = 1.0

@@ -19,13 +19,15 @@ def pack(vectors: Floats) -> NDArray[np.uint8]:
     codes = np.clip(np.floor(vectors * np.sqrt(max(d, 1))), -2, 1).astype(np.int8) + 2
     padded = np.zeros((words, -(-d // 4) * 4), np.uint8)
     padded[:, :d] = codes
-    return np.bitwise_or.reduce(padded.reshape(words, -1, 4) << _SHIFTS, axis=2, dtype=np.uint8)
+    return np.bitwise_or.reduce(
+        padded.reshape(words, padded.shape[1] // 4, 4) << _SHIFTS, axis=2, dtype=np.uint8
+    )
 
 
 def unpack(packed: NDArray[np.uint8], d: int) -> Floats:
     """[words, ceil(d / 4)] bytes to [words, d] unit vectors."""
     codes = (packed[:, :, None] >> _SHIFTS) & 3
-    vectors = codes.reshape(len(packed), -1)[:, :d].astype(np.float32) - 1.5
+    vectors = codes.reshape(len(packed), packed.shape[1] * 4)[:, :d].astype(np.float32) - 1.5
     return unit(vectors)
 
 
