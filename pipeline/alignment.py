@@ -51,9 +51,13 @@ def align(prompt: Words, fact: Words, settings: Settings) -> Alignment:
     span = heaviest_lack(covered, fact.information**2)
     beside = np.ones(len(covered), bool)
     beside[span[0] : span[1]] = False
-    have = float((prompt.information**2 * has).sum())
-    rest = settings.rest_weight * _missing(prompt, has, np.ones(len(has), bool), settings)
-    lack = _missing(fact, covered, beside, settings)
+    masses = prompt.information**2 * has
+    have = float(masses.sum())
+    # Other wording is forgiven around a name that matches, not where wording is all that does.
+    names = min(1.0, 2 * float((masses * prompt.marks).sum()) / have) if have else 0.0
+    wording = 1.0 - names * (1.0 - settings.wording_weight)
+    rest = settings.rest_weight * _missing(prompt, has, np.ones(len(has), bool), wording)
+    lack = _missing(fact, covered, beside, wording)
     torn = settings.torn_weight * (_torn(prompt, has) + _torn(fact, covered))
     total = have + rest + lack + torn
     return Alignment(covered, span, have / total if total else 0.0)
@@ -70,9 +74,9 @@ def _weights(words: Words) -> Floats:
     return np.minimum(words.information, words.surprisals)
 
 
-def _missing(words: Words, has: Floats, of: NDArray[np.bool_], settings: Settings) -> float:
-    """The mass of the words that the other side lacks."""
-    named = settings.wording_weight + (1 - settings.wording_weight) * np.minimum(1.0, 2 * words.marks)
+def _missing(words: Words, has: Floats, of: NDArray[np.bool_], wording: float) -> float:
+    """The mass of the words that the other side lacks; `wording` is the weight of those that are no names."""
+    named = wording + (1 - wording) * np.minimum(1.0, 2 * words.marks)
     return float((_weights(words) ** 2 * (1 - has) * named)[of].sum())
 
 

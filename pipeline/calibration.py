@@ -63,25 +63,31 @@ class Calibration:
 
 
 def calibration_of(backbone: Backbone, progress: Progress = silent) -> Calibration:
-    """The model's calibration: the shipped one, or the one in the cache, which is made if it is missing.
+    """The model's calibration: the one in the cache, or the shipped one, or a new one that is made and kept there.
 
     Workers on several machines must have the same: give them the same file (`factstream model calibrate` prints its path).
     """
-    shipped = resources.files("pipeline") / SHIPPED
-    if shipped.is_file():
+    path, shipped = calibration_path(backbone), resources.files("pipeline") / SHIPPED
+    if not path.is_file() and shipped.is_file():
         found = Calibration.from_bytes(shipped.read_bytes(), shipped)
         if found.model_hash == backbone.hash:
             return found
-    path = calibration_path(backbone)
     with locked(path.with_suffix(".lock")):  # or all workers of a first start would make it
         if not path.is_file():
             progress(f"calibrating {backbone.name}, once: the model writes {TEXTS} texts")
-            write_atomically(path, calibrate(backbone))
+            keep(calibrate(backbone), path)
     return Calibration.from_bytes(path.read_bytes(), path)
 
 
 def calibration_path(backbone: Backbone) -> Path:
     return cache_folder().resolve() / "calibrations" / f"{backbone.hash[:32]}.safetensors"
+
+
+def keep(calibration: bytes, path: Path) -> Path:
+    """Writes the file, and returns its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, calibration)
+    return path
 
 
 def calibrate(backbone: Backbone) -> bytes:

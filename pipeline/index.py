@@ -72,7 +72,7 @@ def pool(vectors: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[
     pooled = np.zeros(POOLED, np.float32)
     lead = (vectors[:, :POOLED] * weights[:, None]).sum(0)
     pooled[: len(lead)] = lead
-    return unit(pooled[None])[0]
+    return np.asarray(unit(pooled[None])[0], np.float32)
 
 
 def pool_packed(packed: NDArray[np.uint8], weights: NDArray[np.float32]) -> NDArray[np.float32]:

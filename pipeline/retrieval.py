@@ -46,6 +46,8 @@ def _of_namespace(bank: Bank, namespace: str, asked: Asked, k: int) -> list[Retr
         return []
     size = bank.size(namespace)
     information = _information(index, size, asked.forms, asked.priors, settings)
+    # A word said again says nothing new: its last place counts, the one nearest to what is asked.
+    information *= [form not in asked.forms[i + 1 :] for i, form in enumerate(asked.forms)]
     ids = _candidates(index, asked, information, settings)
     memories = [m for m in (bank.get(namespace, memory_id) for memory_id in ids) if m is not None]
     scores = _late_interaction(asked, information, memories, settings)
@@ -82,7 +84,9 @@ def _information(
 def _candidates(index: Index, asked: Asked, information: Floats, settings: Settings) -> list[str]:
     """Ids of memories that share words with the prompt, by the weight of these, and of those with near states."""
     masses: dict[str, float] = {}
-    words = dict(zip(asked.forms, information.tolist(), strict=True))
+    words = dict(
+        zip(asked.forms, information.tolist(), strict=True)
+    )  # the last of each form, hence the one that counts
     for form, info in sorted(words.items(), key=lambda item: (-item[1], item[0])):
         for n, memory_id in enumerate(reversed(index.holding(form))):
             if n >= settings.postings:

@@ -19,9 +19,8 @@ def pack(vectors: Floats) -> NDArray[np.uint8]:
     codes = np.clip(np.floor(vectors * np.sqrt(max(d, 1))), -2, 1).astype(np.int8) + 2
     padded = np.zeros((words, -(-d // 4) * 4), np.uint8)
     padded[:, :d] = codes
-    return np.bitwise_or.reduce(
-        padded.reshape(words, padded.shape[1] // 4, 4) << _SHIFTS, axis=2, dtype=np.uint8
-    )
+    parts = padded.reshape(words, padded.shape[1] // 4, 4) << _SHIFTS
+    return np.asarray(np.bitwise_or.reduce(parts, axis=2), np.uint8)
 
 
 def unpack(packed: NDArray[np.uint8], d: int) -> Floats:

@@ -369,6 +369,21 @@ def model_pull(model: Annotated[str, typer.Argument(envvar="FACTSTREAM_MODEL")] 
         print(resolve(model))
 
 
+@model_app.command("calibrate")
+def model_calibrate(model: Annotated[str, typer.Argument(envvar="FACTSTREAM_MODEL")] = "default") -> None:
+    """Make the model's calibration, which its word states are compared by, and print the file.
+
+    Workers make it by themselves when it is missing; all of them must have the same file, so make it once and copy it.
+    """
+    from pipeline.backbone import Backbone
+    from pipeline.calibration import calibrate, calibration_path, keep
+
+    with _clear_errors():
+        backbone = Backbone.load(model)
+        errors.print(f"calibrating {model}: the model writes a few hundred short texts")
+        print(keep(calibrate(backbone), calibration_path(backbone)))
+
+
 @schemas_app.command("export")
 def schemas_export(folder: Path) -> None:
     """Write the JSON Schemas and the AsyncAPI document into a folder."""
