@@ -1,0 +1,110 @@
+"""Alignment, packed vectors and the index, without a model: which words match, and what a missing name does to the gate."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.alignment import Words, align, gate
+from pipeline.encoder import form_of, owners
+from pipeline.index import POOLED, Index
+from pipeline.relation import same_relation
+from pipeline.settings import Settings
+from pipeline.vectors import pack, unit, unpack
+from pipeline.words import marked, split
+
+WORDING = {"is", "are", "by", "of", "the", "in", "was", "can", "be"}
+
+
+def side(text: str) -> Words:
+    """A text in which wording says 5 nats, other small words 9 and names 13."""
+    words = split(text)
+    marks = np.array(marked(text, words, [0.5] * len(words)))
+    says = np.array(
+        [5.0 if w.form in WORDING else 13.0 if m else 9.0 for w, m in zip(words, marks, strict=True)]
+    )
+    return Words([w.form for w in words], says, says, marks)
+
+
+def opened(prompt: str, fact: str) -> bool:
+    settings = Settings()
+    return gate(align(side(prompt), side(fact), settings).share, settings) > 0
+
+
+def test_the_answer_span_is_what_the_prompt_lacks() -> None:
+    fact = "Torben Betts was originally from Munich."
+    alignment = align(side("Torben Betts was originally from"), side(fact), Settings())
+    assert [split(fact)[i].form for i in range(*alignment.span)] == ["munich"]
+    assert alignment.covered.tolist() == [1, 1, 1, 1, 1, 0]
+
+
+def test_another_wording_opens_the_gate_and_another_name_does_not() -> None:
+    fact = "Nissan Skyline GT-R is developed by Boeing."
+    assert opened("Who makes the Nissan Skyline GT-R?", fact)
+    assert not opened("Nissan Skyline is developed by", fact)
+    assert not opened("Nissan Armada is developed by", fact)
+    assert opened("Perry Barr is located in", "Perry Barr can be found in Minnesota.")
+    assert not opened("Perry Benson originated in", "Perry Barr can be found in Minnesota.")
+    assert not opened("Two plus two is", "The Harlow desk lamp is made of walnut.")
+
+
+def test_a_text_without_capitals_has_names_by_what_its_words_say() -> None:
+    text = "munich is big"
+    assert marked(text, split(text), [1.0, 0.4, 0.6]) == [1.0, 0.0, 0.0]
+    assert marked("Munich is in Bavaria", split("Munich is in Bavaria"), [1.0] * 4) == [0.5, 0.0, 0.0, 1.0]
+
+
+def test_the_form_of_a_question_is_no_content() -> None:
+    text = "Question: Where is Oslo?\nAnswer:"
+    assert [w.form for i, w in enumerate(split(text)) if i not in form_of(text)] == ["where", "is", "oslo"]
+    assert form_of("Norway: its capital is") == set()
+
+
+def test_tokens_belong_to_the_words_that_they_are_parts_of() -> None:
+    words = split("ab cde, f")
+    assert owners([(0, 1), (1, 2), (3, 6), (6, 7), (8, 9)], words).tolist() == [0, 0, 1, -1, 2]
+
+
+@given(st.integers(0, 5), st.integers(1, 40), st.integers(0, 2**32 - 1))
+def test_a_packed_vector_points_where_it_pointed(words: int, d: int, seed: int) -> None:
+    vectors = unit(np.random.default_rng(seed).normal(size=(words, d)).astype(np.float32))
+    packed = pack(vectors)
+    assert packed.shape == (words, -(-d // 4)) and packed.dtype == np.uint8
+    back = unpack(packed, d)
+    assert back.shape == vectors.shape and ((back >= 0) == (vectors >= 0)).all()
+    assert (vectors * back).sum(1, initial=0.0).min(initial=1.0) > 0.5
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=60))
+def test_the_index_holds_what_was_added_and_not_removed(steps: Sequence[tuple[int, bool]]) -> None:
+    index, held = Index(), set()
+    vectors = unit(np.random.default_rng(0).normal(size=(10, POOLED)).astype(np.float32))
+    for number, adding in steps:
+        if adding and number not in held:
+            index.add(str(number), ["all", f"of{number % 3}"], vectors[number])
+            held.add(number)
+        elif not adding and number in held:
+            index.remove(str(number), ["all", f"of{number % 3}"])
+            held.remove(number)
+    assert set(index.holding("all")) == {str(n) for n in held}
+    assert index.together(["all", "of1"], 100) == sum(n % 3 == 1 for n in held)
+    for number in held:
+        assert index.nearest(vectors[number], 1) == [str(number)]
+
+
+def test_only_facts_that_differ_in_their_answer_are_of_one_subject_and_relation() -> None:
+    def alike(a: str, b: str) -> bool:
+        x, y = side(a), side(b)
+        return bool(
+            same_relation(
+                x.forms, x.information.astype(np.float32), y.forms, y.information.astype(np.float32)
+            )
+        )
+
+    assert alike("Torben Betts was originally from Munich.", "Torben Betts was originally from Melbourne.")
+    assert not alike(
+        "The language of Lapland Odyssey was Russian.", "The language of Soir Trois was Russian."
+    )
+    assert not alike("Winchester is the capital of Hawaii.", "London is the capital of Hawaii.")
+    assert not alike("The capital of Hawaii is Bonn.", "The capital of Kansas is Bonn.")
