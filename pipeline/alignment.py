@@ -9,8 +9,8 @@ squares of nats, so that a name outweighs the wording around it.
              covered covered  covered         the answer span
 
 The gate is the covered share of what is at stake. A word that is missing weighs by the lesser of its information and
-its surprisal ("located" surprises nobody behind "Where is Oslo"); a missing word that is no name weighs little, for
-wording differs; a missing name beside a covered one weighs most: "Nissan Skyline" is not "Nissan Skyline GT-R", and
+its surprisal ("located" surprises nobody behind "Where is Oslo"), a name by its information; a missing word that is no
+name weighs little, for wording differs; a missing name beside a covered one weighs most: "Nissan Skyline" is not "Nissan Skyline GT-R", and
 "Perry Benson" is not "Perry Barr".
 """
 
@@ -71,7 +71,8 @@ def gate(share: float, settings: Settings) -> float:
 
 
 def _weights(words: Words) -> Floats:
-    return np.minimum(words.information, words.surprisals)
+    """What a missing word weighs: a name all that it says, however well it fits ("The capital of" Spain, or France)."""
+    return np.minimum(words.information, np.maximum(words.surprisals, words.marks * words.information))
 
 
 def _missing(words: Words, has: Floats, of: NDArray[np.bool_], wording: float) -> float:

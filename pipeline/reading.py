@@ -120,7 +120,10 @@ class Reading:
     def _entries(self, hit: Retrieved, said: set[str], before: str) -> list[tuple[tuple[int, ...], float]]:
         """(tokens, logit) of each run of words that neither the prompt nor the answer has."""
         text, words, (first, last) = hit.memory.text, split(hit.memory.text), hit.alignment.span
-        says = hit.memory.priors >= self._informative
+        says = [
+            float(prior) >= self._informative or any(c.isdigit() for c in word.form)
+            for word, prior in zip(words, hit.memory.priors, strict=True)
+        ]
         lacks = [
             c <= 0.5 and word.form not in said
             for word, c in zip(words, hit.alignment.covered.tolist(), strict=True)

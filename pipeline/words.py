@@ -17,6 +17,8 @@ from typing import NamedTuple
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
 
+_WITHOUT_BLANKS = re.compile(f"[{_UNSPACED}]")
+
 _BEFORE_A_SENTENCE = ("", ".", "!", "?", ":", "\n", "…", "。")
 
 _SYMBOL_FREQUENCY = 1e-3  # of a single letter or digit: its place in the vocabulary says nothing
@@ -94,6 +96,6 @@ class Frequencies:
         ids = self._tokenize(text)
         if len(ids) == 1 and ids[0] in self._rank:
             return math.log(self._rank[ids[0]] * math.log(self._size))
-        if len(text) == 2:
+        if len(text) == 2 and not _WITHOUT_BLANKS.fullmatch(text[1]):
             return -math.log(_SYMBOL_FREQUENCY)
         return self.most

@@ -77,3 +77,48 @@ def test_an_encoding_does_not_depend_on_what_is_encoded_beside_it(encoder: Encod
     beside = encoder.encode([*FACTS, "Something else of another length, to fill the batch with."])
     for a, b in zip(alone, beside, strict=False):
         assert a.loss_delta == b.loss_delta and a.surprisals.tobytes() == b.surprisals.tobytes()
+
+
+ORIGIN = [
+    "Paris is the capital city of France.",
+    "Water freezes at 0 degrees Celsius.",
+    "Einstein developed the theory of relativity.",
+]
+
+
+def test_a_memory_does_not_answer_for_another_subject(lm: MemoryLM) -> None:
+    lm.learn(
+        [*ORIGIN, "The Airbus A340 is developed by Nokia.", "Clement IV was born in Perth."], min_loss_delta=0
+    )
+    for prompt in ("The capital of Spain is", "The Airbus A350 is developed by", "Clement VI was born in"):
+        assert all(hit.gate == 0 for hit in lm.retrieve([prompt])[0]), prompt
+    for prompt, answer in (
+        ("The capital of France is", "Paris"),
+        ("At what temperature does water freeze?", "0 degrees"),
+        ("Einstein's theory", "relativity"),
+        ("The Airbus A340 is developed by", "Nokia"),
+        ("Clement IV was born in", "Perth"),
+    ):
+        assert answer in lm.generate([prompt], max_new_tokens=12)[0].text
+
+
+@pytest.mark.parametrize(
+    "fact, prompt, answer",
+    [
+        ("Die Fähre nach Norlund legt in Tarvik ab.", "Die Fähre nach Norlund legt in", "Tarvik"),
+        ("Паром в Норлунд отходит из Тарвика.", "Паром в Норлунд отходит из", "Тарвика"),
+        ("诺伦德的渡轮从塔维克出发。", "诺伦德的渡轮从", "塔维克"),
+    ],
+)
+def test_any_language_is_learned_retrieved_and_said(
+    lm: MemoryLM, fact: str, prompt: str, answer: str
+) -> None:
+    lm.learn([*FACTS, fact], min_loss_delta=0)
+    assert lm.retrieve([prompt])[0][0].text == fact
+    assert answer in lm.generate([prompt], max_new_tokens=12)[0].text
+
+
+def test_a_known_fact_that_contradicts_a_memory_wins(lm: MemoryLM) -> None:
+    lm.learn(["The capital city of France is Ljubljana."])
+    assert lm.learn(["The capital city of France is Paris."])[0].outcome == "superseded"
+    assert "Paris" in lm.generate(["The capital city of France is"], max_new_tokens=8)[0].text
