@@ -140,10 +140,15 @@ class MemoryLM:
         return decisions
 
     def put(self, memory: Memory) -> None:
-        """Takes a memory of the changelog. Raises ValueError for one that another model encoded."""
+        """Takes a memory of the changelog. Raises ValueError for one that another model encoded, or that cannot be compared."""
         if memory.encoder_id != self.encoder_id:
             raise ValueError(
                 f"memory {memory.memory_id} was encoded by {memory.encoder_id}, not {self.encoder_id}"
+            )
+        width = -(-len(self.encoder.calibration.mean) // 4)
+        if memory.vectors.size and memory.vectors.shape[1] != width:
+            raise ValueError(
+                f"memory {memory.memory_id} has vectors of {memory.vectors.shape[1]} bytes, not {width}"
             )
         self.bank.put(memory)
 

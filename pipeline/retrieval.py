@@ -4,8 +4,9 @@ Three steps, each exact over what the one before leaves: words and pooled states
 index; late interaction over word states and the rarity of what is matched rank them; alignment opens the gates of the
 best. Knows no model: the prompt comes encoded.
 
-    score = sum over the prompt's words of information · likeness of states   (late interaction: Khattab & Zaharia 2020)
-          + rarity_weight · rarity of the matched words together · share²
+    score = (trial_weight + alignment's share) ·
+            (sum over the prompt's words of information · likeness of states  (late interaction: Khattab & Zaharia 2020)
+             + rarity_weight · rarity of the matched words together · their share²)
 """
 
 import math

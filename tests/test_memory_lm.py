@@ -1,5 +1,6 @@
 """The library on the default model: it recalls what it was told, and changes nothing else."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -122,3 +123,11 @@ def test_a_known_fact_that_contradicts_a_memory_wins(lm: MemoryLM) -> None:
     lm.learn(["The capital city of France is Ljubljana."])
     assert lm.learn(["The capital city of France is Paris."])[0].outcome == "superseded"
     assert "Paris" in lm.generate(["The capital city of France is"], max_new_tokens=8)[0].text
+
+
+def test_a_memory_whose_vectors_cannot_be_compared_is_refused(lm: MemoryLM) -> None:
+    lm.learn(FACTS)
+    memory = next(lm.bank.memories("default"))
+    with pytest.raises(ValueError, match="vectors of"):
+        lm.put(replace(memory, vectors=memory.vectors[:, :7]))
+    lm.put(memory)
