@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import wait_until
 from kafka import TopicPartition
 from test_readme import BLOCKS
 
@@ -141,14 +142,16 @@ def test_what_cannot_be_taken_is_kept_with_its_bytes_and_its_reason(stack: Stack
 
 def test_the_same_folder_makes_the_same_memory_and_the_same_answer(tmp_path: Path) -> None:
     first = start(tmp_path)
-    publish(first, "The Harlow desk lamp is made of walnut.", "Ines Okafor keeps the rota.", namespace="a")
+    facts = ("The Harlow desk lamp is made of walnut.", "Ines Okafor keeps the rota.")
+    done = publish(first, *facts, namespace="a")
     prompt: dict[str, Any] = {"prompt": "The Harlow desk lamp is made of", "namespace": "a"}
-    before = ask(first, prompt).text
+    before = ask(first, prompt | {"after": done.after}).text
     stop(first)
     digest = command(first, "digest")
     again = start(tmp_path)
     try:
-        assert "walnut" in before and ask(again, prompt).text == before
+        assert "walnut" in before
+        wait_until(lambda: ask(again, prompt).text == before)  # its replica fills from a changelog told anew
         refused = subprocess.run(
             [sys.executable, "-m", "workers.cli", "up", "--data", str(tmp_path), "--port", str(free_port())],
             capture_output=True, text=True,
