@@ -30,6 +30,10 @@ app.add_typer(schemas_app, name="schemas")
 app.add_typer(bench_app, name="bench")
 console, errors = Console(), Console(stderr=True)
 
+# Threads that spin while they wait for each other take the cores from the workers beside them: two encoders on two
+# cores then do a third of what they do in turns. Read when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 DATA = Path(os.environ.get("FACTSTREAM_DATA") or Path.home() / ".local/share/factstream")
 Bootstrap = Annotated[
     str | None, typer.Option(help="HOST:PORT of a Kafka cluster.", show_default="127.0.0.1:9092")
