@@ -20,7 +20,7 @@ from pipeline.decision import Cause, Decision, Memory, NewFact
 from pipeline.index import Index, pool_packed
 from pipeline.relation import same_relation
 from pipeline.settings import Settings
-from pipeline.words import split
+from pipeline.words import marked, split
 
 DEFAULT_CATEGORY = ""
 
@@ -164,8 +164,10 @@ class Bank:
         space = self._spaces[fact.namespace]
         if known := space.memories.get(memory_id(fact.namespace, fact.encoding.text)):
             return known, None, 1.0
-        words = [w.form for w in split(fact.encoding.text)]
-        priors = fact.encoding.priors
+        split_words = split(fact.encoding.text)
+        words, priors = [w.form for w in split_words], fact.encoding.priors
+        most = max(float(priors.max(initial=0.0)), 1e-9)
+        marks = marked(fact.encoding.text, split_words, [float(p) / most for p in priors])
         postings = sorted((len(ids), form) for form in set(words) if (ids := space.index.holding(form)))
         seen: dict[str, None] = {}
         for _, form in postings[: max(1, len(postings) - 1)]:  # the rarest words name the subject
@@ -181,7 +183,7 @@ class Bank:
             other = [w.form for w in split(memory.text)]
             if words == other:
                 return memory, None, 1.0
-            alike = same_relation(words, priors, other, memory.priors)
+            alike = same_relation(words, priors, marks, other, memory.priors)
             # What several memories share is no subject: "Arena debuted", "The language of … is Thai".
             shared = [form for form in words if form in other]
             if alike and space.index.together(shared, self.settings.candidates) > 1:
