@@ -5,7 +5,6 @@ Knows the backbone; knows nothing of memories, time or Kafka.
 """
 
 import hashlib
-import re
 from collections.abc import Sequence
 from typing import Self
 
@@ -19,12 +18,10 @@ from pipeline.encoding import Asked, Encoding
 from pipeline.models import Progress, silent
 from pipeline.settings import Settings
 from pipeline.vectors import pack
-from pipeline.words import Frequencies, Word, marked, split
+from pipeline.words import Frequencies, Word, form_of, marked, split
 
 VERSION = "2"  # of what is measured; a part of the encoder id
 PROMPT_TOKENS = 256  # of a prompt that are looked at, from its end
-
-_LABEL = re.compile(r"\s*[^\W\d_]+\s*[:：]")
 
 
 class TooLong(ValueError):
@@ -130,9 +127,17 @@ class Encoder:
             [words[w].form for w in kept],
             priors,
             np.array([losses[owner == w].sum() for w in kept], np.float32),
-            marked(text, [words[w] for w in kept], [float(p) / self.frequencies.most for p in priors]),
+            self._marks(text, [words[w] for w in kept], priors),
             np.array([states[owner == w][-1] for w in kept], np.float32).reshape(len(kept), states.shape[1]),
         )
+
+    def _marks(self, text: str, words: list[Word], priors: NDArray[np.float32]) -> list[float]:
+        """How much each word of a prompt looks like a name. "Tell", with which it begins, does not."""
+        marks = marked(text, words, [float(p) / self.frequencies.most for p in priors])
+        return [
+            0.0 if mark == 0.5 and self.frequencies.lowered(text[word.start : word.end]) else mark
+            for word, mark in zip(words, marks, strict=True)
+        ]
 
     def _measure(
         self,
@@ -177,20 +182,6 @@ def owners(offsets: Sequence[tuple[int, int]], words: Sequence[Word]) -> NDArray
         if w < len(words) and words[w].start < end and start < words[w].end:
             owner[t] = w
     return owner
-
-
-def form_of(text: str) -> set[int]:
-    """The words of a prompt that are its form and not its content: where the last line is an empty label ("Answer:"),
-    the labels of all lines ("Question: Where is Oslo?"). By their indices."""
-    lines = text.rstrip().split("\n")
-    if not _LABEL.fullmatch(lines[-1].strip()):
-        return set()
-    starts, at = set(), 0
-    for line in lines:
-        if _LABEL.match(line):
-            starts.add(at + len(line) - len(line.lstrip()))
-        at += len(line) + 1
-    return {w for w, word in enumerate(split(text)) if word.start in starts}
 
 
 def _answer(priors: NDArray[np.float32], informative: float) -> list[int]:

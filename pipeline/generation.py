@@ -79,6 +79,8 @@ def _take(backbone: Backbone, row: Row, token: int, send: Callable[[str], bool] 
         if not row.reading.silent:
             row.reading.advance(token, row.text)
         cut = min((at for s in row.stop if (at := row.text.find(s)) >= 0), default=-1)
+        if row.reading.over is not None:
+            cut = row.reading.over if cut < 0 else min(cut, row.reading.over)
         if cut >= 0:
             row.text, row.finish_reason = row.text[:cut], "stop"
         elif len(row.tokens) >= row.max_new_tokens:

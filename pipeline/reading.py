@@ -4,10 +4,12 @@ At every token the answer comes either from the model or from a memory that is b
 
     p = (1 - r) p_model + sum over runs r_i [token is the run's next]
 
-A run is a stretch of a fact's words that the prompt lacks. Where to enter is weighed by what the words say, how much
-they surprised the model in the fact, and whether the model could say them now. After each token Bayes says how likely
-each run is being read; a run that is said is over, and a memory that has spoken falls (almost) silent. On the final
-hidden state this is the change that raises those tokens' logits and no others: where no gate is open, nothing changes.
+A run is a stretch of a fact's words that the prompt lacks, with or without the small words before it ("of relativity");
+where a sentence may begin, it is the fact's whole sentence. Where to enter is weighed by what the words say, how much
+they surprised the model in the fact, whether the words before them were just said, and whether the model could say them
+now. After each token Bayes says how likely each run is being read; a run that is said is over, and a memory that has
+spoken falls (almost) silent. On the final hidden state this is the change that raises those tokens' logits and no
+others: where no gate is open, nothing changes.
 """
 
 import math
@@ -19,7 +21,10 @@ from torch import Tensor
 
 from pipeline.retrieval import Retrieved
 from pipeline.settings import Settings
-from pipeline.words import split
+from pipeline.words import Word, begins_sentence, blank_before, clauses, form_of, likeness, sentence_of, split
+
+A_NUMBER = -7.0  # nats: log p of one number where any may stand
+SAID_BEFORE = 8  # words of the context that the words before an entry are compared with
 
 
 @dataclass(slots=True)
@@ -28,6 +33,30 @@ class _Run:
     tokens: tuple[int, ...]
     at: int  # the next token to be said
     weight: float  # the probability that this is being read
+    answers: bool  # it is the answer, or has it: when it is said, the memory has spoken
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A run that could be entered."""
+
+    tokens: tuple[int, ...]
+    bias: float  # log-odds, less what the model thinks of its first token
+    answers: bool
+    direct: int | None = None  # among the entries, the same run without the small words before it
+
+
+@dataclass(frozen=True, slots=True)
+class _Fact:
+    """A memory's text as it can be read."""
+
+    text: str
+    words: list[Word]
+    says: list[bool]  # of each word, whether it says enough to be an answer
+    lacks: list[bool]  # whether the prompt lacks it
+    biases: list[float]  # log-odds of entering at it
+    span: tuple[int, int]  # the answer's words
+    sentence: tuple[int, int]  # the words of the sentence that the answer stands in
 
 
 class Reading:
@@ -43,7 +72,8 @@ class Reading:
     ) -> None:
         """informative: nats that a word says at least, to be said; context: the prompt's text, by whose end the first word is given a blank before it or not."""
         self._found = [hit for hit in found if hit.gate > 0]
-        self._tokenize, self._informative, self._settings = tokenize, informative, settings
+        self._tokenize, self._settings = tokenize, settings
+        self._facts = [_fact(hit, informative, settings) for hit in self._found]
         best = max((hit.score for hit in self._found), default=0.0) or 1.0
         heat = settings.attention_temperature
         shares = [math.exp((hit.score / abs(best) - 1.0) / heat) for hit in self._found]
@@ -51,12 +81,22 @@ class Reading:
         self._spoken = [False] * len(self._found)
         self._runs: list[_Run] = []
         self._offer: list[_Run] = []
-        self._context = context[-1:]
-        self._said = ""
+        self._context, self._said = context, ""
+        self._labelled = bool(form_of(context))
+        self._blank = tuple(tokenize(" "))
 
     @property
     def silent(self) -> bool:
         return not self._found
+
+    @property
+    def over(self) -> int | None:
+        """Where the answer ends: behind an empty label ("Answer:") it is one line, once a memory has given it."""
+        if not (self._labelled and any(self._spoken)):
+            return None
+        begin = len(self._said) - len(self._said.lstrip())
+        end = self._said.find("\n", begin)
+        return end if end > begin else None
 
     def predict(self, logits: Tensor) -> Tensor:
         """Logits [V] float32 with the memories fused in."""
@@ -92,60 +132,108 @@ class Reading:
             if weight < 1e-3:
                 continue
             if run.at + 1 == len(run.tokens):
-                self._spoken[run.memory] |= weight > 0.5
+                self._spoken[run.memory] |= run.answers and weight > 0.5
             else:
-                self._runs.append(_Run(run.memory, run.tokens, run.at + 1, weight))
+                self._runs.append(_Run(run.memory, run.tokens, run.at + 1, weight, run.answers))
 
     def _starts(self, log_p: Tensor, free: float) -> list[_Run]:
         """Runs that could be entered now, sharing out what is not being read already."""
         if free < 1e-3:
             return []
-        settings, runs = self._settings, []
+        runs: list[_Run] = []
         said = {word.form for word in split(self._said)}
-        before = self._said[-1:] or self._context
-        for m, hit in enumerate(self._found):
-            weight = (
-                free * self._attention[m] * hit.gate * (settings.again if self._spoken[m] else settings.trust)
-            )
-            entries = []
-            for tokens, bias in self._entries(hit, said, before):
-                entries.append((tokens, bias + 0.5 * float(log_p[tokens[0]])))
+        before = (self._context + self._said)[-200:]
+        for m, (hit, fact) in enumerate(zip(self._found, self._facts, strict=True)):
+            entries = [] if self._spoken[m] else self._entries(fact, said, before)
             if not entries:
                 continue
-            top = max(logit for _, logit in entries)
-            total = sum(math.exp(logit - top) for _, logit in entries)
-            runs += [_Run(m, tokens, 0, weight * math.exp(logit - top) / total) for tokens, logit in entries]
+            logits = [entry.bias + 0.5 * self._possible(log_p, entry.tokens) for entry in entries]
+            top = max(logits)
+            shares = [math.exp(logit - top) for logit in logits]
+            for led, one in enumerate(
+                entries
+            ):  # the small words before a run take no more than half of its weight
+                if one.direct is not None and shares[led] > shares[one.direct]:
+                    shares[led] = shares[one.direct] = (shares[led] + shares[one.direct]) / 2
+            weight = free * self._attention[m] * hit.gate * self._settings.trust / sum(shares)
+            runs += [
+                _Run(m, entry.tokens, 0, weight * share, entry.answers)
+                for entry, share in zip(entries, shares, strict=True)
+            ]
         return [run for run in runs if run.weight > 1e-4]
 
-    def _entries(self, hit: Retrieved, said: set[str], before: str) -> list[tuple[tuple[int, ...], float]]:
-        """(tokens, logit) of each run of words that neither the prompt nor the answer has."""
-        text, words, (first, last) = hit.memory.text, split(hit.memory.text), hit.alignment.span
-        says = [
-            float(prior) >= self._informative or any(c.isdigit() for c in word.form)
-            for word, prior in zip(words, hit.memory.priors, strict=True)
-        ]
-        lacks = [
-            c <= 0.5 and word.form not in said
-            for word, c in zip(words, hit.alignment.covered.tolist(), strict=True)
-        ]
-        entries = []
-        for i, word in enumerate(words):
-            if not lacks[i] or not says[i]:
+    def _possible(self, log_p: Tensor, tokens: tuple[int, ...]) -> float:
+        """log p of the run's first token. That of a blank alone (before a number, for some tokenizers) tells nothing."""
+        first = float(log_p[tokens[0]])
+        return min(first, A_NUMBER) if tokens[:1] == self._blank else first
+
+    def _entries(self, fact: _Fact, said: set[str], before: str) -> list[_Entry]:
+        """Each run of words that neither the prompt nor the answer so far has."""
+        words, (first, last) = fact.words, fact.span
+        lacks = [lacking and word.form not in said for word, lacking in zip(words, fact.lacks, strict=True)]
+        if not any(lacking and says for lacking, says in zip(lacks, fact.says, strict=True)):
+            return []
+        entries: list[_Entry] = []
+        if begins_sentence(before):
+            tokens = self._tokens(fact, *fact.sentence, before)
+            entries.append(_Entry(tokens, max(fact.biases) + self._settings.statement, True))
+        just_said = [word.form for word in split(before)[-SAID_BEFORE:]]
+        for i in range(len(words)):
+            if not lacks[i] or not fact.says[i]:
                 continue
-            end = i + 1
-            if first <= i < last:
+            end, answers = i + 1, first <= i < last
+            if answers:
                 end = last
             else:
-                while end < len(words) and lacks[end] and says[end]:
+                while end < len(words) and lacks[end] and fact.says[end]:
                     end += 1
-            run = text[word.start : words[end - 1].end]
-            blank = i == 0 or text[word.start - 1].isspace()
-            if blank and before and not before.isspace():
-                run = " " + run
-            surprise = math.log(max(float(hit.memory.surprisals[i]), 0.1))
-            bias = 2.0 * math.log(max(float(hit.information[i]), 0.1)) + surprise
-            if not first <= i < last:
-                bias -= self._settings.outside_span
-            if tokens := tuple(self._tokenize(run)):
-                entries.append((tokens, bias))
+            follows = self._follows(fact, i, just_said)
+            entries.append(_Entry(self._tokens(fact, i, end, before), fact.biases[i] + follows, answers))
+            start = i
+            while start and fact.lacks[start - 1] and not fact.says[start - 1]:
+                start -= 1
+            if start < i and (follows := self._follows(fact, start, just_said)):
+                tokens = self._tokens(fact, start, end, before)
+                entries.append(_Entry(tokens, fact.biases[i] + follows, answers, len(entries) - 1))
         return entries
+
+    def _tokens(self, fact: _Fact, first: int, behind: int, before: str) -> tuple[int, ...]:
+        """Of these words of the fact, with a blank before them where one belongs."""
+        start, end = fact.words[first].start, fact.words[behind - 1].end
+        blank = blank_before(fact.text, start) and before and not before[-1].isspace()
+        return tuple(self._tokenize((" " if blank else "") + fact.text[start:end]))
+
+    def _follows(self, fact: _Fact, at: int, just_said: list[str]) -> float:
+        """Nats for an entry whose words before it are the last that were said."""
+        count = 0
+        while (
+            count < min(at, len(just_said))
+            and likeness(fact.words[at - 1 - count].form, just_said[-1 - count]) > 0.5
+        ):
+            count += 1
+        return self._settings.follows * min(count, 3)
+
+
+def _fact(hit: Retrieved, informative: float, settings: Settings) -> _Fact:
+    memory, words, (first, last) = hit.memory, split(hit.memory.text), hit.alignment.span
+    clause_of = clauses(memory.text, words)
+    return _Fact(
+        memory.text,
+        words,
+        [
+            float(prior) >= informative or any(c.isdigit() for c in word.form)
+            for word, prior in zip(words, memory.priors, strict=True)
+        ],
+        [c <= 0.5 for c in hit.alignment.covered.tolist()],
+        [
+            2.0 * math.log(max(float(information), 0.1))
+            + math.log(max(float(surprisal), 0.1))
+            - settings.outside_span * (not first <= i < last)
+            - settings.outside_span * (clause != clause_of[min(first, len(words) - 1)])
+            for i, (information, surprisal, clause) in enumerate(
+                zip(hit.information, memory.surprisals, clause_of, strict=True)
+            )
+        ],
+        (first, last),
+        sentence_of(memory.text, words, first),
+    )

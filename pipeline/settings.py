@@ -34,9 +34,9 @@ class Settings:
     """What a missing word that is no name counts, to one that is."""
     torn_weight: float = 1.0
     """What a missing name beside a name that is there counts more than its mass."""
-    gate_open: float = 0.60
+    gate_open: float = 0.70
     """Below this share of what is at stake a memory does not speak at all."""
-    gate_full: float = 0.75
+    gate_full: float = 0.85
     """From this share on it speaks with all its weight; in between its weight rises linearly."""
     importance_weight: float = 0.01
     """What a doubling of the importance adds to the score, as a share of it."""
@@ -50,8 +50,10 @@ class Settings:
     """The weight of a memory whose gate is wide open, against the model's own prediction."""
     outside_span: float = 3.0
     """Nats by which a word outside of the answer span is less likely to be entered at."""
-    again: float = 0.05
-    """The weight in place of `trust`, once the memory has spoken in this answer."""
+    statement: float = 4.0
+    """Nats by which the fact's whole sentence is likelier than a part of it, where a sentence may begin."""
+    follows: float = 0.7
+    """Nats by which an entry is likelier for each of the (up to three) words before it that were just said."""
 
     # --- the bank: what is kept ---
     min_loss_delta: float = 0.7

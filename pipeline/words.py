@@ -21,6 +21,12 @@ _WITHOUT_BLANKS = re.compile(f"[{_UNSPACED}]")
 
 _BEFORE_A_SENTENCE = ("", ".", "!", "?", ":", "\n", "…", "。")
 
+# A comma within a number, and a point within a name ("F.C."), have no blank behind them; where no blanks are put they need none.
+_PARTS = re.compile(r"[.,;:!?…](?=[\s\"'”’»)\]])|[。、，；：！？]|\n")
+_ENDS = re.compile(r"[.!?…](?=[\s\"'”’»)\]])|[。！？]|\n")
+_CLAUSE_WORDS = 3
+_LABEL = re.compile(r"\s*[^\W\d_]+\s*[:：]")
+
 _SYMBOL_FREQUENCY = 1e-3  # of a single letter or digit: its place in the vocabulary says nothing
 
 
@@ -63,12 +69,58 @@ def marked(text: str, words: Sequence[Word], priors: Sequence[float]) -> list[fl
     marks = []
     for word in words:
         surface = text[word.start : word.end]
-        named = surface[0] != surface[0].lower() or any(c.isdigit() for c in surface)
+        named = surface != surface.lower() or any(c.isdigit() for c in surface)
         begins = text[: word.start].rstrip()[-1:] in _BEFORE_A_SENTENCE
         marks.append((0.5 if begins else 1.0) if named else 0.0)
     if any(marks):
         return marks
     return [min(1.0, max(0.0, (share - 0.7) / 0.25)) for share in priors]
+
+
+def clauses(text: str, words: Sequence[Word]) -> list[int]:
+    """For each word the number of its clause, from 0: marks that end or part sentences close one of three words or more."""
+    numbers, number, length = [], 0, 0
+    for i, word in enumerate(words):
+        if length >= _CLAUSE_WORDS and _PARTS.search(text[words[i - 1].end : word.start]):
+            number, length = number + 1, 0
+        numbers.append(number)
+        length += 1
+    return numbers
+
+
+def sentence_of(text: str, words: Sequence[Word], index: int) -> tuple[int, int]:
+    """The words of the sentence that word `index` stands in: the first, and the one behind the last."""
+    first = last = index
+    while first > 0 and not _ENDS.search(text[words[first - 1].end : words[first].start]):
+        first -= 1
+    while last + 1 < len(words) and not _ENDS.search(text[words[last].end : words[last + 1].start]):
+        last += 1
+    return first, min(last + 1, len(words))
+
+
+def begins_sentence(before: str) -> bool:
+    """Whether a sentence may begin behind this text."""
+    line = before.rstrip(" \t\"'”’»)]*_")
+    return not line or line[-1] in ".!?…。！？\n"
+
+
+def blank_before(text: str, start: int) -> bool:
+    """Whether the word at this place of a text has a blank before it, or would have one if the text began later."""
+    return text[start - 1].isspace() if start else not _WITHOUT_BLANKS.match(text)
+
+
+def form_of(text: str) -> set[int]:
+    """The words of a prompt that are its form and not its content: where the last line is an empty label ("Answer:"),
+    the labels of all lines ("Question: Where is Oslo?"). By their indices."""
+    lines = text.rstrip().split("\n")
+    if not _LABEL.fullmatch(lines[-1].strip()):
+        return set()
+    starts, at = set(), 0
+    for line in lines:
+        if _LABEL.match(line):
+            starts.add(at + len(line) - len(line.lstrip()))
+        at += len(line) + 1
+    return {w for w, word in enumerate(split(text)) if word.start in starts}
 
 
 class Frequencies:
@@ -88,6 +140,10 @@ class Frequencies:
     def information(self, word: str) -> float:
         """-log p(word), nats: about 2 for the commonest word, 13 for one that is no single token of the vocabulary."""
         return self._cached(word)
+
+    def lowered(self, word: str) -> bool:
+        """Whether the tokenizer knows the word better without its capital: then a capital only begins a sentence."""
+        return self._of_token(" " + word.lower()) < self._of_token(" " + word)
 
     def _information(self, word: str) -> float:
         return min(self._of_token(" " + form) for form in {word, word.lower()})
