@@ -26,7 +26,7 @@ from schemas.hits import Hit, MemoryHits
 from schemas.request import GenerationRequest, decode_request, request_id_of
 from schemas.response import GenerationResponse, ResponseDelta, ResponseError, Timings, Usage, UsedMemory
 from workers import log
-from workers.kafka import KafkaSettings, Producer, caught_up, dead_letter, partition_for
+from workers.kafka import KafkaSettings, Producer, caught_up, check_readable, dead_letter, partition_for
 from workers.loop import Done
 
 BATCH = 16
@@ -163,6 +163,7 @@ class GeneratorWorker:
     def _accept(self, record: Any) -> Pending | None:
         assert self._producer is not None
         try:
+            check_readable(record)
             return Pending(record, *decode_request(record.key, record.value))
         except BadMessage as error:
             now = datetime.now(UTC)

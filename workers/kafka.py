@@ -21,7 +21,9 @@ from kafka.net.compat import KafkaNetClient
 from kafka.partitioner.default import murmur2
 
 from schemas import dead_letter as dead_letter_schema
+from schemas.common import BadMessage
 from schemas.topics import DEAD_LETTERS, MAX_RECORD_BYTES
+from workers.fetch import Unreadable, bound
 
 DEAD_LETTER_MAX_BYTES = 2 * MAX_RECORD_BYTES
 """`max.message.bytes` of dead-letters: any record of another topic fits, with its headers."""
@@ -124,22 +126,24 @@ class KafkaSettings:
 
         Partitions are assigned by range: partition p of all topics of a group goes to one member, and so
         one writer gets everything of a namespace. One fetch brings at most 32 MiB (more only if one record
-        is larger).
+        is larger); what it may unpack to is bounded in `workers.fetch`.
         """
         return _connect(
             self,
-            lambda: KafkaConsumer(
-                **self._client(),
-                group_id=group,
-                enable_auto_commit=False,
-                auto_offset_reset="earliest",
-                partition_assignment_strategy=(RangePartitionAssignor,),
-                session_timeout_ms=self.session_timeout_ms,
-                heartbeat_interval_ms=self.session_timeout_ms // 4,
-                max_poll_records=max_poll_records,
-                max_partition_fetch_bytes=MAX_RECORD_BYTES,
-                fetch_max_bytes=4 * MAX_RECORD_BYTES,
-                metrics_enabled=False,
+            lambda: bound(
+                KafkaConsumer(
+                    **self._client(),
+                    group_id=group,
+                    enable_auto_commit=False,
+                    auto_offset_reset="earliest",
+                    partition_assignment_strategy=(RangePartitionAssignor,),
+                    session_timeout_ms=self.session_timeout_ms,
+                    heartbeat_interval_ms=self.session_timeout_ms // 4,
+                    max_poll_records=max_poll_records,
+                    max_partition_fetch_bytes=MAX_RECORD_BYTES,
+                    fetch_max_bytes=4 * MAX_RECORD_BYTES,
+                    metrics_enabled=False,
+                )
             ),
         )
 
@@ -302,6 +306,12 @@ def caught_up(consumer: KafkaConsumer) -> bool:
 def partition_for(key: str, partitions: int) -> int:
     """The partition that any Kafka client gives a record of this key: murmur2, as the Java client has it."""
     return int(murmur2(key.encode()) & 0x7FFFFFFF) % partitions
+
+
+def check_readable(record: Any) -> None:
+    """Raises BadMessage for a record that stands for a batch which nobody can read."""
+    if isinstance(record, Unreadable):
+        raise BadMessage("unreadable-batch", record.error)
 
 
 def dead_letter(producer: Producer, record: Any, reason: str, error: str, worker: str, now: datetime) -> None:

@@ -29,7 +29,7 @@ from schemas.common import BadMessage, decode, encode, validate
 from schemas.encoding import MAX_VECTOR_BYTES, decode_batch
 from schemas.fact import Fact, Forget
 from schemas.hits import MemoryHits
-from workers.kafka import KafkaSettings, Producer, dead_letter, partition_for
+from workers.kafka import KafkaSettings, Producer, check_readable, dead_letter, partition_for
 from workers.loop import Done, Retry
 
 TOLD = 1_000  # verdicts in one position record
@@ -219,6 +219,7 @@ class WriterWorker:
     def _decide(self, bank: Bank, topic: str, record: Any) -> list[Decision]:
         assert self._producer is not None
         try:
+            check_readable(record)
             if topic == topics.FACT_ENCODINGS:
                 rows = check_rows(record.value)
                 self._check_owner(record.partition, {row["namespace"] for row in rows})
