@@ -141,7 +141,7 @@ def test_a_poll_is_bounded_by_size(settings: KafkaSettings) -> None:
     consumer.partitions_for_topic(settings.topic(topics.FACTS))
     consumer.assign([TopicPartition(settings.topic(topics.FACTS), 0)])
     consumer.seek_to_beginning()
-    sizes = []
+    sizes: list[int] = []
     while sum(sizes) < 12 * len(value):
         polled = consumer.poll(timeout_ms=1000)
         sizes.append(sum(len(record.value) for batch in polled.values() for record in batch))
