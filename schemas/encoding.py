@@ -70,7 +70,9 @@ def decode_batch(value: bytes | None) -> pa.RecordBatch:
         else:
             raise BadMessage("invalid-arrow", "more than one record batch in the message")
         if _is_packed(second.metadata.to_pybytes()):
-            raise BadMessage("invalid-arrow", "the record batch is compressed; compression is Kafka's business")
+            raise BadMessage(
+                "invalid-arrow", "the record batch is compressed; compression is Kafka's business"
+            )
         batch = pa.ipc.read_record_batch(second, schema)
         if not 1 <= batch.num_rows <= MAX_ROWS:
             raise BadMessage("invalid-arrow", f"{batch.num_rows} rows; a message has 1 to {MAX_ROWS}")

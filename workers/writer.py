@@ -20,11 +20,12 @@ from pipeline import history
 from pipeline.bank import Bank
 from pipeline.decision import Cause, Decision, NewFact
 from pipeline.encoding import Encoding
-from pipeline.records import to_record
+from pipeline.records import from_record, to_record
 from pipeline.settings import Settings
 from pipeline.words import split
+from schemas import dead_letter as dead_letter_schema
 from schemas import topics
-from schemas.changelog import Decided, PositionRecord, changelog_key
+from schemas.changelog import Decided, MemoryRecord, PositionRecord, changelog_key, decode_changelog
 from schemas.common import BadMessage, decode, encode, validate
 from schemas.encoding import MAX_VECTOR_BYTES, decode_batch
 from schemas.fact import Fact, Forget
@@ -131,16 +132,22 @@ def changelog(bank: Bank, decisions: Sequence[Decision]) -> list[tuple[str, byte
                 )
             )  # fmt: skip
     for namespace, verdicts in told.items():
-        positions = dict(list(bank.positions(namespace).items())[-POSITIONS:])
         for i in range(0, max(1, len(verdicts)), TOLD):
-            record = PositionRecord(namespace=namespace, positions=positions, decided=verdicts[i : i + TOLD])
+            record = _position(bank, namespace, verdicts[i : i + TOLD])
             records.append((namespace, changelog_key(namespace), encode(record)))
     return records
 
 
+def _position(bank: Bank, namespace: str, decided: list[Decided]) -> PositionRecord:
+    positions = dict(list(bank.positions(namespace).items())[-POSITIONS:])
+    return PositionRecord(namespace=namespace, positions=positions, decided=decided)
+
+
 class WriterWorker:
     name = "writer"
-    topics: Sequence[str] = (topics.FACT_ENCODINGS, topics.MEMORY_HITS, topics.DEAD_LETTERS)
+    topics: Sequence[str] = (
+        topics.FACT_ENCODINGS, topics.MEMORY_HITS, topics.DEAD_LETTERS, topics.MEMORY_CHANGELOG
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -204,6 +211,10 @@ class WriterWorker:
                     letters += self._keep_letters(partition, records[partition])
                     continue
                 bank = self._held[partition.partition].bank
+                if short == topics.MEMORY_CHANGELOG:
+                    for record in records[partition]:
+                        self._check_changelog(bank, record)
+                    continue
                 made = batches.setdefault(partition.partition, [])
                 for record in records[partition]:
                     made += self._decide(bank, short, record)
@@ -217,7 +228,6 @@ class WriterWorker:
         return Done({"decisions": sum(map(len, batches.values())), "dead_letters": letters})
 
     def _decide(self, bank: Bank, topic: str, record: Any) -> list[Decision]:
-        assert self._producer is not None
         try:
             check_readable(record)
             if topic == topics.FACT_ENCODINGS:
@@ -237,8 +247,34 @@ class WriterWorker:
                 bank.apply(made[-1])
             return made
         except BadMessage as error:
-            dead_letter(self._producer, record, error.reason, str(error), self.name, self._now())
+            self._refuse(record, error)
             return []
+
+    def _check_changelog(self, bank: Bank, record: Any) -> None:
+        """What somebody else wrote there and no replica can take goes to the dead letters, and what it may have
+        overwritten is told again."""
+        try:
+            check_readable(record)
+            told = decode_changelog(record.key, record.value)
+            if isinstance(told, MemoryRecord):
+                from_record(told)
+            if told is not None:
+                self._check_owner(record.partition, {told.namespace})
+        except BadMessage as error:
+            self._refuse(record, error)
+            if record.key is None:
+                return
+            namespace, _, memory_id = record.key.decode("utf-8", "replace").partition("/")
+            value = None
+            if memory := bank.get(namespace, memory_id):
+                value = encode(to_record(memory))
+            elif namespace in bank.namespaces and not memory_id:
+                value = encode(_position(bank, namespace, []))
+            self._send(record.partition, record.key, value)
+
+    def _refuse(self, record: Any, error: BadMessage) -> None:
+        assert self._producer is not None
+        dead_letter(self._producer, record, error.reason, str(error), self.name, self._now())
 
     def _check_owner(self, partition: int, namespaces: set[str]) -> None:
         """A namespace has one partition, hence one bank: elsewhere it would be decided by what is not there."""
@@ -262,25 +298,25 @@ class WriterWorker:
         self._producer.send(topics.MEMORY_CHANGELOG, value, key, number)
 
     def _keep_letters(self, partition: Any, records: list[Any]) -> int:
-        rows = []
-        for record in records:
-            said = {name: (value or b"").decode("utf-8", "replace") for name, value in record.headers}
-            try:
-                row = {
-                    "topic": said["topic"], "partition": int(said["partition"]), "offset": int(said["offset"]),
-                    "reason": said["reason"], "error": said["error"], "worker": said["worker"],
-                    "time": datetime.fromisoformat(said["time"]).astimezone(UTC),
-                    "key": record.key, "value": record.value,
-                }  # fmt: skip
-            except (KeyError, ValueError, OverflowError):
-                continue  # not one of ours; it stays on the topic
-            if 0 <= row["partition"] < 2**31 and 0 <= row["offset"] < 2**63:
-                rows.append(row)
-        if rows:
-            topic_id = self._topic_ids[topics.DEAD_LETTERS]
-            name = f"{topic_id}-{partition.partition}-{records[0].offset}-{records[-1].offset}"
-            history.append_dead_letters(self._data, rows, name)
+        """Keeps them for queries. What is no letter of a worker stands there as one about itself: it is on
+        dead-letters already, and sending it there again would never end."""
+        rows = [self._letter(record) for record in records]
+        topic_id = self._topic_ids[topics.DEAD_LETTERS]
+        name = f"{topic_id}-{partition.partition}-{records[0].offset}-{records[-1].offset}"
+        history.append_dead_letters(self._data, rows, name)
         return len(rows)
+
+    def _letter(self, record: Any) -> dict[str, Any]:
+        try:
+            check_readable(record)
+            said = dead_letter_schema.decode_headers(record.headers)
+        except BadMessage as error:
+            said = {
+                "topic": topics.DEAD_LETTERS, "partition": record.partition, "offset": record.offset,
+                "reason": error.reason, "error": str(error)[: dead_letter_schema.MAX_ERROR_CHARS],
+                "worker": self.name, "time": self._now(),
+            }  # fmt: skip
+        return said | {"key": record.key, "value": record.value}
 
 
 def _fact(row: dict[str, Any], cause: Cause) -> NewFact:
