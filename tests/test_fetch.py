@@ -73,6 +73,7 @@ def test_a_bomb_is_not_unpacked(name: str) -> None:
         (hostile.batch(GOOD, count=2, codec=7), "codec 7"),
         (hostile.batch(GOOD, count=-1), "behind"),
         (hostile.batch(b"\x7f" * 40), "outside"),
+        (hostile.batch(b"\x0c\x00\x00\x7f\x01\x01\x00"), "offset"),
         (hostile.batch(gzip.compress(GOOD)[:-9], 1, count=2), "EOFError"),
         (hostile.batch(b"no gzip", 1), "BadGzipFile"),
         (hostile.batch(b"this is no lz4 frame at all", 3), "LZ4"),
@@ -135,7 +136,7 @@ def test_a_poll_is_bounded_by_size(settings: KafkaSettings) -> None:
     value = bytes(8 << 20)
     raw = hostile.batch(lz4.frame.compress(hostile.records((b"default", value))), 3)
     for _ in range(12):
-        assert hostile.produce(admin, settings.topic(topics.FACTS), 0, raw) == 0
+        assert hostile.produce(admin, settings.topic(topics.FACTS), 0, raw)[0] == 0
     admin.close()
     consumer = settings.consumer()
     consumer.partitions_for_topic(settings.topic(topics.FACTS))

@@ -146,6 +146,8 @@ def _records(tp: Any, batch: DefaultRecordBatch, raw: bytes) -> Iterator[Any]:
             raise ValueError("a record ends outside of its batch")
         since, at = decode_varint(data, at + 1)  # behind the attributes, of which there are none
         place, at = decode_varint(data, at)
+        if not 0 <= place <= batch.last_offset_delta:
+            raise ValueError("a record's offset lies outside of its batch")
         key, at = _field(data, at, end)
         value, at = _field(data, at, end)
         count, at = decode_varint(data, at)
