@@ -38,7 +38,7 @@ WITH made AS (
         PARTITION BY history_partition, namespace, memory_id ORDER BY history_position DESC) = 1
 ), gone AS (
     SELECT history_partition, namespace, memory_id, history_position FROM history
-    WHERE outcome IN ('evicted', 'forgotten')
+    WHERE outcome IN ('evicted', 'forgotten', 'erased')
     UNION ALL
     SELECT history_partition, namespace, nearest, history_position FROM history
     WHERE outcome = 'superseded'
@@ -68,14 +68,15 @@ FROM live LEFT JOIN touched USING (history_partition, namespace, memory_id)
 """
 
 # A record that is delivered again is answered, or dead-lettered, again. The first time counts. The bytes tell apart
-# records of two brokers, of which both began at offset 0.
+# records of two brokers, of which both began at offset 0; their hashes, for all letters at once may not fit in memory.
 _GENERATIONS = """
 CREATE VIEW generations AS SELECT * EXCLUDE (filename, file_row_number) FROM ({source})
 QUALIFY row_number() OVER (PARTITION BY request_id, "partition", "offset" ORDER BY answered_at, filename) = 1
 """
 _DEAD_LETTERS = """
 CREATE VIEW dead_letters AS SELECT * EXCLUDE (filename, file_row_number) FROM ({source})
-QUALIFY row_number() OVER (PARTITION BY topic, "partition", "offset", key, value ORDER BY time, filename) = 1
+QUALIFY row_number() OVER (
+    PARTITION BY topic, "partition", "offset", md5(key), md5(value) ORDER BY time, filename) = 1
 """
 
 

@@ -30,7 +30,16 @@ from schemas.common import (
 MAX_CHANGELOG_BYTES = 8 * 1024 * 1024
 
 Outcome = Literal[
-    "learned", "reinforced", "superseded", "skipped", "outdated", "duplicate", "evicted", "forgotten", "used"
+    "learned",
+    "reinforced",
+    "superseded",
+    "skipped",
+    "outdated",
+    "duplicate",
+    "evicted",
+    "forgotten",
+    "erased",
+    "used",
 ]
 """What became of a fact, or of a memory.
 
@@ -42,6 +51,7 @@ outdated     older than what is remembered
 duplicate    its fact_id was decided before
 evicted      left for want of room
 forgotten    removed on request
+erased       removed on request, and its text taken out of the history
 used         answered a request
 """
 

@@ -1,7 +1,7 @@
 """`fact-encodings`: what the encoder measured, as Arrow IPC: one record batch, of one namespace, a message.
 
 The coordinates (topic_id, partition, offset) are those of the fact on `facts`: by them the writer decides
-each fact once. A row of kind `forget` carries a request to forget in order with the facts.
+each fact once. A row of kind `forget` or `erase` carries a request to forget in order with the facts.
 """
 
 import struct
@@ -17,19 +17,19 @@ _TIME = pa.timestamp("us", tz="UTC")
 
 FACT_ENCODINGS = pa.schema(
     [
-        pa.field("kind", pa.string(), nullable=False),  # "fact" or "forget"
+        pa.field("kind", pa.string(), nullable=False),  # "fact", "forget" or "erase"
         pa.field("topic_id", pa.string(), nullable=False),
         pa.field("partition", pa.int32(), nullable=False),
         pa.field("offset", pa.int64(), nullable=False),
         pa.field("namespace", pa.string(), nullable=False),
-        pa.field("text", pa.string()),  # null for forget
+        pa.field("text", pa.string()),  # null but for a fact
         pa.field("category", pa.string()),
         pa.field("source", pa.string()),
         pa.field("fact_id", pa.string()),
         pa.field("observed_at", _TIME, nullable=False),  # the fact's own, else the Kafka timestamp
         pa.field("published_at", _TIME, nullable=False),  # the Kafka timestamp
         pa.field("min_loss_delta", pa.float32()),
-        pa.field("forget", pa.string()),  # a memory_id, for kind forget
+        pa.field("forget", pa.string()),  # a memory_id, for the other kinds
         pa.field("encoder_id", pa.string(), nullable=False),
         pa.field("base_loss", pa.float32()),  # nats per token of the answer span
         pa.field("recall_loss", pa.float32()),

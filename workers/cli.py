@@ -333,18 +333,25 @@ def memories_show(memory_id: str, format: Format = Format.table, data: Data = DA
 def memories_forget(
     memory_id: str,
     namespace: str = DEFAULT_NAMESPACE,
+    erase: Annotated[bool, typer.Option("--erase", help="Take its text out of the data folder too.")] = False,
     bootstrap: Bootstrap = None,
     topic_prefix: Prefix = None,
 ) -> None:
-    """Forget a memory, in order with its namespace's facts."""
+    """Forget a memory, in order with its namespace's facts.
+
+    Its text stays in the history, but with --erase, for a person who asks for deletion. Topics and backups keep it
+    as long as you have them keep it.
+    """
     from workers import client
     from workers.kafka import KafkaSettings
 
     with _clear_errors():
-        message = validate(Forget, {"forget": memory_id, "namespace": namespace})
+        message = validate(Forget, {"forget": memory_id, "namespace": namespace, "erase": erase})
         settings = KafkaSettings.from_env(bootstrap=bootstrap, topic_prefix=topic_prefix)
-        client.publish(settings, [(namespace, message)], wait=True)
-        console.print(f"forgotten: {memory_id}")
+        done = client.publish(settings, [(namespace, message)], wait=True)
+        if done.outcomes["dead-lettered"]:
+            raise client.ClientError("the request is in the dead letters: see its reason there")
+        console.print(f"{'erased' if erase else 'forgotten'}: {memory_id}")
 
 
 @app.command()

@@ -118,7 +118,7 @@ class EncoderWorker:
             "encoder_id": self._encoder.encoder_id,
         }  # fmt: skip
         if isinstance(message, Forget):
-            return row | {"kind": "forget", "forget": message.forget}
+            return row | {"kind": "erase" if message.erase else "forget", "forget": message.forget}
         if message.min_loss_delta is not None and abs(message.min_loss_delta) > MAX_MIN_LOSS_DELTA:
             raise BadMessage("invalid-field", f"min_loss_delta: more than {MAX_MIN_LOSS_DELTA:g} nats")
         if not self._encoder.fits(message.text):

@@ -27,7 +27,7 @@ from schemas.request import GenerationRequest, decode_request, request_id_of
 from schemas.response import GenerationResponse, ResponseDelta, ResponseError, Timings, Usage, UsedMemory
 from workers import log
 from workers.kafka import KafkaSettings, Producer, caught_up, check_readable, dead_letter, partition_for
-from workers.loop import Done
+from workers.loop import Done, Retry
 
 BATCH = 16
 WAIT_S = 5.0  # for a memory that has what the requests' `after` name; a batch waits once, not each request
@@ -149,7 +149,10 @@ class GeneratorWorker:
         if rows:
             first, last = flat[0], flat[-1]
             name = f"{self._topic_id}-{first.partition}-{first.offset}-{last.partition}-{last.offset}"
-            history.append_generations(self._data, rows, name)
+            try:
+                history.append_generations(self._data, rows, name)
+            except history.Unwritable as error:
+                raise Retry(str(error)) from error
         self._producer.flush_or_raise()
         left = {(p.record.partition, p.record.offset) for p in ready if p.left}
         fields: dict[str, object] = {

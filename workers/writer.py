@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import history
+from pipeline import erasure, history
 from pipeline.bank import Bank
 from pipeline.decision import Cause, Decision, NewFact
 from pipeline.encoding import Encoding
@@ -63,8 +63,9 @@ def decide_rows(bank: Bank, rows: Iterable[dict[str, Any]], now: Callable[[], da
         cause = Cause("facts", row["topic_id"], row["partition"], row["offset"])
         if bank.is_decided(row["namespace"], cause):
             continue
-        if row["kind"] == "forget":
-            decisions = bank.decide_forget(row["namespace"], row["forget"], cause, now())
+        if row["kind"] != "fact":
+            erase = row["kind"] == "erase"
+            decisions = bank.decide_forget(row["namespace"], row["forget"], cause, now(), erase)
         else:
             decisions = bank.decide(_fact(row, cause), now())
         for decision in decisions:
@@ -81,11 +82,11 @@ def check_rows(value: bytes | None) -> list[dict[str, Any]]:
     except (OverflowError, ValueError) as error:
         raise BadMessage("invalid-field", f"a time is out of range: {error}") from None
     for row in rows:
-        if row["kind"] not in ("fact", "forget") or row["partition"] < 0 or row["offset"] < 0:
+        if row["kind"] not in ("fact", "forget", "erase") or row["partition"] < 0 or row["offset"] < 0:
             raise BadMessage("invalid-field", "kind, partition or offset is none")
         if not (_ID.fullmatch(row["topic_id"]) and _ID.fullmatch(row["encoder_id"])):
             raise BadMessage("invalid-field", "topic_id or encoder_id is none")
-        if row["kind"] == "forget":
+        if row["kind"] != "fact":
             validate(Forget, {"forget": row["forget"], "namespace": row["namespace"]})
             continue
         optional = ("category", "source", "fact_id", "min_loss_delta")
@@ -177,6 +178,7 @@ class WriterWorker:
             part = told.get(number)
             if part is None or part.sequence != history.last_sequence(self._data, number):
                 part = told[number] = load(self._data, number, self._bank_settings)
+                self._erase(number, part)
                 self._tell(number, part)
         self._producer.flush_or_raise()
         self._held = told
@@ -286,12 +288,22 @@ class WriterWorker:
         part = self._held[number]
         try:
             history.append(self._data, number, part.sequence + 1, made)
-        except history.SequenceTaken as error:
+        except (history.SequenceTaken, history.Unwritable) as error:
             raise Retry(str(error)) from error
         part.sequence += 1
         part.last = made
+        self._erase(number, part)
         for _, key, value in changelog(part.bank, made):
             self._send(number, key, value)
+
+    def _erase(self, number: int, part: Partition) -> None:
+        """Carries out the erasures of the last file, again where a crash came between: no file follows one whose
+        erasures are not done, and whoever waits for them is told afterwards."""
+        if any(d.outcome == "erased" for d in part.last):
+            try:
+                erasure.erase(self._data, number, part.sequence)
+            except history.Unwritable as error:
+                raise Retry(str(error)) from error
 
     def _send(self, number: int, key: bytes, value: bytes | None) -> None:
         assert self._producer is not None
@@ -303,7 +315,10 @@ class WriterWorker:
         rows = [self._letter(record) for record in records]
         topic_id = self._topic_ids[topics.DEAD_LETTERS]
         name = f"{topic_id}-{partition.partition}-{records[0].offset}-{records[-1].offset}"
-        history.append_dead_letters(self._data, rows, name)
+        try:
+            history.append_dead_letters(self._data, rows, name)
+        except history.Unwritable as error:
+            raise Retry(str(error)) from error
         return len(rows)
 
     def _letter(self, record: Any) -> dict[str, Any]:
