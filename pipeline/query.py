@@ -68,15 +68,20 @@ FROM live LEFT JOIN touched USING (history_partition, namespace, memory_id)
 """
 
 # A record that is delivered again is answered, or dead-lettered, again. The first time counts. The bytes tell apart
-# records of two brokers, of which both began at offset 0; their hashes, for all letters at once may not fit in memory.
+# records of two brokers, of which both began at offset 0. Rows are chosen by hashes first, for the bytes of all may not
+# fit in memory.
 _GENERATIONS = """
 CREATE VIEW generations AS SELECT * EXCLUDE (filename, file_row_number) FROM ({source})
 QUALIFY row_number() OVER (PARTITION BY request_id, "partition", "offset" ORDER BY answered_at, filename) = 1
 """
 _DEAD_LETTERS = """
-CREATE VIEW dead_letters AS SELECT * EXCLUDE (filename, file_row_number) FROM ({source})
-QUALIFY row_number() OVER (
-    PARTITION BY topic, "partition", "offset", md5(key), md5(value) ORDER BY time, filename) = 1
+CREATE VIEW dead_letters AS SELECT * EXCLUDE (filename, file_row_number) FROM ({source}) AS letters
+SEMI JOIN (
+    SELECT filename, file_row_number FROM (
+        SELECT topic, "partition", "offset", md5(key) AS key, md5(value) AS value, time, filename, file_row_number
+        FROM ({source}))
+    QUALIFY row_number() OVER (PARTITION BY topic, "partition", "offset", key, value ORDER BY time, filename) = 1
+) AS first USING (filename, file_row_number)
 """
 
 
