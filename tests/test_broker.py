@@ -335,7 +335,7 @@ def test_a_refusal_does_not_tell_the_password(embedded: broker.EmbeddedBroker) -
         username="ada",
         password="hunter2",
     )
-    with pytest.raises(KafkaUnavailable, match="PLAIN|SASL_PLAINTEXT") as refused:
+    with pytest.raises(KafkaUnavailable, match="does not serve us") as refused:
         settings.admin()
     assert "hunter2" not in str(refused.value) + repr(settings)
 

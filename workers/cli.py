@@ -1,6 +1,5 @@
 """The command line: every command mirrors one library call. Heavy imports wait until a command needs them."""
 
-import csv
 import os
 import sys
 import threading
@@ -14,11 +13,11 @@ import orjson
 import typer
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from schemas.common import DEFAULT_NAMESPACE, BadMessage, validate
 from schemas.fact import Fact, Forget
 from workers.bench import app as bench_app
+from workers.show import Format, show
 
 app = typer.Typer(help="Continual learning for frozen language models, as a stream.", no_args_is_help=True)
 memories = typer.Typer(help="Look at the memories, or forget one.", no_args_is_help=True)
@@ -51,12 +50,6 @@ class WorkerName(StrEnum):
 
 class LogFormat(StrEnum):
     text = "text"
-    json = "json"
-
-
-class Format(StrEnum):
-    table = "table"
-    csv = "csv"
     json = "json"
 
 
@@ -279,25 +272,10 @@ def ask(
 @app.command()
 def query(sql: str, format: Annotated[Format, typer.Option()] = Format.table, data: Data = DATA) -> None:
     """Ask SQL about what the memory learned: views history, memories, generations, dead_letters."""
-    from pipeline.query import run
+    from pipeline.query import run_confined
 
     with _clear_errors():
-        _print(run(data, sql), format)
-
-
-def _print(table: Any, format: Format) -> None:
-    rows, names = table.to_pylist(), table.column_names
-    if format is Format.json:
-        print(orjson.dumps(rows, default=lambda v: v.hex() if isinstance(v, bytes) else str(v)).decode())
-    elif format is Format.csv:
-        writer = csv.writer(sys.stdout)
-        writer.writerow(names)
-        writer.writerows([list(row.values()) for row in rows])
-    else:
-        shown = Table(*names)
-        for row in rows:
-            shown.add_row(*("" if value is None else str(value) for value in row.values()))
-        console.print(shown, markup=False)
+        show(run_confined(data, sql), format)
 
 
 @memories.command("list")
