@@ -1,6 +1,8 @@
 """The generator's logic with a model that is made up: what one request does, no other request feels."""
 
+import errno
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +20,7 @@ from schemas.changelog import changelog_key
 from workers import generator
 from workers.generator import GeneratorWorker, Table
 from workers.kafka import KafkaSettings, partition_for
+from workers.loop import Retry
 
 REQUESTS = topics.GENERATION_REQUESTS
 
@@ -174,6 +177,15 @@ def test_a_clock_that_is_set_back_does_not_prolong_the_wait(
     monkeypatch.setattr(time, "time", lambda: now if next(looks) == 0 else now - 86_400)
     worker.process(records({"prompt": "one", "after": {"default": {"id/0": 7}}}))
     assert answers(sent) == {"r0": "behind"}
+
+
+def test_a_full_disk_is_tried_again(worker: GeneratorWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(Retry, match=r"generations/.*No space left.*check the space"):
+        worker.process(records({"prompt": "one"}))
 
 
 def test_a_record_of_another_partition_neither_adds_nor_removes(worker: GeneratorWorker) -> None:
