@@ -6,6 +6,7 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -227,9 +229,80 @@ def test_hostile_messages_are_dead_letters_and_nothing_else_happens(stack: Stack
     for name, pid in stack.pids.items():
         assert Path(f"/proc/{pid}").exists(), f"the {name} was started again"
     for name in stack.seen:
-        assert "failed" not in (log := (stack.data / "logs" / f"{name}.log").read_text()), log[-2000:]
+        assert " ERROR failed" not in (log := (stack.data / "logs" / f"{name}.log").read_text()), log[-2000:]
         assert log.count(" ready ") == 1
         assert grown[name][0] < GROWTH, f"the {name} grew by {grown[name][0]} bytes"
+
+
+def test_a_flood_of_requests_costs_lag_and_each_is_answered_or_told(stack: Stack) -> None:
+    settings = stack.settings
+    ensure_topics(settings)
+    ask(settings)
+    before = {name: sizes[-1] for name, sizes in stack.seen.items()}
+    producer, count = settings.producer(), 1500
+    deadline = (datetime.now(UTC) + timedelta(seconds=3)).isoformat()
+    for n in range(count):  # 48 MB of prompts, all of which may be answered for three seconds
+        body = {
+            "prompt": "The lamp is " * 2700 if n % 2 else "The lamp is",
+            "max_new_tokens": 64,
+            "deadline": deadline,
+        }
+        producer.send(topics.GENERATION_REQUESTS, json.dumps(body).encode(), f"flood-{n}".encode())
+    producer.flush_or_raise()
+    producer.close()
+    told: dict[bytes, str] = {}
+    consumer = settings.consumer()
+    topic = settings.topic(topics.GENERATION_RESPONSES)
+    consumer.assign([TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic) or ())])
+    consumer.seek_to_beginning()
+
+    def answered() -> bool:
+        for records in consumer.poll(timeout_ms=500).values():
+            for record in records:
+                if record.key.startswith(b"flood-"):
+                    error = json.loads(record.value).get("error")
+                    told[record.key] = error["reason"] if error else "answered"
+        return len(told) == count
+
+    wait_until(answered, 150)
+    consumer.close()
+    reasons = Counter(told.values())
+    print("\n", dict(reasons))
+    assert reasons["deadline"] > 0 and set(reasons) <= {"answered", "deadline"}
+    ask(settings)  # and it goes on
+    check_growth(stack, before)
+
+
+def test_a_writer_that_stands_still_costs_lag_and_not_memory(stack: Stack) -> None:
+    settings, count = stack.settings, 1500
+    ensure_topics(settings)
+    publish(settings, 20, "first")
+    before = {name: sizes[-1] for name, sizes in stack.seen.items()}
+    os.kill(stack.pids["writer"], signal.SIGSTOP)
+    try:
+        told: list[Counter[str]] = []
+        thread = threading.Thread(target=lambda: told.append(publish(settings, count, "many")))
+        thread.start()
+        time.sleep(15)  # far past its session's end: the group has given its partitions up
+        assert not told
+    finally:
+        os.kill(stack.pids["writer"], signal.SIGCONT)
+    thread.join(120)
+    assert sum(told[0].values()) == count
+    decided = query(
+        stack.data, 'select count(*) as n, count(distinct (topic_id, partition, "offset")) as d from history'
+    )
+    assert decided.to_pylist() == [{"n": count + 20, "d": count + 20}]
+    check_growth(stack, before)
+
+
+def check_growth(stack: Stack, before: dict[str, int]) -> None:
+    for name, sizes in stack.seen.items():
+        most = max(sizes) - before[name]
+        print(f"{name}: {before[name] >> 20} MiB before, at most {most >> 20:+} MiB")
+        assert most < GROWTH, f"the {name} grew by {most} bytes"
+        log = (stack.data / "logs" / f"{name}.log").read_text()
+        assert " ERROR failed" not in log and log.count(" ready ") == 1
 
 
 def send(settings: KafkaSettings, dice: random.Random) -> dict[tuple[str, int, int], bytes | None]:
