@@ -130,11 +130,11 @@ def test_flipped_and_cut_bytes_do_not_end_it_either(name: str, seed: int, data: 
 
 
 def test_a_poll_is_bounded_by_size(settings: KafkaSettings) -> None:
-    """Twelve records of 8 MiB of zeros, each in 33 KB: they come, but not in one poll."""
+    """Twelve records of 8 MiB of zeros, each in a few hundred bytes: they come, but not in one poll."""
     ensure_topics(settings)
     admin = settings.admin()
     value = bytes(8 << 20)
-    raw = hostile.batch(lz4.frame.compress(hostile.records((b"default", value))), 3)
+    raw = hostile.batch(zstandard.compress(hostile.records((b"default", value))), 4)
     for _ in range(12):
         assert hostile.produce(admin, settings.topic(topics.FACTS), 0, raw)[0] == 0
     admin.close()
