@@ -58,10 +58,16 @@ def taken(key: bytes | None, value: bytes | None) -> None:
         from_record(record)
 
 
+def hit(key: bytes | None, value: bytes | None) -> None:
+    """As the writer, which holds the key against the body."""
+    if decode(MemoryHits, value).namespace.encode() != key:
+        raise BadMessage("key-mismatch", "")
+
+
 DECODERS: dict[str, Callable[[bytes | None, bytes | None], object]] = {
     topics.FACTS: decode_fact,
     topics.FACT_ENCODINGS: lambda key, value: check_rows(value),
-    topics.MEMORY_HITS: lambda key, value: decode(MemoryHits, value),
+    topics.MEMORY_HITS: hit,
     topics.MEMORY_CHANGELOG: taken,
     topics.GENERATION_REQUESTS: decode_request,
     topics.DEAD_LETTERS: lambda key, value: decode_headers(

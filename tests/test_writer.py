@@ -256,6 +256,26 @@ def test_a_forged_message_is_a_dead_letter_and_the_writer_goes_on(name: str, tmp
     agree(sent, tmp_path)
 
 
+def test_a_key_that_says_another_namespace_is_a_dead_letter(tmp_path: Path) -> None:
+    made, sent = writer(tmp_path)
+    hits = b'{"namespace":"default","request_id":"r","answered_at":"2026-01-02T00:00:00Z","hits":[{"memory_id":"%s","gate":0.5}]}'
+    for value, topic in (
+        (message(row(0, TEXTS[0])), topics.FACT_ENCODINGS),
+        (hits % (b"a" * 32), topics.MEMORY_HITS),
+    ):
+        records = batch(value, value, topic=topic)
+        [(first, second)] = records.values()
+        first.key, second.key = b"elsewhere", None
+        made.process(records)
+    assert [dict(letter.headers)["reason"] for letter in sent.on(topics.DEAD_LETTERS)] == [
+        b"key-mismatch"
+    ] * 2
+    assert [d.outcome for d in decided(tmp_path)] == [
+        "learned",
+        "used",
+    ]  # a record without a key says nothing else
+
+
 def test_uses_are_counted_once_and_only_where_the_namespace_lives(tmp_path: Path) -> None:
     made, sent = writer(tmp_path)
     made.process(facts())

@@ -234,10 +234,10 @@ class WriterWorker:
             check_readable(record)
             if topic == topics.FACT_ENCODINGS:
                 rows = check_rows(record.value)
-                self._check_owner(record.partition, {row["namespace"] for row in rows})
+                self._check_owner(record, {row["namespace"] for row in rows})
                 return decide_rows(bank, rows, self._now)
             hits = decode(MemoryHits, record.value)
-            self._check_owner(record.partition, {hits.namespace})
+            self._check_owner(record, {hits.namespace})
             cause = Cause(topics.MEMORY_HITS, self._topic_ids[topic], record.partition, record.offset)
             if bank.is_decided(hits.namespace, cause):
                 return []
@@ -260,8 +260,10 @@ class WriterWorker:
             told = decode_changelog(record.key, record.value)
             if isinstance(told, MemoryRecord):
                 from_record(told)
-            if told is not None:
-                self._check_owner(record.partition, {told.namespace})
+            if told is not None and (partition_for(told.namespace, self._partitions) != record.partition):
+                raise BadMessage(
+                    "wrong-partition", f"the namespace {told.namespace!r} is of another partition"
+                )
         except BadMessage as error:
             self._refuse(record, error)
             if record.key is None:
@@ -278,11 +280,14 @@ class WriterWorker:
         assert self._producer is not None
         dead_letter(self._producer, record, error.reason, str(error), self.name, self._now())
 
-    def _check_owner(self, partition: int, namespaces: set[str]) -> None:
-        """A namespace has one partition, hence one bank: elsewhere it would be decided by what is not there."""
+    def _check_owner(self, record: Any, namespaces: set[str]) -> None:
+        """A namespace has one partition, hence one bank: elsewhere it would be decided by what is not there. The key,
+        by which ACLs and people tell whose a record is, must not say another one."""
         for namespace in namespaces:
-            if (owner := partition_for(namespace, self._partitions)) != partition:
+            if (owner := partition_for(namespace, self._partitions)) != record.partition:
                 raise BadMessage("wrong-partition", f"the namespace {namespace!r} is of partition {owner}")
+            if record.key is not None and record.key != namespace.encode():
+                raise BadMessage("key-mismatch", f"the key is not the body's namespace {namespace!r}")
 
     def _write(self, number: int, made: list[Decision]) -> None:
         part = self._held[number]
