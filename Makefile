@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint clean
+.PHONY: help install demo test hostile lint clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ demo: $(STAMP)  ## run the demo; FACTS=FILE streams your own JSON Lines at its e
 
 test: $(STAMP)  ## run the tests
 	$(BIN)/python -m pytest
+
+hostile: $(STAMP)  ## the long run of hostile messages, 20,000 over all topics; prints what it saw
+	HOSTILE_MESSAGES=20000 $(BIN)/python -m pytest -s --show-capture=no tests/test_hostile.py
 
 lint: $(STAMP)  ## check style, types, layout, and the container and CI files
 	$(BIN)/ruff check .

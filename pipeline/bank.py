@@ -132,13 +132,14 @@ class Bank:
         )
         return [made] if older else [made, *self._evictions(fact, made, now)]
 
-    def decide_forget(self, namespace: str, memory_id: str, cause: Cause, now: datetime) -> list[Decision]:
+    def decide_forget(
+        self, namespace: str, memory_id: str, cause: Cause, now: datetime, erase: bool = False
+    ) -> list[Decision]:
+        """With `erase` the text is not repeated: it is about to leave the history, see pipeline/erasure.py."""
         memory = self.get(namespace, memory_id)
-        return [
-            Decision(
-                namespace, "forgotten", cause, now, memory_id=memory_id, text=memory.text if memory else None
-            )
-        ]
+        text = memory.text if memory and not erase else None
+        outcome = "erased" if erase else "forgotten"
+        return [Decision(namespace, outcome, cause, now, memory_id=memory_id, text=text)]
 
     def decide_use(
         self, namespace: str, memory_id: str, gate: float, request_id: str, cause: Cause, now: datetime
@@ -245,11 +246,12 @@ class Bank:
             if d.outcome == "superseded" and d.nearest in space.memories:
                 self._remove(space, _present(d.nearest))
                 changed.add(_present(d.nearest))
-            self._add(space, _made(d))
+            if d.text is not None:  # else it was erased since, and what follows in the history removes it
+                self._add(space, _made(d))
             return changed
         if memory is None:
             return set()
-        if d.outcome in ("evicted", "forgotten"):
+        if d.outcome in ("evicted", "forgotten", "erased"):
             self._remove(space, memory.memory_id)
         elif d.outcome == "reinforced":
             memory.reinforced += 1

@@ -1,13 +1,16 @@
-"""The history on disk: Parquet files that are written once, whole or not at all, and never changed.
+"""The history on disk: Parquet files that are written once, whole or not at all, and changed by an erasure only.
 
 Knows files: their names, their order, that only one writer gets a number, that a damaged one is refused. Every function
 takes the data folder. Knows nothing of what a decision means, and keeps nothing in memory.
 """
 
+import fcntl
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -28,16 +31,23 @@ MAX_ROWS = 1_000_000
 """Most decisions of one file; the query views number rows by it."""
 
 _VERSION_KEY = b"factstream.history"
+_VERSIONS = (b"1", b"2")  # that are read: see schemas/history.py
+_ERASED_KEY = b"factstream.erased"
 _PARTITION = re.compile(r"partition=(0|[1-9][0-9]*)")
 _FILE = re.compile(r"([0-9]{10})\.parquet")
 _TEMPORARY = re.compile(r"\.([0-9]{10})\..*\.tmp")
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _CAUSE = [field.name for field in fields(Cause)]
+_MADE = ("memory_id", "text", "observed_at", "importance", "loss_delta", "encoder_id")
 _PLAIN = [f.name for f in fields(Decision) if f.name not in ("cause", "priors", "surprisals", "vectors")]
 
 
 class HistoryError(Exception):
     """The history cannot be read or written; the text names the file and what to do."""
+
+
+class Unwritable(HistoryError):
+    """The disk refuses, or another process is at it: it may go better later, and nothing was changed."""
 
 
 class SequenceTaken(HistoryError):
@@ -126,6 +136,42 @@ def append_dead_letters(folder: Path, rows: list[dict[str, Any]], name: str) -> 
     _replace(folder / DEAD_LETTERS_FOLDER, rows, name, DEAD_LETTERS)
 
 
+def files(folder: Path, partition: int) -> list[Path]:
+    """The partition's files, in order."""
+    return [_path(folder, partition, n) for n in sorted(_sequences(folder, partition))]
+
+
+@contextmanager
+def locked(folder: Path, patience_s: float = 5.0) -> Iterator[None]:
+    """Of all processes only this one changes files of the folder meanwhile. Raises `Unwritable` when another one does.
+
+    The lock ends with its process, however that ends. Who only adds files needs none.
+    """
+    path = folder / ".lock"
+    try:
+        with path.open("a") as file:
+            end = time.monotonic() + patience_s
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > end:
+                        raise Unwritable(f"{path}: another process holds it; it is tried again") from None
+                    time.sleep(0.05)
+            yield
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def replace(path: Path, table: pa.Table) -> None:
+    """Writes a file anew, durably, whole or not at all. Under `locked`, and for erasures only."""
+    metadata = (table.schema.metadata or {}) | {_ERASED_KEY: b"1"}
+    if _VERSION_KEY in metadata:
+        metadata[_VERSION_KEY] = _VERSIONS[-1]
+    _put(path, table.replace_schema_metadata(metadata))
+
+
 # --- files ---
 
 
@@ -167,15 +213,17 @@ def _write_temporary(path: Path, table: pa.Table) -> Path:
 def _replace(folder: Path, rows: list[dict[str, Any]], name: str, schema: pa.Schema) -> None:
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} is no file name: letters, digits, dot, dash and underscore only")
-    path = folder / f"{name}.parquet"
-    table = pa.Table.from_pylist(rows, schema)
+    _put(folder / f"{name}.parquet", pa.Table.from_pylist(rows, schema))
+
+
+def _put(path: Path, table: pa.Table) -> None:
     try:
         temporary = _write_temporary(path, table)
         try:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_folder(folder)
+        _sync_folder(path.parent)
     except OSError as error:
         raise _unwritable(path, error) from error
 
@@ -190,9 +238,9 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _unwritable(path: Path, error: OSError) -> HistoryError:
+def _unwritable(path: Path, error: OSError) -> Unwritable:
     why = error.strerror or str(error)
-    return HistoryError(f"{path}: cannot be written: {why}; check the space and the permissions there")
+    return Unwritable(f"{path}: cannot be written: {why}; check the space and the permissions there")
 
 
 def _damaged(path: Path, error: object) -> HistoryError:
@@ -211,18 +259,26 @@ def _to_table(decisions: Sequence[Decision]) -> pa.Table:
 
 
 def _check_version(path: Path, schema: pa.Schema) -> None:
-    known = HISTORY.metadata[_VERSION_KEY]
     version = (schema.metadata or {}).get(_VERSION_KEY)
     if version is None:
         raise HistoryError(f"{path}: is no file of a factstream history; move it away")
-    if version != known:
+    if version not in _VERSIONS:
         raise HistoryError(
-            f"{path}: has version {version.decode(errors='replace')}, and this factstream reads version "
-            f"{known.decode()}; upgrade factstream"
+            f"{path}: has version {version.decode(errors='replace')}, and this factstream reads up to version "
+            f"{_VERSIONS[-1].decode()}; upgrade factstream"
         )
 
 
 def _read_file(path: Path) -> list[Decision]:
+    try:
+        table = read_table(path)
+        return _from_table(table)
+    except (pa.ArrowException, ValueError, OverflowError, MemoryError) as error:
+        raise _damaged(path, error) from error
+
+
+def read_table(path: Path) -> pa.Table:
+    """A file of the history as it is on the disk, checked. Raises `HistoryError`."""
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             _check_version(path, file.schema_arrow)
@@ -230,7 +286,7 @@ def _read_file(path: Path) -> list[Decision]:
                 raise HistoryError(f"{path}: has other columns than a history; restore it from a backup")
             table = file.read()
         table.validate(full=True)
-        return _from_table(table)
+        return table
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         raise _damaged(path, error) from error
 
@@ -239,6 +295,7 @@ def _from_table(table: pa.Table) -> list[Decision]:
     for field in HISTORY:
         if not field.nullable and table.column(field.name).null_count:
             raise ValueError(f"null in {field.name}")
+    erased = _ERASED_KEY in (table.schema.metadata or {})
     columns = {name: table.column(name).to_pylist() for name in (*_PLAIN, *_CAUSE, "vectors")}
     lists = {name: table.column(name) for name in ("priors", "surprisals")}
     rows = []
@@ -253,6 +310,11 @@ def _from_table(table: pa.Table) -> list[Decision]:
             words = len(arrays["priors"])
             shape = (words, len(blob) // words if words else 0)
             arrays["vectors"] = np.frombuffer(blob, np.uint8).reshape(shape).copy()
+        if columns["outcome"][i] in ("learned", "superseded"):
+            needed = [columns[name][i] for name in _MADE] + list(arrays.values())
+            whole = len(arrays) == 3 and all(value is not None for value in needed)
+            if not whole and not (erased and columns["text"][i] is None):
+                raise ValueError(f"row {i} makes a memory, and has not all of it")
         cause = Cause(**{name: columns[name][i] for name in _CAUSE})
         rows.append(Decision(cause=cause, **{name: columns[name][i] for name in _PLAIN}, **arrays))
     return rows

@@ -4,11 +4,15 @@ Beside the memories each namespace has one position record, key `namespace/`: ho
 it a publisher waits for its facts, and a request waits for a memory that has them (read your writes).
 """
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from schemas.common import (
+    MEMORY_ID_PATTERN,
+    NAMESPACE_PATTERN,
+    BadMessage,
     Blob,
     FactText,
     Finite,
@@ -19,12 +23,23 @@ from schemas.common import (
     Positions,
     ShortText,
     Timestamp,
+    decode,
+    decode_key,
 )
 
 MAX_CHANGELOG_BYTES = 8 * 1024 * 1024
 
 Outcome = Literal[
-    "learned", "reinforced", "superseded", "skipped", "outdated", "duplicate", "evicted", "forgotten", "used"
+    "learned",
+    "reinforced",
+    "superseded",
+    "skipped",
+    "outdated",
+    "duplicate",
+    "evicted",
+    "forgotten",
+    "erased",
+    "used",
 ]
 """What became of a fact, or of a memory.
 
@@ -36,6 +51,7 @@ outdated     older than what is remembered
 duplicate    its fact_id was decided before
 evicted      left for want of room
 forgotten    removed on request
+erased       removed on request, and its text taken out of the history
 used         answered a request
 """
 
@@ -84,3 +100,26 @@ class PositionRecord(Message):
 
 def changelog_key(namespace: str, memory_id: str = "") -> bytes:
     return f"{namespace}/{memory_id}".encode()
+
+
+def decode_changelog(key: bytes | None, value: bytes | None) -> MemoryRecord | PositionRecord | None:
+    """A record of the changelog, its key checked against its body; None for a tombstone. Raises `BadMessage`.
+
+    A tombstone may have any key: it removes what was there, which may be a record that should not have been.
+    """
+    if value is None:
+        return None
+    namespace, slash, memory_id = (decode_key(key, "namespace/memory_id") or "").partition("/")
+    if not (slash and re.fullmatch(NAMESPACE_PATTERN, namespace)):
+        raise BadMessage("invalid-key", "the key must be namespace/memory_id, or namespace/")
+    if memory_id and not re.fullmatch(MEMORY_ID_PATTERN, memory_id):
+        raise BadMessage("invalid-key", f"the key must end with a memory_id ({MEMORY_ID_PATTERN})")
+    if memory_id:
+        memory = decode(MemoryRecord, value, MAX_CHANGELOG_BYTES)
+        if (memory.namespace, memory.memory_id) == (namespace, memory_id):
+            return memory
+    else:
+        position = decode(PositionRecord, value, MAX_CHANGELOG_BYTES)
+        if position.namespace == namespace:
+            return position
+    raise BadMessage("key-mismatch", "the key names another memory or namespace than the body")

@@ -1,8 +1,12 @@
 """`dead-letters`: the original bytes and key, untouched; what was wrong stands in the headers."""
 
-from datetime import datetime
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
 
 import pyarrow as pa
+
+from schemas.common import BadMessage
 
 HEADERS = ("topic", "partition", "offset", "reason", "error", "worker", "time")
 MAX_ERROR_CHARS = 500
@@ -29,3 +33,19 @@ def headers(
     """Kafka headers of a dead letter, in the order of `HEADERS`."""
     values = (topic, str(partition), str(offset), reason, error[:MAX_ERROR_CHARS], worker, time.isoformat())
     return [(name, value.encode("utf-8", "replace")) for name, value in zip(HEADERS, values, strict=True)]
+
+
+def decode_headers(pairs: Iterable[tuple[str, bytes | None]]) -> dict[str, Any]:
+    """What the headers of a dead letter say, as the columns of `DEAD_LETTERS`. Raises `BadMessage`."""
+    said = {name: (value or b"").decode("utf-8", "replace")[:MAX_ERROR_CHARS] for name, value in pairs}
+    try:
+        row: dict[str, Any] = {name: said[name] for name in HEADERS}
+        row |= {"partition": int(said["partition"]), "offset": int(said["offset"])}
+        row["time"] = datetime.fromisoformat(said["time"]).astimezone(UTC)
+    except KeyError as error:
+        raise BadMessage("invalid-headers", f"no letter of a worker: no header {error}") from None
+    except (ValueError, OverflowError) as error:
+        raise BadMessage("invalid-headers", f"no letter of a worker: {error}") from None
+    if not (0 <= row["partition"] < 2**31 and 0 <= row["offset"] < 2**63):
+        raise BadMessage("invalid-headers", "no letter of a worker: partition or offset out of range")
+    return row

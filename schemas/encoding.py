@@ -1,34 +1,35 @@
 """`fact-encodings`: what the encoder measured, as Arrow IPC: one record batch, of one namespace, a message.
 
 The coordinates (topic_id, partition, offset) are those of the fact on `facts`: by them the writer decides
-each fact once. A row of kind `forget` carries a request to forget in order with the facts.
+each fact once. A row of kind `forget` or `erase` carries a request to forget in order with the facts.
 """
+
+import struct
 
 import pyarrow as pa
 
 from schemas.common import BadMessage
 
 MAX_ROWS = 256
-MAX_WORDS = 8 * 1024
 MAX_VECTOR_BYTES = 1024 * 1024
 
 _TIME = pa.timestamp("us", tz="UTC")
 
 FACT_ENCODINGS = pa.schema(
     [
-        pa.field("kind", pa.string(), nullable=False),  # "fact" or "forget"
+        pa.field("kind", pa.string(), nullable=False),  # "fact", "forget" or "erase"
         pa.field("topic_id", pa.string(), nullable=False),
         pa.field("partition", pa.int32(), nullable=False),
         pa.field("offset", pa.int64(), nullable=False),
         pa.field("namespace", pa.string(), nullable=False),
-        pa.field("text", pa.string()),  # null for forget
+        pa.field("text", pa.string()),  # null but for a fact
         pa.field("category", pa.string()),
         pa.field("source", pa.string()),
         pa.field("fact_id", pa.string()),
         pa.field("observed_at", _TIME, nullable=False),  # the fact's own, else the Kafka timestamp
         pa.field("published_at", _TIME, nullable=False),  # the Kafka timestamp
         pa.field("min_loss_delta", pa.float32()),
-        pa.field("forget", pa.string()),  # a memory_id, for kind forget
+        pa.field("forget", pa.string()),  # a memory_id, for the other kinds
         pa.field("encoder_id", pa.string(), nullable=False),
         pa.field("base_loss", pa.float32()),  # nats per token of the answer span
         pa.field("recall_loss", pa.float32()),
@@ -49,20 +50,32 @@ def encode_batch(batch: pa.RecordBatch) -> bytes:
 
 
 def decode_batch(value: bytes | None) -> pa.RecordBatch:
-    """The record batch of a message, its schema and every offset checked; raises `BadMessage`."""
+    """The record batch of a message, its schema and every offset checked; raises `BadMessage`.
+
+    What is decoded is never larger than the message: a packed body, which may declare any size, is refused.
+    """
     if not value:
         raise BadMessage("empty", "the message has no value")
     try:
-        with pa.ipc.open_stream(pa.py_buffer(value)) as reader:
-            if not reader.schema.equals(FACT_ENCODINGS):
-                raise BadMessage("invalid-schema", "the columns are not those of fact-encodings")
-            batch = reader.read_next_batch()
-            try:
-                reader.read_next_batch()
-            except StopIteration:
-                pass
-            else:
-                raise BadMessage("invalid-arrow", "more than one record batch in the message")
+        reader = pa.ipc.MessageReader.open_stream(pa.py_buffer(value))
+        first, second = reader.read_next_message(), reader.read_next_message()
+        if first.type != "schema" or not (schema := pa.ipc.read_schema(first)).equals(FACT_ENCODINGS):
+            raise BadMessage("invalid-schema", "the columns are not those of fact-encodings")
+        if second.type != "record batch":
+            raise BadMessage("invalid-arrow", f"a {second.type} in the place of the record batch")
+        try:
+            reader.read_next_message()
+        except StopIteration:
+            pass
+        else:
+            raise BadMessage("invalid-arrow", "more than one record batch in the message")
+        if _is_packed(second.metadata.to_pybytes()):
+            raise BadMessage(
+                "invalid-arrow", "the record batch is compressed; compression is Kafka's business"
+            )
+        batch = pa.ipc.read_record_batch(second, schema)
+        if not 1 <= batch.num_rows <= MAX_ROWS:
+            raise BadMessage("invalid-arrow", f"{batch.num_rows} rows; a message has 1 to {MAX_ROWS}")
         # An IPC message may declare offsets that point outside of its buffers.
         batch.validate(full=True)
         # A time may lie outside of the years that Python knows.
@@ -70,11 +83,31 @@ def decode_batch(value: bytes | None) -> pa.RecordBatch:
             batch.column(name).to_pylist()
     except BadMessage:
         raise
-    except (pa.ArrowException, StopIteration, ValueError, OverflowError, OSError, MemoryError) as error:
+    except (
+        pa.ArrowException, StopIteration, ValueError, OverflowError, OSError, EOFError, MemoryError, struct.error
+    ) as error:  # fmt: skip
         raise BadMessage("invalid-arrow", f"not an Arrow IPC stream of one batch: {error}"[:300]) from None
-    if not 1 <= batch.num_rows <= MAX_ROWS:
-        raise BadMessage("invalid-arrow", f"{batch.num_rows} rows; a message has 1 to {MAX_ROWS}")
     for name in (field.name for field in FACT_ENCODINGS if not field.nullable):
         if batch.column(name).null_count:
             raise BadMessage("invalid-field", f"{name}: null")
     return batch
+
+
+def _is_packed(metadata: bytes) -> bool:
+    """Whether a record batch's message has a compressed body, which Arrow's reader would unpack to any size.
+
+    pyarrow does not tell, so this reads the flatbuffer: Message.header, of it RecordBatch.compression
+    (Message.fbs of the Arrow format; a field's place stands in its table's vtable, 0 where it is absent).
+    """
+
+    def field(table: int, index: int) -> int:
+        vtable = table - int(struct.unpack_from("<i", metadata, table)[0])
+        if 4 + 2 * index >= struct.unpack_from("<H", metadata, vtable)[0]:
+            return 0
+        place = int(struct.unpack_from("<H", metadata, vtable + 4 + 2 * index)[0])
+        return table + place if place else 0
+
+    message = int(struct.unpack_from("<I", metadata)[0])
+    header = field(message, 2)
+    header += int(struct.unpack_from("<I", metadata, header)[0])
+    return field(header, 3) != 0

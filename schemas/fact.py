@@ -51,6 +51,10 @@ class Forget(Message):
 
     forget: MemoryId
     namespace: Namespace | None = None
+    erase: bool = Field(
+        default=False,
+        description="Take its text out of the data folder too, for a person who asks for deletion.",
+    )
 
 
 def decode_fact(key: bytes | None, value: bytes | None) -> tuple[str, Fact | Forget]:

@@ -1,6 +1,7 @@
 """The history: every decision of the writer, a row each, in Parquet. The truth of which the memory is a fold.
 
-One folder a partition, one file a batch, numbered without gaps: `history/partition=3/0000000042.parquet`.
+One folder a partition, one file a batch, numbered without gaps: `history/partition=3/0000000042.parquet`. Version 2 has
+the outcome `erased`, which a reader of version 1 would not take for a removal, and rows whose text was erased.
 """
 
 import pyarrow as pa
@@ -37,7 +38,7 @@ HISTORY = pa.schema(
         pa.field("surprisals", pa.list_(pa.float32())),
         pa.field("vectors", pa.binary()),
     ],
-    metadata={b"factstream.history": b"1"},
+    metadata={b"factstream.history": b"2"},
 )
 
 GENERATIONS = pa.schema(

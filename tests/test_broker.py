@@ -326,7 +326,7 @@ def test_no_broker_says_what_to_do() -> None:
             make()
 
 
-def test_a_refusal_names_the_user_and_not_the_password(embedded: broker.EmbeddedBroker) -> None:
+def test_a_refusal_does_not_tell_the_password(embedded: broker.EmbeddedBroker) -> None:
     settings = KafkaSettings(
         embedded.bootstrap,
         connect_timeout_s=0.3,
@@ -335,7 +335,7 @@ def test_a_refusal_names_the_user_and_not_the_password(embedded: broker.Embedded
         username="ada",
         password="hunter2",
     )
-    with pytest.raises(KafkaUnavailable, match="SASL_PLAINTEXT as user 'ada'") as refused:
+    with pytest.raises(KafkaUnavailable, match="does not serve us") as refused:
         settings.admin()
     assert "hunter2" not in str(refused.value) + repr(settings)
 

@@ -121,13 +121,15 @@ def test_a_fact_without_a_time_of_its_own_has_that_of_kafka(sent: Sent) -> None:
 def test_messages_go_to_the_partition_of_their_namespace_in_order(sent: Sent) -> None:
     facts = [b'{"text": "fact %d", "namespace": "%s"}' % (i, (b"a", b"b")[i % 2]) for i in range(200)]
     forget = b'{"forget": "%s", "namespace": "a"}' % (b"0" * 32)
-    worker().process(batch(*facts, forget, partition=1))
+    erase = b'{"forget": "%s", "namespace": "a", "erase": true}' % (b"0" * 32)
+    worker().process(batch(*facts, forget, erase, partition=1))
+    assert [row["kind"] for row in sent.rows() if row["forget"]] == ["forget", "erase"]
     for record in sent.records:
         rows = decode_batch(record.value)
         assert {row["namespace"] for row in rows.to_pylist()} == {record.key.decode()}
         assert record.partition == partition_for(record.key.decode(), PARTITIONS)
         assert rows.num_rows <= encoder.ROWS
-    for namespace, count in (("a", 101), ("b", 100)):
+    for namespace, count in (("a", 102), ("b", 100)):
         offsets = [row["offset"] for row in sent.rows() if row["namespace"] == namespace]
         assert len(offsets) == count and offsets == sorted(offsets)
 

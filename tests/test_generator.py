@@ -1,6 +1,8 @@
 """The generator's logic with a model that is made up: what one request does, no other request feels."""
 
+import errno
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +19,8 @@ from schemas import topics
 from schemas.changelog import changelog_key
 from workers import generator
 from workers.generator import GeneratorWorker, Table
-from workers.kafka import KafkaSettings
+from workers.kafka import KafkaSettings, partition_for
+from workers.loop import Retry
 
 REQUESTS = topics.GENERATION_REQUESTS
 
@@ -74,7 +77,7 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: Sent) -> Gener
     monkeypatch.setattr(MemoryLM, "load", lambda *_: Model(stop))
     made = GeneratorWorker(KafkaSettings(), tmp_path, "default", "cpu", stop)
     made._producer, made._topic_id, made._partitions = sent, "id", 4  # type: ignore[assignment]
-    table = Table(made._lm, None)
+    table = Table(made._lm, None, 4)
     monkeypatch.setattr(table, "catch_up", lambda limit_s: True)
     made._table = table
     return made
@@ -153,7 +156,7 @@ def test_a_batch_waits_once_for_a_memory_that_does_not_come(
     worker: GeneratorWorker, sent: Sent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter(range(1_000_000))
-    monkeypatch.setattr(time, "time", lambda: next(clock) / 10)
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock) / 10)
     wanted = {"prompt": "one", "after": {"default": {"id/0": 7}}}
     worker.process(records(*[wanted] * 6))
     assert set(answers(sent).values()) == {"behind"} and len(answers(sent)) == 6
@@ -161,10 +164,48 @@ def test_a_batch_waits_once_for_a_memory_that_does_not_come(
     assert next(clock) < 2 * generator.WAIT_S * 10
 
 
+def told(key: bytes | None, value: bytes | None, partition: int | None = None) -> Any:
+    home = partition_for("default", 4) if partition is None else partition
+    return SimpleNamespace(key=key, value=value, partition=home)
+
+
+def test_a_clock_that_is_set_back_does_not_prolong_the_wait(
+    worker: GeneratorWorker, sent: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, looks = time.time(), iter(range(1_000_000))
+    monkeypatch.setattr(generator, "WAIT_S", 0.2)
+    monkeypatch.setattr(time, "time", lambda: now if next(looks) == 0 else now - 86_400)
+    worker.process(records({"prompt": "one", "after": {"default": {"id/0": 7}}}))
+    assert answers(sent) == {"r0": "behind"}
+
+
+def test_a_full_disk_is_tried_again(worker: GeneratorWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(Retry, match=r"generations/.*No space left.*check the space"):
+        worker.process(records({"prompt": "one"}))
+
+
+def test_a_record_of_another_partition_neither_adds_nor_removes(worker: GeneratorWorker) -> None:
+    """A tombstone there would take a memory away, for good: compaction keeps one of each partition."""
+    assert worker._table is not None
+    elsewhere = (partition_for("default", 4) + 1) % 4
+    position = {"namespace": "default", "positions": {"id/0": 7}, "decided": []}
+    worker._table.take(told(changelog_key("default"), json.dumps(position).encode(), elsewhere))
+    assert not worker._table.positions
+    removed: list[str] = []
+    worker._table.lm.remove = lambda *what: removed.append(what[1])  # type: ignore[method-assign]
+    worker._table.take(told(changelog_key("default", "a" * 32), None, elsewhere))
+    worker._table.take(told(changelog_key("default", "b" * 32), None))
+    assert removed == ["b" * 32]
+
+
 def test_a_request_whose_memory_is_there_is_answered(worker: GeneratorWorker, sent: Sent) -> None:
     assert worker._table is not None
     position = {"namespace": "default", "positions": {"id/0": 7}, "decided": []}
-    worker._table.take(SimpleNamespace(key=changelog_key("default"), value=json.dumps(position).encode()))
+    worker._table.take(told(changelog_key("default"), json.dumps(position).encode()))
     worker.process(records({"prompt": "one", "after": {"default": {"id/0": 7}}}))
     assert answers(sent) == {"r0": "one"}
 
@@ -176,5 +217,5 @@ def test_nothing_on_the_changelog_stops_the_replica(
     worker: GeneratorWorker, key: bytes, value: bytes
 ) -> None:
     assert worker._table is not None
-    worker._table.take(SimpleNamespace(key=key, value=value))
+    worker._table.take(told(key, value))
     assert worker._table.foreign == 1 and not worker._table.positions

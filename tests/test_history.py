@@ -177,10 +177,18 @@ def test_a_flipped_bit_in_a_page_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_newer_version_is_refused_with_advice(tmp_path: Path) -> None:
     path, _ = sample(tmp_path)
     table = pq.read_table(path, partitioning=None)
-    pq.write_table(table.replace_schema_metadata({b"factstream.history": b"2"}), path)
+    pq.write_table(table.replace_schema_metadata({b"factstream.history": b"3"}), path)
     for refused in (lambda: list(history.read(tmp_path, 0)), lambda: history.check_version(path)):
-        with pytest.raises(history.HistoryError, match=rf"{path.name}: has version 2.*upgrade"):
+        with pytest.raises(history.HistoryError, match=rf"{path.name}: has version 3.*upgrade"):
             refused()
+
+
+def test_version_1_is_read(tmp_path: Path) -> None:
+    path, rows = sample(tmp_path)
+    table = pq.read_table(path, partitioning=None)
+    pq.write_table(table.replace_schema_metadata({b"factstream.history": b"1"}), path)
+    ((_, read),) = history.read(tmp_path, 0)
+    assert_same(read, rows)
 
 
 def test_a_stranger_s_parquet_is_refused(tmp_path: Path) -> None:

@@ -115,6 +115,14 @@ def test_a_newer_fact_answers_and_a_forgotten_one_does_not(stack: Stack) -> None
     where = ("--bootstrap", stack.settings.bootstrap)
     command(stack, "memories", "forget", answer.memories[0].memory_id, *where)
     assert query.run(stack.data, "select * from memories where text like '%Zephyr%'").num_rows == 0
+    made = query.run(
+        stack.data, "select distinct memory_id from history where text like '%Zephyr%'"
+    ).to_pylist()
+    assert len(made) == 2
+    for row in made:
+        command(stack, "memories", "forget", "--erase", row["memory_id"], *where)
+    assert query.run(stack.data, "select * from history where text like '%Zephyr%'").num_rows == 0
+    assert query.run(stack.data, "select * from generations where prompt like '%Zephyr%'").num_rows == 0
 
 
 def test_what_cannot_be_taken_is_kept_with_its_bytes_and_its_reason(stack: Stack) -> None:

@@ -206,6 +206,34 @@ def test_a_query_without_end_is_stopped(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT length(repeat('x', 4000000000))",  # heeds neither the interrupt nor the memory limit
+        "SELECT jaccard(repeat('ab', 1000000000), repeat('ba', 1000000000))",
+        "SELECT levenshtein(repeat('a', 2000000), repeat('b', 2000000))",
+        "SELECT printf('%2000000000d', 1)",
+    ],
+)
+def test_what_duckdb_does_not_stop_is_killed(tmp_path: Path, sql: str) -> None:
+    with pytest.raises(query.QueryError, match=r"longer than 0\.5 s|GiB of memory|[Mm]emory|allocat"):
+        query.run_confined(tmp_path, sql, 0.5)
+
+
+def test_a_confined_query_answers_as_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    history.append(tmp_path, 0, 0, [row(0, "learned", "ada", IDS[0])])
+    sql = "SELECT text, learned_at, loss_delta FROM memories"
+    assert query.run_confined(tmp_path, sql).equals(query.run(tmp_path, sql))
+    for bad, said in (
+        ("SELEC 1", "syntax"),
+        ("SELECT nonsense", "nonsense"),
+        ("FROM read_text('/etc/passwd')", "disabled"),
+    ):
+        with pytest.raises(query.QueryError, match=said):
+            query.run_confined(tmp_path, bad)
+    assert query.run_confined(tmp_path, "SELECT 'ü\u2028' AS a WHERE false").num_rows == 0
+
+
 def test_a_result_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(query, "MAX_RESULT_BYTES", 1 << 20)
     assert query.run(tmp_path, "FROM range(1000)").num_rows == 1000
@@ -223,6 +251,6 @@ def test_errors_in_the_query_are_told(tmp_path: Path) -> None:
 def test_a_newer_history_is_refused(tmp_path: Path) -> None:
     path = history.append(tmp_path, 0, 0, [row(0, "learned", "ada", IDS[0])])
     table = pq.read_table(path, partitioning=None)
-    pq.write_table(table.replace_schema_metadata({b"factstream.history": b"2"}), path)
+    pq.write_table(table.replace_schema_metadata({b"factstream.history": b"3"}), path)
     with pytest.raises(query.QueryError, match="upgrade"):
         query.run(tmp_path, "FROM memories")

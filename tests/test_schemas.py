@@ -310,6 +310,23 @@ def several() -> bytes:
     return bytes(sink.getvalue())
 
 
+def packed(codec: str) -> bytes:
+    """4 MiB of zeros in a few hundred bytes of body: what unpacks to any size is not unpacked."""
+    options = pa.ipc.IpcWriteOptions(compression=codec)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, FACT_ENCODINGS, options=options) as writer:
+        writer.write_batch(batch(rows=1, vectors=bytes(4 << 20)))
+    return bytes(sink.getvalue())
+
+
+def test_a_packed_batch_is_refused_before_it_is_unpacked() -> None:
+    for codec in ("zstd", "lz4"):
+        value, before = packed(codec), pa.default_memory_pool().max_memory()
+        with pytest.raises(BadMessage, match="compressed"):
+            decode_batch(value)
+        assert pa.default_memory_pool().max_memory() == before
+
+
 def other_columns() -> bytes:
     table = pa.table({"text": ["a"]})
     sink = pa.BufferOutputStream()

@@ -18,7 +18,7 @@ from pipeline import history
 from pipeline.decision import Cause, Decision
 from pipeline.words import split
 from schemas import topics
-from schemas.changelog import MemoryRecord, PositionRecord
+from schemas.changelog import MemoryRecord, PositionRecord, changelog_key
 from schemas.common import decode
 from schemas.encoding import FACT_ENCODINGS, encode_batch
 from workers import loop
@@ -256,6 +256,26 @@ def test_a_forged_message_is_a_dead_letter_and_the_writer_goes_on(name: str, tmp
     agree(sent, tmp_path)
 
 
+def test_a_key_that_says_another_namespace_is_a_dead_letter(tmp_path: Path) -> None:
+    made, sent = writer(tmp_path)
+    hits = b'{"namespace":"default","request_id":"r","answered_at":"2026-01-02T00:00:00Z","hits":[{"memory_id":"%s","gate":0.5}]}'
+    for value, topic in (
+        (message(row(0, TEXTS[0])), topics.FACT_ENCODINGS),
+        (hits % (b"a" * 32), topics.MEMORY_HITS),
+    ):
+        records = batch(value, value, topic=topic)
+        [(first, second)] = records.values()
+        first.key, second.key = b"elsewhere", None
+        made.process(records)
+    assert [dict(letter.headers)["reason"] for letter in sent.on(topics.DEAD_LETTERS)] == [
+        b"key-mismatch"
+    ] * 2
+    assert [d.outcome for d in decided(tmp_path)] == [
+        "learned",
+        "used",
+    ]  # a record without a key says nothing else
+
+
 def test_uses_are_counted_once_and_only_where_the_namespace_lives(tmp_path: Path) -> None:
     made, sent = writer(tmp_path)
     made.process(facts())
@@ -282,21 +302,57 @@ def test_a_forget_removes_the_memory_and_leaves_a_tombstone(tmp_path: Path) -> N
     agree(sent, tmp_path)
 
 
-def test_dead_letters_are_kept_but_for_those_that_are_none(tmp_path: Path) -> None:
-    made, _ = writer(tmp_path)
+def test_dead_letters_are_kept_and_what_is_none_is_kept_as_one(tmp_path: Path) -> None:
+    made, sent = writer(tmp_path)
     said = {
         "topic": "facts", "partition": "1", "offset": "7", "reason": "invalid-json", "error": "not JSON",
         "worker": "encoder", "time": NOW.isoformat(),
     }  # fmt: skip
-    letters = batch(b"{", b"?", b"!", topic=topics.DEAD_LETTERS)
+    letters = batch(b"{", b"?", b"!", b".", topic=topics.DEAD_LETTERS)
     [records] = letters.values()
-    for record, more in zip(records, ({}, {"partition": "99999999999"}, {"time": "soon"}), strict=True):
+    for record, more in zip(records, ({}, {"partition": "99999999999"}, {"time": "soon"}), strict=False):
         record.headers = [(name, value.encode()) for name, value in (said | more).items()]
     made.process(letters)
     made.process(letters)
     [file] = (tmp_path / "dead_letters").glob("*.parquet")
-    [kept] = pa.parquet.read_table(file).to_pylist()
+    kept, *others = pa.parquet.read_table(file).to_pylist()
     assert kept["value"] == b"{" and kept["reason"] == "invalid-json" and kept["offset"] == 7
+    assert [(row["value"], row["topic"], row["offset"]) for row in others] == [
+        (b"?", topics.DEAD_LETTERS, 1), (b"!", topics.DEAD_LETTERS, 2), (b".", topics.DEAD_LETTERS, 3)
+    ]  # fmt: skip
+    assert {row["reason"] for row in others} == {"invalid-headers"}
+    assert not sent.on(topics.DEAD_LETTERS)  # where they are already
+
+
+def test_what_others_write_to_the_changelog_is_a_dead_letter_and_mended(tmp_path: Path) -> None:
+    made, sent = writer(tmp_path)
+    made.process(facts())
+    [memory, *_] = made._held[HOME].bank.memories("default")
+    own, key = sent.compacted(), changelog_key("default", memory.memory_id)
+    bad = [
+        (key, b"{"), (b"default/", b"7"), (b"\xff", b"{}"), (None, b"{}"), (changelog_key("default", "a" * 32), own[key]),
+        (b"elsewhere/", own[b"default/"].replace(b"default", b"elsewhere")), (b"no slash", b"x"),
+    ]  # fmt: skip
+    forged = batch(*(value for _, value in bad), topic=topics.MEMORY_CHANGELOG)
+    [records] = forged.values()
+    for record, (name, _) in zip(records, bad, strict=True):
+        record.key = name
+    sent.records += [SimpleNamespace(topic=topics.MEMORY_CHANGELOG, key=k, value=v) for k, v in bad if k]
+    made.process(forged)
+    letters = sent.on(topics.DEAD_LETTERS)
+    assert [(letter.key, letter.value) for letter in letters] == bad
+    assert [dict(letter.headers)["reason"].decode() for letter in letters] == [
+        "invalid-json", "invalid-json", "invalid-key", "invalid-key", "key-mismatch", "wrong-partition", "invalid-key"
+    ]  # fmt: skip
+    agree(sent, tmp_path)  # what they overwrote stands there again, and what they added does not
+    after = sent.on(topics.MEMORY_CHANGELOG)[-6:]
+    back = batch(*(record.value for record in after), topic=topics.MEMORY_CHANGELOG)
+    [records] = back.values()
+    for record, one in zip(records, after, strict=True):
+        record.key = one.key
+    told = len(sent.records)
+    made.process(back)  # the writer reads what it told, and has nothing to say to it
+    assert len(sent.records) == told
 
 
 def test_a_namespace_fed_by_ever_new_brokers_can_still_be_published(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """The command line: every command mirrors one library call. Heavy imports wait until a command needs them."""
 
-import csv
 import os
 import sys
 import threading
@@ -14,11 +13,11 @@ import orjson
 import typer
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from schemas.common import DEFAULT_NAMESPACE, BadMessage, validate
 from schemas.fact import Fact, Forget
 from workers.bench import app as bench_app
+from workers.show import Format, show
 
 app = typer.Typer(help="Continual learning for frozen language models, as a stream.", no_args_is_help=True)
 memories = typer.Typer(help="Look at the memories, or forget one.", no_args_is_help=True)
@@ -55,12 +54,6 @@ class WorkerName(StrEnum):
 
 class LogFormat(StrEnum):
     text = "text"
-    json = "json"
-
-
-class Format(StrEnum):
-    table = "table"
-    csv = "csv"
     json = "json"
 
 
@@ -283,25 +276,10 @@ def ask(
 @app.command()
 def query(sql: str, format: Annotated[Format, typer.Option()] = Format.table, data: Data = DATA) -> None:
     """Ask SQL about what the memory learned: views history, memories, generations, dead_letters."""
-    from pipeline.query import run
+    from pipeline.query import run_confined
 
     with _clear_errors():
-        _print(run(data, sql), format)
-
-
-def _print(table: Any, format: Format) -> None:
-    rows, names = table.to_pylist(), table.column_names
-    if format is Format.json:
-        print(orjson.dumps(rows, default=lambda v: v.hex() if isinstance(v, bytes) else str(v)).decode())
-    elif format is Format.csv:
-        writer = csv.writer(sys.stdout)
-        writer.writerow(names)
-        writer.writerows([list(row.values()) for row in rows])
-    else:
-        shown = Table(*names)
-        for row in rows:
-            shown.add_row(*("" if value is None else str(value) for value in row.values()))
-        console.print(shown, markup=False)
+        show(run_confined(data, sql), format)
 
 
 @memories.command("list")
@@ -337,18 +315,25 @@ def memories_show(memory_id: str, format: Format = Format.table, data: Data = DA
 def memories_forget(
     memory_id: str,
     namespace: str = DEFAULT_NAMESPACE,
+    erase: Annotated[bool, typer.Option("--erase", help="Take its text out of the data folder too.")] = False,
     bootstrap: Bootstrap = None,
     topic_prefix: Prefix = None,
 ) -> None:
-    """Forget a memory, in order with its namespace's facts."""
+    """Forget a memory, in order with its namespace's facts.
+
+    Its text stays in the history, but with --erase, for a person who asks for deletion. Topics and backups keep it
+    as long as you have them keep it.
+    """
     from workers import client
     from workers.kafka import KafkaSettings
 
     with _clear_errors():
-        message = validate(Forget, {"forget": memory_id, "namespace": namespace})
+        message = validate(Forget, {"forget": memory_id, "namespace": namespace, "erase": erase})
         settings = KafkaSettings.from_env(bootstrap=bootstrap, topic_prefix=topic_prefix)
-        client.publish(settings, [(namespace, message)], wait=True)
-        console.print(f"forgotten: {memory_id}")
+        done = client.publish(settings, [(namespace, message)], wait=True)
+        if done.outcomes["dead-lettered"]:
+            raise client.ClientError("the request is in the dead letters: see its reason there")
+        console.print(f"{'erased' if erase else 'forgotten'}: {memory_id}")
 
 
 @app.command()

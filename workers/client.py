@@ -13,8 +13,8 @@ from kafka import TopicPartition
 from kafka.errors import KafkaError
 
 from schemas import topics
-from schemas.changelog import MAX_CHANGELOG_BYTES, Decided, PositionRecord
-from schemas.common import decode, encode, parse_json, validate
+from schemas.changelog import MAX_CHANGELOG_BYTES, Decided, PositionRecord, decode_changelog
+from schemas.common import BadMessage, encode, parse_json, validate
 from schemas.fact import Fact, Forget
 from schemas.request import GenerationRequest
 from schemas.response import GenerationResponse, ResponseDelta
@@ -158,8 +158,13 @@ class _Sending:
                 if said["topic"] == topics.FACTS and where in self._undecided:
                     del self._undecided[where]
                     done.outcomes["dead-lettered"] += 1
-        elif (record.key or b"").endswith(b"/") and record.value:
-            position = decode(PositionRecord, record.value, MAX_CHANGELOG_BYTES)
+        elif (record.key or b"").endswith(b"/"):
+            try:
+                position = decode_changelog(record.key, record.value)
+            except BadMessage:  # not the writer's: it concerns nobody who waits
+                return False
+            if not isinstance(position, PositionRecord):
+                return False
             for one in position.decided:
                 where = (one.partition, one.offset)
                 if one.topic_id == self._ids[topics.FACTS] and where in self._undecided:

@@ -18,7 +18,7 @@ from schemas import encoding as encodings
 from schemas import topics
 from schemas.common import MAX_TEXT_BYTES, BadMessage
 from schemas.fact import Forget, decode_fact
-from workers.kafka import KafkaSettings, Producer, dead_letter, partition_for
+from workers.kafka import KafkaSettings, Producer, check_readable, dead_letter, partition_for
 from workers.loop import Done
 
 ROWS = 64  # of one message
@@ -104,6 +104,7 @@ class EncoderWorker:
                 self._producer.send(topics.FACT_ENCODINGS, value, namespace.encode(), partition)
 
     def _row(self, record: Any) -> dict[str, Any]:
+        check_readable(record)
         namespace, message = decode_fact(record.key, record.value)
         try:  # a producer writes what it likes there
             published = datetime.fromtimestamp(max(record.timestamp, 0) / 1000, UTC)
@@ -117,7 +118,7 @@ class EncoderWorker:
             "encoder_id": self._encoder.encoder_id,
         }  # fmt: skip
         if isinstance(message, Forget):
-            return row | {"kind": "forget", "forget": message.forget}
+            return row | {"kind": "erase" if message.erase else "forget", "forget": message.forget}
         if message.min_loss_delta is not None and abs(message.min_loss_delta) > MAX_MIN_LOSS_DELTA:
             raise BadMessage("invalid-field", f"min_loss_delta: more than {MAX_MIN_LOSS_DELTA:g} nats")
         if not self._encoder.fits(message.text):

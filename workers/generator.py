@@ -20,14 +20,14 @@ from pipeline import history
 from pipeline.memory_lm import Generation, Job, MemoryLM
 from pipeline.records import from_record
 from schemas import topics
-from schemas.changelog import MAX_CHANGELOG_BYTES, MemoryRecord, PositionRecord
-from schemas.common import BadMessage, decode, encode
+from schemas.changelog import PositionRecord, decode_changelog
+from schemas.common import BadMessage, encode
 from schemas.hits import Hit, MemoryHits
 from schemas.request import GenerationRequest, decode_request, request_id_of
 from schemas.response import GenerationResponse, ResponseDelta, ResponseError, Timings, Usage, UsedMemory
 from workers import log
-from workers.kafka import KafkaSettings, Producer, caught_up, dead_letter, partition_for
-from workers.loop import Done
+from workers.kafka import KafkaSettings, Producer, caught_up, check_readable, dead_letter, partition_for
+from workers.loop import Done, Retry
 
 BATCH = 16
 WAIT_S = 5.0  # for a memory that has what the requests' `after` name; a batch waits once, not each request
@@ -47,13 +47,13 @@ class Pending:
 class Table:
     """The replica: the changelog applied to a MemoryLM.
 
-    What cannot be taken is logged and is no dead letter: every generator reads the whole changelog at each start, and
-    each would send the same letters again. Nothing is lost by it: the writer makes the changelog from the history, and
-    tells all of it anew whenever it takes a partition.
+    What cannot be taken is logged and left out. It is no dead letter here, for every generator reads the whole changelog
+    at each start, and each would send the same letters again: the writer, which owns the changelog, does it once.
     """
 
     lm: MemoryLM
     consumer: Any
+    partitions: int  # of the changelog: a record counts only where its namespace lives
     positions: dict[str, dict[str, int]] = field(default_factory=dict)
     foreign: int = 0  # memories of another model, which are not loaded
 
@@ -71,18 +71,17 @@ class Table:
 
     def take(self, record: Any) -> None:
         try:
-            namespace, _, memory_id = (record.key or b"").decode().partition("/")
-            if not memory_id:
-                if record.value is not None:
-                    position = decode(PositionRecord, record.value, MAX_CHANGELOG_BYTES)
-                    self.positions[position.namespace] = position.positions
-            elif record.value is None:
-                self.lm.remove(namespace, memory_id)
+            check_readable(record)
+            told = decode_changelog(record.key, record.value)
+            namespace, _, memory_id = (record.key or b"").decode("utf-8", "replace").partition("/")
+            if partition_for(namespace, self.partitions) != record.partition:
+                raise BadMessage("wrong-partition", f"the namespace {namespace!r} lives in another one")
+            if isinstance(told, PositionRecord):
+                self.positions[told.namespace] = told.positions
+            elif told is not None:
+                self.lm.put(from_record(told))
             else:
-                memory = from_record(decode(MemoryRecord, record.value, MAX_CHANGELOG_BYTES))
-                if (memory.namespace, memory.memory_id) != (namespace, memory_id):
-                    raise BadMessage("key-mismatch", "the key names another memory than the body")
-                self.lm.put(memory)
+                self.lm.remove(namespace, memory_id)
         except (ValueError, BadMessage) as error:
             self.foreign += 1
             if self.foreign == 1:
@@ -119,7 +118,7 @@ class GeneratorWorker:
         )
         replica.assign([TopicPartition(topic, p) for p in range(self._partitions)])
         replica.seek_to_beginning()
-        self._table = Table(self._lm, replica)
+        self._table = Table(self._lm, replica, self._partitions)
         while not self._table.catch_up(10.0):
             log.line("catching up", memories=self._lm.count())
 
@@ -143,14 +142,17 @@ class GeneratorWorker:
         assert self._producer is not None and self._table is not None
         flat = [record for partition in records.values() for record in partition][:BATCH]
         self._table.catch_up(1.0)
-        begun = time.time()
         pending = [p for record in flat if (p := self._accept(record))]
-        ready = [p for p in pending if self._in_time(p, begun + WAIT_S)]
-        rows = self._answer(ready, begun) if ready else []
+        until = time.monotonic() + WAIT_S
+        ready = [p for p in pending if self._in_time(p, until)]
+        rows = self._answer(ready) if ready else []
         if rows:
             first, last = flat[0], flat[-1]
             name = f"{self._topic_id}-{first.partition}-{first.offset}-{last.partition}-{last.offset}"
-            history.append_generations(self._data, rows, name)
+            try:
+                history.append_generations(self._data, rows, name)
+            except history.Unwritable as error:
+                raise Retry(str(error)) from error
         self._producer.flush_or_raise()
         left = {(p.record.partition, p.record.offset) for p in ready if p.left}
         fields: dict[str, object] = {
@@ -163,6 +165,7 @@ class GeneratorWorker:
     def _accept(self, record: Any) -> Pending | None:
         assert self._producer is not None
         try:
+            check_readable(record)
             return Pending(record, *decode_request(record.key, record.value))
         except BadMessage as error:
             now = datetime.now(UTC)
@@ -172,12 +175,13 @@ class GeneratorWorker:
             return None
 
     def _in_time(self, pending: Pending, end: float) -> bool:
-        """Waits for the memory that the request names, within its deadline and until `end` (epoch seconds)."""
+        """Waits for the memory that the request names, within its deadline and until `end`, by the clock that
+        nobody sets."""
         assert self._table is not None
         request = pending.request
         if request.deadline:
-            end = min(end, request.deadline.timestamp())
-        while not self._table.has(request) and time.time() < end and not self._stop.is_set():
+            end = min(end, time.monotonic() + request.deadline.timestamp() - time.time())
+        while not self._table.has(request) and time.monotonic() < end and not self._stop.is_set():
             self._table.catch_up(0.2)
         if request.deadline and time.time() > request.deadline.timestamp():
             self._fail(pending.request_id, "deadline", "the deadline passed before the answer was begun")
@@ -189,7 +193,9 @@ class GeneratorWorker:
             return True
         return False
 
-    def _answer(self, pending: Sequence[Pending], begun: float) -> list[dict[str, Any]]:
+    def _answer(self, pending: Sequence[Pending]) -> list[dict[str, Any]]:
+        begun, started = time.time(), time.monotonic()
+
         def on_token(index: int, piece: str) -> bool:
             p = pending[index]
             if self._stop.is_set():
@@ -213,11 +219,11 @@ class GeneratorWorker:
             for p in pending:
                 p.deltas = 0  # a client takes each index once
             if len(pending) > 1:
-                return [row for p in pending for row in self._answer([p], begun)]
+                return [row for p in pending for row in self._answer([p])]
             log.line("request failed", error=str(error)[:200])
             self._fail(pending[0].request_id, "failed", str(error)[:300])
             return []
-        took = (time.time() - begun) * 1000
+        took = (time.monotonic() - started) * 1000
         rows = []
         for p, generation in zip(pending, made, strict=True):
             if p.left:

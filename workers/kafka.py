@@ -8,20 +8,26 @@ makes its work durable, calls `Producer.flush_or_raise`, and only then are the o
 import os
 import re
 import socket
+import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from datetime import datetime
-from pathlib import Path
 from typing import Any, TypeVar
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.coordinator.assignors.range import RangePartitionAssignor
-from kafka.errors import KafkaError
-from kafka.net.compat import KafkaNetClient
+from kafka.errors import (
+    KafkaError,
+    SaslAuthenticationFailedError,
+    UnsupportedSaslMechanismError,
+)
 from kafka.partitioner.default import murmur2
 
 from schemas import dead_letter as dead_letter_schema
+from schemas.common import BadMessage
 from schemas.topics import DEAD_LETTERS, MAX_RECORD_BYTES
+from workers.connection import net_client
+from workers.fetch import Unreadable, bound
 
 DEAD_LETTER_MAX_BYTES = 2 * MAX_RECORD_BYTES
 """`max.message.bytes` of dead-letters: any record of another topic fits, with its headers."""
@@ -29,6 +35,7 @@ _BATCH_OVERHEAD_BYTES = 256 * 1024
 """What a record may grow by in its batch: framing, and lz4 on bytes that do not compress."""
 MAX_UNACKNOWLEDGED_BYTES = 64 * 1024 * 1024
 MAX_UNACKNOWLEDGED = 10_000
+MECHANISMS = ("SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN")
 
 T = TypeVar("T")
 
@@ -66,6 +73,12 @@ class KafkaSettings:
             raise ValueError("the partition count must be between 1 and 1024")
         if self.security_protocol not in ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"):
             raise ValueError("the security protocol is PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL")
+        if self.mechanism not in MECHANISMS:
+            raise ValueError(f"the SASL mechanism is {', '.join(MECHANISMS)}; not {self.mechanism[:40]!r}")
+        if self.security_protocol.startswith("SASL") and not (self.username and self.password):
+            raise ValueError(
+                f"{self.security_protocol} needs a user and a password: FACTSTREAM_USERNAME, FACTSTREAM_PASSWORD"
+            )
         self.hosts()
 
     @classmethod
@@ -116,6 +129,10 @@ class KafkaSettings:
     def group(self, worker: str) -> str:
         return f"{self.topic_prefix}factstream-{worker}"
 
+    @property
+    def mechanism(self) -> str:
+        return self.sasl_mechanism or MECHANISMS[0]
+
     def producer(self) -> "Producer":
         return Producer(self)
 
@@ -124,30 +141,33 @@ class KafkaSettings:
 
         Partitions are assigned by range: partition p of all topics of a group goes to one member, and so
         one writer gets everything of a namespace. One fetch brings at most 32 MiB (more only if one record
-        is larger).
+        is larger); what it may unpack to is bounded in `workers.fetch`.
         """
         return _connect(
             self,
-            lambda: KafkaConsumer(
-                **self._client(),
-                group_id=group,
-                enable_auto_commit=False,
-                auto_offset_reset="earliest",
-                partition_assignment_strategy=(RangePartitionAssignor,),
-                session_timeout_ms=self.session_timeout_ms,
-                heartbeat_interval_ms=self.session_timeout_ms // 4,
-                max_poll_records=max_poll_records,
-                max_partition_fetch_bytes=MAX_RECORD_BYTES,
-                fetch_max_bytes=4 * MAX_RECORD_BYTES,
-                metrics_enabled=False,
+            lambda client: bound(
+                KafkaConsumer(
+                    **client,
+                    group_id=group,
+                    enable_auto_commit=False,
+                    auto_offset_reset="earliest",
+                    partition_assignment_strategy=(RangePartitionAssignor,),
+                    session_timeout_ms=self.session_timeout_ms,
+                    heartbeat_interval_ms=self.session_timeout_ms // 4,
+                    max_poll_records=max_poll_records,
+                    max_partition_fetch_bytes=MAX_RECORD_BYTES,
+                    fetch_max_bytes=4 * MAX_RECORD_BYTES,
+                    metrics_enabled=False,
+                )
             ),
         )
 
     def admin(self) -> KafkaAdminClient:
-        return _connect(self, lambda: KafkaAdminClient(**self._client()))
+        return _connect(self, lambda client: KafkaAdminClient(**client))
 
-    def _client(self) -> dict[str, Any]:
-        """What every client is given. All that has to do with security is here."""
+    def _client(self, heard: list[BaseException] | None = None) -> dict[str, Any]:
+        """What every client is given. All that has to do with security is here. `heard` gets what ends its
+        connections while it has none that holds."""
         config: dict[str, Any] = {
             "bootstrap_servers": self.bootstrap.split(","),
             "client_id": "factstream",
@@ -155,34 +175,29 @@ class KafkaSettings:
             "bootstrap_timeout_ms": int(self.connect_timeout_s * 1000),
             "request_timeout_ms": 15_000,
             "reconnect_backoff_max_ms": 1000,
-            "kafka_client": _net_client,
+            "kafka_client": lambda **config: net_client([] if heard is None else heard, **config),
         }
         if self.security_protocol.startswith("SASL"):
-            config["sasl_mechanism"] = self.sasl_mechanism or "SCRAM-SHA-512"
+            config["sasl_mechanism"] = self.mechanism
             config["sasl_plain_username"] = self.username
             config["sasl_plain_password"] = self.password
         if self.security_protocol.endswith("SSL") and self.ca_file:
-            if not Path(self.ca_file).is_file():
-                raise KafkaUnavailable(f"the CA file {self.ca_file} does not exist (FACTSTREAM_CA_FILE)")
+            try:
+                ssl.create_default_context(cafile=self.ca_file)
+            except OSError as error:  # of which ssl's errors are a kind
+                why = f"{self.ca_file} is no readable PEM file of certificates: {error} (FACTSTREAM_CA_FILE)"
+                raise KafkaUnavailable(why) from None
             config["ssl_cafile"] = self.ca_file
         return config
 
 
-def _net_client(**config: Any) -> KafkaNetClient:
-    """The client's network side, which must never create a topic: a metadata request for a missing one
-    makes the cluster create it with its defaults. The client's own option for this has no effect
-    (kafka-python 3.0.12)."""
-    client = KafkaNetClient(**config)
-    client.cluster.config["allow_auto_create_topics"] = False
-    return client
-
-
-def _connect(settings: KafkaSettings, make: Callable[[], T]) -> T:
-    """`make` a client, which connects. Whatever goes wrong becomes one clear error."""
+def _connect(settings: KafkaSettings, make: Callable[[dict[str, Any]], T]) -> T:
+    """`make` a client of its settings, which connects. Whatever goes wrong becomes one clear error."""
+    heard: list[BaseException] = []
     try:
-        return make()
+        return make(settings._client(heard))
     except (KafkaError, OSError) as error:
-        raise unavailable(settings, error) from None
+        raise unavailable(settings, heard[0] if heard else error) from None
 
 
 def unavailable(settings: KafkaSettings, error: BaseException) -> KafkaUnavailable:
@@ -192,15 +207,27 @@ def unavailable(settings: KafkaSettings, error: BaseException) -> KafkaUnavailab
             socket.create_connection((host, port), timeout=2).close()
         except OSError:
             continue
-        login = f" as user {settings.username!r}" if settings.username else ""
-        return KafkaUnavailable(
-            f"something listens at {host}:{port}, but it does not serve us with {settings.security_protocol}"
-            f"{login} ({type(error).__name__}). Is it a Kafka broker, and are FACTSTREAM_SECURITY_PROTOCOL, "
-            "_SASL_MECHANISM, _USERNAME, _PASSWORD and _CA_FILE right?"
-        )
+        return KafkaUnavailable(f"{host}:{port} does not serve us: {_refusal(settings, error)}")
     return KafkaUnavailable(
         f"no broker answers at {settings.bootstrap}; "
         "start one with `factstream up`, or pass --bootstrap HOST:PORT"
+    )
+
+
+def _refusal(settings: KafkaSettings, error: BaseException) -> str:
+    said = f"{type(error).__name__}: {error}"[:300]
+    if isinstance(error, SaslAuthenticationFailedError):
+        return (
+            f"it refused the user {settings.username!r} with {settings.mechanism} "
+            "(FACTSTREAM_USERNAME, FACTSTREAM_PASSWORD, FACTSTREAM_SASL_MECHANISM)"
+        )
+    if isinstance(error, UnsupportedSaslMechanismError):
+        return f"{said} (FACTSTREAM_SASL_MECHANISM)"
+    if "certificate" in said.lower():
+        return f"{said}. Its authority's certificate belongs into a file that FACTSTREAM_CA_FILE names"
+    return (
+        f"{said}. Is it a Kafka broker, and is FACTSTREAM_SECURITY_PROTOCOL, which is "
+        f"{settings.security_protocol}, that of this port?"
     )
 
 
@@ -218,8 +245,8 @@ class Producer:
         self._acknowledged: list[Any] = []
         self._client: KafkaProducer = _connect(
             settings,
-            lambda: KafkaProducer(
-                **settings._client(),
+            lambda client: KafkaProducer(
+                **client,
                 acks="all",
                 enable_idempotence=True,
                 delivery_timeout_ms=30_000,  # bounds the retries, which have no other limit
@@ -302,6 +329,12 @@ def caught_up(consumer: KafkaConsumer) -> bool:
 def partition_for(key: str, partitions: int) -> int:
     """The partition that any Kafka client gives a record of this key: murmur2, as the Java client has it."""
     return int(murmur2(key.encode()) & 0x7FFFFFFF) % partitions
+
+
+def check_readable(record: Any) -> None:
+    """Raises BadMessage for a record that stands for a batch which nobody can read."""
+    if isinstance(record, Unreadable):
+        raise BadMessage("unreadable-batch", record.error)
 
 
 def dead_letter(producer: Producer, record: Any, reason: str, error: str, worker: str, now: datetime) -> None:

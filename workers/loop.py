@@ -26,6 +26,7 @@ from kafka.errors import (
     UnknownMemberIdError,
 )
 
+from pipeline.history import HistoryError
 from workers import log
 from workers.kafka import KafkaSettings, KafkaUnavailable
 from workers.topics import TopicsMismatch, TopicsMissing, ensure_topics, topic_ids
@@ -128,8 +129,15 @@ def run(
                 (sleep or stop.wait)(min(0.25 * 2**failures, 8.0))
         log.line("stopped")
         return 0
-    except (KafkaUnavailable, TopicsMissing, TopicsMismatch, TopicsReplaced) as error:
+    except (KafkaUnavailable, TopicsMissing, TopicsMismatch, TopicsReplaced, HistoryError) as error:
         log.line("failed", log.ERROR, reason=str(error))
+        return 1
+    except OSError as error:
+        if error.filename is None:  # not of a file: a traceback says more
+            log.line("failed", log.ERROR, error, reason=_reason(error))
+        else:
+            what = f"{error.filename}: {error.strerror}; check the space and the permissions there"
+            log.line("failed", log.ERROR, reason=what)
         return 1
     except Exception as error:
         log.line("failed", log.ERROR, error, reason=_reason(error))

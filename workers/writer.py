@@ -16,20 +16,21 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import history
+from pipeline import erasure, history
 from pipeline.bank import Bank
 from pipeline.decision import Cause, Decision, NewFact
 from pipeline.encoding import Encoding
-from pipeline.records import to_record
+from pipeline.records import from_record, to_record
 from pipeline.settings import Settings
 from pipeline.words import split
+from schemas import dead_letter as dead_letter_schema
 from schemas import topics
-from schemas.changelog import Decided, PositionRecord, changelog_key
+from schemas.changelog import Decided, MemoryRecord, PositionRecord, changelog_key, decode_changelog
 from schemas.common import BadMessage, decode, encode, validate
 from schemas.encoding import MAX_VECTOR_BYTES, decode_batch
 from schemas.fact import Fact, Forget
 from schemas.hits import MemoryHits
-from workers.kafka import KafkaSettings, Producer, dead_letter, partition_for
+from workers.kafka import KafkaSettings, Producer, check_readable, dead_letter, partition_for
 from workers.loop import Done, Retry
 
 TOLD = 1_000  # verdicts in one position record
@@ -62,8 +63,9 @@ def decide_rows(bank: Bank, rows: Iterable[dict[str, Any]], now: Callable[[], da
         cause = Cause("facts", row["topic_id"], row["partition"], row["offset"])
         if bank.is_decided(row["namespace"], cause):
             continue
-        if row["kind"] == "forget":
-            decisions = bank.decide_forget(row["namespace"], row["forget"], cause, now())
+        if row["kind"] != "fact":
+            erase = row["kind"] == "erase"
+            decisions = bank.decide_forget(row["namespace"], row["forget"], cause, now(), erase)
         else:
             decisions = bank.decide(_fact(row, cause), now())
         for decision in decisions:
@@ -80,11 +82,11 @@ def check_rows(value: bytes | None) -> list[dict[str, Any]]:
     except (OverflowError, ValueError) as error:
         raise BadMessage("invalid-field", f"a time is out of range: {error}") from None
     for row in rows:
-        if row["kind"] not in ("fact", "forget") or row["partition"] < 0 or row["offset"] < 0:
+        if row["kind"] not in ("fact", "forget", "erase") or row["partition"] < 0 or row["offset"] < 0:
             raise BadMessage("invalid-field", "kind, partition or offset is none")
         if not (_ID.fullmatch(row["topic_id"]) and _ID.fullmatch(row["encoder_id"])):
             raise BadMessage("invalid-field", "topic_id or encoder_id is none")
-        if row["kind"] == "forget":
+        if row["kind"] != "fact":
             validate(Forget, {"forget": row["forget"], "namespace": row["namespace"]})
             continue
         optional = ("category", "source", "fact_id", "min_loss_delta")
@@ -131,16 +133,22 @@ def changelog(bank: Bank, decisions: Sequence[Decision]) -> list[tuple[str, byte
                 )
             )  # fmt: skip
     for namespace, verdicts in told.items():
-        positions = dict(list(bank.positions(namespace).items())[-POSITIONS:])
         for i in range(0, max(1, len(verdicts)), TOLD):
-            record = PositionRecord(namespace=namespace, positions=positions, decided=verdicts[i : i + TOLD])
+            record = _position(bank, namespace, verdicts[i : i + TOLD])
             records.append((namespace, changelog_key(namespace), encode(record)))
     return records
 
 
+def _position(bank: Bank, namespace: str, decided: list[Decided]) -> PositionRecord:
+    positions = dict(list(bank.positions(namespace).items())[-POSITIONS:])
+    return PositionRecord(namespace=namespace, positions=positions, decided=decided)
+
+
 class WriterWorker:
     name = "writer"
-    topics: Sequence[str] = (topics.FACT_ENCODINGS, topics.MEMORY_HITS, topics.DEAD_LETTERS)
+    topics: Sequence[str] = (
+        topics.FACT_ENCODINGS, topics.MEMORY_HITS, topics.DEAD_LETTERS, topics.MEMORY_CHANGELOG
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -170,6 +178,7 @@ class WriterWorker:
             part = told.get(number)
             if part is None or part.sequence != history.last_sequence(self._data, number):
                 part = told[number] = load(self._data, number, self._bank_settings)
+                self._erase(number, part)
                 self._tell(number, part)
         self._producer.flush_or_raise()
         self._held = told
@@ -204,6 +213,10 @@ class WriterWorker:
                     letters += self._keep_letters(partition, records[partition])
                     continue
                 bank = self._held[partition.partition].bank
+                if short == topics.MEMORY_CHANGELOG:
+                    for record in records[partition]:
+                        self._check_changelog(bank, record)
+                    continue
                 made = batches.setdefault(partition.partition, [])
                 for record in records[partition]:
                     made += self._decide(bank, short, record)
@@ -217,14 +230,14 @@ class WriterWorker:
         return Done({"decisions": sum(map(len, batches.values())), "dead_letters": letters})
 
     def _decide(self, bank: Bank, topic: str, record: Any) -> list[Decision]:
-        assert self._producer is not None
         try:
+            check_readable(record)
             if topic == topics.FACT_ENCODINGS:
                 rows = check_rows(record.value)
-                self._check_owner(record.partition, {row["namespace"] for row in rows})
+                self._check_owner(record, {row["namespace"] for row in rows})
                 return decide_rows(bank, rows, self._now)
             hits = decode(MemoryHits, record.value)
-            self._check_owner(record.partition, {hits.namespace})
+            self._check_owner(record, {hits.namespace})
             cause = Cause(topics.MEMORY_HITS, self._topic_ids[topic], record.partition, record.offset)
             if bank.is_decided(hits.namespace, cause):
                 return []
@@ -236,50 +249,94 @@ class WriterWorker:
                 bank.apply(made[-1])
             return made
         except BadMessage as error:
-            dead_letter(self._producer, record, error.reason, str(error), self.name, self._now())
+            self._refuse(record, error)
             return []
 
-    def _check_owner(self, partition: int, namespaces: set[str]) -> None:
-        """A namespace has one partition, hence one bank: elsewhere it would be decided by what is not there."""
+    def _check_changelog(self, bank: Bank, record: Any) -> None:
+        """What somebody else wrote there and no replica can take goes to the dead letters, and what it may have
+        overwritten is told again."""
+        try:
+            check_readable(record)
+            told = decode_changelog(record.key, record.value)
+            if isinstance(told, MemoryRecord):
+                from_record(told)
+            if told is not None and (partition_for(told.namespace, self._partitions) != record.partition):
+                raise BadMessage(
+                    "wrong-partition", f"the namespace {told.namespace!r} is of another partition"
+                )
+        except BadMessage as error:
+            self._refuse(record, error)
+            if record.key is None:
+                return
+            namespace, _, memory_id = record.key.decode("utf-8", "replace").partition("/")
+            value = None
+            if memory := bank.get(namespace, memory_id):
+                value = encode(to_record(memory))
+            elif namespace in bank.namespaces and not memory_id:
+                value = encode(_position(bank, namespace, []))
+            self._send(record.partition, record.key, value)
+
+    def _refuse(self, record: Any, error: BadMessage) -> None:
+        assert self._producer is not None
+        dead_letter(self._producer, record, error.reason, str(error), self.name, self._now())
+
+    def _check_owner(self, record: Any, namespaces: set[str]) -> None:
+        """A namespace has one partition, hence one bank: elsewhere it would be decided by what is not there. The key,
+        by which ACLs and people tell whose a record is, must not say another one."""
         for namespace in namespaces:
-            if (owner := partition_for(namespace, self._partitions)) != partition:
+            if (owner := partition_for(namespace, self._partitions)) != record.partition:
                 raise BadMessage("wrong-partition", f"the namespace {namespace!r} is of partition {owner}")
+            if record.key is not None and record.key != namespace.encode():
+                raise BadMessage("key-mismatch", f"the key is not the body's namespace {namespace!r}")
 
     def _write(self, number: int, made: list[Decision]) -> None:
         part = self._held[number]
         try:
             history.append(self._data, number, part.sequence + 1, made)
-        except history.SequenceTaken as error:
+        except (history.SequenceTaken, history.Unwritable) as error:
             raise Retry(str(error)) from error
         part.sequence += 1
         part.last = made
+        self._erase(number, part)
         for _, key, value in changelog(part.bank, made):
             self._send(number, key, value)
+
+    def _erase(self, number: int, part: Partition) -> None:
+        """Carries out the erasures of the last file, again where a crash came between: no file follows one whose
+        erasures are not done, and whoever waits for them is told afterwards."""
+        if any(d.outcome == "erased" for d in part.last):
+            try:
+                erasure.erase(self._data, number, part.sequence)
+            except history.Unwritable as error:
+                raise Retry(str(error)) from error
 
     def _send(self, number: int, key: bytes, value: bytes | None) -> None:
         assert self._producer is not None
         self._producer.send(topics.MEMORY_CHANGELOG, value, key, number)
 
     def _keep_letters(self, partition: Any, records: list[Any]) -> int:
-        rows = []
-        for record in records:
-            said = {name: (value or b"").decode("utf-8", "replace") for name, value in record.headers}
-            try:
-                row = {
-                    "topic": said["topic"], "partition": int(said["partition"]), "offset": int(said["offset"]),
-                    "reason": said["reason"], "error": said["error"], "worker": said["worker"],
-                    "time": datetime.fromisoformat(said["time"]).astimezone(UTC),
-                    "key": record.key, "value": record.value,
-                }  # fmt: skip
-            except (KeyError, ValueError, OverflowError):
-                continue  # not one of ours; it stays on the topic
-            if 0 <= row["partition"] < 2**31 and 0 <= row["offset"] < 2**63:
-                rows.append(row)
-        if rows:
-            topic_id = self._topic_ids[topics.DEAD_LETTERS]
-            name = f"{topic_id}-{partition.partition}-{records[0].offset}-{records[-1].offset}"
+        """Keeps them for queries. What is no letter of a worker stands there as one about itself: it is on
+        dead-letters already, and sending it there again would never end."""
+        rows = [self._letter(record) for record in records]
+        topic_id = self._topic_ids[topics.DEAD_LETTERS]
+        name = f"{topic_id}-{partition.partition}-{records[0].offset}-{records[-1].offset}"
+        try:
             history.append_dead_letters(self._data, rows, name)
+        except history.Unwritable as error:
+            raise Retry(str(error)) from error
         return len(rows)
+
+    def _letter(self, record: Any) -> dict[str, Any]:
+        try:
+            check_readable(record)
+            said = dead_letter_schema.decode_headers(record.headers)
+        except BadMessage as error:
+            said = {
+                "topic": topics.DEAD_LETTERS, "partition": record.partition, "offset": record.offset,
+                "reason": error.reason, "error": str(error)[: dead_letter_schema.MAX_ERROR_CHARS],
+                "worker": self.name, "time": self._now(),
+            }  # fmt: skip
+        return said | {"key": record.key, "value": record.value}
 
 
 def _fact(row: dict[str, Any], cause: Cause) -> NewFact:

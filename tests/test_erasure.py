@@ -1,0 +1,246 @@
+"""Erasure: nothing of a text is left in the data folder, and the memory is as if it had only been forgotten."""
+
+import fcntl
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from kafka.errors import KafkaTimeoutError
+from test_writer import HOME, agree, batch, decided, message, row, take, writer
+
+from pipeline import history, query
+from pipeline.bank import Bank, fold, memory_id
+from pipeline.decision import Decision
+from pipeline.erasure import erase
+from pipeline.words import split
+from workers.loop import Retry
+from workers.writer import check_rows, decide_rows
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+SECRET = "Torben Betts was from Munich."
+SAID = [
+    SECRET, "The Harlow lamp is made of walnut.", "torben betts was from MUNICH!", "Torben Betts was from Perth.",
+    "Ines Okafor keeps the rota.", SECRET,
+]  # fmt: skip
+MEMORY = memory_id("default", SECRET)
+WORDS = (b"Munich", b"MUNICH")
+
+
+def ask(kind: str, offset: int, memory: str = MEMORY) -> bytes:
+    return message(row(offset, "", kind=kind, forget=memory))
+
+
+def said(offset: int, text: str) -> bytes:
+    """A fact as the encoder sends it; its vectors say whose they are."""
+    words = len(split(text))
+    return message(row(offset, text, vectors=bytes([offset + 1] * words)))
+
+
+def everything(data: Path) -> Iterator[tuple[Path, str]]:
+    """Each Parquet file below the data folder, and all that it says."""
+    for path in data.rglob("*"):
+        if path.suffix == ".parquet":
+            yield path, repr(pq.ParquetFile(path).read().to_pylist())
+        elif path.is_file():
+            yield path, repr(path.read_bytes())
+
+
+def holding(data: Path) -> list[str]:
+    return [path.name for path, text in everything(data) if any(word.decode() in text for word in WORDS)]
+
+
+def fill(data: Path) -> None:
+    """Answers and dead letters, of which some say it."""
+    answer = {
+        "namespaces": ["default"], "use_memory": True, "memory_ids": [], "gates": [], "finish_reason": "stop",
+        "answered_at": NOW, "partition": 0,
+    }  # fmt: skip
+    rows: list[dict[str, Any]] = [
+        {"request_id": "quotes", "prompt": f"{SECRET} Really?", "text": "yes", "offset": 0},
+        {
+            "request_id": "used",
+            "prompt": "Where from?",
+            "text": "He is from Munich.",
+            "memory_ids": [MEMORY],
+            "offset": 1,
+        },
+        {"request_id": "other", "prompt": "The lamp", "text": "is old.", "offset": 2},
+    ]
+    history.append_generations(data, [answer | one for one in rows], "a")
+    letter = {
+        "topic": "facts",
+        "partition": 0,
+        "reason": "r",
+        "error": "e",
+        "worker": "w",
+        "time": NOW,
+        "key": b"default",
+    }
+    values = [json.dumps({"text": SECRET, "no": 1}).encode(), b"{", None]
+    history.append_dead_letters(data, [letter | {"offset": n, "value": v} for n, v in enumerate(values)], "a")
+
+
+def run(data: Path, kind: str) -> Bank:
+    made, sent = writer(data)
+    for offset, text in enumerate(SAID[:3]):
+        made.process(batch(said(offset, text), start=offset))
+    made.process(batch(*(said(n, text) for n, text in enumerate(SAID))))
+    fill(data)
+    made.process(batch(ask(kind, 6), start=6))
+    agree(sent, data)
+    return made._held[HOME].bank
+
+
+def test_nothing_of_the_text_is_left_and_all_else_is_as_it_was(tmp_path: Path) -> None:
+    kept = run(tmp_path / "kept", "forget")
+    erased = run(tmp_path / "erased", "erase")
+    assert len(holding(tmp_path / "kept")) == 6 and holding(tmp_path / "erased") == []
+    assert fold(decided(tmp_path / "erased")).digest() == erased.digest() == kept.digest()
+    assert erased.positions("default") == kept.positions("default")
+    before, after = decided(tmp_path / "kept"), decided(tmp_path / "erased")
+    assert [d.cause for d in after] == [d.cause for d in before]
+    assert [d.outcome for d in after[:-1]] == [d.outcome for d in before[:-1]]
+    assert (before[-1].outcome, after[-1].outcome) == ("forgotten", "erased")
+    for a, b in zip(after, before, strict=True):
+        if not any(word.decode() in (b.text or "") for word in WORDS):
+            assert a.text == b.text and (a.vectors is None) == (b.vectors is None)
+        else:
+            assert (a.text, a.vectors, a.priors, a.surprisals) == (None, None, None, None)
+            assert (a.loss_delta, a.importance, a.memory_id) == (b.loss_delta, b.importance, b.memory_id)
+    told = query.run(tmp_path / "erased", "select text from memories order by text").to_pylist()
+    assert told == query.run(tmp_path / "kept", "select text from memories order by text").to_pylist()
+    answers = query.run(tmp_path / "erased", "select request_id, prompt, text from generations").to_pylist()
+    assert {r["request_id"]: (r["prompt"], r["text"]) for r in answers} == {
+        "quotes": ("", ""), "used": ("", ""), "other": ("The lamp", "is old.")
+    }  # fmt: skip
+    letters = query.run(tmp_path / "erased", 'select value from dead_letters order by "offset"').to_pylist()
+    assert [r["value"] for r in letters] == [None, b"{", None]
+
+
+def test_what_was_decided_stays_decided(tmp_path: Path) -> None:
+    run(tmp_path, "erase")
+    count = len(decided(tmp_path))
+    again, _ = writer(tmp_path)
+    again.process(batch(*(message(row(n, text)) for n, text in enumerate(SAID))))
+    again.process(batch(ask("erase", 6), start=6))
+    assert len(decided(tmp_path)) == count and holding(tmp_path) == []
+
+
+def test_it_may_be_learned_again_and_is_then_kept(tmp_path: Path) -> None:
+    made, sent = writer(tmp_path)
+    made.process(batch(message(row(0, SECRET))))
+    made.process(batch(ask("erase", 1), message(row(2, SECRET)), start=1))
+    made.process(batch(message(row(3, SAID[1])), start=3))
+    assert [d.text for d in decided(tmp_path)] == [None, None, SECRET, SAID[1]]
+    other, told = writer(tmp_path)
+    assert other._held[HOME].bank.digest() == made._held[HOME].bank.digest()
+    assert other._held[HOME].bank.get("default", MEMORY) is not None
+    told.records = sent.records + told.records
+    agree(told, tmp_path)
+
+
+def test_a_memory_that_left_before_is_erased_too(tmp_path: Path) -> None:
+    made, _ = writer(tmp_path)
+    made.process(batch(message(row(0, SECRET)), message(row(1, "Torben Betts was from Perth."))))
+    assert [d.outcome for d in decided(tmp_path)] == ["learned", "superseded"]
+    made.process(batch(ask("erase", 2), start=2))
+    assert holding(tmp_path) == [] and made._held[HOME].bank.size("default") == 1
+
+
+@pytest.mark.parametrize("step", range(9))
+def test_a_crash_at_any_step_is_made_good_by_the_next_writer(
+    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps: before each replacement of a file, of which there are seven here, and before the changelog is told."""
+    expected = run(tmp_path / "undisturbed", "forget").digest()
+    data = tmp_path / "data"
+    made, sent = writer(data)
+    for offset, text in enumerate(SAID):
+        made.process(batch(said(offset, text), start=offset))
+    fill(data)
+    replaced, count = Path.replace, iter(range(1000))
+
+    def failing(self: Path, target: Path) -> Path:
+        if next(count) == step:
+            raise KeyboardInterrupt  # as good as a kill: nothing that runs after it may matter
+        return replaced(self, target)
+
+    monkeypatch.setattr(Path, "replace", failing)
+    sent.failures = 1  # where the erasure came to its end, the changelog is not told
+    with pytest.raises((KeyboardInterrupt, KafkaTimeoutError)):
+        made.process(batch(ask("erase", 6), start=6))
+    monkeypatch.setattr(Path, "replace", replaced)
+    assert decided(data)[-1].outcome == "erased"  # decided, hence to be done
+    other, told = writer(data)
+    assert holding(data) == []
+    assert other._held[HOME].bank.digest() == fold(decided(data)).digest()
+    assert other._held[HOME].bank.digest() == expected
+    told.records = sent.records + told.records
+    agree(told, data)
+
+
+def test_two_writers_never_change_a_file_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, _ = writer(tmp_path)
+    made.process(batch(message(row(0, SECRET))))
+    monkeypatch.setattr(history.locked.__wrapped__, "__defaults__", (0.1,))  # type: ignore[attr-defined]
+    with (tmp_path / "history" / f"partition={HOME}" / ".lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(Retry, match="another process holds it"):
+            made.process(batch(ask("erase", 1), start=1))
+    take(made)
+    assert holding(tmp_path) == []
+
+
+def test_a_row_without_a_text_that_nobody_erased_is_damage(tmp_path: Path) -> None:
+    made, _ = writer(tmp_path)
+    made.process(batch(message(row(0, SECRET))))
+    [path] = history.files(tmp_path, HOME)
+    table = history.read_table(path)
+    bare = table.set_column(5, table.schema.field(5), pa.nulls(1, pa.string()))
+    pq.write_table(bare, path)
+    with pytest.raises(history.HistoryError, match=r"0000000000\.parquet.*backup"):
+        decided(tmp_path)
+
+
+texts = st.sampled_from([f"The {name} of {place} is {what}." for name in ("mayor", "river") for place in ("Oslo", "Rome")
+    for what in ("Ada", "long", "old")])  # fmt: skip
+
+
+@examples(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(texts, st.booleans()), min_size=1, max_size=25), st.data())
+def test_the_fold_without_the_text_is_the_fold_with_it(
+    tmp_path_factory: pytest.TempPathFactory, script: list[tuple[str, bool]], data: Any
+) -> None:
+    """Facts, and requests to forget, in any order: erasing one memory changes no later decision."""
+    erased = memory_id("default", data.draw(texts))
+    banks: dict[str, Bank] = {}
+    made: dict[str, list[Decision]] = {}
+    for kind in ("forget", "erase"):
+        bank, folder = Bank(), tmp_path_factory.mktemp("data")
+        for n, (text, forget) in enumerate(script):
+            value = message(
+                row(n, "", kind="forget", forget=memory_id("default", text)) if forget else row(n, text)
+            )
+            history.append(folder, HOME, n, decide_rows(bank, check_rows(value), lambda: NOW))
+        n = len(script)
+        history.append(folder, HOME, n, decide_rows(bank, check_rows(ask(kind, n, erased)), lambda: NOW))
+        if kind == "erase":
+            erase(folder, HOME, n)
+            assert erase(folder, HOME, n) == 0
+        banks[kind] = fold(d for _, rows in history.read(folder, HOME) for d in rows)
+        assert banks[kind].digest() == bank.digest()
+        after = [row(n + 1 + i, text) for i, (text, _) in enumerate(script)]
+        made[kind] = decide_rows(banks[kind], check_rows(message(*after)), lambda: NOW)
+    plain = [
+        [(d.outcome, d.memory_id, d.nearest, d.importance) for d in made[kind]]
+        for kind in ("forget", "erase")
+    ]
+    assert plain[0] == plain[1] and banks["forget"].digest() == banks["erase"].digest()

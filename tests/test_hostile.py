@@ -1,0 +1,386 @@
+"""Nothing on a topic stops a worker, makes it grow, or is lost: hostile messages on every topic that is consumed.
+
+`HOSTILE_MESSAGES=20000 pytest tests/test_hostile.py -s` (`make hostile`) is the long run; it prints what it saw.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import hostile
+import pyarrow.parquet as pq
+import pytest
+from conftest import wait_until
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from kafka import TopicPartition
+from kafka.record.default_records import DefaultRecordBatch
+
+from pipeline.query import run as query
+from pipeline.records import from_record
+from schemas import topics
+from schemas.changelog import MemoryRecord, decode_changelog
+from schemas.common import BadMessage, decode
+from schemas.dead_letter import decode_headers
+from schemas.fact import Fact, decode_fact
+from schemas.hits import MemoryHits
+from schemas.request import GenerationRequest, decode_request
+from workers import broker, client
+from workers.kafka import KafkaSettings, partition_for
+from workers.topics import ensure_topics
+from workers.writer import check_rows
+
+MESSAGES = int(os.environ.get("HOSTILE_MESSAGES", "600"))
+CONSUMED = (
+    topics.FACTS, topics.FACT_ENCODINGS, topics.MEMORY_HITS, topics.MEMORY_CHANGELOG, topics.GENERATION_REQUESTS,
+    topics.DEAD_LETTERS,
+)  # fmt: skip
+GROWTH = 256 * 1024 * 1024
+"""Bytes that a worker may grow by under fire: what `workers.fetch` lets a poll bring, several times. One bomb is 1 GiB."""
+
+
+def taken(key: bytes | None, value: bytes | None) -> None:
+    record = decode_changelog(key, value)
+    if isinstance(record, MemoryRecord):
+        from_record(record)
+
+
+def hit(key: bytes | None, value: bytes | None) -> None:
+    """As the writer, which holds the key against the body."""
+    if decode(MemoryHits, value).namespace.encode() != key:
+        raise BadMessage("key-mismatch", "")
+
+
+DECODERS: dict[str, Callable[[bytes | None, bytes | None], object]] = {
+    topics.FACTS: decode_fact,
+    topics.FACT_ENCODINGS: lambda key, value: check_rows(value),
+    topics.MEMORY_HITS: hit,
+    topics.MEMORY_CHANGELOG: taken,
+    topics.GENERATION_REQUESTS: decode_request,
+    topics.DEAD_LETTERS: lambda key, value: decode_headers(
+        [("topic", key), ("offset", value), ("time", value)]
+    ),
+}
+NAMES = st.sampled_from(
+    [*sorted({name for body in hostile.GOOD.values() for name in body}), "forget", "messages", "role"]
+)
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | st.sampled_from(["default", hostile.ID])
+)
+JSON = st.recursive(
+    LEAVES,
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(NAMES | st.text(max_size=5), inner, max_size=6)
+    ),
+    max_leaves=20,
+)
+VALUES = (
+    st.none() | st.binary(max_size=400) | JSON.map(lambda body: json.dumps(body).encode("utf-8", "replace"))
+)
+
+
+@pytest.mark.parametrize("topic", CONSUMED)
+@examples(max_examples=300, deadline=None)
+@given(
+    key=st.none() | st.binary(max_size=80) | st.sampled_from(sorted(set(hostile.KEYS.values()))), value=VALUES
+)
+def test_a_decoder_takes_or_refuses_whatever_comes(
+    topic: str, key: bytes | None, value: bytes | None
+) -> None:
+    with suppress(BadMessage):
+        DECODERS[topic](key, value)
+
+
+@pytest.mark.parametrize("topic", sorted(hostile.GOOD))
+@examples(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_a_good_body_with_anything_in_a_field(topic: str, data: Any) -> None:
+    body = hostile.GOOD[topic] | {data.draw(NAMES): data.draw(JSON)}
+    with suppress(BadMessage):
+        DECODERS[topic](hostile.KEYS[topic], json.dumps(body).encode("utf-8", "replace"))
+
+
+@examples(max_examples=300, deadline=None)
+@given(st.sampled_from([topic for topic in CONSUMED if topic != topics.DEAD_LETTERS]), st.integers(0))
+def test_what_the_run_sends_is_refused(topic: str, seed: int) -> None:
+    with pytest.raises(BadMessage):
+        DECODERS[topic](*hostile.message(random.Random(seed), topic))
+
+
+@dataclass
+class Stack:
+    """`factstream up` with a small model, and what it uses of memory."""
+
+    process: subprocess.Popen[bytes]
+    data: Path
+    pids: dict[str, int]
+    settings: KafkaSettings
+    seen: dict[str, list[int]] = field(default_factory=dict)  # bytes resident, ten times a second
+    done: threading.Event = field(default_factory=threading.Event)
+
+    def watch(self) -> None:
+        while not self.done.wait(0.1):
+            for name in ("encoder", "writer", "generator"):
+                pages = int(Path(f"/proc/{self.pids[name]}/statm").read_text().split()[1])
+                self.seen.setdefault(name, []).append(pages * os.sysconf("SC_PAGESIZE"))
+
+
+@pytest.fixture
+def stack(tmp_path: Path, llama: Path) -> Any:
+    port, data = broker.free_port(), tmp_path / "data"
+    command = [
+        sys.executable,
+        "-m",
+        "workers.cli",
+        "up",
+        "--data",
+        str(data),
+        "--model",
+        str(llama),
+        "--json",
+    ]
+    if bootstrap := os.environ.get("KAFKA_BOOTSTRAP"):
+        prefix = f"h{os.getpid()}."
+        command += ["--bootstrap", bootstrap, "--topic-prefix", prefix]
+        settings = KafkaSettings(bootstrap, prefix)
+    else:
+        command += ["--port", str(port)]
+        settings = KafkaSettings(f"127.0.0.1:{port}")
+    env = {k: v for k, v in os.environ.items() if not k.startswith("FACTSTREAM_")}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=env)
+    try:
+        assert process.stdout is not None
+        ready = json.loads(process.stdout.readline())
+        made = Stack(process, data, ready["pids"], settings)
+        watcher = threading.Thread(target=made.watch)
+        watcher.start()
+        yield made
+        made.done.set()
+        watcher.join()
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def publish(settings: KafkaSettings, count: int, what: str) -> Counter[str]:
+    facts = [
+        ("default", Fact(text=f"The {what} lamp {n} is made of walnut {n}.", min_loss_delta=0.0))
+        for n in range(count)
+    ]
+    return client.publish(settings, facts, wait=True).outcomes
+
+
+def ask(settings: KafkaSettings) -> str:
+    *_, answer = client.ask(settings, GenerationRequest(prompt="The lamp is", max_new_tokens=4))
+    assert not getattr(answer, "error", None)
+    return str(answer)
+
+
+@pytest.mark.timeout(1800)
+def test_hostile_messages_are_dead_letters_and_nothing_else_happens(stack: Stack) -> None:
+    settings, dice = stack.settings, random.Random(7)
+    ensure_topics(settings)
+    assert sum(publish(settings, 20, "first").values()) == 20
+    ask(settings)
+    before = {name: sizes[-1] for name, sizes in stack.seen.items()}
+    started = time.monotonic()
+    sent = send(settings, dice)
+    letters = read_letters(settings, sent, stack)
+    took = time.monotonic() - started
+    for place, value in sent.items():
+        if place[0] != topics.DEAD_LETTERS:
+            assert place in letters, f"{place} is lost"
+            assert same(letters[place][0], value), f"{place} has other bytes"
+            assert letters[place][1], f"{place} has no reason"
+    reasons: dict[tuple[str, int, int], str] = {}
+    for file in (stack.data / "dead_letters").glob("*.parquet"):
+        for row in pq.read_table(file).to_pylist():
+            place = (row["topic"], row["partition"], row["offset"])
+            assert same(row["value"], sent[place]), f"{place} was kept with other bytes"
+            reasons[place] = row["reason"]
+    assert set(reasons) == set(sent)  # also those that were sent to dead-letters themselves
+    assert all(reasons.values())
+    told = query(stack.data, "select reason, count(*) as letters from dead_letters group by 1").to_pylist()
+    assert {row["reason"]: row["letters"] for row in told} == Counter(reasons.values())
+    assert sum(publish(settings, 20, "last").values()) == 20
+    ask(settings)
+    grown = {
+        name: (max(sizes) - before[name], sizes[-1] - before[name]) for name, sizes in stack.seen.items()
+    }
+    by_topic = Counter(topic for topic, _, _ in sent)
+    print(f"\n{len(sent)} hostile messages in {took:.0f} s: {dict(by_topic)}")
+    print("reasons:", dict(Counter(reasons.values()).most_common()))
+    for name, (most, last) in grown.items():
+        print(
+            f"{name}: {before[name] >> 20} MiB before, at most {most >> 20:+} MiB, {last >> 20:+} MiB at the end"
+        )
+    for name, pid in stack.pids.items():
+        assert Path(f"/proc/{pid}").exists(), f"the {name} was started again"
+    for name in stack.seen:
+        assert " ERROR failed" not in (log := (stack.data / "logs" / f"{name}.log").read_text()), log[-2000:]
+        assert log.count(" ready ") == 1
+        assert grown[name][0] < GROWTH, f"the {name} grew by {grown[name][0]} bytes"
+
+
+def test_a_flood_of_requests_costs_lag_and_each_is_answered_or_told(stack: Stack) -> None:
+    settings = stack.settings
+    ensure_topics(settings)
+    ask(settings)
+    before = {name: sizes[-1] for name, sizes in stack.seen.items()}
+    producer, count = settings.producer(), 1500
+    deadline = (datetime.now(UTC) + timedelta(seconds=3)).isoformat()
+    for n in range(count):  # 48 MB of prompts, all of which may be answered for three seconds
+        body = {
+            "prompt": "The lamp is " * 2700 if n % 2 else "The lamp is",
+            "max_new_tokens": 64,
+            "deadline": deadline,
+        }
+        producer.send(topics.GENERATION_REQUESTS, json.dumps(body).encode(), f"flood-{n}".encode())
+    producer.flush_or_raise()
+    producer.close()
+    told: dict[bytes, str] = {}
+    consumer = settings.consumer()
+    topic = settings.topic(topics.GENERATION_RESPONSES)
+    consumer.assign([TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic) or ())])
+    consumer.seek_to_beginning()
+
+    def answered() -> bool:
+        for records in consumer.poll(timeout_ms=500).values():
+            for record in records:
+                if record.key.startswith(b"flood-"):
+                    error = json.loads(record.value).get("error")
+                    told[record.key] = error["reason"] if error else "answered"
+        return len(told) == count
+
+    wait_until(answered, 150)
+    consumer.close()
+    reasons = Counter(told.values())
+    print("\n", dict(reasons))
+    assert reasons["deadline"] > 0 and set(reasons) <= {"answered", "deadline"}
+    ask(settings)  # and it goes on
+    check_growth(stack, before)
+
+
+def test_a_writer_that_stands_still_costs_lag_and_not_memory(stack: Stack) -> None:
+    settings, count = stack.settings, 1500
+    ensure_topics(settings)
+    publish(settings, 20, "first")
+    before = {name: sizes[-1] for name, sizes in stack.seen.items()}
+    os.kill(stack.pids["writer"], signal.SIGSTOP)
+    try:
+        told: list[Counter[str]] = []
+        thread = threading.Thread(target=lambda: told.append(publish(settings, count, "many")))
+        thread.start()
+        time.sleep(15)  # far past its session's end: the group has given its partitions up
+        assert not told
+    finally:
+        os.kill(stack.pids["writer"], signal.SIGCONT)
+    thread.join(120)
+    assert sum(told[0].values()) == count
+    decided = query(
+        stack.data, 'select count(*) as n, count(distinct (topic_id, partition, "offset")) as d from history'
+    )
+    assert decided.to_pylist() == [{"n": count + 20, "d": count + 20}]
+    check_growth(stack, before)
+
+
+def check_growth(stack: Stack, before: dict[str, int]) -> None:
+    for name, sizes in stack.seen.items():
+        most = max(sizes) - before[name]
+        print(f"{name}: {before[name] >> 20} MiB before, at most {most >> 20:+} MiB")
+        assert most < GROWTH, f"the {name} grew by {most} bytes"
+        log = (stack.data / "logs" / f"{name}.log").read_text()
+        assert " ERROR failed" not in log and log.count(" ready ") == 1
+
+
+def send(settings: KafkaSettings, dice: random.Random) -> dict[tuple[str, int, int], bytes | None]:
+    """Sends the messages, some as they are and some as batches that no client would make, and good ones between them;
+    what the bad ones are, by their place."""
+    producer, admin = settings.producer(), settings.admin()
+    home = partition_for("default", settings.partitions)
+    bombs = {size: hostile.bomb(size) for size in (32 << 20, 1 << 30)}
+    sent: dict[tuple[str, int, int], bytes | None] = {}
+    waiting: list[tuple[str, bytes | None]] = []
+
+    def confirm() -> None:
+        for (topic, value), told in zip(waiting, producer.flush_or_raise(), strict=True):
+            sent[topic, told.partition, told.offset] = value
+        waiting.clear()
+
+    for n in range(MESSAGES):
+        topic = CONSUMED[n % len(CONSUMED)]
+        if n % 20 < len(CONSUMED) and n % 3 == 0:
+            confirm()
+            raw = dice.choice([
+                bombs[32 << 20], bombs[1 << 30], hostile.batch(dice.randbytes(dice.randint(0, 300))),
+                hostile.batch(dice.randbytes(90), codec=dice.randint(1, 4)), hostile.batch(b"{}", crc=dice.randrange(2**32)),
+            ])  # fmt: skip
+            error, offset = hostile.produce(admin, settings.topic(topic), home, raw)
+            if not error:
+                sent[topic, home, offset] = raw
+                continue  # a broker that checks what it takes has refused it
+        key, value = hostile.message(dice, topic)
+        producer.send(topic, value, key, home)
+        waiting.append((topic, value))
+        if len(waiting) >= 200:
+            confirm()
+    confirm()
+    producer.close()
+    admin.close()
+    return sent
+
+
+def read_letters(
+    settings: KafkaSettings, sent: dict[Any, Any], stack: Stack
+) -> dict[Any, tuple[bytes | None, str]]:
+    """The letters of the workers by the place of what they are about; returns when the writer has kept all."""
+    consumer = settings.consumer()
+    letters: dict[Any, tuple[bytes | None, str]] = {}
+    topic = settings.topic(topics.DEAD_LETTERS)
+    consumer.assign([TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic) or ())])
+    consumer.seek_to_beginning()
+    wanted = {place for place in sent if place[0] != topics.DEAD_LETTERS}
+    last = time.monotonic()
+    while wanted - letters.keys():
+        for records in consumer.poll(timeout_ms=500).values():
+            for record in records:
+                with suppress(BadMessage):
+                    said = decode_headers(record.headers)
+                    letters[said["topic"], said["partition"], said["offset"]] = (record.value, said["reason"])
+                    last = time.monotonic()
+        if time.monotonic() - last > 60:
+            break
+    consumer.close()
+    wait_until(
+        lambda: (
+            query(stack.data, "select count(*) from dead_letters").to_pylist()[0]["count_star()"] >= len(sent)
+        ),
+        120,
+    )
+    return letters
+
+
+def same(letter: bytes | None, value: bytes | None) -> bool:
+    """Whether the bytes are those that were sent. Of a whole batch the broker has written the first 16: offset, length and
+    epoch."""
+    if letter is None or value is None or letter == value:
+        return letter == value
+    return letter[16:] == value[16:] and len(value) >= DefaultRecordBatch.HEADER_STRUCT.size

@@ -1,0 +1,209 @@
+"""What a consumer unpacks of what it fetched: record batches within bounds, and those that nobody can read as records.
+
+Knows Kafka's record batch (message format v2, KIP-98) and its four codecs, and nothing of what is in the records. The
+client by itself unpacks a batch whatever its size, ends at the first one that it cannot read, and has no snappy.
+Here a batch unpacks to `MAX_UNPACKED` bytes at most, a poll returns about `POLL_BYTES`, and a batch that cannot be
+read becomes one record, `Unreadable`, with the batch's own bytes: workers send it to the dead letters and go on.
+"""
+
+import gzip
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyarrow as pa
+import zstandard
+from kafka import KafkaConsumer
+from kafka.consumer.fetcher import ConsumerRecord, Fetcher
+from kafka.record.default_records import DefaultRecordBatch
+from kafka.record.util import decode_varint
+from lz4.frame import LZ4FrameFile
+
+MAX_UNPACKED = 17 * 1024 * 1024
+"""Bytes that a batch may unpack to: the largest record that any topic takes, and its framing."""
+POLL_BYTES = 32 * 1024 * 1024
+"""Bytes of keys, values and headers after which a poll returns what it has."""
+MAX_HEADERS = 64  # of a record
+MAX_WINDOW = (
+    1 << 24
+)  # bytes that a zstd frame may ask us to keep; Kafka's own levels up to 19 ask for half of it
+_XERIAL = b"\x82SNAPPY\x00"
+
+
+class Unreadable(ConsumerRecord):  # type: ignore[misc]
+    """A batch, or the rest of one, that cannot be read as records. `value` is the whole batch as the broker has it."""
+
+    error = ""
+
+
+def bound(consumer: KafkaConsumer) -> KafkaConsumer:
+    """Has the consumer, which is new, unpack what it fetches in this file's way. Returns it."""
+    fetcher = consumer._fetcher
+    fetcher.__class__ = _Fetcher
+    fetcher.share = max(1, POLL_BYTES // fetcher.config["max_poll_records"])
+    return consumer
+
+
+def unpack(codec: int, data: bytes) -> bytes:
+    """What a batch's records are packed from. Raises ValueError where that is too much, and whatever the codec raises."""
+    if codec == DefaultRecordBatch.CODEC_NONE:
+        return data
+    if codec == DefaultRecordBatch.CODEC_SNAPPY:
+        return _unsnap(data)
+    if codec not in _STREAMS:
+        raise ValueError(f"codec {codec} is unknown")
+    with _STREAMS[codec](io.BytesIO(data)) as stream:
+        parts, room = [], MAX_UNPACKED + 1
+        while room > 0 and (part := stream.read(min(room, 1 << 20))):
+            parts.append(part)
+            room -= len(part)
+    if room <= 0:
+        raise ValueError(f"it unpacks to more than {MAX_UNPACKED} bytes")
+    return b"".join(parts)
+
+
+_STREAMS: dict[int, Callable[[io.BytesIO], Any]] = {
+    DefaultRecordBatch.CODEC_GZIP: lambda data: gzip.GzipFile(fileobj=data),
+    DefaultRecordBatch.CODEC_LZ4: LZ4FrameFile,
+    DefaultRecordBatch.CODEC_ZSTD: lambda data: zstandard.ZstdDecompressor(
+        max_window_size=MAX_WINDOW
+    ).stream_reader(data, read_across_frames=True),
+}
+
+
+def _unsnap(data: bytes) -> bytes:
+    """Snappy, in the Java client's blocks (xerial) or as one block. Each block says first to how much it unpacks."""
+    blocks = [data]
+    if data.startswith(_XERIAL):
+        blocks, at = [], 16
+        while at < len(data):
+            size = int.from_bytes(data[at : at + 4], "big", signed=True)
+            if size <= 0 or at + 4 + size > len(data):
+                raise ValueError("a snappy block ends outside of the batch")
+            blocks.append(data[at + 4 : at + 4 + size])
+            at += 4 + size
+    parts, room = [], MAX_UNPACKED
+    for block in blocks:
+        size = shift = 0
+        for byte in block[:5]:
+            size |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                break
+        if (room := room - size) < 0:
+            raise ValueError(f"it unpacks to more than {MAX_UNPACKED} bytes")
+        parts.append(pa.decompress(block, size, codec="snappy", asbytes=True))
+    return b"".join(parts)
+
+
+class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
+    """The client's reader of one partition's part of a fetch, with its two unbounded steps replaced."""
+
+    share = 1
+
+    def take(self, n: int) -> list[Any]:
+        """The next records, until they cost `n`: see `_cost`."""
+        records: list[Any] = []
+        while n > 0 and self.record_iterator is not None:
+            if (record := next(self.record_iterator, None)) is None:
+                break
+            records.append(record)
+            n -= _cost(record, self.share)
+        return records
+
+    def _unpack_records(self, tp: Any, records: Any, *_: object) -> Iterator[Any]:
+        while (batch := records.next_batch()) is not None:
+            raw, last = bytes(batch._buffer), batch.base_offset
+            try:
+                if batch.magic != 2:
+                    raise ValueError(f"message format v{batch.magic}; only v2 is read")
+                last = max(last, batch.last_offset)
+                if not batch.validate_crc():
+                    raise ValueError("its checksum is wrong")
+                self.leader_epoch = batch.leader_epoch
+                if not batch.is_control_batch:
+                    for record in _records(tp, batch, raw):
+                        self.next_fetch_offset = record.offset + 1
+                        yield record
+            except Exception as error:  # of six libraries' decoders: none of them may end a worker
+                if last >= self.fetch_offset:
+                    self.next_fetch_offset = last + 1
+                    bad = _made(Unreadable, tp, batch, last, 0, None, raw, [])
+                    bad.error = f"a record batch that cannot be read: {type(error).__name__}: {error}"
+                    yield bad
+            # A compacted batch keeps the offset of its last record, which may be gone.
+            self.next_fetch_offset = max(self.next_fetch_offset, last + 1)
+        self.drain()
+
+
+def _records(tp: Any, batch: DefaultRecordBatch, raw: bytes) -> Iterator[Any]:
+    """The records of a batch. Of the headers the first `MAX_HEADERS` are read."""
+    data, at = unpack(batch.compression_type, raw[DefaultRecordBatch.HEADER_STRUCT.size :]), 0
+    for _ in range(batch.records_count):
+        size, at = decode_varint(data, at)
+        end = at + size
+        if size < 0 or end > len(data):
+            raise ValueError("a record ends outside of its batch")
+        since, at = decode_varint(data, at + 1)  # behind the attributes, of which there are none
+        place, at = decode_varint(data, at)
+        if not 0 <= place <= batch.last_offset_delta:
+            raise ValueError("a record's offset lies outside of its batch")
+        key, at = _field(data, at, end)
+        value, at = _field(data, at, end)
+        count, at = decode_varint(data, at)
+        headers = []
+        for _ in range(min(count, MAX_HEADERS)):
+            name, at = _field(data, at, end)
+            text, at = _field(data, at, end)
+            headers.append(((name or b"").decode("utf-8", "replace"), text))
+        time = batch.max_timestamp if batch.timestamp_type else batch.first_timestamp + since
+        yield _made(ConsumerRecord, tp, batch, batch.base_offset + place, time, key, value, headers)
+        at = end
+    if at != len(data):
+        raise ValueError("there are bytes behind the last record")
+
+
+def _field(data: bytes, at: int, end: int) -> tuple[bytes | None, int]:
+    size, at = decode_varint(data, at)
+    if at + size > end:
+        raise ValueError("a field ends outside of its record")
+    return (None, at) if size < 0 else (data[at : at + size], at + size)
+
+
+def _made(
+    kind: Any,
+    tp: Any,
+    batch: Any,
+    offset: int,
+    time: int,
+    key: bytes | None,
+    value: bytes | None,
+    headers: Any,
+) -> Any:
+    return kind(
+        tp.topic, tp.partition, getattr(batch, "leader_epoch", -1), offset, time, 0, key, value, headers, None,
+        len(key or b""), len(value or b""), -1,
+    )  # fmt: skip
+
+
+def _cost(record: Any, share: int) -> int:
+    """How many of a poll's records this one counts for, by its size."""
+    size = len(record.key or b"") + len(record.value or b"")
+    size += sum(len(name) + len(value or b"") for name, value in record.headers)
+    return 1 + size // share
+
+
+class _Fetcher(Fetcher):  # type: ignore[misc]
+    """The client's fetcher, whose polls are bounded by size and not only by number."""
+
+    share: int
+
+    def PartitionRecords(self, *args: Any, **kwargs: Any) -> _PartitionRecords:
+        made = _PartitionRecords(*args, **kwargs)
+        made.share = self.share
+        return made
+
+    def _append(self, drained: Any, part: Any, max_records: int, update_offsets: bool) -> int:
+        count: int = super()._append(drained, part, max_records, update_offsets)
+        taken = drained[part.topic_partition][-count:] if count else []
+        return sum(_cost(record, self.share) for record in taken)
