@@ -10,8 +10,9 @@ squares of nats, so that a name outweighs the wording around it.
 
 The gate is the covered share of what is at stake. A word that is missing weighs by the lesser of its information and
 its surprisal ("located" surprises nobody behind "Where is Oslo"), a name by its information; a missing word that is no
-name weighs little, for wording differs; a missing name beside a covered one weighs most: "Nissan Skyline" is not "Nissan Skyline GT-R", and
-"Perry Benson" is not "Perry Barr".
+name weighs little, for wording differs; a missing name beside a covered one weighs most: "Nissan Skyline" is not
+"Nissan Skyline GT-R", and "Perry Benson" is not "Perry Barr". At stake are the words of the clause that the answer
+stands in, so that of a long text no more than what is asked about is weighed.
 """
 
 from collections.abc import Sequence
@@ -26,10 +27,9 @@ from pipeline.words import likeness
 
 Floats = NDArray[np.float64]
 
-ONE_WORD = (
-    20.0  # nats squared: less than a word of wording says. No more than that is no sign of what is asked for
-)
+ONE_WORD = 20.0  # nats squared, less than a word says: no more than that is no sign of what is asked for
 NAMED = 0.3  # what a word that is a part of a name tells of what is asked for
+ANOTHER_CLAUSE = 0.5  # what it tells of the words of another clause of the same sentence
 REACH = 4.0  # words, over which a matching word tells less and less of what is asked for
 PART = 0.6  # of the most that a word of the fact says: less is a small word
 
@@ -41,14 +41,12 @@ class Words(NamedTuple):
     information: Floats  # [words] nats, among the facts of the bank
     surprisals: Floats  # [words] nats, where they stand
     marks: Floats  # [words] 0 to 1, how much each looks like a name
-    clauses: NDArray[np.int64]  # [words] the number of each one's clause
+    parts: NDArray[np.int64]  # [words, 2] the numbers of each one's sentence and clause
 
 
 class Alignment(NamedTuple):
     covered: Floats  # [fact's words] how well the prompt has it by its form: 0 to 1
-    span: tuple[
-        int, int
-    ]  # the answer: the heaviest run of words that the prompt lacks; (0, 0) when it lacks none
+    span: tuple[int, int]  # the answer: the heaviest run that the prompt lacks; (0, 0) when it lacks none
     share: float  # 0 to 1, how much of what is at stake matches: the gate opens by it
 
 
@@ -57,7 +55,8 @@ def align(prompt: Words, fact: Words, settings: Settings) -> Alignment:
         len(prompt.forms), len(fact.forms)
     )
     has, covered = same.max(1, initial=0.0), same.max(0, initial=0.0)
-    span = heaviest_lack(covered, fact.information**2 * _asked_of(prompt, fact, covered), _breaks(fact))
+    asked = _asked_of(prompt, fact, same)
+    span = heaviest_lack(covered, fact.information**2 * asked**2, _breaks(fact))
     at_stake = _at_stake(fact, covered, span)
     beside = at_stake.copy()
     beside[span[0] : span[1]] = False
@@ -96,7 +95,8 @@ def _missing(words: Words, has: Floats, of: NDArray[np.bool_], wording: float) -
 def _torn(words: Words, has: Floats) -> Floats:
     """The mass of each name that is missing right beside a name that is not: parts of one name, torn apart."""
     named = words.marks * (has >= 0.5) * words.information
-    beside = np.maximum(np.append(named[1:], 0.0), np.append(0.0, named[:-1]))
+    joined = words.parts[1:, 1] == words.parts[:-1, 1]
+    beside = np.maximum(np.append(named[1:] * joined, 0.0), np.append(0.0, named[:-1] * joined))
     return np.asarray(words.marks * (has < 0.5) * _weights(words) * beside)
 
 
@@ -109,15 +109,19 @@ def _in_its_place(prompt: Words, fact: Words, covered: Floats) -> bool:
     if not behind or prompt.information[-len(behind) :].max() < PART * fact.information.max(initial=0.0):
         return False
     return any(
-        list(fact.forms[i : i + len(behind)]) == behind and fact.marks[i - 1] > 0 and covered[i - 1] <= 0.5
+        list(fact.forms[i : i + len(behind)]) == behind
+        and fact.marks[i - 1] > 0
+        and covered[i - 1] <= 0.5
+        and (fact.parts[i - 1] == fact.parts[i]).all()
         for i in range(1, len(fact.forms) - len(behind) + 1)
     )
 
 
-def _asked_of(prompt: Words, fact: Words, covered: Floats) -> Floats:
+def _asked_of(prompt: Words, fact: Words, same: Floats) -> Floats:
     """How much each of the fact's words is asked for, 0 to 1. Names say whom the whole fact is about; the other words
     that match say which of its clauses is meant, and which word of it: one near to them."""
-    told = covered * fact.information**2 * (1.0 - np.minimum(1.0, 2 * fact.marks))
+    wording = 1.0 - np.minimum(1.0, 2 * np.maximum(prompt.marks[:, None], fact.marks))
+    told = (same * wording).max(0, initial=0.0) * fact.information**2
     pairs = set(pairwise(prompt.forms))
     for i, pair in enumerate(
         pairwise(fact.forms)
@@ -125,14 +129,18 @@ def _asked_of(prompt: Words, fact: Words, covered: Floats) -> Floats:
         if pair in pairs and (fact.marks[i] > 0) != (fact.marks[i + 1] > 0):
             told[i if fact.marks[i + 1] > 0 else i + 1] *= NAMED
     places = np.arange(len(told))
-    near = np.exp(-np.abs(places[:, None] - places) / REACH) * (fact.clauses[:, None] == fact.clauses)
+    near = np.exp(-np.abs(places[:, None] - places) / REACH)
+    sentences, clauses = fact.parts.T
+    near *= sentences[:, None] == sentences
+    near *= np.where(clauses[:, None] == clauses, 1.0, ANOTHER_CLAUSE)
     asked = near @ told + ONE_WORD
     return np.asarray(asked / asked.max(initial=ONE_WORD))
 
 
 def _breaks(fact: Words) -> NDArray[np.bool_]:
     """Before which words an answer ends at the latest: at a new clause, and at two small words, but for those in a name."""
-    breaks = np.append(True, fact.clauses[1:] != fact.clauses[:-1])[: len(fact.clauses)]
+    clauses = fact.parts[:, 1]
+    breaks = np.append(True, clauses[1:] != clauses[:-1])[: len(clauses)]
     small = fact.information < PART * fact.information.max(initial=0.0)
     for i in range(1, len(small) - 2):
         if small[i] and small[i + 1] and not (fact.marks[i - 1] and fact.marks[i + 2]):
@@ -141,16 +149,18 @@ def _breaks(fact: Words) -> NDArray[np.bool_]:
 
 
 def _at_stake(fact: Words, covered: Floats, span: tuple[int, int]) -> NDArray[np.bool_]:
-    """The words of the answer's clause, and, where no name of it matches, the text's first name: what it is about."""
+    """The words of the answer's clause, and the names of its sentence that match, whole. Where none of it matches, the
+    text's first name: what it is about."""
     if span == (0, 0):
         return np.ones(len(covered), bool)
-    clause: NDArray[np.bool_] = fact.clauses == fact.clauses[span[0]]
-    if not (clause & (covered > 0.5) & (fact.marks > 0)).any():
-        named = np.flatnonzero(fact.marks > 0)
-        if len(named):
-            after = np.flatnonzero(fact.marks[named[0] :] == 0)
-            clause[named[0] : named[0] + (after[0] if len(after) else len(covered))] = True
-    return clause
+    sentence, clause = (fact.parts == fact.parts[span[0]]).T
+    stake: NDArray[np.bool_] = clause.copy()
+    named = fact.marks > 0
+    begins = np.diff(named, prepend=False) | (np.diff(fact.parts[:, 1], prepend=0) != 0)
+    names = np.cumsum(begins) * named  # the number of each word's name, 0 for none
+    matched = set(names[sentence & (covered > 0.5)].tolist()) - {0}
+    stake |= np.isin(names, list(matched or set(names[named][:1].tolist())))
+    return stake
 
 
 def heaviest_lack(covered: Floats, mass: Floats, breaks: NDArray[np.bool_]) -> tuple[int, int]:

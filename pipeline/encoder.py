@@ -129,6 +129,7 @@ class Encoder:
             np.array([losses[owner == w].sum() for w in kept], np.float32),
             self._marks(text, [words[w] for w in kept], priors),
             np.array([states[owner == w][-1] for w in kept], np.float32).reshape(len(kept), states.shape[1]),
+            self.informative,
         )
 
     def _marks(self, text: str, words: list[Word], priors: NDArray[np.float32]) -> list[float]:

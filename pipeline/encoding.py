@@ -32,3 +32,4 @@ class Asked:
     surprisals: NDArray[np.float32]  # [words] in the prompt, nats
     marks: list[float]  # 0 to 1, how much each looks like a name: words.marked
     vectors: NDArray[np.float32]  # [words, d] whitened states, unit vectors
+    informative: float  # nats: what a word must say at least, to be more than wording

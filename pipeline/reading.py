@@ -21,9 +21,12 @@ from torch import Tensor
 
 from pipeline.retrieval import Retrieved
 from pipeline.settings import Settings
-from pipeline.words import Word, begins_sentence, blank_before, clauses, form_of, likeness, sentence_of, split
+from pipeline.words import Word, begins_sentence, blank_before, form_of, likeness, marked, parts, split
 
-A_NUMBER = -7.0  # nats: log p of one number where any may stand
+ANY_WORD = -7.0  # nats: log p of one word, or number, where any may stand
+BESIDE_A_NAME = (
+    2.0  # nats by which a word of the answer that is no name is less likely to be entered at than one that is
+)
 SAID_BEFORE = 8  # words of the context that the words before an entry are compared with
 
 
@@ -147,7 +150,7 @@ class Reading:
             entries = [] if self._spoken[m] else self._entries(fact, said, before)
             if not entries:
                 continue
-            logits = [entry.bias + 0.5 * self._possible(log_p, entry.tokens) for entry in entries]
+            logits = [entry.bias + 0.5 * self._possible(log_p, entry) for entry in entries]
             top = max(logits)
             shares = [math.exp(logit - top) for logit in logits]
             for led, one in enumerate(
@@ -162,10 +165,11 @@ class Reading:
             ]
         return [run for run in runs if run.weight > 1e-4]
 
-    def _possible(self, log_p: Tensor, tokens: tuple[int, ...]) -> float:
-        """log p of the run's first token. That of a blank alone (before a number, for some tokenizers) tells nothing."""
-        first = float(log_p[tokens[0]])
-        return min(first, A_NUMBER) if tokens[:1] == self._blank else first
+    def _possible(self, log_p: Tensor, entry: _Entry) -> float:
+        """log p of the run's first token, where it tells something: a blank alone (before a number, for some tokenizers)
+        does not, nor does a word of the fact's wording, which may come anywhere."""
+        first = float(log_p[entry.tokens[0]])
+        return min(first, ANY_WORD) if not entry.answers or entry.tokens[:1] == self._blank else first
 
     def _entries(self, fact: _Fact, said: set[str], before: str) -> list[_Entry]:
         """Each run of words that neither the prompt nor the answer so far has."""
@@ -216,7 +220,10 @@ class Reading:
 
 def _fact(hit: Retrieved, informative: float, settings: Settings) -> _Fact:
     memory, words, (first, last) = hit.memory, split(hit.memory.text), hit.alignment.span
-    clause_of = clauses(memory.text, words)
+    most = max(float(memory.priors.max(initial=0.0)), 1e-9)
+    marks = marked(memory.text, words, [float(prior) / most for prior in memory.priors])
+    places = parts(memory.text, words)
+    here = places[min(first, len(words) - 1)]
     return _Fact(
         memory.text,
         words,
@@ -229,11 +236,15 @@ def _fact(hit: Retrieved, informative: float, settings: Settings) -> _Fact:
             2.0 * math.log(max(float(information), 0.1))
             + math.log(max(float(surprisal), 0.1))
             - settings.outside_span * (not first <= i < last)
-            - settings.outside_span * (clause != clause_of[min(first, len(words) - 1)])
-            for i, (information, surprisal, clause) in enumerate(
-                zip(hit.information, memory.surprisals, clause_of, strict=True)
+            - BESIDE_A_NAME * (first <= i < last and not marks[i] and any(marks[first:last]))
+            - settings.outside_span * (place.clause != here.clause)
+            for i, (information, surprisal, place) in enumerate(
+                zip(hit.information, memory.surprisals, places, strict=True)
             )
         ],
         (first, last),
-        sentence_of(memory.text, words, first),
+        (
+            next(i for i, place in enumerate(places) if place.sentence == here.sentence),
+            sum(place.sentence <= here.sentence for place in places),
+        ),
     )

@@ -2,7 +2,7 @@
 
 Three steps, each exact over what the one before leaves: words and pooled states find candidates through the bank's
 index; late interaction over word states and the rarity of what is matched rank them; alignment opens the gates of the
-best. Knows no model: the prompt comes encoded.
+best. A prompt that asks through the best one is answered by another (hop.py). Knows no model: the prompt comes encoded.
 
     score = (trial_weight + alignment's share) ·
             (sum over the prompt's words of information · likeness of states  (late interaction: Khattab & Zaharia 2020)
@@ -12,19 +12,19 @@ best. Knows no model: the prompt comes encoded.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import islice
 
 import numpy as np
 
-from pipeline.alignment import PART, Alignment, Floats, Words, align, gate
+from pipeline.alignment import Alignment, Floats, Words, align, gate
 from pipeline.bank import Bank
 from pipeline.decision import Memory
 from pipeline.encoding import Asked
+from pipeline.hop import hop
 from pipeline.index import Index, pool
 from pipeline.settings import Settings
 from pipeline.vectors import unpack
-from pipeline.words import clauses, likeness, marked, split
+from pipeline.weights import belonging, information_of, words_of
+from pipeline.words import split
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,12 @@ def retrieve(bank: Bank, namespaces: Sequence[str], asked: Asked, k: int) -> lis
     found = [hit for namespace in namespaces for hit in _of_namespace(bank, namespace, asked, max(k, 2))]
     found.sort(key=lambda hit: (hit.score, hit.memory.observed_at, hit.memory.memory_id), reverse=True)
     found = _newest_of_a_kind(found[: max(k, 2)])
-    if found and found[0].gate and (beyond := _beyond(bank, namespaces, asked, found[0])):
-        found = [beyond, *(replace(hit, gate=0.0) for hit in found if hit.memory is not beyond.memory)]
+    if found and found[0].gate:
+        first = found[0]
+        if second := hop(bank, namespaces, asked, first.memory, first.information, first.alignment):
+            opens = gate(second.alignment.share, bank.settings)
+            beyond = Retrieved(second.memory, second.information, second.alignment, first.score, opens)
+            found = [beyond, *(replace(hit, gate=0.0) for hit in found if hit.memory is not beyond.memory)]
     return found[:k]
 
 
@@ -51,7 +55,7 @@ def _of_namespace(bank: Bank, namespace: str, asked: Asked, k: int) -> list[Retr
     if index is None or not bank.size(namespace) or not asked.forms:
         return []
     size = bank.size(namespace)
-    information = _information(index, size, asked.forms, asked.priors, settings)
+    information = information_of(index, size, asked.forms, asked.priors, settings)
     # A word said again says nothing new: its last place counts, the one nearest to what is asked.
     information *= [form not in asked.forms[i + 1 :] for i, form in enumerate(asked.forms)]
     ids = _candidates(index, asked, information, settings)
@@ -64,34 +68,21 @@ def _of_namespace(bank: Bank, namespace: str, asked: Asked, k: int) -> list[Retr
     marks = np.array(asked.marks)
     prompt = Words(
         asked.forms,
-        _belonging(information, asked.priors * (information > 0), marks),
+        belonging(information, asked.priors * (information > 0), marks),
         asked.surprisals.astype(float),
         marks,
-        np.zeros(len(marks), int),
+        np.zeros((len(marks), 2), int),
     )
     hits = []
     for i in best:
         memory = memories[i]
-        said = _information(index, size, [w.form for w in split(memory.text)], memory.priors, settings)
-        alignment = align(prompt, _words_of(memory, said), settings)
+        said = information_of(index, size, [w.form for w in split(memory.text)], memory.priors, settings)
+        alignment = align(prompt, words_of(memory, said), settings)
         # A match of wording alone ("… belongs to the organization of") may score high; what is torn or missing tells.
         score = float(scores[i]) * (settings.trial_weight + alignment.share)
         score += abs(score) * _favour(memory, least, asked, settings)
         hits.append(Retrieved(memory, said, alignment, score, gate(alignment.share, settings)))
     return sorted(hits, key=lambda hit: (-hit.score, hit.memory.memory_id))[:k]
-
-
-def _information(
-    index: Index, size: int, forms: Sequence[str], priors: Sequence[float] | np.ndarray, settings: Settings
-) -> Floats:
-    """What each word says among these facts, nats. A word that the facts use says less than it does elsewhere, never
-    more; one use is not counted: being in one fact is no sign of being common."""
-    pseudo, said = settings.pseudo_facts, []
-    for form, prior in zip(forms, priors, strict=True):
-        others = max(0, len(index.holding(form)) - 1)
-        here = math.log((size + pseudo) / (others + pseudo * math.exp(-float(prior))))
-        said.append(max(0.0, min(here, float(prior))))
-    return np.array(said)
 
 
 def _candidates(index: Index, asked: Asked, information: Floats, settings: Settings) -> list[str]:
@@ -149,81 +140,6 @@ def _rarity(
             known[shared] = rarity * (sum(masses[f] for f in shared) / total) ** 2
         rarities.append(known[shared])
     return np.array(rarities)
-
-
-def _words_of(memory: Memory, information: Floats) -> Words:
-    """The memory's words as alignment takes them; information: what each says among the facts."""
-    words = split(memory.text)
-    most = max(float(memory.priors.max(initial=0.0)), 1e-9)
-    marks = np.array(marked(memory.text, words, [float(p) / most for p in memory.priors]))
-    parts = np.array(clauses(memory.text, words), int)
-    weighed = _belonging(information, memory.priors, marks)
-    return Words([w.form for w in words], weighed, memory.surprisals.astype(float), marks, parts)
-
-
-def _belonging(information: Floats, priors: np.ndarray, marks: Floats) -> Floats:
-    """What a word says about whether prompt and fact belong together. A name that half of the facts have does not tell
-    them apart, yet a prompt with that name is about them: names count by what they say elsewhere."""
-    named = np.minimum(1.0, 2 * marks)
-    return np.asarray(information * (1.0 - named) + priors * named)
-
-
-def _beyond(bank: Bank, namespaces: Sequence[str], asked: Asked, first: Retrieved) -> Retrieved | None:
-    """The memory that answers through the first one ("Where is the maker of X?"): it is about what the first one answers,
-    has of the prompt what the first one lacks, and its own answer comes behind these."""
-    words, (start, end) = split(first.memory.text), first.alignment.span
-    forms = [w.form for w in words]
-    least = PART * float(asked.priors.max(initial=0.0))
-    rest = [
-        i
-        for i, (form, prior) in enumerate(zip(asked.forms, asked.priors.tolist(), strict=True))
-        if prior >= least
-        and not asked.marks[i]
-        and max(map(partial(likeness, form), forms), default=0.0) <= 0.5
-    ]
-    told = _words_of(first.memory, first.information)
-    bridge = [i for i in range(start, end) if told.marks[i] > 0]
-    # "produced by" instead of "developed by" is another wording, one word for one: what is asked beyond it is more.
-    instead = (first.alignment.covered <= 0.5) & (told.marks == 0) & (first.memory.priors >= least)
-    instead[start:end] = False
-    if len(rest) < 2 or len(rest) <= instead.sum() or not bridge:
-        return None
-    prompt = Words(
-        [*(asked.forms[i] for i in rest), *(forms[i] for i in bridge)],
-        np.concatenate([asked.priors[rest], told.information[bridge]]).astype(float),
-        np.concatenate([asked.surprisals[rest], told.surprisals[bridge]]).astype(float),
-        np.concatenate([np.zeros(len(rest)), told.marks[bridge]]),
-        np.zeros(len(rest) + len(bridge), int),
-    )
-    best: Retrieved | None = None
-    for namespace in namespaces:
-        for memory in _about(bank, namespace, [forms[i] for i in bridge]):
-            if memory.memory_id == first.memory.memory_id:
-                continue
-            index, settings = bank.index(namespace), bank.settings
-            assert index is not None
-            fact_forms = [w.form for w in split(memory.text)]
-            information = _information(index, bank.size(namespace), fact_forms, memory.priors, settings)
-            alignment = align(prompt, _words_of(memory, information), settings)
-            answers = [i for i, c in enumerate(alignment.covered.tolist()) if c > 0.5]
-            asks = any(likeness(asked.forms[i], fact_forms[a]) > 0.5 for a in answers for i in rest)
-            if not asks or max(answers) >= alignment.span[0]:
-                continue
-            opens = gate(alignment.share, settings)
-            if opens and (best is None or alignment.share > best.alignment.share):
-                best = Retrieved(memory, information, alignment, first.score, opens)
-    return best
-
-
-def _about(bank: Bank, namespace: str, forms: Sequence[str]) -> list[Memory]:
-    """Memories that have all these words, the newest first, a bounded number of them."""
-    index = bank.index(namespace)
-    if index is None:
-        return []
-    rarest, *others = sorted((index.holding(form) for form in forms), key=len)
-    having = (m for m in islice(reversed(rarest), bank.settings.postings) if all(m in ids for ids in others))
-    memories = (bank.get(namespace, m) for m in islice(having, bank.settings.candidates))
-    return [memory for memory in memories if memory is not None]
 
 
 def _favour(memory: Memory, least: float, asked: Asked, settings: Settings) -> float:

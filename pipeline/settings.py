@@ -34,9 +34,9 @@ class Settings:
     """What a missing word that is no name counts, to one that is."""
     torn_weight: float = 1.0
     """What a missing name beside a name that is there counts more than its mass."""
-    gate_open: float = 0.70
+    gate_open: float = 0.62
     """Below this share of what is at stake a memory does not speak at all."""
-    gate_full: float = 0.85
+    gate_full: float = 0.80
     """From this share on it speaks with all its weight; in between its weight rises linearly."""
     importance_weight: float = 0.01
     """What a doubling of the importance adds to the score, as a share of it."""

@@ -22,7 +22,7 @@ _WITHOUT_BLANKS = re.compile(f"[{_UNSPACED}]")
 _BEFORE_A_SENTENCE = ("", ".", "!", "?", ":", "\n", "…", "。")
 
 # A comma within a number, and a point within a name ("F.C."), have no blank behind them; where no blanks are put they need none.
-_PARTS = re.compile(r"[.,;:!?…](?=[\s\"'”’»)\]])|[。、，；：！？]|\n")
+_PARTS = re.compile(r"[,;:](?=[\s\"'”’»)\]])|[、，；：]")
 _ENDS = re.compile(r"[.!?…](?=[\s\"'”’»)\]])|[。！？]|\n")
 _CLAUSE_WORDS = 3
 _LABEL = re.compile(r"\s*[^\W\d_]+\s*[:：]")
@@ -77,25 +77,24 @@ def marked(text: str, words: Sequence[Word], priors: Sequence[float]) -> list[fl
     return [min(1.0, max(0.0, (share - 0.7) / 0.25)) for share in priors]
 
 
-def clauses(text: str, words: Sequence[Word]) -> list[int]:
-    """For each word the number of its clause, from 0: marks that end or part sentences close one of three words or more."""
-    numbers, number, length = [], 0, 0
+class Part(NamedTuple):
+    """Where a word stands."""
+
+    sentence: int  # from 0
+    clause: int  # from 0, counted through the text
+
+
+def parts(text: str, words: Sequence[Word]) -> list[Part]:
+    """Where each word stands. A mark that parts a sentence closes a clause of three words or more."""
+    found, sentence, clause, length = [], 0, 0, 0
     for i, word in enumerate(words):
-        if length >= _CLAUSE_WORDS and _PARTS.search(text[words[i - 1].end : word.start]):
-            number, length = number + 1, 0
-        numbers.append(number)
+        gap = text[words[i - 1].end : word.start] if i else ""
+        ends = bool(_ENDS.search(gap))
+        if length and (ends or (length >= _CLAUSE_WORDS and _PARTS.search(gap))):
+            sentence, clause, length = sentence + ends, clause + 1, 0
+        found.append(Part(sentence, clause))
         length += 1
-    return numbers
-
-
-def sentence_of(text: str, words: Sequence[Word], index: int) -> tuple[int, int]:
-    """The words of the sentence that word `index` stands in: the first, and the one behind the last."""
-    first = last = index
-    while first > 0 and not _ENDS.search(text[words[first - 1].end : words[first].start]):
-        first -= 1
-    while last + 1 < len(words) and not _ENDS.search(text[words[last].end : words[last + 1].start]):
-        last += 1
-    return first, min(last + 1, len(words))
+    return found
 
 
 def begins_sentence(before: str) -> bool:

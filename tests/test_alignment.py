@@ -12,7 +12,7 @@ from pipeline.index import POOLED, Index
 from pipeline.relation import same_relation
 from pipeline.settings import Settings
 from pipeline.vectors import pack, unit, unpack
-from pipeline.words import clauses, form_of, marked, split
+from pipeline.words import form_of, marked, parts, split
 
 WORDING = {"is", "are", "by", "of", "the", "in", "was", "can", "be"}
 
@@ -24,7 +24,9 @@ def side(text: str) -> Words:
     says = np.array(
         [5.0 if w.form in WORDING else 13.0 if m else 9.0 for w, m in zip(words, marks, strict=True)]
     )
-    return Words([w.form for w in words], says, says, marks, np.array(clauses(text, words), int))
+    return Words(
+        [w.form for w in words], says, says, marks, np.array(parts(text, words), int).reshape(len(words), 2)
+    )
 
 
 def opened(prompt: str, fact: str) -> bool:
