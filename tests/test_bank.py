@@ -1,5 +1,6 @@
 """The memory bank: what becomes of a fact, and that the memory is a fold over what was decided."""
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -104,6 +105,23 @@ def test_a_full_namespace_evicts_from_the_largest_category_the_least_important()
     )
     assert [row.outcome for row in rows] == ["learned"] * 4 + ["evicted"]
     assert rows[-1].text == "Alpha." and len(bank) == 3
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.floats(0.5, 9.0)), min_size=1, max_size=120))
+def test_a_full_namespace_keeps_its_categories_in_balance(facts: list[tuple[str, float]]) -> None:
+    bank, capacity = Bank(Settings(capacity=12)), 12
+    for n, (category, delta) in enumerate(facts):
+        fact = NewFact(
+            "default", encoding(f"Subject{n:04}x.", delta), START, START, Cause("facts", "t", 0, n), category,
+            min_loss_delta=0.0,
+        )  # fmt: skip
+        for row in bank.decide(fact, START):
+            bank.apply(row)
+        assert len(bank) <= capacity
+    fed = Counter(category for category, _ in facts)
+    kept = Counter(memory.category for memory in bank.memories("default"))
+    for category, count in fed.items():
+        assert kept[category] >= min(count, capacity // len(fed)) / 2
 
 
 def test_a_use_and_a_half_life_move_the_importance() -> None:
