@@ -8,6 +8,7 @@ be that of a run on the same facts that nobody disturbed. The facts and the faul
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -301,6 +302,8 @@ class Run:
             return not publisher.is_alive() and len({row.cause for row in self._rows()}) >= len(facts)
 
         self._until(over, 300, "every fact decided")
+        with contextlib.suppress(AssertionError):  # the report tells what is left
+            self._until(lambda: not _differences(self.settings, self._banks()), 20, "the changelog")
         report.seconds = time.monotonic() - started
         self._finish(facts, report)
         return report
@@ -309,6 +312,12 @@ class Run:
         for number in history.partitions(self.data):
             for _, rows in history.read(self.data, number):
                 yield from rows
+
+    def _banks(self) -> dict[int, bank.Bank]:
+        return {
+            n: bank.fold(row for _, made in history.read(self.data, n) for row in made)
+            for n in history.partitions(self.data)
+        }
 
     def _finish(self, facts: Sequence[Pair], report: Report) -> None:
         for process in self.workers:
@@ -320,10 +329,7 @@ class Run:
         report.lost = len({f.fact_id for _, f in facts if isinstance(f, Fact)} - set(taken))
         report.twice = sum(count - 1 for count in taken.values())
         report.twice += sum(count - 1 for count in Counter(row.cause for row in rows).values())
-        banks = {
-            n: bank.fold(row for _, made in history.read(self.data, n) for row in made)
-            for n in history.partitions(self.data)
-        }
+        banks = self._banks()
         report.digest = bank.digest(banks.values())
         report.changelog = _differences(self.settings, banks)
 

@@ -22,6 +22,7 @@ from schemas.changelog import MemoryRecord, PositionRecord
 from schemas.common import decode
 from schemas.encoding import FACT_ENCODINGS, encode_batch
 from workers import loop
+from workers import writer as writer_module
 from workers.kafka import KafkaSettings, partition_for
 from workers.loop import Retry
 from workers.topics import ensure_topics
@@ -60,12 +61,15 @@ class Sent:
         record = SimpleNamespace(topic=topic, value=value, key=key, partition=partition, headers=headers)
         self._waiting.append(record)
 
-    def flush_or_raise(self) -> None:
+    def flush_or_raise(self) -> list[SimpleNamespace]:
         waiting, self._waiting = self._waiting, []
         if self.failures:
             self.failures -= 1
             raise KafkaTimeoutError("nobody acknowledged")
-        self.records += waiting
+        for record in waiting:
+            record.offset = sum((r.topic, r.partition) == (record.topic, record.partition) for r in self.records)
+            self.records.append(record)
+        return waiting
 
     def close(self) -> None: ...
 
@@ -78,12 +82,39 @@ class Sent:
 
 
 class Local(KafkaSettings):
+    """One cluster of its own: whoever asks it for a producer gets the same one, and reads what that one sent."""
+
     def producer(self) -> Any:
-        return Sent(self)
+        return self.__dict__.setdefault("sent", Sent(self))
+
+    def consumer(self, *_: Any) -> Any:
+        return self.producer()
 
 
-def writer(data: Path) -> tuple[WriterWorker, Sent]:
-    made = WriterWorker(Local(), data, now=lambda: NOW)
+@pytest.fixture(autouse=True)
+def changelogs_are_local(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = writer_module.standing, writer_module.end_offsets
+
+    def end(sent: Sent, partition: int) -> int:
+        return sum(record.partition == partition for record in sent.on(topics.MEMORY_CHANGELOG))
+
+    def standing(sent: Any, parts: Any) -> Any:
+        if not isinstance(sent, Sent):
+            return real[0](sent, parts)
+        stands = {key: hash(value) for key, value in sent.compacted().items()}
+        return {tp: (dict(stands) if tp.partition == HOME else {}, end(sent, tp.partition)) for tp in parts}
+
+    def ends(sent: Any, parts: Any) -> Any:
+        if not isinstance(sent, Sent):
+            return real[1](sent, parts)
+        return {tp: end(sent, tp.partition) for tp in parts}
+
+    monkeypatch.setattr(writer_module, "standing", standing)
+    monkeypatch.setattr(writer_module, "end_offsets", ends)
+
+
+def writer(data: Path, cluster: Local | None = None) -> tuple[WriterWorker, Sent]:
+    made = WriterWorker(cluster or Local(), data, now=lambda: NOW)
     made.start(SimpleNamespace(partitions_for_topic=lambda _: set(range(PARTITIONS))), IDS)
     take(made)
     sent = made._producer
@@ -173,8 +204,7 @@ def test_a_crash_before_the_changelog_is_mended_by_the_next_writer(tmp_path: Pat
         made.process(batch(message(row(1, TEXTS[2])), start=1))
     assert [d.outcome for d in decided(tmp_path)] == ["learned", "superseded"]  # it is in the history
     assert sent.compacted() == before  # and nobody was told
-    _, mended = writer(tmp_path)
-    mended.records = sent.records + mended.records  # one topic
+    _, mended = writer(tmp_path, made._settings)  # type: ignore[arg-type]
     agree(mended, tmp_path)
 
 
@@ -193,7 +223,7 @@ def test_a_failed_flush_is_made_good_by_the_same_writer(tmp_path: Path) -> None:
 
 def test_of_two_writers_the_later_one_folds_what_the_other_wrote(tmp_path: Path) -> None:
     late, sent = writer(tmp_path)
-    other, told = writer(tmp_path)
+    other, _ = writer(tmp_path, late._settings)  # type: ignore[arg-type]
     other.process(batch(message(row(0, TEXTS[0]))))
     with pytest.raises(Retry):
         late.process(facts())
@@ -201,8 +231,48 @@ def test_of_two_writers_the_later_one_folds_what_the_other_wrote(tmp_path: Path)
     late.process(facts())
     assert [d.outcome for d in decided(tmp_path)] == OUTCOMES
     assert [d.cause.offset for d in decided(tmp_path)] == [0, 1, 2, 3]
-    sent.records = told.records + sent.records
     agree(sent, tmp_path)
+
+
+def test_what_a_writer_tells_that_slept_is_mended_by_the_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It wrote its file, and stood still before the changelog; the next one has removed since what it tells then."""
+    asleep, sent = writer(tmp_path)
+    owner, _ = writer(tmp_path, asleep._settings)  # type: ignore[arg-type]
+    real, late = WriterWorker._send, list[tuple[int, bytes, bytes | None]]()
+    monkeypatch.setattr(WriterWorker, "_send", lambda _, *record: late.append(record))
+    asleep.process(batch(message(row(0, TEXTS[0]))))
+    monkeypatch.setattr(WriterWorker, "_send", real)
+    take(owner)
+    owner.process(batch(message(row(1, TEXTS[2])), start=1))  # supersedes it
+    agree(sent, tmp_path)
+    for record in late:
+        asleep._send(*record)
+    sent.flush_or_raise()
+    with pytest.raises(AssertionError):
+        agree(sent, tmp_path)
+    monkeypatch.setattr(writer_module, "LOOK_S", -1.0)  # an owner with nothing to do looks from time to time
+    owner.idle()
+    agree(sent, tmp_path)
+    for record in late:
+        asleep._send(*record)
+    sent.flush_or_raise()
+    owner.process(batch(message(row(2, TEXTS[1])), start=2))  # one that has something to do sees it then
+    agree(sent, tmp_path)
+    count = len(sent.records)
+    owner.idle()
+    assert len(sent.records) == count
+
+
+def test_a_new_broker_is_told_the_whole_memory_and_all_positions(tmp_path: Path) -> None:
+    made, _ = writer(tmp_path)
+    made.process(facts())
+    made.process(batch(message(row(9, "Ines Okafor keeps the rota.", namespace="space-13")), start=9))
+    assert partition_for("space-13", PARTITIONS) == HOME
+    _, anew = writer(tmp_path)
+    assert {key for key in anew.compacted() if key.endswith(b"/")} == {b"default/", b"space-13/"}
+    assert len(anew.compacted()) == 2 + len(made._held[HOME].bank)
 
 
 def test_a_partition_that_comes_back_unchanged_is_not_folded_again(tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 """The writer: decides each fact once, keeps the history, and publishes the memory.
 
 The contract, for a batch of one partition: decide, append one history file, publish the changelog, flush, commit. The
-history is the truth. After a crash it is folded, what it has decided is skipped, and what the changelog may lack (the
-last file's memories) is published again. Two writers cannot append the same file number: the later one folds anew.
+history is the truth. After a crash it is folded, what it has decided is skipped, and what the changelog may lack is
+published again. Two writers cannot append the same file number: the later one folds anew. A writer that slept while
+another had its partition still tells what it knew: the owner sees that somebody else wrote to the changelog, and mends it.
 Nothing on a topic is trusted, and nothing in a message may stop a writer for good: what it cannot take, or could not
 publish afterwards, goes to the dead letters before it is decided.
 """
 
 import re
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from kafka import TopicPartition
 
 from pipeline import history
 from pipeline.bank import Bank
@@ -31,7 +34,9 @@ from schemas.fact import Fact, Forget
 from schemas.hits import MemoryHits
 from workers.kafka import KafkaSettings, Producer, dead_letter, partition_for
 from workers.loop import Done, Retry
+from workers.topics import end_offsets, standing
 
+LOOK_S = 2.0  # how often an idle writer looks whether somebody else wrote to its changelog
 TOLD = 1_000  # verdicts in one position record
 POSITIONS = 1_024  # logs in one position record: the newest, should a namespace have been fed from more
 _ID = re.compile(r"[0-9A-Za-z_-]{1,64}")  # of a topic or an encoder
@@ -131,11 +136,15 @@ def changelog(bank: Bank, decisions: Sequence[Decision]) -> list[tuple[str, byte
                 )
             )  # fmt: skip
     for namespace, verdicts in told.items():
-        positions = dict(list(bank.positions(namespace).items())[-POSITIONS:])
         for i in range(0, max(1, len(verdicts)), TOLD):
-            record = PositionRecord(namespace=namespace, positions=positions, decided=verdicts[i : i + TOLD])
+            record = _position(bank, namespace, verdicts[i : i + TOLD])
             records.append((namespace, changelog_key(namespace), encode(record)))
     return records
+
+
+def _position(bank: Bank, namespace: str, verdicts: Sequence[Decided] = ()) -> PositionRecord:
+    positions = dict(list(bank.positions(namespace).items())[-POSITIONS:])
+    return PositionRecord(namespace=namespace, positions=positions, decided=list(verdicts))
 
 
 class WriterWorker:
@@ -152,6 +161,9 @@ class WriterWorker:
         self._settings, self._data, self._now = settings, data, now
         self._bank_settings = bank_settings or Settings()
         self._held: dict[int, Partition] = {}
+        self._owned: set[int] = set()
+        self._ends: dict[int, int] = {}  # of the changelog's partitions, as we left them
+        self._looked = 0.0
         self._topic_ids: dict[str, str] = {}
         self._producer: Producer | None = None
 
@@ -160,30 +172,61 @@ class WriterWorker:
         name = self._settings.topic(topics.FACT_ENCODINGS)
         self._partitions = len(consumer.partitions_for_topic(name) or ())
         self._producer = self._settings.producer()
+        self._reader = self._settings.consumer()
 
     def assigned(self, partitions: list[Any]) -> None:
-        """Folds what is ours, unless it is held and nobody wrote since; then tells the changelog all of it."""
-        assert self._producer is not None
-        told = dict(self._held)
-        self._held.clear()  # held again only when the changelog has it
-        for number in sorted({p.partition for p in partitions}):
-            part = told.get(number)
-            if part is None or part.sequence != history.last_sequence(self._data, number):
-                part = told[number] = load(self._data, number, self._bank_settings)
-                self._tell(number, part)
-        self._producer.flush_or_raise()
+        """Folds what is ours, unless it is held and nobody wrote since; then tells the changelog what it lacks of it."""
+        self._owned |= (ours := {p.partition for p in partitions})
+        self._tell([n for n in sorted(ours) if n not in self._held or not self._is_last(n, self._held[n])])
+
+    def revoked(self, partitions: list[Any]) -> None:
+        self._owned -= {p.partition for p in partitions}
+
+    def idle(self) -> None:
+        if self._owned and time.monotonic() - self._looked > LOOK_S:
+            ends = end_offsets(self._reader, [self._log(number) for number in sorted(self._owned)])
+            self._tell([log.partition for log, end in ends.items() if self._ends[log.partition] != end])
+            self._looked = time.monotonic()
+
+    def _is_last(self, number: int, part: Partition) -> bool:
+        return part.sequence == history.last_sequence(self._data, number)
+
+    def _log(self, number: int) -> TopicPartition:
+        return TopicPartition(self._settings.topic(topics.MEMORY_CHANGELOG), number)
+
+    def _tell(self, numbers: Sequence[int]) -> None:
+        """Makes the changelog's partitions say what the history says: sends what they lack, removes what is no more."""
+        told, self._held = self._held, {}  # held again only when the changelog has it
+        for log, (stands, self._ends[log.partition]) in standing(self._reader, [self._log(n) for n in numbers]).items():
+            number = log.partition
+            if number not in told or not self._is_last(number, told[number]):
+                told[number] = load(self._data, number, self._bank_settings)
+            bank = told[number].bank
+            for namespace in bank.namespaces:
+                for memory in bank.memories(namespace):
+                    key, value = changelog_key(namespace, memory.memory_id), encode(to_record(memory))
+                    if stands.pop(key, None) != hash(value):
+                        self._send(number, key, value)
+                stands.pop(changelog_key(namespace), None)
+                self._send(number, changelog_key(namespace), encode(_position(bank, namespace)))
+            for key in stands:
+                self._send(number, key, None)
+            for _, key, value in changelog(bank, told[number].last):
+                self._send(number, key, value)
+        for number in self._flush():  # somebody wrote since it was read: it is looked at again
+            self._ends[number] = -1
         self._held = told
 
-    def _tell(self, number: int, part: Partition) -> None:
-        """Publishes a partition's whole memory, and what its last file removed."""
-        for namespace in part.bank.namespaces:
-            for memory in part.bank.memories(namespace):
-                self._send(number, changelog_key(namespace, memory.memory_id), encode(to_record(memory)))
-        for _, key, value in changelog(part.bank, part.last):
-            self._send(number, key, value)
-
-    def revoked(self, partitions: list[Any]) -> None: ...
-    def idle(self) -> None: ...
+    def _flush(self) -> list[int]:
+        """Flushes; the changelog's partitions to which somebody else wrote meanwhile."""
+        assert self._producer is not None
+        others: dict[int, None] = {}
+        for sent in self._producer.flush_or_raise():
+            if sent.topic == self._settings.topic(topics.MEMORY_CHANGELOG):
+                if sent.offset != self._ends[sent.partition]:
+                    others[sent.partition] = None
+                self._ends[sent.partition] = sent.offset + 1
+        return list(others)
 
     def ready(self) -> dict[str, str | int]:
         return {"memories": sum(len(part.bank) for part in self._held.values())}
@@ -191,6 +234,7 @@ class WriterWorker:
     def close(self) -> None:
         if self._producer:
             self._producer.close()
+            self._reader.close()
 
     def process(self, records: dict[Any, list[Any]]) -> Done:
         assert self._producer is not None
@@ -210,7 +254,8 @@ class WriterWorker:
             for number, made in batches.items():
                 if made:
                     self._write(number, made)
-            self._producer.flush_or_raise()
+            if others := self._flush():
+                self._tell(others)
         except BaseException:
             self._held.clear()  # decided, but perhaps not written or not published: the history knows
             raise
