@@ -9,10 +9,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint clean
+.PHONY: help install demo test test-kafka lint clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP)  ## make .venv with the exact versions of constraints.txt
 
@@ -28,6 +28,12 @@ demo: $(STAMP)  ## run the demo; FACTS=FILE streams your own JSON Lines at its e
 
 test: $(STAMP)  ## run the tests
 	$(BIN)/python -m pytest
+
+# What talks to a broker. Each of these tests runs on the embedded one in `make test`, too.
+ON_KAFKA := $(addprefix tests/test_,broker.py client.py loop.py writer.py pipeline.py crash.py cluster.py)
+
+test-kafka: $(STAMP)  ## run the end-to-end tests on Apache Kafka: at KAFKA_BOOTSTRAP, or started by ../shared/kafka/kafka
+	$(BIN)/python -m pytest --kafka $(ON_KAFKA)
 
 lint: $(STAMP)  ## check style, types, layout, and the container and CI files
 	$(BIN)/ruff check .

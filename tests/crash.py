@@ -48,14 +48,15 @@ CHUNK = 100
 """Facts of one call of `publish`. What belongs together is further apart: a broker that loses its topics keeps no order
 within a call."""
 PLACES = ("in the old hall", "by the river", "under glass", "at the north gate", "behind the mill")
+BROKER = ("restart", "wipe", "node")
 Pair = tuple[str, Fact | Forget]
 
 
 class Fault(NamedTuple):
-    kind: str  # kill, pause, add, remove or restart
+    kind: str  # kill, pause, add, remove, restart, wipe or node
     worker: str = ""
     step: str = ""  # none: at any moment
-    after: int = 0  # times that the step is passed before
+    after: int = 0  # times that the step is passed before; or the node, 0 for any
 
 
 def stream(seed: int, count: int) -> list[Pair]:
@@ -70,6 +71,7 @@ def stream(seed: int, count: int) -> list[Pair]:
             made.append((namespace, Fact(text=text, fact_id=fact_id, category=dice.choice("abc"))))
             continue
         namespace, old = earlier
+        assert isinstance(old, Fact)
         if kind == "forget":
             made.append((namespace, Forget(forget=bank.memory_id(namespace, old.text))))
         elif kind == "twice":
@@ -87,7 +89,15 @@ def _name(dice: random.Random) -> str:
     return "".join(dice.choice("bdfgklmnprstvz") + dice.choice("aeiou") for _ in range(3)).title()
 
 
-def faults(seed: int, kills: int = 0, pauses: int = 0, rebalances: int = 0, restarts: int = 0) -> list[Fault]:
+def faults(
+    seed: int,
+    kills: int = 0,
+    pauses: int = 0,
+    rebalances: int = 0,
+    restarts: int = 0,
+    wipes: int = 0,
+    nodes: int = 0,
+) -> list[Fault]:
     """So many of each, shuffled; the kills and the pauses go round all steps, and moments between the steps."""
     dice = random.Random(seed)
     steps = [(worker, step) for worker, names in STEPS.items() for step in ("", *names)]
@@ -99,7 +109,7 @@ def faults(seed: int, kills: int = 0, pauses: int = 0, rebalances: int = 0, rest
         for kind, step in zip(kinds, itertools.cycle(steps), strict=False)
     ]
     made += [Fault(("add", "remove")[n % 2], dice.choice(list(STEPS))) for n in range(rebalances)]
-    made += [Fault("restart")] * restarts
+    made += [Fault("restart")] * restarts + [Fault("wipe")] * wipes + [Fault("node")] * nodes
     dice.shuffle(made)
     return made
 
@@ -132,28 +142,41 @@ class Report:
 
 
 class Cluster:
-    """A broker of either kind, which can be restarted."""
+    """A broker of either kind, which can be restarted and wiped; or a foreign one, which cannot."""
 
     def __init__(self, kind: str, folder: Path) -> None:
         self.kind = kind
         self._folder = folder
-        self._running: Apache | broker.EmbeddedBroker = (
-            Apache(folder) if kind == "apache" else broker.start(broker.free_port(), folder / "broker.log")
-        )
-        self.bootstrap = self._running.bootstrap
+        folder.mkdir(parents=True, exist_ok=True)
+        self._running: Apache | broker.EmbeddedBroker | None = None
+        if kind == "embedded":
+            self._running = broker.start(broker.free_port(), folder / "broker.log")
+        elif kind in ("apache", "three"):
+            self._running = Apache(folder, nodes=3 if kind == "three" else 1)
+        self.bootstrap = self._running.bootstrap if self._running else os.environ["KAFKA_BOOTSTRAP"]
 
-    def restart(self) -> None:
-        """Killed, and started anew. The embedded one has lost its topics then."""
+    def restart(self, wipe: bool) -> None:
+        """Killed, and started anew; with `wipe` empty. The embedded one always is."""
         if isinstance(self._running, Apache):
+            if wipe:
+                return self._running.wipe()
             self._running.kill()
             self._running.revive()
-        else:
+        elif self._running:
             self._running.process.kill()
             self._running.process.wait()
             self._running = broker.start(self._running.port, self._folder / "broker.log")
 
+    def lose(self, node: int, for_s: float) -> None:
+        """One node of several is killed, and comes back on its data."""
+        assert isinstance(self._running, Apache)
+        self._running.kill(node)
+        time.sleep(for_s)
+        self._running.revive()
+
     def stop(self) -> None:
-        self._running.stop()
+        if self._running:
+            self._running.stop()
 
 
 class Run:
@@ -233,9 +256,14 @@ class Run:
         self._tend()
         report.done[fault.kind] += 1
         own = [process for process in self.workers if process.kind == fault.worker]
-        if fault.kind == "restart":
+        if fault.kind in BROKER:
             time.sleep(dice.random())
-            self.cluster.restart()
+            # As `up` does with its broker: nobody of the old one's groups may join those of the new one, where the
+            # embedded broker's groups would never form.
+            with self._without_workers() if self.cluster.kind == "embedded" else contextlib.nullcontext():
+                self.cluster.restart(fault.kind == "wipe")
+        elif fault.kind == "node":
+            self.cluster.lose(1 + dice.randrange(3) if not fault.after else fault.after, dice.uniform(4, 8))
         elif fault.kind == "add":
             self.workers.append(self._new(fault.worker))
             time.sleep(dice.uniform(0.5, 2))
@@ -247,20 +275,32 @@ class Run:
         else:
             self._signal(fault, own, dice, report)
 
+    @contextlib.contextmanager
+    def _without_workers(self) -> Iterator[None]:
+        for process in self.workers:
+            os.kill(process.pid, signal.SIGKILL)
+        self._until(lambda: not any(runs(p.pid) for p in self.workers), 10, "kills")
+        yield
+        self._tend()
+
     def _signal(self, fault: Fault, own: list[Process], dice: random.Random, report: Report) -> None:
         number = signal.SIGKILL if fault.kind == "kill" else signal.SIGSTOP
         if fault.step:
             self._order(own, fault, number)
         else:
             time.sleep(dice.random())
+            self._tend()  # two may have obeyed the last order
             os.kill(dice.choice(own).pid, number)
-        state, turned = ("T" if number == signal.SIGSTOP else ""), time.monotonic()
+        turned = time.monotonic()
 
         def struck() -> bool:
             nonlocal turned
-            if any(process.state() == state for process in own):
+            if not all(process.order.exists() for process in own):  # obeyed, or none was given
                 return True
-            if fault.step in STARTING and time.monotonic() > turned:  # a fresh worker goes through these steps
+            self._tend()
+            if (
+                fault.step in STARTING and time.monotonic() > turned
+            ):  # a fresh worker goes through these steps
                 os.kill(own[0].pid, signal.SIGKILL)
                 self._until(lambda: not runs(own[0].pid), 10, "a kill")
                 self._start(own[0])
@@ -271,7 +311,9 @@ class Run:
         for process in own:
             process.order.unlink(missing_ok=True)
         report.kills[f"{fault.worker}: {fault.step or 'at any moment'}"] += 1
-        if fault.kind == "pause":  # until the group has given its partitions away, and others have worked on them
+        if (
+            fault.kind == "pause"
+        ):  # until the group has given its partitions away, and others have worked on them
             time.sleep(2.5 * self.settings.session_timeout_ms / 1000)
             for process in own:
                 if process.state() == "T":
@@ -289,12 +331,15 @@ class Run:
     def __call__(self, facts: Sequence[Pair], plan: Sequence[Fault], rate: float, seed: int) -> Report:
         report, started, dice = Report(len(facts)), time.monotonic(), random.Random(seed)
         ensure_topics(self.settings)
-        wait = any(fault.kind == "restart" for fault in plan)
+        wait = any(fault.kind in BROKER for fault in plan)
         publisher = threading.Thread(target=self._publish, args=(facts, wait, rate), daemon=True)
         publisher.start()
         for number, fault in enumerate(plan, 1):
             self._do(fault, dice, report)
-            print(f"{time.monotonic() - started:6.0f} s  {number}/{len(plan)}  {' '.join(map(str, fault))}", flush=True)
+            print(
+                f"{time.monotonic() - started:6.0f} s  {number}/{len(plan)}  {' '.join(map(str, fault))}",
+                flush=True,
+            )
         self._hurry.set()
 
         def over() -> bool:
@@ -354,7 +399,9 @@ def _differences(settings: KafkaSettings, banks: dict[int, bank.Bank]) -> list[s
                 if told.pop((number, key), None) != encode(to_record(memory)):
                     wrong.append(f"{key!r} is not as in the history")
             value = told.pop((number, changelog_key(namespace)), None)
-            if value is None or decode(PositionRecord, value, MAX_CHANGELOG_BYTES).positions != held.positions(namespace):
+            if value is None or decode(
+                PositionRecord, value, MAX_CHANGELOG_BYTES
+            ).positions != held.positions(namespace):
                 wrong.append(f"the position of {namespace}")
     return wrong + [f"{key!r} is no memory any more" for _, key in told]
 
@@ -380,42 +427,66 @@ def check(report: Report, calm: Report) -> None:
     """What must be, whatever was done to the workers and to the broker."""
     assert report.lost == 0, f"{report.lost} facts lost"
     assert report.twice == 0, f"{report.twice} decided twice"
-    assert not report.changelog, f"{len(report.changelog)} differences of the changelog: {report.changelog[:5]}"
+    assert not report.changelog, (
+        f"{len(report.changelog)} differences of the changelog: {report.changelog[:5]}"
+    )
     assert report.digest == calm.digest, "another memory than without the faults"
-    if not report.done["restart"]:  # after which facts are sent again, and count as duplicates
+    if not set(BROKER) & set(report.done):  # after which facts are sent again, and count as duplicates
         assert report.outcomes == calm.outcomes
+
+
+def both(
+    cluster: Cluster,
+    folder: Path,
+    model: Path,
+    facts: Sequence[Pair],
+    plan: Sequence[Fault],
+    rate: float,
+    seed: int,
+    session_ms: int,
+) -> tuple[Report, Report]:
+    """A run that nobody disturbs and one with the faults, compared."""
+    reports = []
+    for name, these in (("calm", []), ("crash", plan)):
+        settings = KafkaSettings(cluster.bootstrap, f"{folder.name}.{name}.", session_timeout_ms=session_ms)
+        run = Run(cluster, settings, folder / name, model)
+        try:
+            reports.append(run(facts, these, rate if these else 1e9, seed))
+        finally:
+            run.stop()
+        print(f"{name}: {reports[-1]}", flush=True)
+    check(reports[1], reports[0])
+    return reports[0], reports[1]
 
 
 def main() -> int:
     from models import make_gpt2
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--broker", choices=("embedded", "apache"), default="embedded")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--broker", choices=("embedded", "apache", "three"), default="embedded")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--facts", type=int, default=6000)
     parser.add_argument("--rate", type=float, default=25.0, help="facts a second until the last fault")
-    for name in ("kills", "pauses", "rebalances", "restarts"):
+    for name in ("kills", "pauses", "rebalances", "restarts", "wipes", "nodes"):
         parser.add_argument(f"--{name}", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="kept, for a look afterwards")
     a = parser.parse_args()
     folder = a.folder or Path(tempfile.mkdtemp(prefix="factstream-crash-"))
     model = make_gpt2(folder / "model")
     cluster = Cluster(a.broker, folder / "broker")
-    facts, plan = stream(a.seed, a.facts), faults(a.seed, a.kills, a.pauses, a.rebalances, a.restarts)
+    facts, plan = (
+        stream(a.seed, a.facts),
+        faults(a.seed, a.kills, a.pauses, a.rebalances, a.restarts, a.wipes, a.nodes),
+    )
     try:
-        reports = []
-        for name, these in (("calm", []), ("crash", plan)):
-            settings = KafkaSettings(cluster.bootstrap, f"{name}.", session_timeout_ms=1500)
-            run = Run(cluster, settings, folder / name, model)
-            try:
-                reports.append(run(facts, these, a.rate if these else 1e9, a.seed))
-            finally:
-                run.stop()
-            print(f"{name}: {reports[-1]}", flush=True)
-        check(reports[1], reports[0])
+        calm, _ = both(cluster, folder, model, facts, plan, a.rate, a.seed, 1500)
     finally:
         cluster.stop()
-    print(f"{len(plan)} faults, {a.facts} facts: 0 lost, 0 decided twice, digest {reports[0].digest[:12]} as without faults")
+    print(
+        f"{len(plan)} faults, {a.facts} facts: 0 lost, 0 decided twice, digest {calm.digest[:12]} as without faults"
+    )
     return 0
 
 

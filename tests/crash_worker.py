@@ -33,7 +33,9 @@ STARTING = ("folded", "half told")
 """Steps of a writer that takes a partition."""
 
 
-def wrap(owner: Any, name: str, before: Callable[..., None], after: Callable[..., None] = lambda: None) -> None:
+def wrap(
+    owner: Any, name: str, before: Callable[..., None], after: Callable[..., None] = lambda: None
+) -> None:
     real = getattr(owner, name)
 
     def wrapped(*args: Any, **more: Any) -> Any:
@@ -115,13 +117,13 @@ def main() -> None:
         print(pid, flush=True)
 
 
-def run(told: dict[str, str], model: str) -> int:
+def run(told: dict[str, Any], model: str) -> int:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with open(told["log"], "a") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.environ |= told["env"]  # type: ignore[operator]
+    os.environ.update(told["env"])
     log.setup(told["worker"])
     data, settings = Path(told["data"]), KafkaSettings.from_env()
     name_steps(told["worker"], Path(told["order"]))

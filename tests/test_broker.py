@@ -297,6 +297,21 @@ def test_flush_raises_what_failed_once(producer: Producer, monkeypatch: pytest.M
     assert len(producer.flush_or_raise()) == 1
 
 
+def test_a_producer_closes_whatever_is_unacknowledged(tmp_path: Path) -> None:
+    running = broker.start(broker.free_port(), tmp_path / "broker.log")
+    settings = KafkaSettings(running.bootstrap)
+    ensure_topics(settings)
+    producer = settings.producer()
+    producer.send(FACTS, b"kept", partition=0)
+    producer.flush_or_raise()
+    running.process.kill()
+    running.process.wait()
+    producer.send(FACTS, b"too late", partition=0)
+    producer.close(timeout_s=0.5)
+    assert not producer._client._sender.is_alive()
+    running.stop()
+
+
 def test_lag_and_end_count_every_record_of_a_batch(settings: KafkaSettings, producer: Producer) -> None:
     for number in range(30):
         producer.send(FACTS, b"x", partition=number % 3)

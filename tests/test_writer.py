@@ -14,6 +14,7 @@ from conftest import wait_until
 from kafka import OffsetAndMetadata, TopicPartition
 from kafka.errors import KafkaTimeoutError
 
+import workers.topics
 from pipeline import history
 from pipeline.decision import Cause, Decision
 from pipeline.words import split
@@ -67,7 +68,9 @@ class Sent:
             self.failures -= 1
             raise KafkaTimeoutError("nobody acknowledged")
         for record in waiting:
-            record.offset = sum((r.topic, r.partition) == (record.topic, record.partition) for r in self.records)
+            record.offset = sum(
+                (r.topic, r.partition) == (record.topic, record.partition) for r in self.records
+            )
             self.records.append(record)
         return waiting
 
@@ -93,7 +96,7 @@ class Local(KafkaSettings):
 
 @pytest.fixture(autouse=True)
 def changelogs_are_local(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = writer_module.standing, writer_module.end_offsets
+    real = workers.topics.standing, workers.topics.end_offsets
 
     def end(sent: Sent, partition: int) -> int:
         return sum(record.partition == partition for record in sent.on(topics.MEMORY_CHANGELOG))
@@ -334,6 +337,11 @@ def test_uses_are_counted_once_and_only_where_the_namespace_lives(tmp_path: Path
     hits = batch((body % ("default", used)).encode(), topic=topics.MEMORY_HITS)
     made.process(hits)
     made.process(hits)
+    [again] = hits.values()
+    # The generator died before it committed, and another one answered the request once more.
+    for other in (made, writer(tmp_path)[0]):
+        other.process(batch(again[0].value, topic=topics.MEMORY_HITS, start=7))
+        assert other._held[HOME].bank.get("default", used or "").uses == 1  # type: ignore[union-attr]
     made.process(batch((body % ("elsewhere", used)).encode(), topic=topics.MEMORY_HITS, start=1))
     memory = made._held[HOME].bank.get("default", used or "")
     assert memory is not None and memory.uses == 1

@@ -19,6 +19,7 @@ from schemas.fact import Fact, Forget
 from schemas.request import GenerationRequest
 from schemas.response import GenerationResponse, ResponseDelta
 from workers.kafka import KafkaSettings, KafkaUnavailable, Producer
+from workers.positions import Positions
 from workers.topics import end_offsets, ensure_topics
 
 PATIENCE_S = 60.0  # without any progress
@@ -200,10 +201,22 @@ class _Sending:
 
 
 def ask(
-    settings: KafkaSettings, request: GenerationRequest, timeout_s: float = 120.0
+    settings: KafkaSettings,
+    request: GenerationRequest,
+    recent: Positions | None = None,
+    timeout_s: float = 120.0,
 ) -> Iterator[ResponseDelta | GenerationResponse]:
-    """Sends a request; yields its deltas and last its response. Raises ClientError."""
-    ensure_topics(settings)
+    """Sends a request; yields its deltas and last its response. Raises ClientError.
+
+    `recent` are positions for a request without `after`: those of them count that are of this cluster's topics.
+    """
+    topic_id = ensure_topics(settings)[topics.FACTS]
+    if recent and request.after is None:
+        ours = {
+            namespace: {log: offset for log, offset in logs.items() if log.startswith(f"{topic_id}/")}
+            for namespace, logs in recent.items()
+        }
+        request = request.model_copy(update={"after": ours})
     request_id = uuid.uuid4().hex
     with closing(_Tail(settings, (topics.GENERATION_RESPONSES,))) as tail:
         producer = settings.producer()

@@ -9,6 +9,7 @@ import os
 import re
 import socket
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.coordinator.assignors.range import RangePartitionAssignor
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, KafkaTimeoutError
 from kafka.net.compat import KafkaNetClient
 from kafka.partitioner.default import murmur2
 
@@ -286,7 +287,14 @@ class Producer:
             raise
 
     def close(self, timeout_s: float = 3.0) -> None:
-        self._client.close(timeout=timeout_s)
+        """Ends it, whatever is unacknowledged: of that `flush_or_raise` has told, and nothing of it is sent later."""
+        try:
+            self._client.close(timeout=timeout_s)
+        except KafkaTimeoutError:  # kafka-python 3.0.12 stays open then, and goes on sending
+            self._client._sender.force_close()
+            self._client._sender.join(timeout_s)
+            with suppress(KafkaTimeoutError):
+                self._client.close(timeout=timeout_s)
 
 
 def caught_up(consumer: KafkaConsumer) -> bool:

@@ -197,8 +197,9 @@ class WriterWorker:
     def _tell(self, numbers: Sequence[int]) -> None:
         """Makes the changelog's partitions say what the history says: sends what they lack, removes what is no more."""
         told, self._held = self._held, {}  # held again only when the changelog has it
-        for log, (stands, self._ends[log.partition]) in standing(self._reader, [self._log(n) for n in numbers]).items():
-            number = log.partition
+        found = standing(self._reader, [self._log(number) for number in numbers])
+        for number, (stands, end) in zip(numbers, found.values(), strict=True):
+            self._ends[number] = end
             if number not in told or not self._is_last(number, told[number]):
                 told[number] = load(self._data, number, self._bank_settings)
             bank = told[number].bank
@@ -211,8 +212,8 @@ class WriterWorker:
                 self._send(number, changelog_key(namespace), encode(_position(bank, namespace)))
             for key in stands:
                 self._send(number, key, None)
-            for _, key, value in changelog(bank, told[number].last):
-                self._send(number, key, value)
+            for _, key, told_last in changelog(bank, told[number].last):
+                self._send(number, key, told_last)
         for number in self._flush():  # somebody wrote since it was read: it is looked at again
             self._ends[number] = -1
         self._held = told
@@ -271,7 +272,7 @@ class WriterWorker:
             hits = decode(MemoryHits, record.value)
             self._check_owner(record.partition, {hits.namespace})
             cause = Cause(topics.MEMORY_HITS, self._topic_ids[topic], record.partition, record.offset)
-            if bank.is_decided(hits.namespace, cause):
+            if bank.is_decided(hits.namespace, cause) or bank.is_counted(hits.namespace, hits.request_id):
                 return []
             made = []
             for hit in hits.hits:
