@@ -38,7 +38,7 @@ from schemas.changelog import MAX_CHANGELOG_BYTES, PositionRecord, changelog_key
 from schemas.common import decode, encode
 from schemas.fact import Fact, Forget
 from workers import broker, client
-from workers.kafka import KafkaSettings
+from workers.kafka import KafkaSettings, KafkaUnavailable
 from workers.topics import end_offsets, ensure_topics
 
 HERE = Path(__file__).parent
@@ -221,20 +221,25 @@ class Run:
         """In calls of CHUNK facts, at a rate until it hurries. The n-th fact has the n-th timestamp in every run."""
         try:
             for begin in range(0, len(facts), CHUNK):
-                chunk = facts[begin : begin + CHUNK]
-
-                def paced(chunk: Sequence[Pair] = chunk) -> Iterator[Pair]:
-                    for pair in chunk:
-                        self._hurry.wait(1 / rate)
-                        yield pair
-
-                clock = iter(range(begin + 1, begin + 1 + len(chunk)))
-                client.publish(
-                    self.settings, paced(), wait,
-                    clock=lambda clock=clock: BEGIN.timestamp() + next(clock),  # type: ignore[misc]
-                )  # fmt: skip
+                for failures in itertools.count(1):
+                    try:
+                        self._publish_chunk(facts, begin, wait, rate)
+                        break
+                    except KafkaUnavailable:  # no broker when the call begins: an application comes again
+                        if failures > 5:
+                            raise
         except BaseException as error:
             self._failed.append(error)
+
+    def _publish_chunk(self, facts: Sequence[Pair], begin: int, wait: bool, rate: float) -> None:
+        clock = itertools.count(begin + 1)
+
+        def paced() -> Iterator[Pair]:
+            for pair in facts[begin : begin + CHUNK]:
+                self._hurry.wait(1 / rate)
+                yield pair
+
+        client.publish(self.settings, paced(), wait, clock=lambda: BEGIN.timestamp() + next(clock))
 
     # --- faults ---
 

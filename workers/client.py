@@ -113,6 +113,7 @@ class _Sending:
         """Connects, and sends what is not confirmed yet."""
         self._close_producer()
         ids = ensure_topics(self._settings)
+        self.begun = True  # there is a broker: what fails from here on may pass
         if self._wait and ids != self._ids:
             if self._tail:
                 self._tail.close()
@@ -123,7 +124,6 @@ class _Sending:
         producer = self._producer = self._settings.producer()
         self.done.sent -= len(self._unconfirmed)
         self._facts, self._unconfirmed = chain(self._unconfirmed, self._facts), []
-        self.begun = True
         for one in self._facts:
             self._unconfirmed.append(one)
             self.done.sent += 1
