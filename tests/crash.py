@@ -22,7 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +42,9 @@ from workers.kafka import KafkaSettings, KafkaUnavailable
 from workers.topics import end_offsets, ensure_topics
 
 HERE = Path(__file__).parent
-BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
+BEGIN = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
+"""Of the facts' timestamps. Kafka deletes what is older than its retention, and refuses what is an hour ahead."""
+STEP_S = 0.1
 NAMESPACES = [f"space-{n}" for n in range(12)]
 CHUNK = 100
 """Facts of one call of `publish`. What belongs together is further apart: a broker that loses its topics keeps no order
@@ -239,7 +241,7 @@ class Run:
                 self._hurry.wait(1 / rate)
                 yield pair
 
-        client.publish(self.settings, paced(), wait, clock=lambda: BEGIN.timestamp() + next(clock))
+        client.publish(self.settings, paced(), wait, clock=lambda: BEGIN.timestamp() + STEP_S * next(clock))
 
     # --- faults ---
 
@@ -349,6 +351,7 @@ class Run:
 
         def over() -> bool:
             self._tend()
+            time.sleep(0.5)
             return not publisher.is_alive() and len({row.cause for row in self._rows()}) >= len(facts)
 
         self._until(over, 300, "every fact decided")

@@ -30,6 +30,7 @@ from workers.topics import (
     ensure_topics,
     lag,
     partition_count,
+    standing,
     topic_ids,
 )
 
@@ -332,6 +333,22 @@ def test_lag_and_end_count_every_record_of_a_batch(settings: KafkaSettings, prod
     for client in (asker, reader):
         client.close(autocommit=False)
     admin.close()
+
+
+def test_what_stands_on_a_compacted_topic(settings: KafkaSettings, producer: Producer) -> None:
+    first, second, empty = (TopicPartition(settings.topic(FACTS), number) for number in range(3))
+    for key, value in ((b"a", b"1"), (b"b", b"2"), (b"a", b"3"), (b"b", None), (None, b"no key")):
+        producer.send(FACTS, value, key, partition=0)
+    producer.send(FACTS, b"4", b"b", partition=1)
+    producer.flush_or_raise()
+    asker = settings.consumer()
+    for _ in range(2):
+        assert standing(asker, [first, second, empty]) == {
+            first: ({b"a": hash(b"3")}, 5), second: ({b"b": hash(b"4")}, 1), empty: ({}, 0),
+        }  # fmt: skip
+        assert end_offsets(asker, [second, empty]) == {second: 1, empty: 0}
+    assert standing(asker, []) == {}
+    asker.close(autocommit=False)
 
 
 def test_no_broker_says_what_to_do() -> None:

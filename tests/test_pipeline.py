@@ -169,8 +169,11 @@ def test_the_same_folder_makes_the_same_memory_and_the_same_answer(tmp_path: Pat
     assert command(again, "digest") != digest
 
 
-def test_a_crash_of_the_embedded_broker_loses_nothing_that_is_waited_for(tmp_path: Path, gpt2: Path) -> None:
-    """`up` starts a new broker, which is empty; `publish` sends again what was not decided, and it counts once."""
+def test_a_crash_of_the_generator_or_of_the_embedded_broker_loses_nothing_that_is_waited_for(
+    tmp_path: Path, gpt2: Path
+) -> None:
+    """`up` starts a generator again, and answers come; or a new broker, which is empty: `publish` sends again what was
+    not decided, and it counts once."""
     port = free_port()
     command = [
         sys.executable,
@@ -187,12 +190,15 @@ def test_a_crash_of_the_embedded_broker_loses_nothing_that_is_waited_for(tmp_pat
     assert process.stdout is not None
     up = Stack(KafkaSettings(f"127.0.0.1:{port}"), tmp_path, process)
     try:
-        pid = json.loads(process.stdout.readline())["pids"]["broker"]
+        pids = json.loads(process.stdout.readline())["pids"]
+        os.kill(pids["generator"], signal.SIGSTOP)  # it has the request and has not answered
+        threading.Timer(1, os.kill, (pids["generator"], signal.SIGKILL)).start()
+        assert ask(up, {"prompt": "Hello", "max_new_tokens": 2}).error is None
 
         def facts() -> Iterator[tuple[str, Fact]]:
             for n in range(300):
                 if n == 200:
-                    os.kill(pid, signal.SIGKILL)
+                    os.kill(pids["broker"], signal.SIGKILL)
                 yield (
                     f"space-{n % 5}",
                     Fact(text=f"The lamp of room {n} stands at gate {n + 7}.", min_loss_delta=0),
