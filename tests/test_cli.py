@@ -156,6 +156,12 @@ def test_a_damaged_file_of_positions_is_none(tmp_path: Path, content: bytes) -> 
     assert positions.recall(tmp_path, ["a"]) == {"a": {"id/0": 1}}
 
 
+def test_what_was_published_is_so_where_no_position_can_be_kept(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    positions.remember(tmp_path / "file", {"a": {"id/0": 1}})
+    assert positions.recall(tmp_path / "file") == {}
+
+
 def test_the_positions_that_are_kept_are_bounded(tmp_path: Path) -> None:
     for begin in (0, 600):
         positions.remember(tmp_path, {f"n{n}": {"id/0": n} for n in range(begin, begin + 600)})

@@ -21,21 +21,24 @@ Positions = dict[str, dict[str, int]]
 
 
 def remember(data: Path, after: Mapping[str, Mapping[str, int]]) -> None:
-    """Keeps the positions of `after`, in the place of those that the namespaces had on other topics. Raises OSError."""
+    """Keeps the positions of `after`, in the place of those that the namespaces had on other topics.
+
+    A folder that cannot be written keeps nothing: what was published is published all the same.
+    """
     kept = recall(data)
     for namespace, logs in after.items():
         old = kept.pop(namespace, {})
         kept[namespace] = {log: max(offset, old.get(log, -1)) for log, offset in logs.items()}
     kept = dict(list(kept.items())[-NAMESPACES:])
-    data.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{FILE}.", dir=data)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(orjson.dumps(kept))
-        os.replace(name, data / FILE)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with contextlib.suppress(OSError):
+        data.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{FILE}.", dir=data)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(orjson.dumps(kept))
+            os.replace(name, data / FILE)
+        finally:
+            Path(name).unlink(missing_ok=True)
 
 
 def recall(data: Path, namespaces: Sequence[str] | None = None) -> Positions:
