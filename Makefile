@@ -29,8 +29,8 @@ demo: $(STAMP)  ## run the demo; FACTS=FILE streams your own JSON Lines at its e
 test: $(STAMP)  ## run the tests
 	$(BIN)/python -m pytest
 
-# What talks to a broker. Each of these tests runs on the embedded one in `make test`, too.
-ON_KAFKA := $(addprefix tests/test_,broker.py client.py loop.py writer.py pipeline.py crash.py cluster.py)
+# What talks to a broker; on the embedded one in `make test`, too. Three nodes: ON_KAFKA=tests/test_cluster.py
+ON_KAFKA := $(addprefix tests/test_,broker.py client.py loop.py writer.py pipeline.py crash.py)
 
 test-kafka: $(STAMP)  ## run the end-to-end tests on Apache Kafka: at KAFKA_BOOTSTRAP, or started by ../shared/kafka/kafka
 	$(BIN)/python -m pytest --kafka -k "not embedded" $(ON_KAFKA)

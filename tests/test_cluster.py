@@ -1,6 +1,6 @@
 """A cluster of three nodes, three replicas and two of them in sync: it loses one node after the other under load.
 
-Collected only with --kafka (`make test-kafka`): the embedded broker is one node.
+Collected only with --kafka (`make test-kafka ON_KAFKA=tests/test_cluster.py`): the embedded broker is one node.
 """
 
 from pathlib import Path
