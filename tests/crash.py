@@ -129,6 +129,11 @@ class Process:
         except (FileNotFoundError, ProcessLookupError):
             return ""
 
+    def send(self, number: int) -> None:
+        """A signal; one that has ended by itself meanwhile needs none."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
 
 @dataclass
 class Report:
@@ -276,7 +281,7 @@ class Run:
             time.sleep(dice.uniform(0.5, 2))
         elif fault.kind == "remove":
             gone = dice.choice(own if len(own) > 1 else [p for p in self.workers if p.kind != fault.worker])
-            os.kill(gone.pid, signal.SIGTERM)
+            gone.send(signal.SIGTERM)
             self.workers.remove(gone)
             time.sleep(dice.uniform(0.5, 2))
         else:
@@ -285,7 +290,7 @@ class Run:
     @contextlib.contextmanager
     def _without_workers(self) -> Iterator[None]:
         for process in self.workers:
-            os.kill(process.pid, signal.SIGKILL)
+            process.send(signal.SIGKILL)
         self._until(lambda: not any(runs(p.pid) for p in self.workers), 10, "kills")
         yield
         self._tend()
@@ -297,7 +302,7 @@ class Run:
         else:
             time.sleep(dice.random())
             self._tend()  # two may have obeyed the last order
-            os.kill(dice.choice(own).pid, number)
+            dice.choice(own).send(number)
         turned = time.monotonic()
 
         def struck() -> bool:
@@ -308,7 +313,7 @@ class Run:
             if (
                 fault.step in STARTING and time.monotonic() > turned
             ):  # a fresh worker goes through these steps
-                os.kill(own[0].pid, signal.SIGKILL)
+                own[0].send(signal.SIGKILL)
                 self._until(lambda: not runs(own[0].pid), 10, "a kill")
                 self._start(own[0])
                 turned = time.monotonic() + 5
@@ -324,7 +329,7 @@ class Run:
             time.sleep(2.5 * self.settings.session_timeout_ms / 1000)
             for process in own:
                 if process.state() == "T":
-                    os.kill(process.pid, signal.SIGCONT)
+                    process.send(signal.SIGCONT)
         self._tend()
 
     def _order(self, own: list[Process], fault: Fault, number: int) -> None:
@@ -374,7 +379,7 @@ class Run:
 
     def _finish(self, facts: Sequence[Pair], report: Report) -> None:
         for process in self.workers:
-            os.kill(process.pid, signal.SIGTERM)
+            process.send(signal.SIGTERM)
         self._until(lambda: not any(runs(p.pid) for p in self.workers), 60, "an end")
         rows = [row for row in self._rows() if row.outcome != "evicted"]
         report.outcomes = Counter(row.outcome for row in rows)
@@ -388,8 +393,7 @@ class Run:
 
     def stop(self) -> None:
         for process in self.workers:
-            if runs(process.pid):
-                os.kill(process.pid, signal.SIGKILL)
+            process.send(signal.SIGKILL)
         assert self._host.stdin is not None and self._host.stdout is not None
         self._host.stdin.close()
         self._host.wait(30)

@@ -241,7 +241,7 @@ class WriterWorker:
             self._refuse(record, error)
         if record.key is None or part.sent.is_compared(record.offset):
             return False
-        return changelog.says(part.bank, record.key) != record.value
+        return bool(changelog.says(part.bank, record.key) != record.value)
 
     def _mend(self, overwritten: Iterable[tuple[int, bytes]]) -> None:
         for number in {number for number, _ in overwritten}:
