@@ -335,6 +335,24 @@ def test_lag_and_end_count_every_record_of_a_batch(settings: KafkaSettings, prod
     admin.close()
 
 
+def test_a_client_that_forgot_a_topic_is_asked_again(
+    settings: KafkaSettings, producer: Producer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    producer.send(FACTS, b"x", partition=0)
+    producer.flush_or_raise()
+    asker, place = settings.consumer(), TopicPartition(settings.topic(FACTS), 0)
+    real, failures = asker.end_offsets, iter([KeyError(place)])
+
+    def forgetful(partitions: Any) -> Any:
+        for error in failures:
+            raise error
+        return real(partitions)
+
+    monkeypatch.setattr(asker, "end_offsets", forgetful)
+    assert end_offsets(asker, [place]) == {place: 1}
+    asker.close(autocommit=False)
+
+
 def test_what_stands_on_a_compacted_topic(settings: KafkaSettings, producer: Producer) -> None:
     first, second, empty = (TopicPartition(settings.topic(FACTS), number) for number in range(3))
     for key, value in ((b"a", b"1"), (b"b", b"2"), (b"a", b"3"), (b"b", None), (None, b"no key")):

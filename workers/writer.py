@@ -143,13 +143,13 @@ class WriterWorker:
         told, self._held = self._held, {}  # held again only when the changelog has it
         numbers = sorted({p.partition for p in partitions})
         anew = [n for n in numbers if n not in told or not self._is_last(n, told[n])]
-        for number in anew:
-            told[number] = load(self._data, number, self._bank_settings)
-            self._erase(number, told[number])
         topic = self._settings.topic(topics.MEMORY_CHANGELOG)
+        # Before the fold: what another writer still appends and tells is then behind `end`, and read.
         found = standing(self._reader, [TopicPartition(topic, number) for number in anew])
-        for log, (stands, end) in found.items():
-            self._tell(log.partition, told[log.partition], stands, end)
+        for number, (stands, end) in zip(anew, found.values(), strict=True):
+            part = told[number] = load(self._data, number, self._bank_settings)
+            self._erase(number, part)
+            self._tell(number, part, stands, end)
         self._flush(told)
         self._held = told
 
