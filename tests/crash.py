@@ -297,6 +297,9 @@ class Run:
 
     def _signal(self, fault: Fault, own: list[Process], dice: random.Random, report: Report) -> None:
         number = signal.SIGKILL if fault.kind == "kill" else signal.SIGSTOP
+        if fault.step == "half told":  # a takeover tells the difference: without one there is nothing to tell
+            self._order(own, Fault("kill", "writer", "before the changelog"), signal.SIGKILL)
+            self._until(lambda: not all(p.order.exists() for p in own), 60, "a file that nobody was told of")
         if fault.step:
             self._order(own, fault, number)
         else:
