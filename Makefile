@@ -9,10 +9,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test hostile lint clean
+.PHONY: help install demo test hostile test-kafka lint clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP)  ## make .venv with the exact versions of constraints.txt
 
@@ -31,6 +31,12 @@ test: $(STAMP)  ## run the tests
 
 hostile: $(STAMP)  ## the long run of hostile messages, 20,000 over all topics; prints what it saw
 	HOSTILE_MESSAGES=20000 $(BIN)/python -m pytest -s --show-capture=no tests/test_hostile.py
+
+# What talks to a broker; on the embedded one in `make test`, too. Three nodes: ON_KAFKA=tests/test_cluster.py
+ON_KAFKA := $(addprefix tests/test_,broker.py client.py loop.py writer.py pipeline.py crash.py)
+
+test-kafka: $(STAMP)  ## run the end-to-end tests on Apache Kafka: at KAFKA_BOOTSTRAP, or started by ../shared/kafka/kafka
+	$(BIN)/python -m pytest --kafka -k "not embedded" $(ON_KAFKA)
 
 lint: $(STAMP)  ## check style, types, layout, and the container and CI files
 	$(BIN)/ruff check .

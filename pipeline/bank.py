@@ -32,6 +32,7 @@ class _Namespace:
     categories: dict[str, dict[str, None]] = field(default_factory=dict)
     decided: dict[str, int] = field(default_factory=dict)  # Cause.log -> highest offset
     fact_ids: dict[str, None] = field(default_factory=dict)
+    request_ids: dict[str, None] = field(default_factory=dict)  # whose uses are counted
 
 
 class Bank:
@@ -69,6 +70,11 @@ class Bank:
     def is_decided(self, namespace: str, cause: Cause) -> bool:
         space = self._spaces.get(namespace)
         return space is not None and space.decided.get(cause.log, -1) >= cause.offset
+
+    def is_counted(self, namespace: str, request_id: str) -> bool:
+        """Whether the uses of that request's answer are counted: a request that is answered twice counts once."""
+        space = self._spaces.get(namespace)
+        return space is not None and request_id in space.request_ids
 
     def positions(self, namespace: str) -> dict[str, int]:
         """How far the namespace's facts are decided: "topic_id/partition" to offset."""
@@ -236,10 +242,11 @@ class Bank:
         space = self._spaces.setdefault(decision.namespace, _Namespace())
         cause, d = decision.cause, decision
         space.decided[cause.log] = max(space.decided.get(cause.log, -1), cause.offset)
-        if d.fact_id is not None:
-            space.fact_ids[d.fact_id] = None
-            if len(space.fact_ids) > self.settings.remembered_ids:
-                del space.fact_ids[next(iter(space.fact_ids))]
+        for ids, one in ((space.fact_ids, d.fact_id), (space.request_ids, d.request_id)):
+            if one is not None:
+                ids[one] = None
+                if len(ids) > self.settings.remembered_ids:
+                    del ids[next(iter(ids))]
         memory = space.memories.get(d.memory_id or "")
         if d.outcome in ("learned", "superseded"):
             changed = {_present(d.memory_id)}

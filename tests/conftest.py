@@ -7,11 +7,45 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from apache import SCRIPT, Apache
 
 from workers import broker
 from workers.kafka import KafkaSettings
 
 _prefixes = itertools.count()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--kafka", action="store_true",
+        help="run on Apache Kafka: the cluster at KAFKA_BOOTSTRAP, or one that KAFKA_SCRIPT starts",
+    )  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--kafka") and not os.environ.get("KAFKA_BOOTSTRAP") and not SCRIPT.exists():
+        raise pytest.UsageError(
+            f"--kafka needs a cluster at KAFKA_BOOTSTRAP, or a script at {SCRIPT} (KAFKA_SCRIPT)"
+        )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Three nodes need Apache Kafka, and one that the tests may stop."""
+    alone = collection_path.name == "test_cluster.py"
+    return (alone and not (config.getoption("--kafka") and SCRIPT.exists())) or None
+
+
+@pytest.fixture(scope="session")
+def kafka(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str | None]:
+    """The bootstrap of the Apache Kafka that the tests run on; None when they run on the embedded broker."""
+    if bootstrap := os.environ.get("KAFKA_BOOTSTRAP"):
+        yield bootstrap
+    elif request.config.getoption("--kafka"):
+        cluster = Apache(tmp_path_factory.mktemp("kafka"))
+        yield cluster.bootstrap
+        cluster.stop()
+    else:
+        yield None
 
 
 @pytest.fixture(scope="session")
@@ -22,14 +56,14 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[broker.Embedd
 
 
 @pytest.fixture
-def settings(request: pytest.FixtureRequest) -> KafkaSettings:
-    """Settings with a topic prefix of their own, of the cluster at KAFKA_BOOTSTRAP or of the embedded broker.
+def settings(request: pytest.FixtureRequest, kafka: str | None) -> KafkaSettings:
+    """Settings with a topic prefix of their own, of Apache Kafka or of the embedded broker.
 
-    On the latter the session is short, so that groups form in a second; Apache Kafka allows 6 s at least.
+    The session is short, so that groups form in a second; a cluster of somebody else allows 6 s at least.
     """
     prefix = f"t{os.getpid()}.{next(_prefixes)}."
-    if bootstrap := os.environ.get("KAFKA_BOOTSTRAP"):
-        return KafkaSettings(bootstrap, prefix)
+    if kafka is not None:
+        return KafkaSettings(kafka, prefix, session_timeout_ms=session_ms())
     embedded: broker.EmbeddedBroker = request.getfixturevalue("embedded")
     return KafkaSettings(embedded.bootstrap, prefix, session_timeout_ms=1500)
 
@@ -46,6 +80,11 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from models import make_llama  # transformers takes seconds to import, and few tests need it
 
     return make_llama(tmp_path_factory.mktemp("llama"))
+
+
+def session_ms() -> int:
+    """The session timeout of the tests' workers."""
+    return 6000 if os.environ.get("KAFKA_BOOTSTRAP") else 1500
 
 
 def wait_until(true: Callable[[], object], limit_s: float = 30.0) -> None:

@@ -30,6 +30,7 @@ from workers.topics import (
     ensure_topics,
     lag,
     partition_count,
+    standing,
     topic_ids,
 )
 
@@ -297,6 +298,21 @@ def test_flush_raises_what_failed_once(producer: Producer, monkeypatch: pytest.M
     assert len(producer.flush_or_raise()) == 1
 
 
+def test_a_producer_closes_whatever_is_unacknowledged(tmp_path: Path) -> None:
+    running = broker.start(broker.free_port(), tmp_path / "broker.log")
+    settings = KafkaSettings(running.bootstrap)
+    ensure_topics(settings)
+    producer = settings.producer()
+    producer.send(FACTS, b"kept", partition=0)
+    producer.flush_or_raise()
+    running.process.kill()
+    running.process.wait()
+    producer.send(FACTS, b"too late", partition=0)
+    producer.close(timeout_s=0.5)
+    assert not producer._client._sender.is_alive()
+    running.stop()
+
+
 def test_lag_and_end_count_every_record_of_a_batch(settings: KafkaSettings, producer: Producer) -> None:
     for number in range(30):
         producer.send(FACTS, b"x", partition=number % 3)
@@ -317,6 +333,40 @@ def test_lag_and_end_count_every_record_of_a_batch(settings: KafkaSettings, prod
     for client in (asker, reader):
         client.close(autocommit=False)
     admin.close()
+
+
+def test_a_client_that_forgot_a_topic_is_asked_again(
+    settings: KafkaSettings, producer: Producer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    producer.send(FACTS, b"x", partition=0)
+    producer.flush_or_raise()
+    asker, place = settings.consumer(), TopicPartition(settings.topic(FACTS), 0)
+    real, failures = asker.end_offsets, iter([KeyError(place)])
+
+    def forgetful(partitions: Any) -> Any:
+        for error in failures:
+            raise error
+        return real(partitions)
+
+    monkeypatch.setattr(asker, "end_offsets", forgetful)
+    assert end_offsets(asker, [place]) == {place: 1}
+    asker.close(autocommit=False)
+
+
+def test_what_stands_on_a_compacted_topic(settings: KafkaSettings, producer: Producer) -> None:
+    first, second, empty = (TopicPartition(settings.topic(FACTS), number) for number in range(3))
+    for key, value in ((b"a", b"1"), (b"b", b"2"), (b"a", b"3"), (b"b", None), (None, b"no key")):
+        producer.send(FACTS, value, key, partition=0)
+    producer.send(FACTS, b"4", b"b", partition=1)
+    producer.flush_or_raise()
+    asker = settings.consumer()
+    for _ in range(2):
+        assert standing(asker, [first, second, empty]) == {
+            first: ({b"a": hash(b"3")}, 5), second: ({b"b": hash(b"4")}, 1), empty: ({}, 0),
+        }  # fmt: skip
+        assert end_offsets(asker, [second, empty]) == {second: 1, empty: 0}
+    assert standing(asker, []) == {}
+    asker.close(autocommit=False)
 
 
 def test_no_broker_says_what_to_do() -> None:

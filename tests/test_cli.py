@@ -17,7 +17,7 @@ from pipeline.encoding import Encoding
 from pipeline.words import split
 from schemas.common import BadMessage
 from schemas.response import GenerationResponse, ResponseDelta, ResponseError
-from workers import cli, client
+from workers import cli, client, positions
 from workers.cli import app
 from workers.kafka import KafkaSettings
 
@@ -117,6 +117,56 @@ def test_ask_fails_when_the_answer_is_an_error(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(client, "ask", lambda *_: iter([answer]))
     result = RUNNER.invoke(app, ["ask", "Hello", *option])
     assert result.exit_code == 1 and "behind" in result.output
+
+
+def test_ask_reads_what_publish_has_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, published: list[dict[str, Any]]
+) -> None:
+    monkeypatch.setattr(cli, "DATA", tmp_path)
+    given: list[Any] = []
+    answer = GenerationResponse(request_id="r", finish_reason="stop")
+
+    def ask(_: Any, __: Any, recent: Any) -> Any:
+        given.append(recent)
+        return iter([answer])
+
+    monkeypatch.setattr(client, "ask", ask)
+    publish, reached = client.publish, {"default": {"id/3": 7}, "elsewhere": {"id/1": 9}}
+
+    def decided(*arguments: Any) -> client.Published:
+        done = publish(*arguments)
+        done.after = reached
+        return done
+
+    monkeypatch.setattr(client, "publish", decided)
+    result = RUNNER.invoke(app, ["publish", "-", "--wait"], input=b"A lamp.\n")
+    assert "position of default: id/3 7" in result.stdout
+    reached = {"default": {"id/3": 5, "id/2": 1}}  # an earlier call that ends later takes nothing back
+    RUNNER.invoke(app, ["publish", "-", "--wait"], input=b"A lamp.\n")
+    for options in ((), ("--namespace", "other"), ("--no-memory",)):
+        assert RUNNER.invoke(app, ["ask", "Made of", *options]).exit_code == 0
+    assert given == [{"default": {"id/3": 7, "id/2": 1}}, {}, None]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"a": 1, "b": {"id/0": "x"}}', b"\xff"])
+def test_a_damaged_file_of_positions_is_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / positions.FILE).write_bytes(content)
+    assert positions.recall(tmp_path) in ({}, {"b": {}})
+    positions.remember(tmp_path, {"a": {"id/0": 1}})
+    assert positions.recall(tmp_path, ["a"]) == {"a": {"id/0": 1}}
+
+
+def test_what_was_published_is_so_where_no_position_can_be_kept(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    positions.remember(tmp_path / "file", {"a": {"id/0": 1}})
+    assert positions.recall(tmp_path / "file") == {}
+
+
+def test_the_positions_that_are_kept_are_bounded(tmp_path: Path) -> None:
+    for begin in (0, 600):
+        positions.remember(tmp_path, {f"n{n}": {"id/0": n} for n in range(begin, begin + 600)})
+    kept = positions.recall(tmp_path)
+    assert list(kept) == [f"n{n}" for n in range(200, 1200)] and not list(tmp_path.glob(".*"))
 
 
 def test_ask_prints_the_text_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:

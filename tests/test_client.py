@@ -19,6 +19,7 @@ from schemas import topics
 from schemas.changelog import Decided, PositionRecord, changelog_key
 from schemas.common import encode
 from schemas.fact import Fact, Forget, decode_fact
+from schemas.request import GenerationRequest, decode_request
 from workers import broker, client
 from workers.kafka import KafkaSettings, KafkaUnavailable, Producer, dead_letter
 from workers.topics import ensure_topics
@@ -32,6 +33,7 @@ class Decider:
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings, self._stop = settings, threading.Event()
         self.fact_ids: list[str | None] = []
+        self.times: list[int] = []
         self.ids = ensure_topics(settings)
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -56,6 +58,7 @@ class Decider:
             return
         outcome = "duplicate" if fact.fact_id in self.fact_ids else "learned"
         self.fact_ids.append(fact.fact_id)
+        self.times.append(record.timestamp)
         one: dict[str, Any] = {
             "topic_id": self.ids[topics.FACTS],
             "partition": record.partition,
@@ -149,6 +152,73 @@ def test_a_broker_that_was_never_there_is_told_at_once(monkeypatch: pytest.Monke
     monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waited"))
     with pytest.raises(KafkaUnavailable):
         client.publish(KafkaSettings("127.0.0.1:1", connect_timeout_s=0.2), PAIRS, wait=True)
+
+
+def test_a_request_waits_only_for_positions_of_its_own_cluster(settings: KafkaSettings) -> None:
+    """What was published to a broker that is gone, or to another one, no memory here will ever reach."""
+    topic_id = ensure_topics(settings)[topics.FACTS]
+    recent = {"a": {f"{topic_id}/1": 5, "gone/1": 99}, "b": {"gone/0": 7}}
+    request = GenerationRequest(prompt="Hello", namespace=["a", "b"])
+    with pytest.raises(client.ClientError, match="generator"):
+        next(client.ask(settings, request, recent, timeout_s=0.1))
+    consumer = settings.consumer()
+    name = settings.topic(topics.GENERATION_REQUESTS)
+    consumer.assign([TopicPartition(name, p) for p in sorted(consumer.partitions_for_topic(name))])
+    consumer.seek_to_beginning()
+    found: list[Any] = []
+
+    def polled() -> bool:
+        for records in consumer.poll(timeout_ms=100).values():
+            found.extend(records)
+        return bool(found)
+
+    wait_until(polled)
+    consumer.close()
+    assert decode_request(found[0].key, found[0].value)[1].after == {"a": {f"{topic_id}/1": 5}, "b": {}}
+
+
+def test_what_was_confirmed_by_a_broker_that_is_gone_is_not_mistaken_for_the_next_ones(
+    tmp_path: Path,
+) -> None:
+    """Between two flushes the broker is wiped: the same offsets are given again, to other facts."""
+    running = [broker.start(broker.free_port(), tmp_path / "broker.log")]
+    settings = KafkaSettings(running[0].bootstrap, connect_timeout_s=1)
+    deciders = list[Decider]()
+
+    def facts() -> Iterator[tuple[str, Fact | Forget]]:
+        for n in range(1000):
+            if n == 700:  # 500 are confirmed, and nobody has decided them
+                running[0].process.kill()
+                running[0].process.wait()
+                running[0] = broker.start(running[0].port, tmp_path / "broker.log")
+                deciders.append(Decider(settings))
+            yield "default", Fact(text=f"Fact {n}.")
+
+    try:
+        done = client.publish(settings, facts(), wait=True)
+        assert done.sent == 1000 == done.outcomes.total()
+        assert len(set(deciders[0].fact_ids)) == 1000
+    finally:
+        for decider in deciders:
+            decider.end()
+        running[0].stop()
+
+
+def test_sent_again_a_fact_is_no_newer(
+    settings: KafkaSettings, decider: Decider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush, failures = Producer.flush_or_raise, [KafkaTimeoutError("no answer")]
+
+    def arrives_unconfirmed(producer: Producer) -> list[Any]:
+        sent = flush(producer)
+        if failures and threading.current_thread() is threading.main_thread():
+            raise failures.pop()
+        return sent
+
+    monkeypatch.setattr(Producer, "flush_or_raise", arrives_unconfirmed)
+    clock = iter(range(100, 200))
+    client.publish(settings, PAIRS, wait=True, clock=lambda: next(clock))
+    assert decider.times == [100_000, 101_000, 102_000] * 2
 
 
 def test_what_a_broker_lost_is_sent_to_the_next_one(tmp_path: Path) -> None:

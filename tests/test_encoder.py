@@ -142,3 +142,22 @@ def test_a_long_batch_ends_early_and_says_where_to_go_on(sent: Sent, monkeypatch
     done = worker().process(waiting)
     assert done.offsets == {TopicPartition("facts", 1): 3}  # of the partition whose facts wait longest
     assert [row["text"] for row in sent.rows()] == ["4", "5", "6"]
+
+
+def test_what_comes_later_is_not_sent_before_what_is_ahead_has_arrived(
+    sent: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a producer that gives up a record and delivers the next would lose facts: the writer goes by the offset."""
+    ahead = list[bytes]()
+    send = sent.send
+
+    def careful(topic: str, value: bytes, key: bytes, *more: Any, **others: Any) -> None:
+        assert key not in ahead
+        ahead.append(key)
+        send(topic, value, key, *more, **others)
+
+    monkeypatch.setattr(sent, "send", careful)
+    monkeypatch.setattr(sent, "flush_or_raise", ahead.clear)
+    facts = [b'{"text": "fact %d", "namespace": "%s"}' % (i, (b"a", b"b")[i % 2]) for i in range(400)]
+    worker().process(batch(*facts))
+    assert len(sent.rows()) == 400 and not ahead

@@ -12,7 +12,22 @@ from typing import Any
 
 import pytest
 from test_history import assert_same, sample
-from test_writer import HOME, NOW, OUTCOMES, TEXTS, agree, batch, decided, facts, message, row, take, writer
+from test_writer import (
+    HOME,
+    NOW,
+    OUTCOMES,
+    TEXTS,
+    Local,
+    agree,
+    batch,
+    begin,
+    decided,
+    facts,
+    message,
+    row,
+    take,
+    writer,
+)
 
 from pipeline import history
 from pipeline.history import HistoryError
@@ -160,9 +175,8 @@ def test_a_clock_that_jumps_changes_no_decision(jump: timedelta, tmp_path: Path)
     plain, _ = writer(tmp_path / "plain")
     plain.process(facts())
     clock = iter([NOW, NOW + jump, NOW, NOW + jump, NOW + 2 * jump, NOW])
-    made = WriterWorker(plain._settings, tmp_path / "jumping", now=lambda: next(clock))
-    made._producer, made._partitions, made._topic_ids = plain._producer, plain._partitions, plain._topic_ids
-    take(made)
+    made = WriterWorker(Local(), tmp_path / "jumping", now=lambda: next(clock))
+    begin(made)
     made.process(facts())
     assert [d.outcome for d in decided(tmp_path / "jumping")] == OUTCOMES
     assert made._held[HOME].bank.digest() == plain._held[HOME].bank.digest()

@@ -49,14 +49,19 @@ class Stack:
     process: subprocess.Popen[str]
 
 
-def start(data: Path) -> Stack:
-    port = free_port()
-    command = [sys.executable, "-m", "workers.cli", "up", "--data", str(data), "--port", str(port)]
+def start(data: Path, kafka: str | None, prefix: str = "") -> Stack:
+    """`up` on a broker of its own, or with topics of its own on Apache Kafka."""
+    settings = KafkaSettings(kafka or f"127.0.0.1:{free_port()}", prefix if kafka else "")
+    command = [sys.executable, "-m", "workers.cli", "up", "--data", str(data)]
+    if kafka:
+        command += ["--bootstrap", kafka, "--topic-prefix", prefix]
+    else:
+        command += ["--port", settings.bootstrap.split(":")[1]]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     line = process.stdout.readline()
     assert line.startswith("ready"), line
-    return Stack(KafkaSettings(bootstrap=f"127.0.0.1:{port}"), data, process)
+    return Stack(settings, data, process)
 
 
 def stop(stack: Stack) -> None:
@@ -65,8 +70,8 @@ def stop(stack: Stack) -> None:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    running = start(tmp_path_factory.mktemp("data"))
+def stack(tmp_path_factory: pytest.TempPathFactory, kafka: str | None) -> Iterator[Stack]:
+    running = start(tmp_path_factory.mktemp("data"), kafka, f"p{os.getpid()}.")
     yield running
     stop(running)
 
@@ -112,7 +117,7 @@ def test_a_newer_fact_answers_and_a_forgotten_one_does_not(stack: Stack) -> None
     prompt: dict[str, Any] = {"prompt": "The Zephyr kettle ships from", "after": done.after}
     answer = ask(stack, prompt)
     assert "Tromso" in answer.text and "Gdansk" not in answer.text
-    where = ("--bootstrap", stack.settings.bootstrap)
+    where = ("--bootstrap", stack.settings.bootstrap, "--topic-prefix", stack.settings.topic_prefix)
     command(stack, "memories", "forget", answer.memories[0].memory_id, *where)
     assert query.run(stack.data, "select * from memories where text like '%Zephyr%'").num_rows == 0
     made = query.run(
@@ -148,15 +153,15 @@ def test_what_cannot_be_taken_is_kept_with_its_bytes_and_its_reason(stack: Stack
     assert found == BAD
 
 
-def test_the_same_folder_makes_the_same_memory_and_the_same_answer(tmp_path: Path) -> None:
-    first = start(tmp_path)
+def test_the_same_folder_makes_the_same_memory_and_the_same_answer(tmp_path: Path, kafka: str | None) -> None:
+    first = start(tmp_path, kafka, f"p{os.getpid()}.first.")
     facts = ("The Harlow desk lamp is made of walnut.", "Ines Okafor keeps the rota.")
     done = publish(first, *facts, namespace="a")
     prompt: dict[str, Any] = {"prompt": "The Harlow desk lamp is made of", "namespace": "a"}
     before = ask(first, prompt | {"after": done.after}).text
     stop(first)
     digest = command(first, "digest")
-    again = start(tmp_path)
+    again = start(tmp_path, kafka, f"p{os.getpid()}.again.")
     try:
         assert "walnut" in before
         wait_until(lambda: ask(again, prompt).text == before)  # its replica fills from a changelog told anew
@@ -172,6 +177,57 @@ def test_the_same_folder_makes_the_same_memory_and_the_same_answer(tmp_path: Pat
     assert command(again, "digest") != digest
 
 
+def test_a_crash_of_the_generator_or_of_the_embedded_broker_loses_nothing_that_is_waited_for(
+    tmp_path: Path, gpt2: Path
+) -> None:
+    """`up` starts a generator again, and answers come; or a new broker, which is empty: `publish` sends again what was
+    not decided, and it counts once."""
+    port = free_port()
+    command = [
+        sys.executable,
+        "-m",
+        "workers.cli",
+        "up",
+        "--json",
+        "--data",
+        str(tmp_path),
+        "--port",
+        str(port),
+    ]
+    process = subprocess.Popen([*command, "--model", str(gpt2)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    up = Stack(KafkaSettings(f"127.0.0.1:{port}"), tmp_path, process)
+    try:
+        pids = json.loads(process.stdout.readline())["pids"]
+        os.kill(pids["generator"], signal.SIGSTOP)  # it has the request and has not answered
+        threading.Timer(1, os.kill, (pids["generator"], signal.SIGKILL)).start()
+        assert ask(up, {"prompt": "Hello", "max_new_tokens": 2}).error is None
+
+        def facts() -> Iterator[tuple[str, Fact]]:
+            for n in range(300):
+                if n == 200:
+                    os.kill(pids["broker"], signal.SIGKILL)
+                yield (
+                    f"space-{n % 5}",
+                    Fact(text=f"The lamp of room {n} stands at gate {n + 7}.", min_loss_delta=0),
+                )
+
+        done = client.publish(up.settings, facts(), wait=True)
+        assert done.sent == done.outcomes.total() == 300
+        sql = "select fact_id, count(*) as n from history where outcome <> 'duplicate' and fact_id is not null group by 1"
+        counted = query.run(tmp_path, sql).to_pylist()
+        assert len(counted) == 300 and {row["n"] for row in counted} == {1}
+        prompt = {
+            "prompt": "The lamp of room 9",
+            "namespace": "space-4",
+            "max_new_tokens": 2,
+            "after": done.after,
+        }
+        assert ask(up, prompt).error is None  # the new generator has the whole memory
+    finally:
+        stop(up)
+
+
 # --- the README's programs ---
 
 
@@ -179,7 +235,10 @@ def program(stack: Stack, word: str) -> list[str]:
     """The command that runs the README's program with this word in it, on the stack's broker."""
     (code,) = (code for _, code in BLOCKS if word in code)
     assert "pipeline" in code or "127.0.0.1:9092" in code
-    return [sys.executable, "-u", "-c", code.replace("127.0.0.1:9092", stack.settings.bootstrap)]
+    code = code.replace("127.0.0.1:9092", stack.settings.bootstrap)
+    for topic in topics.TOPICS:
+        code = code.replace(f'"{topic.name}"', f'"{stack.settings.topic(topic.name)}"')
+    return [sys.executable, "-u", "-c", code]
 
 
 def run(stack: Stack, word: str) -> str:

@@ -1,6 +1,6 @@
 """TLS and SASL against a real Apache Kafka: every client gets in with the right login, and says what is wrong otherwise.
 
-The cluster is started by a script, ../shared/kafka/kafka beside the repository or what FACTSTREAM_TEST_KAFKA names; without
+The cluster is started by a script, ../shared/kafka/kafka beside the repository or what KAFKA_SCRIPT names; without
 one these tests are left out, and say so.
 """
 
@@ -14,20 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from apache import SCRIPT
 from kafka import TopicPartition
 
 from schemas import topics
 from workers.kafka import MECHANISMS, KafkaSettings, KafkaUnavailable
 from workers.topics import ensure_topics
 
-SCRIPT = Path(os.environ.get("FACTSTREAM_TEST_KAFKA") or Path(__file__).parents[2] / "shared/kafka/kafka")
 WRONG = "not-the-passw0rd"
 
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     if not SCRIPT.is_file():
-        pytest.skip(f"no Apache Kafka to test with: there is no {SCRIPT}, see FACTSTREAM_TEST_KAFKA")
+        pytest.skip(f"no Apache Kafka to test with: there is no {SCRIPT}, see KAFKA_SCRIPT")
     command = [str(SCRIPT), "start", "--dir", str(tmp_path_factory.mktemp("kafka")), "--secure"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

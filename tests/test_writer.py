@@ -21,11 +21,11 @@ from schemas import topics
 from schemas.changelog import MemoryRecord, PositionRecord, changelog_key
 from schemas.common import decode
 from schemas.encoding import FACT_ENCODINGS, encode_batch
-from workers import loop
+from workers import changelog, loop
 from workers.kafka import KafkaSettings, partition_for
 from workers.loop import Retry
 from workers.topics import ensure_topics
-from workers.writer import POSITIONS, WriterWorker, changelog, load
+from workers.writer import WriterWorker, load
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 TEXTS = [
@@ -57,15 +57,29 @@ class Sent:
         partition: int | None = None,
         headers: Iterable[tuple[str, bytes]] = (),
     ) -> None:
-        record = SimpleNamespace(topic=topic, value=value, key=key, partition=partition, headers=headers)
-        self._waiting.append(record)
+        self._waiting.append(
+            SimpleNamespace(topic=topic, value=value, key=key, partition=partition, headers=list(headers))
+        )
 
-    def flush_or_raise(self) -> None:
+    def flush_or_raise(self) -> list[SimpleNamespace]:
         waiting, self._waiting = self._waiting, []
         if self.failures:
             self.failures -= 1
             raise KafkaTimeoutError("nobody acknowledged")
-        self.records += waiting
+        for record in waiting:
+            record.offset = len(self.at(record.topic, record.partition))
+            self.records.append(record)
+        return waiting
+
+    def at(self, topic: str, partition: int) -> list[SimpleNamespace]:
+        return [record for record in self.on(topic) if record.partition == partition]
+
+    def end(self) -> int:
+        return len(self.at(topics.MEMORY_CHANGELOG, HOME))
+
+    def crash(self) -> None:
+        """What is not flushed is gone, and the next process has a broker that answers."""
+        self._waiting, self.failures = [], 0
 
     def close(self) -> None: ...
 
@@ -74,25 +88,76 @@ class Sent:
 
     def compacted(self) -> dict[bytes, bytes]:
         last = {record.key: record.value for record in self.on(topics.MEMORY_CHANGELOG)}
-        return {key: value for key, value in last.items() if value is not None}
+        return {key: value for key, value in last.items() if key and value is not None}
+
+
+class Reader:
+    """A consumer without a group, of what was sent."""
+
+    def __init__(self, sent: Sent) -> None:
+        self._sent = sent
+        self._positions: dict[TopicPartition, int] = {}
+
+    def unsubscribe(self) -> None: ...
+    def seek_to_beginning(self) -> None: ...
+    def close(self) -> None: ...
+
+    def assign(self, partitions: Iterable[TopicPartition]) -> None:
+        self._positions = dict.fromkeys(partitions, 0)
+
+    def assignment(self) -> set[TopicPartition]:
+        return set(self._positions)
+
+    def highwater(self, tp: TopicPartition) -> int:
+        return len(self._sent.at(*tp))
+
+    def position(self, tp: TopicPartition, timeout_ms: int = 0) -> int:
+        return self._positions[tp]
+
+    def poll(self, timeout_ms: int) -> dict[TopicPartition, list[SimpleNamespace]]:
+        polled = {tp: self._sent.at(*tp)[position:] for tp, position in self._positions.items()}
+        self._positions = {tp: self.highwater(tp) for tp in polled}
+        return {tp: records for tp, records in polled.items() if records}
 
 
 class Local(KafkaSettings):
+    """One cluster of its own: whoever asks it for a producer gets the same one, and reads what that one sent."""
+
     def producer(self) -> Any:
-        return Sent(self)
+        return self.__dict__.setdefault("sent", Sent(self))
+
+    def consumer(self, *_: Any) -> Any:
+        return Reader(self.producer())
 
 
-def writer(data: Path) -> tuple[WriterWorker, Sent]:
-    made = WriterWorker(Local(), data, now=lambda: NOW)
+def writer(data: Path, cluster: Local | None = None) -> tuple[WriterWorker, Sent]:
+    made = WriterWorker(cluster or Local(), data, now=lambda: NOW)
+    return made, begin(made)
+
+
+def begin(made: WriterWorker) -> Sent:
     made.start(SimpleNamespace(partitions_for_topic=lambda _: set(range(PARTITIONS))), IDS)
     take(made)
     sent = made._producer
     assert isinstance(sent, Sent)
-    return made, sent
+    return sent
 
 
 def take(made: WriterWorker) -> None:
     made.assigned([TopicPartition(topic, HOME) for topic in made.topics])
+
+
+def write(sent: Sent, *others: tuple[bytes | None, bytes | None]) -> None:
+    """Somebody else writes to the changelog."""
+    for key, value in others:
+        sent.send(topics.MEMORY_CHANGELOG, value, key, HOME)
+    sent.flush_or_raise()
+
+
+def read(sent: Sent, since: int = 0) -> dict[TopicPartition, list[Any]]:
+    """The changelog as its owner consumes it, who committed `since`."""
+    place = TopicPartition(topics.MEMORY_CHANGELOG, HOME)
+    return {place: sent.at(*place)[since:]}
 
 
 def row(offset: int, text: str, **more: Any) -> dict[str, Any]:
@@ -173,8 +238,7 @@ def test_a_crash_before_the_changelog_is_mended_by_the_next_writer(tmp_path: Pat
         made.process(batch(message(row(1, TEXTS[2])), start=1))
     assert [d.outcome for d in decided(tmp_path)] == ["learned", "superseded"]  # it is in the history
     assert sent.compacted() == before  # and nobody was told
-    _, mended = writer(tmp_path)
-    mended.records = sent.records + mended.records  # one topic
+    _, mended = writer(tmp_path, made._settings)  # type: ignore[arg-type]
     agree(mended, tmp_path)
 
 
@@ -193,7 +257,7 @@ def test_a_failed_flush_is_made_good_by_the_same_writer(tmp_path: Path) -> None:
 
 def test_of_two_writers_the_later_one_folds_what_the_other_wrote(tmp_path: Path) -> None:
     late, sent = writer(tmp_path)
-    other, told = writer(tmp_path)
+    other, _ = writer(tmp_path, late._settings)  # type: ignore[arg-type]
     other.process(batch(message(row(0, TEXTS[0]))))
     with pytest.raises(Retry):
         late.process(facts())
@@ -201,8 +265,106 @@ def test_of_two_writers_the_later_one_folds_what_the_other_wrote(tmp_path: Path)
     late.process(facts())
     assert [d.outcome for d in decided(tmp_path)] == OUTCOMES
     assert [d.cause.offset for d in decided(tmp_path)] == [0, 1, 2, 3]
-    sent.records = told.records + sent.records
     agree(sent, tmp_path)
+
+
+def test_what_a_writer_tells_that_slept_is_mended_by_the_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It wrote its file, and stood still before the changelog; the next one has removed since what it tells then."""
+    asleep, sent = writer(tmp_path)
+    owner, _ = writer(tmp_path, asleep._settings)  # type: ignore[arg-type]
+    real, late = WriterWorker._send, list[tuple[int, bytes, bytes | None]]()
+    monkeypatch.setattr(WriterWorker, "_send", lambda _, *record: late.append(record))
+    asleep.process(batch(message(row(0, TEXTS[0]))))
+    monkeypatch.setattr(WriterWorker, "_send", real)
+    take(owner)
+    owner.process(batch(message(row(1, TEXTS[2])), start=1))  # supersedes it
+    agree(sent, tmp_path)
+    owner.process(read(sent))
+    committed = sent.end()
+    for record in late:
+        asleep._send(*record)
+    sent.flush_or_raise()
+    with pytest.raises(AssertionError):
+        agree(sent, tmp_path)
+    committed, before = sent.end(), committed
+    owner.process(read(sent, before))
+    agree(sent, tmp_path)
+    count = len(sent.records)
+    owner.process(read(sent, committed))  # what it sent to mend it needs no mending
+    assert len(sent.records) == count > committed
+
+
+def test_whatever_others_write_the_changelog_says_what_the_history_says(tmp_path: Path) -> None:
+    made, sent = writer(tmp_path)
+    made.process(batch(message(row(0, TEXTS[0]))))
+    before = sent.compacted()
+    made.process(batch(message(row(1, TEXTS[1])), message(row(2, TEXTS[2])), start=1))
+    now, gone = sent.compacted(), set(before) - set(sent.compacted())
+    assert len(gone) == 1 and len(now) == 3
+    write(
+        sent,
+        *before.items(),  # what was superseded, and an old position
+        *((key, None) for key in now),
+        (changelog_key("default", "a" * 32), None),  # which nobody misses
+    )
+    committed = sent.end()
+    made.process(read(sent))
+    agree(sent, tmp_path)
+    assert len(read(sent, committed).popitem()[1]) == len(now) + len(gone)
+    assert not sent.on(topics.DEAD_LETTERS)  # they are well formed
+    [(key, value)] = ((key, value) for key, value in now.items() if b"Perth" in value)
+    write(sent, (key, value.replace(b"Perth", b"Paris")))
+    made.process(read(sent, committed) | batch(message(row(3, TEXTS[3])), start=3))  # with facts in hand
+    assert sent.compacted()[key] == value
+    agree(sent, tmp_path)
+
+
+def test_an_owner_that_does_not_know_the_last_file_mends_nothing_by_what_it_knows(tmp_path: Path) -> None:
+    owner, sent = writer(tmp_path)
+    other, _ = writer(tmp_path, owner._settings)  # type: ignore[arg-type]
+    other.process(batch(message(row(0, TEXTS[0]))))
+    with pytest.raises(Retry, match="another writer"):
+        owner.process(read(sent))
+    agree(sent, tmp_path)
+    take(owner)
+    owner.process(read(sent))
+    agree(sent, tmp_path)
+
+
+def test_a_takeover_tells_the_difference_and_the_letters_that_the_last_one_owes(tmp_path: Path) -> None:
+    made, sent = writer(tmp_path)
+    made.process(facts())
+    count = len(sent.records)
+    writer(tmp_path, made._settings)  # type: ignore[arg-type]
+    assert len(sent.records) == count
+    lamp, gone = (changelog_key("default", m.memory_id) for m in made._held[HOME].bank.memories("default"))
+    write(sent, (lamp, b"{"), (gone, None), (b"default/more", b"{}"))
+    committed, count = count, len(sent.records)
+    other, _ = writer(tmp_path, made._settings)  # type: ignore[arg-type]
+    assert {record.key for record in sent.records[count:]} == {lamp, gone, b"default/more"}
+    agree(sent, tmp_path)
+    count = len(sent.on(topics.MEMORY_CHANGELOG))
+    other.process(read(sent, committed))
+    assert [(r.key, r.value) for r in sent.on(topics.DEAD_LETTERS)] == [
+        (lamp, b"{"),
+        (b"default/more", b"{}"),
+    ]
+    assert len(sent.on(topics.MEMORY_CHANGELOG)) == count
+
+
+def test_a_new_broker_is_told_the_whole_memory_and_all_positions(tmp_path: Path) -> None:
+    made, _ = writer(tmp_path)
+    made.process(facts())
+    more = batch(message(row(9, "Ines Okafor keeps the rota.", namespace="space-13")), start=9)
+    [[record]] = more.values()
+    record.key = b"space-13"
+    made.process(more)
+    assert partition_for("space-13", PARTITIONS) == HOME
+    _, anew = writer(tmp_path)
+    assert {key for key in anew.compacted() if key.endswith(b"/")} == {b"default/", b"space-13/"}
+    assert len(anew.compacted()) == 2 + len(made._held[HOME].bank)
 
 
 def test_a_partition_that_comes_back_unchanged_is_not_folded_again(tmp_path: Path) -> None:
@@ -284,6 +446,11 @@ def test_uses_are_counted_once_and_only_where_the_namespace_lives(tmp_path: Path
     hits = batch((body % ("default", used)).encode(), topic=topics.MEMORY_HITS)
     made.process(hits)
     made.process(hits)
+    [again] = hits.values()
+    # The generator died before it committed, and another one answered the request once more.
+    for other in (made, writer(tmp_path)[0]):
+        other.process(batch(again[0].value, topic=topics.MEMORY_HITS, start=7))
+        assert other._held[HOME].bank.get("default", used or "").uses == 1  # type: ignore[union-attr]
     made.process(batch((body % ("elsewhere", used)).encode(), topic=topics.MEMORY_HITS, start=1))
     memory = made._held[HOME].bank.get("default", used or "")
     assert memory is not None and memory.uses == 1
@@ -331,40 +498,46 @@ def test_what_others_write_to_the_changelog_is_a_dead_letter_and_mended(tmp_path
     own, key = sent.compacted(), changelog_key("default", memory.memory_id)
     bad = [
         (key, b"{"), (b"default/", b"7"), (b"\xff", b"{}"), (None, b"{}"), (changelog_key("default", "a" * 32), own[key]),
-        (b"elsewhere/", own[b"default/"].replace(b"default", b"elsewhere")), (b"no slash", b"x"),
+        (b"elsewhere/", own[b"default/"].replace(b"default", b"elsewhere")), (b"no slash", b"x"), (b"default", b"{}"),
     ]  # fmt: skip
-    forged = batch(*(value for _, value in bad), topic=topics.MEMORY_CHANGELOG)
-    [records] = forged.values()
-    for record, (name, _) in zip(records, bad, strict=True):
-        record.key = name
-    sent.records += [SimpleNamespace(topic=topics.MEMORY_CHANGELOG, key=k, value=v) for k, v in bad if k]
-    made.process(forged)
+    write(sent, *bad)
+    after = sent.end()
+    made.process(read(sent))
     letters = sent.on(topics.DEAD_LETTERS)
     assert [(letter.key, letter.value) for letter in letters] == bad
     assert [dict(letter.headers)["reason"].decode() for letter in letters] == [
-        "invalid-json", "invalid-json", "invalid-key", "invalid-key", "key-mismatch", "wrong-partition", "invalid-key"
+        "invalid-json", "invalid-json", "invalid-key", "invalid-key", "key-mismatch", "wrong-partition", "invalid-key",
+        "invalid-key",
     ]  # fmt: skip
     agree(sent, tmp_path)  # what they overwrote stands there again, and what they added does not
-    after = sent.on(topics.MEMORY_CHANGELOG)[-6:]
-    back = batch(*(record.value for record in after), topic=topics.MEMORY_CHANGELOG)
-    [records] = back.values()
-    for record, one in zip(records, after, strict=True):
-        record.key = one.key
+    assert set(sent.compacted()) == set(own)
     told = len(sent.records)
-    made.process(back)  # the writer reads what it told, and has nothing to say to it
+    made.process(read(sent, after))  # the writer reads what it told, and has nothing to say to it
     assert len(sent.records) == told
+
+
+def test_runs_of_offsets_are_told_apart_and_few() -> None:
+    sent = changelog.Sent(5)
+    for offset in (7, 8, 9, 12, -1, 13):
+        sent.add(offset)
+    assert [sent.is_compared(n) for n in (0, 4, 5)] == [True, True, False]
+    assert [n for n in range(6, 15) if sent.has(n)] == [7, 8, 9, 12, 13]
+    for offset in range(0, 10 * changelog.RUNS, 2):
+        sent.add(100 + offset)
+    assert sum(sent.has(n) for n in range(100, 100 + 10 * changelog.RUNS)) == changelog.RUNS
 
 
 def test_a_namespace_fed_by_ever_new_brokers_can_still_be_published(tmp_path: Path) -> None:
     made, _ = writer(tmp_path)
     made.process(facts())
     bank, [last, *_] = made._held[HOME].bank, decided(tmp_path)
-    for life in range(POSITIONS + 8):
+    for life in range(changelog.POSITIONS + 8):
         cause = Cause("facts", f"life-{life}", HOME, 0)
         bank.apply(Decision("default", "skipped", cause, NOW))
-    *_, (_, _, value) = changelog(bank, [last])
+    *_, (_, value) = changelog.records(bank, [last])
     told = decode(PositionRecord, value)
-    assert len(told.positions) == POSITIONS and f"life-{POSITIONS + 7}/{HOME}" in told.positions
+    assert len(told.positions) == changelog.POSITIONS
+    assert f"life-{changelog.POSITIONS + 7}/{HOME}" in told.positions
 
 
 def test_rewound_offsets_on_a_broker_decide_nothing_twice(settings: KafkaSettings, tmp_path: Path) -> None:

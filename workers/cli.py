@@ -159,9 +159,10 @@ def publish(
 ) -> None:
     """Publish facts. Sends the fields that a fact has, and names those it left out.
 
-    With --wait, what a broker did not confirm or has lost is sent again, and counts once.
+    With --wait, what a broker did not confirm or has lost is sent again, and counts once; the position that was
+    reached is printed, and `factstream ask` on this machine is answered from a memory that has it.
     """
-    from workers import client
+    from workers import client, positions
     from workers.kafka import KafkaSettings
 
     given = {"namespace": namespace, "category": category, "source": source, "min_loss_delta": min_loss_delta}
@@ -193,6 +194,8 @@ def publish(
             settings, facts(), wait,
             lambda sent, decided: bar.update(task, total=sent, completed=decided if wait else sent),
         )  # fmt: skip
+        if done.after and wait:
+            positions.remember(DATA, done.after)
     result = {"sent": done.sent, "refused": refused, "left_out": list(left_out)}
     result |= {"outcomes": dict(done.outcomes), "after": done.after} if wait else {}
     if as_json:
@@ -202,6 +205,9 @@ def publish(
         if wait:
             told = ", ".join(f"{count} {outcome}" for outcome, count in done.outcomes.most_common())
             console.print(f"{sum(done.outcomes.values())} decided: {told}", highlight=False)
+            for namespace, logs in list(done.after.items())[:20]:
+                where = ", ".join(f"{log} {offset}" for log, offset in logs.items())
+                console.print(f"position of {namespace}: {where}", highlight=False, markup=False)
         if left_out:
             console.print(f"fields left out: {', '.join(left_out)}", highlight=False, markup=False)
         for line in refused[:20]:
@@ -238,11 +244,14 @@ def ask(
     topic_prefix: Prefix = None,
     as_json: Json = False,
 ) -> None:
-    """Ask the running stack; the text appears as it is generated."""
+    """Ask the running stack; the text appears as it is generated.
+
+    After `publish --wait` on this machine, only a memory that has those facts answers.
+    """
     from schemas.common import decode
     from schemas.request import GenerationRequest
     from schemas.response import ResponseDelta
-    from workers import client
+    from workers import client, positions
     from workers.kafka import KafkaSettings
 
     with _clear_errors():
@@ -256,7 +265,8 @@ def ask(
             request = decode(GenerationRequest, orjson.dumps(body))
             if compare and not as_json:
                 console.print("with memory" if use_memory else "without memory", style="bold")
-            for answer in client.ask(settings, request):
+            recent = positions.recall(DATA, request.namespaces) if use_memory else None
+            for answer in client.ask(settings, request, recent):
                 if isinstance(answer, ResponseDelta):
                     print(answer.delta, end="", flush=True)
                 elif as_json:
@@ -324,7 +334,7 @@ def memories_forget(
     Its text stays in the history, but with --erase, for a person who asks for deletion. Topics and backups keep it
     as long as you have them keep it.
     """
-    from workers import client
+    from workers import client, positions
     from workers.kafka import KafkaSettings
 
     with _clear_errors():
@@ -333,6 +343,7 @@ def memories_forget(
         done = client.publish(settings, [(namespace, message)], wait=True)
         if done.outcomes["dead-lettered"]:
             raise client.ClientError("the request is in the dead letters: see its reason there")
+        positions.remember(DATA, done.after)
         console.print(f"{'erased' if erase else 'forgotten'}: {memory_id}")
 
 

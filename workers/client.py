@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from kafka import TopicPartition
 from kafka.errors import KafkaError
@@ -19,6 +19,7 @@ from schemas.fact import Fact, Forget
 from schemas.request import GenerationRequest
 from schemas.response import GenerationResponse, ResponseDelta
 from workers.kafka import KafkaSettings, KafkaUnavailable, Producer
+from workers.positions import Positions
 from workers.topics import end_offsets, ensure_topics
 
 PATIENCE_S = 60.0  # without any progress
@@ -46,14 +47,19 @@ def publish(
     facts: Iterable[tuple[str, Fact | Forget]],
     wait: bool = False,
     progress: Callable[[int, int], object] = lambda sent, decided: None,
+    clock: Callable[[], float] = time.time,
 ) -> Published:
     """Sends (namespace, fact) pairs. Raises ClientError, KafkaError, KafkaUnavailable.
 
     A fact that has no fact_id gets one, of this call and its place in it: however often it is sent, it is decided once.
     With `wait`, returns when each is durably decided, and sends again what the broker did not confirm or has lost.
+    The Kafka timestamp is when a fact was first sent, by `clock` (epoch seconds): sent again, it is no newer.
     """
     call = uuid.uuid4().hex
-    named = ((namespace, _named(fact, f"{call}-{n}")) for n, (namespace, fact) in enumerate(facts))
+    named = (
+        Outgoing(namespace, _named(fact, f"{call}-{n}"), int(clock() * 1000))
+        for n, (namespace, fact) in enumerate(facts)
+    )
     failures = 0
     with closing(_Sending(settings, named, wait, progress)) as sending:
         while True:
@@ -75,6 +81,12 @@ def _named(fact: Fact | Forget, fact_id: str) -> Fact | Forget:
     return fact.model_copy(update={"fact_id": fact_id})
 
 
+class Outgoing(NamedTuple):
+    namespace: str
+    fact: Fact | Forget
+    timestamp_ms: int
+
+
 class _Lost(ClientError):
     """The broker was started anew and has not kept what it had confirmed."""
 
@@ -85,15 +97,15 @@ class _Sending:
     def __init__(
         self,
         settings: KafkaSettings,
-        facts: Iterator[tuple[str, Fact | Forget]],
+        facts: Iterator[Outgoing],
         wait: bool,
         progress: Callable[[int, int], object],
     ) -> None:
         self.done, self.begun = Published(), False
         self._settings, self._facts, self._wait, self._progress = settings, facts, wait, progress
         self._ids: dict[str, str] = {}
-        self._unconfirmed: list[tuple[str, Fact | Forget]] = []
-        self._undecided: dict[tuple[int, int], tuple[str, Fact | Forget]] = {}
+        self._unconfirmed: list[Outgoing] = []
+        self._undecided: dict[tuple[int, int], Outgoing] = {}
         self._producer: Producer | None = None
         self._tail: _Tail | None = None
 
@@ -101,6 +113,7 @@ class _Sending:
         """Connects, and sends what is not confirmed yet."""
         self._close_producer()
         ids = ensure_topics(self._settings)
+        self.begun = True  # there is a broker: what fails from here on may pass
         if self._wait and ids != self._ids:
             if self._tail:
                 self._tail.close()
@@ -111,21 +124,24 @@ class _Sending:
         producer = self._producer = self._settings.producer()
         self.done.sent -= len(self._unconfirmed)
         self._facts, self._unconfirmed = chain(self._unconfirmed, self._facts), []
-        self.begun = True
-        for namespace, fact in self._facts:
-            self._unconfirmed.append((namespace, fact))
+        for one in self._facts:
+            self._unconfirmed.append(one)
             self.done.sent += 1
-            producer.send(topics.FACTS, encode(fact), namespace.encode())
+            value, key = encode(one.fact), one.namespace.encode()
+            producer.send(topics.FACTS, value, key, timestamp_ms=one.timestamp_ms)
             if len(self._unconfirmed) >= 500:
                 self._confirm(producer)
         self._confirm(producer)
 
     def _confirm(self, producer: Producer) -> None:
-        for (namespace, fact), sent in zip(self._unconfirmed, producer.flush_or_raise(), strict=True):
+        confirmed = producer.flush_or_raise()
+        if self._wait and ensure_topics(self._settings) != self._ids:  # these offsets may be of either broker
+            raise _Lost(f"the broker lost up to {len(self._undecided)} undecided facts")
+        for one, sent in zip(self._unconfirmed, confirmed, strict=True):
             if self._wait:
-                self._undecided[sent.partition, sent.offset] = (namespace, fact)
+                self._undecided[sent.partition, sent.offset] = one
             else:
-                self._after(namespace, self._ids[topics.FACTS], sent.partition, sent.offset)
+                self._after(one.namespace, self._ids[topics.FACTS], sent.partition, sent.offset)
         self._unconfirmed.clear()
         self._progress(self.done.sent, 0)
 
@@ -190,10 +206,22 @@ class _Sending:
 
 
 def ask(
-    settings: KafkaSettings, request: GenerationRequest, timeout_s: float = 120.0
+    settings: KafkaSettings,
+    request: GenerationRequest,
+    recent: Positions | None = None,
+    timeout_s: float = 120.0,
 ) -> Iterator[ResponseDelta | GenerationResponse]:
-    """Sends a request; yields its deltas and last its response. Raises ClientError."""
-    ensure_topics(settings)
+    """Sends a request; yields its deltas and last its response. Raises ClientError.
+
+    `recent` are positions for a request without `after`: those of them count that are of this cluster's topics.
+    """
+    topic_id = ensure_topics(settings)[topics.FACTS]
+    if recent and request.after is None:
+        ours = {
+            namespace: {log: offset for log, offset in logs.items() if log.startswith(f"{topic_id}/")}
+            for namespace, logs in recent.items()
+        }
+        request = request.model_copy(update={"after": ours})
     request_id = uuid.uuid4().hex
     with closing(_Tail(settings, (topics.GENERATION_RESPONSES,))) as tail:
         producer = settings.producer()

@@ -96,12 +96,16 @@ class EncoderWorker:
         by_namespace: dict[str, list[dict[str, Any]]] = {}
         for row in rows:
             by_namespace.setdefault(row["namespace"], []).append(row)
-        for namespace, own in by_namespace.items():
-            partition = partition_for(namespace, self._partitions)
-            for i in range(0, len(own), ROWS):
-                batch = pa.RecordBatch.from_pylist(own[i : i + ROWS], schema=encodings.FACT_ENCODINGS)
-                value = encodings.encode_batch(batch)
-                self._producer.send(topics.FACT_ENCODINGS, value, namespace.encode(), partition)
+        for begin in range(0, max(map(len, by_namespace.values()), default=0), ROWS):
+            for namespace, own in by_namespace.items():
+                if piece := own[begin : begin + ROWS]:
+                    batch = pa.RecordBatch.from_pylist(piece, schema=encodings.FACT_ENCODINGS)
+                    partition = partition_for(namespace, self._partitions)
+                    value = encodings.encode_batch(batch)
+                    self._producer.send(topics.FACT_ENCODINGS, value, namespace.encode(), partition)
+            # A producer that gives one record up may deliver the next. Of a namespace's facts the writer takes
+            # none that is older than what it has decided: so no message is sent before the one ahead of it arrived.
+            self._producer.flush_or_raise()
 
     def _row(self, record: Any) -> dict[str, Any]:
         check_readable(record)

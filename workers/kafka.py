@@ -10,6 +10,7 @@ import re
 import socket
 import ssl
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.errors import (
     KafkaError,
+    KafkaTimeoutError,
     SaslAuthenticationFailedError,
     UnsupportedSaslMechanismError,
 )
@@ -313,7 +315,14 @@ class Producer:
             raise
 
     def close(self, timeout_s: float = 3.0) -> None:
-        self._client.close(timeout=timeout_s)
+        """Ends it, whatever is unacknowledged: of that `flush_or_raise` has told, and nothing of it is sent later."""
+        try:
+            self._client.close(timeout=timeout_s)
+        except KafkaTimeoutError:  # kafka-python 3.0.12 stays open then, and goes on sending
+            self._client._sender.force_close()
+            self._client._sender.join(timeout_s)
+            with suppress(KafkaTimeoutError):
+                self._client.close(timeout=timeout_s)
 
 
 def caught_up(consumer: KafkaConsumer) -> bool:

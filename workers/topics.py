@@ -12,7 +12,7 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError, KafkaTimeoutError, for_code
 
 from schemas.topics import DEAD_LETTERS, MAX_RECORD_BYTES, MEMORY_CHANGELOG, TOPICS
-from workers.kafka import DEAD_LETTER_MAX_BYTES, KafkaSettings, KafkaUnavailable
+from workers.kafka import DEAD_LETTER_MAX_BYTES, KafkaSettings, KafkaUnavailable, caught_up
 
 TIMEOUT_S = 20.0
 
@@ -163,9 +163,17 @@ def _bounds(
     """The first offset and the end of each partition."""
     consumer.unsubscribe()  # forgets the high watermarks of an earlier call
     consumer.assign(list(partitions))
-    for topic in {tp.topic for tp in partitions}:
-        consumer.partitions_for_topic(topic)  # the client cannot ask about a topic that it has not seen
-    first, listed = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        for topic in {tp.topic for tp in partitions}:
+            consumer.partitions_for_topic(topic)  # the client cannot ask about a topic that it has not seen
+        try:
+            first, listed = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
+            break
+        except KeyError:  # kafka-python 3.0.12 leaves out what an answer about other topics made it forget
+            if time.monotonic() > deadline:
+                raise KafkaTimeoutError(f"no answer about {len(partitions)} partitions") from None
+            time.sleep(0.05)
     ends = {tp: int(listed[tp]) for tp in partitions}
     written = [tp for tp in partitions if listed[tp] > first[tp]]
     if not written:
@@ -173,12 +181,40 @@ def _bounds(
     consumer.assign(written)
     for tp in written:
         consumer.seek(tp, listed[tp] - 1)
-    deadline = time.monotonic() + TIMEOUT_S
     while any(consumer.highwater(tp) is None for tp in written):
         if time.monotonic() > deadline:
             raise KafkaTimeoutError(f"no answer about the end of {len(written)} partitions")
         consumer.poll(timeout_ms=100)
     return first, ends | {tp: max(ends[tp], int(consumer.highwater(tp))) for tp in written}
+
+
+def standing(
+    consumer: KafkaConsumer, partitions: Sequence[TopicPartition]
+) -> dict[TopicPartition, tuple[dict[bytes, int], int]]:
+    """What stands on partitions of a compacted topic: each key with the `hash` of its value, and the end that was seen.
+
+    `consumer` is used as by `end_offsets`. Raises KafkaError.
+    """
+    found: dict[TopicPartition, dict[bytes, int]] = {tp: {} for tp in partitions}
+    if not partitions:
+        return {}
+    consumer.unsubscribe()
+    consumer.assign(list(partitions))
+    consumer.seek_to_beginning()
+    deadline = time.monotonic() + TIMEOUT_S
+    while not caught_up(consumer):
+        polled = consumer.poll(timeout_ms=100)
+        for tp, records in polled.items():
+            for record in records:
+                if record.value is None:
+                    found[tp].pop(record.key, None)
+                elif record.key is not None:
+                    found[tp][record.key] = hash(record.value)
+        if polled:
+            deadline = time.monotonic() + TIMEOUT_S
+        elif time.monotonic() > deadline:
+            raise KafkaTimeoutError(f"no answer about {len(partitions)} partitions")
+    return {tp: (keys, int(consumer.position(tp))) for tp, keys in found.items()}
 
 
 def lag(

@@ -1,8 +1,9 @@
 """The writer: decides each fact once, keeps the history, and publishes the memory.
 
 The contract, for a batch of one partition: decide, append one history file, publish the changelog, flush, commit. The
-history is the truth. After a crash it is folded, what it has decided is skipped, and what the changelog may lack (the
-last file's memories) is published again. Two writers cannot append the same file number: the later one folds anew.
+history is the truth. After a crash it is folded, what it has decided is skipped, and what the changelog lacks is published.
+Two writers cannot append the same file number: the later one folds anew. It consumes its changelog, too: what it has not
+sent there is held against the history, and mended (`workers.changelog`).
 Nothing on a topic is trusted, and nothing in a message may stop a writer for good: what it cannot take, or could not
 publish afterwards, goes to the dead letters before it is decided.
 """
@@ -15,36 +16,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from kafka import TopicPartition
 
 from pipeline import erasure, history
 from pipeline.bank import Bank
 from pipeline.decision import Cause, Decision, NewFact
 from pipeline.encoding import Encoding
-from pipeline.records import from_record, to_record
 from pipeline.settings import Settings
 from pipeline.words import split
 from schemas import dead_letter as dead_letter_schema
 from schemas import topics
-from schemas.changelog import Decided, MemoryRecord, PositionRecord, changelog_key, decode_changelog
-from schemas.common import BadMessage, decode, encode, validate
+from schemas.common import BadMessage, decode, validate
 from schemas.encoding import MAX_VECTOR_BYTES, decode_batch
 from schemas.fact import Fact, Forget
 from schemas.hits import MemoryHits
+from workers import changelog
 from workers.kafka import KafkaSettings, Producer, check_readable, dead_letter, partition_for
 from workers.loop import Done, Retry
+from workers.topics import standing
 
-TOLD = 1_000  # verdicts in one position record
-POSITIONS = 1_024  # logs in one position record: the newest, should a namespace have been fed from more
 _ID = re.compile(r"[0-9A-Za-z_-]{1,64}")  # of a topic or an encoder
 
 
 @dataclass
 class Partition:
-    """What the writer holds of one partition: the fold of its history, and that history's last file."""
+    """What the writer holds of one partition: the fold of its history, that history's last file, and what it told of it."""
 
     bank: Bank
     sequence: int
     last: list[Decision]
+    sent: changelog.Sent
 
 
 def load(data: Path, number: int, settings: Settings) -> Partition:
@@ -53,7 +54,7 @@ def load(data: Path, number: int, settings: Settings) -> Partition:
     for sequence, last in history.read(data, number):  # noqa: B007
         for decision in last:
             bank.apply(decision)
-    return Partition(bank, sequence, last)
+    return Partition(bank, sequence, last, changelog.Sent(0))
 
 
 def decide_rows(bank: Bank, rows: Iterable[dict[str, Any]], now: Callable[[], datetime]) -> list[Decision]:
@@ -111,39 +112,6 @@ def check_rows(value: bytes | None) -> list[dict[str, Any]]:
     return rows
 
 
-def changelog(bank: Bank, decisions: Sequence[Decision]) -> list[tuple[str, bytes, bytes | None]]:
-    """(namespace, key, value) of the records that tell a replica, and whoever waits, what was decided."""
-    records: list[tuple[str, bytes, bytes | None]] = []
-    touched: dict[tuple[str, str], None] = {}
-    for d in decisions:
-        for memory_id in (d.memory_id, d.nearest if d.outcome == "superseded" else None):
-            if memory_id and d.outcome not in ("outdated", "duplicate", "skipped"):
-                touched[d.namespace, memory_id] = None
-    for namespace, memory_id in touched:
-        memory = bank.get(namespace, memory_id)
-        value = encode(to_record(memory)) if memory else None
-        records.append((namespace, changelog_key(namespace, memory_id), value))
-    told: dict[str, list[Decided]] = {d.namespace: [] for d in decisions}
-    for d in decisions:
-        if d.cause.topic == "facts" and d.outcome != "evicted":
-            told[d.namespace].append(
-                Decided(
-                    topic_id=d.cause.topic_id, partition=d.cause.partition, offset=d.cause.offset,
-                    outcome=d.outcome, memory_id=d.memory_id, loss_delta=d.loss_delta,  # type: ignore[arg-type]
-                )
-            )  # fmt: skip
-    for namespace, verdicts in told.items():
-        for i in range(0, max(1, len(verdicts)), TOLD):
-            record = _position(bank, namespace, verdicts[i : i + TOLD])
-            records.append((namespace, changelog_key(namespace), encode(record)))
-    return records
-
-
-def _position(bank: Bank, namespace: str, decided: list[Decided]) -> PositionRecord:
-    positions = dict(list(bank.positions(namespace).items())[-POSITIONS:])
-    return PositionRecord(namespace=namespace, positions=positions, decided=decided)
-
-
 class WriterWorker:
     name = "writer"
     topics: Sequence[str] = (
@@ -168,28 +136,30 @@ class WriterWorker:
         name = self._settings.topic(topics.FACT_ENCODINGS)
         self._partitions = len(consumer.partitions_for_topic(name) or ())
         self._producer = self._settings.producer()
+        self._reader = self._settings.consumer()
 
     def assigned(self, partitions: list[Any]) -> None:
-        """Folds what is ours, unless it is held and nobody wrote since; then tells the changelog all of it."""
-        assert self._producer is not None
-        told = dict(self._held)
-        self._held.clear()  # held again only when the changelog has it
-        for number in sorted({p.partition for p in partitions}):
-            part = told.get(number)
-            if part is None or part.sequence != history.last_sequence(self._data, number):
-                part = told[number] = load(self._data, number, self._bank_settings)
-                self._erase(number, part)
-                self._tell(number, part)
-        self._producer.flush_or_raise()
+        """Folds what is ours, unless it is held and nobody wrote since; then tells the changelog what it lacks of it."""
+        told, self._held = self._held, {}  # held again only when the changelog has it
+        numbers = sorted({p.partition for p in partitions})
+        anew = [n for n in numbers if n not in told or not self._is_last(n, told[n])]
+        topic = self._settings.topic(topics.MEMORY_CHANGELOG)
+        # Before the fold: what another writer still appends and tells is then behind `end`, and read.
+        found = standing(self._reader, [TopicPartition(topic, number) for number in anew])
+        for number, (stands, end) in zip(anew, found.values(), strict=True):
+            part = told[number] = load(self._data, number, self._bank_settings)
+            self._erase(number, part)
+            self._tell(number, part, stands, end)
+        self._flush(told)
         self._held = told
 
-    def _tell(self, number: int, part: Partition) -> None:
-        """Publishes a partition's whole memory, and what its last file removed."""
-        for namespace in part.bank.namespaces:
-            for memory in part.bank.memories(namespace):
-                self._send(number, changelog_key(namespace, memory.memory_id), encode(to_record(memory)))
-        for _, key, value in changelog(part.bank, part.last):
+    def _tell(self, number: int, part: Partition, stands: dict[bytes, int], end: int) -> None:
+        part.sent = changelog.Sent(end)
+        for key, value in changelog.lacking(part.bank, part.last, stands):
             self._send(number, key, value)
+
+    def _is_last(self, number: int, part: Partition) -> bool:
+        return part.sequence == history.last_sequence(self._data, number)
 
     def revoked(self, partitions: list[Any]) -> None: ...
     def idle(self) -> None: ...
@@ -200,34 +170,42 @@ class WriterWorker:
     def close(self) -> None:
         if self._producer:
             self._producer.close()
+            self._reader.close()
 
     def process(self, records: dict[Any, list[Any]]) -> Done:
         assert self._producer is not None
         batches: dict[int, list[Decision]] = {}
+        overwritten: dict[tuple[int, bytes], None] = {}
         letters = 0
         try:
             # Hits before facts: a fixed order among the topics of a partition.
             for partition in sorted(records, key=lambda p: (p.partition, p.topic), reverse=True):
-                short = self._settings.short(partition.topic)
+                short, number = self._settings.short(partition.topic), partition.partition
                 if short == topics.DEAD_LETTERS:
                     letters += self._keep_letters(partition, records[partition])
-                    continue
-                bank = self._held[partition.partition].bank
-                if short == topics.MEMORY_CHANGELOG:
+                elif short == topics.MEMORY_CHANGELOG:
                     for record in records[partition]:
-                        self._check_changelog(bank, record)
-                    continue
-                made = batches.setdefault(partition.partition, [])
-                for record in records[partition]:
-                    made += self._decide(bank, short, record)
+                        if self._is_overwritten(self._held[number], record):
+                            overwritten[number, record.key] = None
+                else:
+                    made = batches.setdefault(number, [])
+                    for record in records[partition]:
+                        made += self._decide(self._held[number].bank, short, record)
             for number, made in batches.items():
                 if made:
                     self._write(number, made)
-            self._producer.flush_or_raise()
+            self._mend(overwritten)  # now that the history has what the bank has
+            self._flush(self._held)
         except BaseException:
             self._held.clear()  # decided, but perhaps not written or not published: the history knows
             raise
         return Done({"decisions": sum(map(len, batches.values())), "dead_letters": letters})
+
+    def _flush(self, held: dict[int, Partition]) -> None:
+        assert self._producer is not None
+        for sent in self._producer.flush_or_raise():
+            if self._settings.short(sent.topic) == topics.MEMORY_CHANGELOG:
+                held[sent.partition].sent.add(sent.offset)
 
     def _decide(self, bank: Bank, topic: str, record: Any) -> list[Decision]:
         try:
@@ -239,7 +217,7 @@ class WriterWorker:
             hits = decode(MemoryHits, record.value)
             self._check_owner(record, {hits.namespace})
             cause = Cause(topics.MEMORY_HITS, self._topic_ids[topic], record.partition, record.offset)
-            if bank.is_decided(hits.namespace, cause):
+            if bank.is_decided(hits.namespace, cause) or bank.is_counted(hits.namespace, hits.request_id):
                 return []
             made = []
             for hit in hits.hits:
@@ -252,29 +230,25 @@ class WriterWorker:
             self._refuse(record, error)
             return []
 
-    def _check_changelog(self, bank: Bank, record: Any) -> None:
-        """What somebody else wrote there and no replica can take goes to the dead letters, and what it may have
-        overwritten is told again."""
+    def _is_overwritten(self, part: Partition, record: Any) -> bool:
+        """Whether somebody else wrote to a key of the changelog since the partition is ours. What no replica can take goes
+        to the dead letters, whenever it was written."""
+        if part.sent.has(record.offset):
+            return False
         try:
-            check_readable(record)
-            told = decode_changelog(record.key, record.value)
-            if isinstance(told, MemoryRecord):
-                from_record(told)
-            if told is not None and (partition_for(told.namespace, self._partitions) != record.partition):
-                raise BadMessage(
-                    "wrong-partition", f"the namespace {told.namespace!r} is of another partition"
-                )
+            changelog.check(record, self._partitions)
         except BadMessage as error:
             self._refuse(record, error)
-            if record.key is None:
-                return
-            namespace, _, memory_id = record.key.decode("utf-8", "replace").partition("/")
-            value = None
-            if memory := bank.get(namespace, memory_id):
-                value = encode(to_record(memory))
-            elif namespace in bank.namespaces and not memory_id:
-                value = encode(_position(bank, namespace, []))
-            self._send(record.partition, record.key, value)
+        if record.key is None or part.sent.is_compared(record.offset):
+            return False
+        return bool(changelog.says(part.bank, record.key) != record.value)
+
+    def _mend(self, overwritten: Iterable[tuple[int, bytes]]) -> None:
+        for number in {number for number, _ in overwritten}:
+            if not self._is_last(number, self._held[number]):
+                raise Retry(f"another writer has decided facts of partition {number}")
+        for number, key in overwritten:
+            self._send(number, key, changelog.says(self._held[number].bank, key))
 
     def _refuse(self, record: Any, error: BadMessage) -> None:
         assert self._producer is not None
@@ -298,7 +272,7 @@ class WriterWorker:
         part.sequence += 1
         part.last = made
         self._erase(number, part)
-        for _, key, value in changelog(part.bank, made):
+        for key, value in changelog.records(part.bank, made):
             self._send(number, key, value)
 
     def _erase(self, number: int, part: Partition) -> None:

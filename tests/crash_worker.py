@@ -1,0 +1,137 @@
+"""Workers that die, or stand still, at a named step: the real ones, with the functions of a step wrapped from here.
+
+One process imports everything and loads the model; for each line of its standard input it forks a worker, so that a
+worker that was killed is back at once. A worker looks at each step whether a file tells it to send itself a signal.
+Nothing in the production code knows of it.
+"""
+
+import json
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline import history
+from pipeline.encoder import Encoder
+from schemas import topics
+from workers import log, loop
+from workers.encoder import EncoderWorker
+from workers.kafka import KafkaSettings, Producer
+from workers.writer import WriterWorker
+
+STEPS = {
+    "encoder": ("taken", "before producing", "half produced", "produced", "before the commit", "after the commit"),
+    "writer": (
+        "taken", "decided", "before the rename", "after the rename", "before the changelog",
+        "half the changelog", "after the changelog", "before the commit", "after the commit",
+    ),
+}  # fmt: skip
+STARTING = ("folded", "half told")
+"""Steps of a writer that takes a partition."""
+
+
+def wrap(
+    owner: Any, name: str, before: Callable[..., None], after: Callable[..., None] = lambda: None
+) -> None:
+    real = getattr(owner, name)
+
+    def wrapped(*args: Any, **more: Any) -> Any:
+        before(*args)
+        made = real(*args, **more)
+        after()
+        return made
+
+    setattr(owner, name, wrapped)
+
+
+def name_steps(worker: str, order: Path) -> None:
+    """Names the steps of this process's worker. `order` is a file with a step, how often it is passed before, and a
+    signal; it is removed when it is obeyed."""
+    passed: Counter[str] = Counter()
+
+    def at(step: str) -> Callable[..., None]:
+        def look(*_: Any) -> None:
+            if not order.exists():
+                return
+            wanted, times, number = json.loads(order.read_text())
+            if wanted == step:
+                passed[step] += 1
+                if passed[step] > times:
+                    passed.clear()
+                    order.unlink()
+                    os.kill(os.getpid(), number)
+
+        return look
+
+    def sent(topic: str, step: str) -> None:
+        def look(_: Any, name: str, *__: Any) -> None:
+            if name == topic:
+                at(step)()
+
+        wrap(Producer, "send", look)
+
+    wrap(loop._Loop, "_commit", at("before the commit"), at("after the commit"))
+    if worker == "encoder":
+        wrap(EncoderWorker, "process", at("taken"))
+        wrap(EncoderWorker, "_send", at("before producing"), at("produced"))
+        sent(topics.FACT_ENCODINGS, "half produced")
+    else:
+        telling = [False]
+
+        def flushed() -> None:
+            if not telling[0]:
+                at("after the changelog")()
+
+        wrap(WriterWorker, "process", at("taken"))
+        wrap(WriterWorker, "_write", at("decided"))
+        wrap(os, "link", at("before the rename"), at("after the rename"))
+        wrap(history, "append", lambda *_: None, at("before the changelog"))
+        wrap(WriterWorker, "_tell", at("folded"))
+        wrap(
+            WriterWorker, "assigned",
+            lambda *_: telling.__setitem__(0, True), lambda: telling.__setitem__(0, False),
+        )  # fmt: skip
+        wrap(Producer, "flush_or_raise", lambda *_: None, flushed)
+        half = {False: at("half the changelog"), True: at("half told")}
+
+        def sending(_: Any, name: str, *__: Any) -> None:
+            if name == topics.MEMORY_CHANGELOG:
+                half[telling[0]]()
+
+        wrap(Producer, "send", sending)
+
+
+def main() -> None:
+    model = sys.argv[1]
+    encoder = Encoder.load(model, "cpu")
+    Encoder.load = classmethod(lambda *_, **__: encoder)  # type: ignore[method-assign,assignment]
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the forked are reaped by the kernel
+    print("ready", flush=True)
+    for line in sys.stdin:
+        told = json.loads(line)
+        if (pid := os.fork()) == 0:
+            os._exit(run(told, model))
+        print(pid, flush=True)
+
+
+def run(told: dict[str, Any], model: str) -> int:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    with open(told["log"], "a") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.environ.update(told["env"])
+    log.setup(told["worker"])
+    data, settings = Path(told["data"]), KafkaSettings.from_env()
+    name_steps(told["worker"], Path(told["order"]))
+    worker: loop.Worker = (
+        EncoderWorker(settings, model, "cpu") if told["worker"] == "encoder" else WriterWorker(settings, data)
+    )
+    return loop.run(worker, settings, data, poll_ms=100, max_records=25)
+
+
+if __name__ == "__main__":
+    main()

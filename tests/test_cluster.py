@@ -1,0 +1,21 @@
+"""A cluster of three nodes, three replicas and two of them in sync: it loses one node after the other under load.
+
+Collected only with --kafka (`make test-kafka ON_KAFKA=tests/test_cluster.py`): the embedded broker is one node.
+"""
+
+from pathlib import Path
+
+import crash
+import pytest
+from conftest import session_ms
+
+
+@pytest.mark.timeout(400)
+def test_losing_one_node_then_another_loses_nothing(tmp_path: Path, gpt2: Path) -> None:
+    cluster = crash.Cluster("three", tmp_path / "three")
+    try:
+        kill = crash.Fault("kill", "writer", "before the commit")
+        plan = [crash.Fault("node", after=1), kill, crash.Fault("node", after=2)]
+        crash.both(cluster, tmp_path, gpt2, crash.stream(9, 600), plan, 25.0, 9, session_ms())
+    finally:
+        cluster.stop()
