@@ -13,6 +13,8 @@ from torch import Tensor
 from pipeline.backbone import Backbone
 from pipeline.reading import Reading
 
+REPEAT = 5  # tokens
+
 OnToken = Callable[[int, str], bool]
 """(row, piece of text) -> go on?"""
 
@@ -46,7 +48,10 @@ def generate(backbone: Backbone, rows: Sequence[Row], on_token: OnToken | None =
         chosen = []
         for i, r in enumerate(active):
             row = rows[r]
-            fused = logits[i] if row.reading.silent else row.reading.predict(logits[i])
+            fused = logits[i]
+            if not row.reading.silent:
+                fused = row.reading.predict(fused).clone()
+                fused[_said_before(row.tokens)] = -torch.inf
             token = _choose(fused, row, dice[r])
             chosen.append(token)
             _take(backbone, row, token, partial(on_token, r) if on_token else None)
@@ -57,6 +62,13 @@ def generate(backbone: Backbone, rows: Sequence[Row], on_token: OnToken | None =
             backbone.select(decoding, going)
             active = [active[i] for i in going]
         logits = backbone.step(torch.tensor([chosen[i] for i in going], device=backbone.device), decoding)
+
+
+def _said_before(tokens: Sequence[int]) -> list[int]:
+    """The tokens that would say a run of REPEAT tokens again (n-gram blocking: Paulus et al. 2017). A small model that was
+    led off its own way repeats itself; where no memory speaks nothing is blocked."""
+    last = tokens[len(tokens) - REPEAT + 1 :] if len(tokens) >= REPEAT else None
+    return [tokens[end] for end in range(REPEAT - 1, len(tokens)) if tokens[end - REPEAT + 1 : end] == last]
 
 
 def _choose(logits: Tensor, row: Row, dice: torch.Generator) -> int:
