@@ -6,6 +6,7 @@ A stand-in decides the facts: the real workers are in test_pipeline.py.
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -191,7 +192,7 @@ def test_what_was_confirmed_by_a_broker_that_is_gone_is_not_mistaken_for_the_nex
                 running[0].process.kill()
                 running[0].process.wait()
                 running[0] = broker.start(running[0].port, tmp_path / "broker.log")
-                deciders.append(Decider(settings))
+                deciders.append(Decider(replace(settings, connect_timeout_s=30)))
             yield "default", Fact(text=f"Fact {n}.")
 
     try:

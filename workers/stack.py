@@ -184,12 +184,13 @@ class _Stack:
             self.start()
         for child in self.children:
             _bound(child.log)
-            _listen(child)
             code = child.process.poll() if child.process else None
+            _listen(child)  # after the look, so that what it said before its end is heard
             if code is not None and child.restart_at is None:
                 child.deaths.append(now)
                 deaths = _recent(child.deaths, now)
-                if deaths > (RESTARTS if self.ready else 1):
+                came_up = self.ready or child.facts is not None
+                if deaths > (RESTARTS if came_up else 1):
                     raise StackError(
                         f"the {child.name} ended {deaths} times within a minute, "
                         f"the last time with {_exit(code)}{_tail(child.log)}"
