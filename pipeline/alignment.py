@@ -123,9 +123,8 @@ def _asked_of(prompt: Words, fact: Words, same: Floats) -> Floats:
     wording = 1.0 - np.minimum(1.0, 2 * np.maximum(prompt.marks[:, None], fact.marks))
     told = (same * wording).max(0, initial=0.0) * fact.information**2
     pairs = set(pairwise(prompt.forms))
-    for i, pair in enumerate(
-        pairwise(fact.forms)
-    ):  # "Zephyr kettle": beside a name, in both, it is a part of it
+    # "Zephyr kettle": beside a name, in both, it is a part of it.
+    for i, pair in enumerate(pairwise(fact.forms)):
         if pair in pairs and (fact.marks[i] > 0) != (fact.marks[i + 1] > 0):
             told[i if fact.marks[i + 1] > 0 else i + 1] *= NAMED
     places = np.arange(len(told))
@@ -134,6 +133,10 @@ def _asked_of(prompt: Words, fact: Words, same: Floats) -> Floats:
     near *= sentences[:, None] == sentences
     near *= np.where(clauses[:, None] == clauses, 1.0, ANOTHER_CLAUSE)
     asked = near @ told + ONE_WORD
+    # "capital city of", where the prompt says "capital of": what stands between is wording, and nobody asks for it.
+    for i, j in pairwise(np.flatnonzero(same.max(0, initial=0.0) > 0.5).tolist()):
+        if j > i + 1 and (fact.forms[i], fact.forms[j]) in pairs and not fact.marks[i + 1 : j].any():
+            asked[i + 1 : j] = 0.0
     return np.asarray(asked / asked.max(initial=ONE_WORD))
 
 

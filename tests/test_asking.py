@@ -162,3 +162,9 @@ def test_a_known_fact_that_comes_late_changes_nothing(encoder: Encoder) -> None:
     before = lm.bank.digest()
     assert lm.learn(["The capital city of France is Paris."])[0].outcome == "outdated"
     assert lm.bank.digest() == before
+
+
+def test_what_stands_between_two_words_that_the_prompt_has_side_by_side_is_no_answer(lm: MemoryLM) -> None:
+    lm.learn(["Paris is the capital city of France.", *SENSOR], min_loss_delta=0)
+    text = said(lm, "The capital of France is", 3)
+    assert text.startswith(" Paris") and "city" not in text
