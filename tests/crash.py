@@ -299,7 +299,11 @@ class Run:
         number = signal.SIGKILL if fault.kind == "kill" else signal.SIGSTOP
         if fault.step == "half told":  # a takeover tells the difference: without one there is nothing to tell
             self._order(own, Fault("kill", "writer", "before the changelog"), signal.SIGKILL)
-            self._until(lambda: not all(p.order.exists() for p in own), 60, "a file that nobody was told of")
+
+            def obeyed() -> bool:  # the encoder that the last order killed may die only now: facts must go on
+                return not all(p.order.exists() for p in own) or bool(self._tend())
+
+            self._until(obeyed, 60, "a file that nobody was told of")
         if fault.step:
             self._order(own, fault, number)
         else:
