@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test hostile test-kafka lint clean
+.PHONY: help install demo test hostile fuzz test-kafka lint clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ test: $(STAMP)  ## run the tests
 
 hostile: $(STAMP)  ## the long run of hostile messages, 20,000 over all topics; prints what it saw
 	HOSTILE_MESSAGES=20000 $(BIN)/python -m pytest -s --show-capture=no tests/test_hostile.py
+
+fuzz: $(STAMP)  ## fuzz the decoders of all consumed topics, a minute each (Linux on x86-64)
+	for target in facts fact-encodings memory-hits memory-changelog generation-requests dead-letters record-batches; do \
+		$(BIN)/python tests/fuzz.py $$target -max_total_time=60 -verbosity=0 || exit 1; done
 
 # What talks to a broker; on the embedded one in `make test`, too. Three nodes: ON_KAFKA=tests/test_cluster.py
 ON_KAFKA := $(addprefix tests/test_,broker.py client.py loop.py writer.py pipeline.py crash.py)

@@ -300,8 +300,11 @@ class Run:
         if fault.step == "half told":  # a takeover tells the difference: without one there is nothing to tell
             self._order(own, Fault("kill", "writer", "before the changelog"), signal.SIGKILL)
 
-            def obeyed() -> bool:  # the encoder that the last order killed may die only now: facts must go on
-                return not all(p.order.exists() for p in own) or bool(self._tend())
+            def obeyed() -> bool:
+                if not all(process.order.exists() for process in own):
+                    return True
+                self._tend()  # whom the last order killed may die only now, and facts must go on
+                return False
 
             self._until(obeyed, 60, "a file that nobody was told of")
         if fault.step:

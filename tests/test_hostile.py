@@ -12,13 +12,13 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import fuzz
 import hostile
 import pyarrow.parquet as pq
 import pytest
@@ -30,18 +30,14 @@ from kafka import TopicPartition
 from kafka.record.default_records import DefaultRecordBatch
 
 from pipeline.query import run as query
-from pipeline.records import from_record
 from schemas import topics
-from schemas.changelog import MemoryRecord, decode_changelog
-from schemas.common import BadMessage, decode
+from schemas.common import BadMessage
 from schemas.dead_letter import decode_headers
-from schemas.fact import Fact, decode_fact
-from schemas.hits import MemoryHits
-from schemas.request import GenerationRequest, decode_request
+from schemas.fact import Fact
+from schemas.request import GenerationRequest
 from workers import broker, client
 from workers.kafka import KafkaSettings, partition_for
 from workers.topics import ensure_topics
-from workers.writer import check_rows
 
 MESSAGES = int(os.environ.get("HOSTILE_MESSAGES", "600"))
 CONSUMED = (
@@ -52,28 +48,7 @@ GROWTH = 256 * 1024 * 1024
 """Bytes that a worker may grow by under fire: what `workers.fetch` lets a poll bring, several times. One bomb is 1 GiB."""
 
 
-def taken(key: bytes | None, value: bytes | None) -> None:
-    record = decode_changelog(key, value)
-    if isinstance(record, MemoryRecord):
-        from_record(record)
-
-
-def hit(key: bytes | None, value: bytes | None) -> None:
-    """As the writer, which holds the key against the body."""
-    if decode(MemoryHits, value).namespace.encode() != key:
-        raise BadMessage("key-mismatch", "")
-
-
-DECODERS: dict[str, Callable[[bytes | None, bytes | None], object]] = {
-    topics.FACTS: decode_fact,
-    topics.FACT_ENCODINGS: lambda key, value: check_rows(value),
-    topics.MEMORY_HITS: hit,
-    topics.MEMORY_CHANGELOG: taken,
-    topics.GENERATION_REQUESTS: decode_request,
-    topics.DEAD_LETTERS: lambda key, value: decode_headers(
-        [("topic", key), ("offset", value), ("time", value)]
-    ),
-}
+DECODERS = fuzz.decoders()
 NAMES = st.sampled_from(
     [*sorted({name for body in hostile.GOOD.values() for name in body}), "forget", "messages", "role"]
 )
@@ -107,6 +82,15 @@ def test_a_decoder_takes_or_refuses_whatever_comes(
 ) -> None:
     with suppress(BadMessage):
         DECODERS[topic](key, value)
+
+
+@pytest.mark.parametrize("name", [*DECODERS, fuzz.BATCHES])
+def test_what_coverage_guides_to_is_taken_or_refused(name: str, tmp_path: Path) -> None:
+    """A short run of the fuzzer; `make fuzz` is a longer one."""
+    pytest.importorskip("atheris", reason="atheris comes for Linux on x86-64")
+    command = [sys.executable, fuzz.__file__, name, "-runs=3000", "-seed=1", "-verbosity=0"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
 
 
 @pytest.mark.parametrize("topic", sorted(hostile.GOOD))
