@@ -9,7 +9,8 @@ from schemas.common import BadMessage
 
 
 def to_record(m: Memory) -> MemoryRecord:
-    return MemoryRecord(
+    """What is our own needs no check."""
+    return MemoryRecord.model_construct(
         memory_id=m.memory_id,
         namespace=m.namespace,
         text=m.text,

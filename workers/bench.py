@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
@@ -131,6 +131,32 @@ def talk(
             print(orjson.dumps(asdict(result)).decode())
         else:
             _show_talk(result)
+
+
+@app.command()
+def write(
+    memories: Annotated[
+        int, typer.Option(min=1000, help="In the large namespace; 100000 is its room.")
+    ] = 100_000,
+    as_json: Json = False,
+) -> None:
+    """Facts decided a second by the writer in a namespace of so many memories, and in one of 1,000.
+
+    Checked, decided, appended to a history and told, all but the broker; on made-up encodings, without a model.
+    """
+    from workers.bench_write import measure
+
+    with _clear_errors(), _bar() as progress, tempfile.TemporaryDirectory(prefix="factstream-") as folder:
+        _print(measure(Path(folder), memories, 1, progress), as_json)
+
+
+def _print(result: Any, as_json: bool) -> None:
+    """A dataclass of figures, as JSON or a line each."""
+    if as_json:
+        print(orjson.dumps(asdict(result)).decode())
+        return
+    for name, value in asdict(result).items():
+        console.print(f"{name:24}{value:,.2f}" if isinstance(value, float) else f"{name:24}{value:,}")
 
 
 def _show_talk(result: "TalkResult") -> None:
