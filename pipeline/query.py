@@ -10,6 +10,7 @@ import resource
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,16 @@ TIMEOUT_S = 30.0
 MAX_RESULT_BYTES = 256 * 1024 * 1024
 MAX_PROCESS_BYTES = 4 * 1024 * 1024 * 1024
 """Address space of a confined query: DuckDB's 1 GB, the result, and the libraries themselves."""
+_ATTEMPTS = 5
 GRACE_S = 3.0
 """For a confined query to start, and to heed the interrupt, before its process is killed."""
-
-_DIGITS = "[0-9]" * 10
 
 _HISTORY = f"""
 CREATE VIEW history AS
 SELECT * EXCLUDE (priors, surprisals, vectors, filename, file_row_number),
     -- The fold's order. `partition` is that of the record which caused the row, this one the history's own.
     CAST(regexp_extract(filename, 'partition=([0-9]+)', 1) AS INTEGER) AS history_partition,
-    CAST(regexp_extract(filename, '([0-9]+)[.]parquet$', 1) AS BIGINT) * {history.MAX_ROWS}
+    CAST(regexp_extract(filename, '([0-9]+)(-[0-9]+)?[.]parquet$', 1) AS BIGINT) * {history.MAX_ROWS}
         + file_row_number AS history_position
 FROM ({{source}})
 """
@@ -98,20 +98,25 @@ class QueryError(Exception):
     """The query is wrong, not allowed or too large; the text says which."""
 
 
+class _Gone(QueryError):
+    """A file that was listed has been merged, or erased from, and removed: a second look finds what is instead."""
+
+
 def connect(data: Path) -> duckdb.DuckDBPyConnection:
     """An in-memory DuckDB with the views `history`, `memories`, `generations` and `dead_letters`.
 
-    It can reach the data folder's three sub-folders only, and its configuration is locked. The views see files that come
-    later, once there was a first one of their kind. Raises `QueryError` where the history is of a newer version.
+    It can reach the data folder's three sub-folders only, and its configuration is locked. The views are of the files that
+    there are now. Raises `QueryError` where the history is of a newer version.
     """
     data = data.resolve()
+    decided: list[Path] = []
     try:
         for partition in history.partitions(data):
-            if (last := history.last_sequence(data, partition)) >= 0:
-                folder = data / history.HISTORY_FOLDER / f"partition={partition}"
-                history.check_version(folder / f"{last:010d}.parquet")
+            if parts := history.parts(data, partition):
+                decided += (part.path for part in parts)
+                history.check_version(decided[-1])
     except history.HistoryError as error:
-        raise QueryError(str(error)) from error
+        raise (_Gone if decided and not decided[-1].exists() else QueryError)(str(error)) from error
     connection = duckdb.connect(
         ":memory:",
         config={
@@ -134,18 +139,18 @@ def connect(data: Path) -> duckdb.DuckDBPyConnection:
         )
         connection.execute(f"SET allowed_directories = [{allowed}]")
         connection.execute("SET enable_external_access = false")
-        for view, name, pattern, schema in (
-            (_HISTORY, folders[0], f"partition=*/{_DIGITS}.parquet", HISTORY),
-            (_GENERATIONS, folders[1], "*.parquet", GENERATIONS),
-            (_DEAD_LETTERS, folders[2], "*.parquet", DEAD_LETTERS),
+        for view, name, files, schema in (
+            (_HISTORY, folders[0], [f"{_literal(path.parent)}/{path.name}" for path in decided], HISTORY),
+            (_GENERATIONS, folders[1], _any(data / folders[1]), GENERATIONS),
+            (_DEAD_LETTERS, folders[2], _any(data / folders[2]), DEAD_LETTERS),
         ):
-            source = _source(connection, data / name, pattern, schema)
+            source = _source(connection, name, files, schema)
             connection.execute(view.format(source=source))
         connection.execute(_MEMORIES)
         connection.execute("SET lock_configuration = true")
     except duckdb.Error as error:
         connection.close()
-        raise QueryError(f"{data}: {error}") from error
+        raise (_Gone if isinstance(error, duckdb.IOException) else QueryError)(f"{data}: {error}") from error
     except BaseException:
         connection.close()
         raise
@@ -164,6 +169,17 @@ def run(data: Path, sql: str, timeout_s: float = TIMEOUT_S) -> pa.Table:
         raise QueryError(str(error)) from error
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         raise QueryError("only one statement that reads is run: SELECT, FROM, WITH, VALUES, DESCRIBE or SHOW")
+    until = time.monotonic() + timeout_s
+    for attempt in range(_ATTEMPTS):
+        try:
+            return _run(data, sql, timeout_s, until)
+        except _Gone:
+            if attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError("not reached")
+
+
+def _run(data: Path, sql: str, timeout_s: float, until: float) -> pa.Table:
     connection = connect(data)
     late = threading.Event()
 
@@ -171,7 +187,7 @@ def run(data: Path, sql: str, timeout_s: float = TIMEOUT_S) -> pa.Table:
         late.set()
         connection.interrupt()
 
-    timer = threading.Timer(timeout_s, stop)
+    timer = threading.Timer(max(0.0, until - time.monotonic()), stop)
     timer.daemon = True
     timer.start()
     try:
@@ -190,7 +206,7 @@ def run(data: Path, sql: str, timeout_s: float = TIMEOUT_S) -> pa.Table:
     except (duckdb.Error, pa.ArrowException, OSError) as error:
         if late.is_set():
             raise QueryError(f"the query took longer than {timeout_s:g} s and was stopped") from error
-        raise QueryError(str(error)) from error
+        raise (_Gone if isinstance(error, duckdb.IOException) else QueryError)(str(error)) from error
     finally:
         timer.cancel()
         timer.join()  # an interrupt must not meet a closed connection
@@ -235,18 +251,22 @@ def _confined() -> int:
         return _REFUSED
 
 
-def _source(connection: duckdb.DuckDBPyConnection, folder: Path, pattern: str, schema: pa.Schema) -> str:
-    """A SELECT of the folder's files, or of no rows with the same columns while there are none."""
-    if any(folder.glob(pattern)):
+def _source(connection: duckdb.DuckDBPyConnection, name: str, files: list[str], schema: pa.Schema) -> str:
+    """A SELECT of the files, given as patterns, or of no rows with the same columns while there are none."""
+    if files:
         return (
-            f"SELECT * FROM read_parquet({_quoted(f'{_literal(folder)}/{pattern}')}, hive_partitioning = false, "
+            f"SELECT * FROM read_parquet([{', '.join(map(_quoted, files))}], hive_partitioning = false, "
             "union_by_name = true, filename = true, file_row_number = true)"
         )
-    empty = f"no_{folder.name}"
+    empty = f"no_{name}"
     connection.register("no_rows", schema.empty_table())
     connection.execute(f"CREATE TABLE {empty} AS FROM no_rows")
     connection.unregister("no_rows")
     return f"SELECT *, '' AS filename, 0::BIGINT AS file_row_number FROM {empty}"
+
+
+def _any(folder: Path) -> list[str]:
+    return [f"{_literal(folder)}/*.parquet"] if any(folder.glob("*.parquet")) else []
 
 
 def _literal(folder: Path) -> str:

@@ -10,6 +10,7 @@ publish afterwards, goes to the dead letters before it is decided.
 
 import math
 import re
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ import pyarrow.compute as pc
 from kafka import TopicPartition
 from numpy.typing import NDArray
 
-from pipeline import erasure, history
+from pipeline import compaction, erasure, history
 from pipeline.bank import Bank, words_of
 from pipeline.decision import Cause, Decision, NewFact
 from pipeline.encoding import Encoding
@@ -33,7 +34,7 @@ from schemas.common import BadMessage, decode, validate
 from schemas.encoding import MAX_VECTOR_BYTES, decode_batch
 from schemas.fact import Fact, Forget
 from schemas.hits import MemoryHits
-from workers import changelog
+from workers import changelog, log
 from workers.kafka import KafkaSettings, Producer, check_readable, dead_letter, partition_for
 from workers.loop import Done, Retry
 from workers.topics import standing
@@ -172,7 +173,17 @@ class WriterWorker:
         return part.sequence == history.last_sequence(self._data, number)
 
     def revoked(self, partitions: list[Any]) -> None: ...
-    def idle(self) -> None: ...
+
+    def idle(self) -> None:
+        for number in self._held:
+            self._compact(number)
+
+    def _compact(self, number: int) -> None:
+        """A bounded step towards few and large files. It may fail and be tried again later: no row hangs on it."""
+        try:
+            compaction.step(self._data, number, time.time())
+        except history.Unwritable as error:
+            log.line("not compacted", log.WARNING, reason=str(error))
 
     def ready(self) -> dict[str, str | int]:
         return {"memories": sum(len(part.bank) for part in self._held.values())}
@@ -206,6 +217,12 @@ class WriterWorker:
                     self._write(number, made)
             self._mend(overwritten)  # now that the history has what the bank has
             self._flush(self._held)
+            for (
+                number,
+                made,
+            ) in batches.items():  # twice as often as there is a new merge, and so for the larger ones too
+                if made and self._held[number].sequence % (compaction.FAN // 2) == 0:
+                    self._compact(number)
         except BaseException:
             self._held.clear()  # decided, but perhaps not written or not published: the history knows
             raise
