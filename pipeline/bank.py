@@ -300,6 +300,19 @@ class Bank:
         if space and memory_id in space.memories:
             self._remove(space, memory_id)
 
+    def known(self, namespace: str) -> tuple[dict[str, int], list[str], list[str]]:
+        """What it keeps of a namespace beside the memories: offsets decided, fact_ids and request_ids, oldest first."""
+        space = self._spaces[namespace]
+        return dict(space.decided), list(space.fact_ids), list(space.request_ids)
+
+    def know(
+        self, namespace: str, decided: dict[str, int], fact_ids: Iterable[str], request_ids: Iterable[str]
+    ) -> None:
+        """Takes what `known` gave: with the memories put in their order it is the same bank."""
+        self._spaces[namespace] = _Namespace(
+            decided=decided, fact_ids=dict.fromkeys(fact_ids), request_ids=dict.fromkeys(request_ids)
+        )
+
     def _add(self, space: _Namespace, memory: Memory) -> None:
         space.memories[memory.memory_id] = memory
         space.least.put(memory.category or DEFAULT_CATEGORY, memory.memory_id, memory.importance)

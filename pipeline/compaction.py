@@ -33,7 +33,7 @@ def step(folder: Path, partition: int, now: float) -> bool:
     )  # the last batch stays by itself: its owner is not done with it
     if not due and not history.merged_away(folder, partition):
         return False
-    with history.locked(folder / history.HISTORY_FOLDER / f"partition={partition}", patience_s=0.0):
+    with history.locked(history.folder_of(folder, partition), patience_s=0.0):
         sweep(folder, partition, now - KEEP_S)
         if due := _due(history.parts(folder, partition)[:-1]):
             history.merge(due, GROUP_BYTES)
@@ -49,7 +49,7 @@ def sweep(folder: Path, partition: int, until: float = math.inf) -> None:
             part = next(into, None)
         if part and part.path.stat().st_mtime <= until:
             path.unlink(missing_ok=True)
-    inside = folder / history.HISTORY_FOLDER / f"partition={partition}"
+    inside = history.folder_of(folder, partition)
     for name in os.listdir(inside):
         if history.MERGING.fullmatch(name):
             (inside / name).unlink(missing_ok=True)

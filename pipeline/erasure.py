@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import compaction, history
+from pipeline import compaction, history, snapshot
 from pipeline.bank import memory_id
 
 BLANKED = ("text", "category", "source", "priors", "surprisals", "vectors")
@@ -28,7 +28,8 @@ def erase(folder: Path, partition: int, sequence: int) -> int:
     by it, the generations and the dead letters, comes first. A row that follows the request, a memory learned again, is
     kept. Raises `HistoryError`.
     """
-    with history.locked(folder / history.HISTORY_FOLDER / f"partition={partition}"):
+    with history.locked(history.folder_of(folder, partition)):
+        snapshot.remove(folder, partition)
         compaction.sweep(folder, partition)
         parts = [part for part in history.parts(folder, partition) if part.first <= sequence]
         last = parts[-1].path

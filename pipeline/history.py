@@ -123,7 +123,7 @@ def append(folder: Path, partition: int, sequence: int, decisions: Sequence[Deci
             raise
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
         # The name is free again where whoever wrote it has merged it since. Of the two the merged file counts.
         _refuse_if_merged(folder, partition, sequence, path)
         # Up to this number nobody else can win any more, so what others left half written is of no use to them.
@@ -248,8 +248,12 @@ def merge(partition_parts: Sequence[Part], group_bytes: int) -> Path:
 # --- files ---
 
 
+def folder_of(folder: Path, partition: int) -> Path:
+    return folder / HISTORY_FOLDER / f"partition={partition}"
+
+
 def _path(folder: Path, partition: int, sequence: int) -> Path:
-    return folder / HISTORY_FOLDER / f"partition={partition}" / f"{sequence:010d}.parquet"
+    return folder_of(folder, partition) / f"{sequence:010d}.parquet"
 
 
 def _names(folder: Path) -> list[str]:
@@ -263,7 +267,7 @@ def _names(folder: Path) -> list[str]:
 
 def _all_parts(folder: Path, partition: int) -> list[Part]:
     """Each file, those that were merged and are not removed yet among them, in no order."""
-    inside = _path(folder, partition, 0).parent
+    inside = folder_of(folder, partition)
     matches = (_FILE.fullmatch(name) for name in _names(inside))
     return [Part(int(m[1]), int(m[2] or m[1]), inside / m[0]) for m in matches if m]
 
@@ -322,12 +326,12 @@ def _put(path: Path, tables: Iterable[pa.Table]) -> None:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise _unwritable(path, error) from error
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Makes the names in a folder durable, and the folder's own name."""
     for each in (folder, folder.parent):
         handle = os.open(each, os.O_RDONLY)

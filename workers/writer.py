@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from kafka import TopicPartition
 from numpy.typing import NDArray
 
-from pipeline import compaction, erasure, history
+from pipeline import compaction, erasure, history, snapshot
 from pipeline.bank import Bank, words_of
 from pipeline.decision import Cause, Decision, NewFact
 from pipeline.encoding import Encoding
@@ -43,6 +43,10 @@ _LISTS = ("priors", "surprisals")
 _ID = re.compile(r"[0-9A-Za-z_-]{1,64}")  # of a topic or an encoder
 
 
+UNSAVED = 10_000
+"""Decisions after which a snapshot is made; as many as there are memories, where these are more."""
+
+
 @dataclass
 class Partition:
     """What the writer holds of one partition: the fold of its history, that history's last file, and what it told of it."""
@@ -51,15 +55,23 @@ class Partition:
     sequence: int
     last: list[Decision]
     sent: changelog.Sent
+    unsaved: int = 0  # decisions that are in no snapshot
 
 
 def load(data: Path, number: int, settings: Settings) -> Partition:
-    sequence, bank = -1, Bank(settings)
-    last: list[Decision] = []
-    for sequence, last in history.read(data, number):  # noqa: B007
+    """The fold of a partition's history, from its snapshot on if it has a good one. Raises `HistoryError`."""
+    kept = None
+    try:
+        kept = snapshot.read(data, number, settings)
+    except history.HistoryError as error:  # the history has it all
+        log.line("snapshot not taken", log.WARNING, reason=str(error))
+    part = Partition(*(kept or snapshot.Snapshot(Bank(settings), -1, [])), changelog.Sent(0))
+    for sequence, last in history.read(data, number, part.sequence):
+        part.sequence, part.last = sequence, last
         for decision in last:
-            bank.apply(decision)
-    return Partition(bank, sequence, last, changelog.Sent(0))
+            part.bank.apply(decision)
+        part.unsaved += len(last)
+    return part
 
 
 def decide_rows(bank: Bank, rows: Iterable[dict[str, Any]], now: Callable[[], datetime]) -> list[Decision]:
@@ -175,15 +187,19 @@ class WriterWorker:
     def revoked(self, partitions: list[Any]) -> None: ...
 
     def idle(self) -> None:
-        for number in self._held:
-            self._compact(number)
+        for number, part in self._held.items():
+            self._tidy(number, part)
 
-    def _compact(self, number: int) -> None:
-        """A bounded step towards few and large files. It may fail and be tried again later: no row hangs on it."""
+    def _tidy(self, number: int, part: Partition) -> None:
+        """A bounded step towards few and large files and a short start. It may fail, and is tried again later: nothing
+        hangs on it."""
         try:
             compaction.step(self._data, number, time.time())
+            if part.unsaved >= max(UNSAVED, len(part.bank)):
+                snapshot.write(self._data, number, part.sequence, part.last, part.bank)
+                part.unsaved = 0
         except history.Unwritable as error:
-            log.line("not compacted", log.WARNING, reason=str(error))
+            log.line("not tidied", log.WARNING, reason=str(error))
 
     def ready(self) -> dict[str, str | int]:
         return {"memories": sum(len(part.bank) for part in self._held.values())}
@@ -217,12 +233,10 @@ class WriterWorker:
                     self._write(number, made)
             self._mend(overwritten)  # now that the history has what the bank has
             self._flush(self._held)
-            for (
-                number,
-                made,
-            ) in batches.items():  # twice as often as there is a new merge, and so for the larger ones too
+            # Twice as often as there is a new merge: so for the larger ones too.
+            for number, made in batches.items():
                 if made and self._held[number].sequence % (compaction.FAN // 2) == 0:
-                    self._compact(number)
+                    self._tidy(number, self._held[number])
         except BaseException:
             self._held.clear()  # decided, but perhaps not written or not published: the history knows
             raise
@@ -298,6 +312,7 @@ class WriterWorker:
             raise Retry(str(error)) from error
         part.sequence += 1
         part.last = made
+        part.unsaved += len(made)
         self._erase(number, part)
         for key, value in changelog.records(part.bank, made):
             self._send(number, key, value)
