@@ -283,6 +283,7 @@ class Bank:
             memory.observed_at = max(memory.observed_at, _present(d.observed_at))
         elif d.outcome == "used":
             memory.uses += 1
+            memory.last_used_at = max(memory.last_used_at or d.decided_at, d.decided_at)
             self._weigh(space, memory, _present(d.importance))
         else:
             return set()

@@ -102,13 +102,17 @@ def append(folder: Path, partition: int, sequence: int, decisions: Sequence[Deci
     It appears whole or not at all, and only if nobody wrote that number before: raises `SequenceTaken` then, and
     `HistoryError` if the disk refuses or the file before it is missing.
     """
-    if len(decisions) > MAX_ROWS:
-        raise ValueError(f"{len(decisions)} decisions; one file takes at most {MAX_ROWS}")
+    return append_table(folder, partition, sequence, to_table(decisions))
+
+
+def append_table(folder: Path, partition: int, sequence: int, table: pa.Table) -> Path:
+    """The same of decisions as a table of schemas.history.HISTORY."""
+    if table.num_rows > MAX_ROWS:
+        raise ValueError(f"{table.num_rows} decisions; one file takes at most {MAX_ROWS}")
     path = _path(folder, partition, sequence)
     if sequence > 0 and not _path(folder, partition, sequence - 1).exists():
         _refuse_if_merged(folder, partition, sequence)
         raise HistoryError(f"{path}: the file before it is missing, and a history has no gaps; fold it again")
-    table = to_table(decisions)
     try:
         temporary = _write_temporary(path, [table])
         try:
@@ -167,9 +171,18 @@ def read(folder: Path, partition: int, after: int = -1) -> Iterator[tuple[int, l
         sequence = part.last + 1
 
 
+def position_after(part: Part, sequence: int) -> int:
+    """Where in the query's order the batch behind `sequence`, which the file has, begins. Raises `HistoryError`."""
+    if part.first == part.last:
+        return (sequence + 1) * MAX_ROWS
+    metadata = _metadata(part.path)
+    counts = _counts(part, metadata.metadata or {}, metadata.num_rows)
+    return part.first * MAX_ROWS + sum(counts[: sequence - part.first + 1])
+
+
 def check_version(path: Path) -> None:
     """Raises `HistoryError` unless the file is a history of a version that this factstream reads."""
-    _check_version(path, _schema(path))
+    _check_version(path, _metadata(path).metadata or {})
 
 
 def append_generations(folder: Path, rows: list[dict[str, Any]], name: str) -> None:
@@ -228,9 +241,9 @@ def merge(partition_parts: Sequence[Part], group_bytes: int) -> Path:
     counts: list[int] = []
     metadata = dict(HISTORY.metadata)
     for part in partition_parts:
-        said = _schema(part.path).metadata or {}
-        counts += _counts(part, said, pq.read_metadata(part.path).num_rows)
-        metadata |= {_ERASED_KEY: b"1"} if _ERASED_KEY in said else {}
+        said = _metadata(part.path)
+        counts += _counts(part, said.metadata or {}, said.num_rows)
+        metadata |= {_ERASED_KEY: b"1"} if _ERASED_KEY in (said.metadata or {}) else {}
     metadata[_ROWS_KEY] = json.dumps(counts, separators=(",", ":")).encode()
 
     def groups() -> Iterator[pa.Table]:
@@ -353,8 +366,8 @@ def _damaged(path: Path, error: object) -> HistoryError:
 # --- rows ---
 
 
-def _check_version(path: Path, schema: pa.Schema) -> None:
-    version = (schema.metadata or {}).get(_VERSION_KEY)
+def _check_version(path: Path, metadata: dict[bytes, bytes]) -> None:
+    version = metadata.get(_VERSION_KEY)
     if version is None:
         raise HistoryError(f"{path}: is no file of a factstream history; move it away")
     if version not in _VERSIONS:
@@ -364,9 +377,9 @@ def _check_version(path: Path, schema: pa.Schema) -> None:
         )
 
 
-def _schema(path: Path) -> pa.Schema:
+def _metadata(path: Path) -> pq.FileMetaData:
     try:
-        return pq.read_schema(path)
+        return pq.read_metadata(path)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _damaged(path, error) from error
 
@@ -404,7 +417,7 @@ def read_table(path: Path) -> pa.Table:
     """A file of the history as it is on the disk, checked. Raises `HistoryError`."""
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            _check_version(path, file.schema_arrow)
+            _check_version(path, file.schema_arrow.metadata or {})
             if not file.schema_arrow.equals(HISTORY):
                 raise HistoryError(f"{path}: has other columns than a history; restore it from a backup")
             table = file.read()

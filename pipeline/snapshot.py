@@ -1,23 +1,24 @@
 """Snapshots: the memory as it stood after a batch, so that a start folds what came since and not the whole history.
 
 A snapshot is no truth but what a fold would make, and may be removed at any time; an erasure removes it. It stands beside
-the history's files, an Arrow IPC file whose name has the batch's number and the SHA-256 of its bytes, and it says which batch
-that was: one that is damaged, or of another history, is refused. Knows what a bank keeps; knows no decisions.
+the history's files, a Parquet file whose name has the batch's number and the SHA-256 of its bytes, and it says which batch
+that was: one that is damaged, or of another history, is refused. Queries begin with it, too (pipeline/query.py). Knows what
+a bank keeps; knows no decisions.
 """
 
 import hashlib
-import io
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline import history
 from pipeline.bank import Bank
@@ -26,7 +27,7 @@ from pipeline.settings import Settings
 from schemas.history import SNAPSHOT
 
 _PLAIN = [f.name for f in fields(Memory) if f.name not in ("priors", "surprisals", "vectors")]
-_NAME = re.compile(r"snapshot-([0-9]{10})-([0-9a-f]{64})\.arrow")
+_NAME = re.compile(r"snapshot-([0-9]{10})-([0-9a-f]{64})\.parquet")
 _UNFINISHED = ".snapshot.tmp"
 _STATE_KEY = b"factstream.state"
 _CHUNK = 4_096  # memories of a record batch
@@ -52,26 +53,31 @@ def write(folder: Path, partition: int, sequence: int, last: Sequence[Decision],
 
     Whole or not at all, and instead of the one before. Raises `Unwritable`.
     """
+    spaces = {name: bank.known(name) for name in bank.namespaces}
+    return write_batches(folder, partition, sequence, {"mark": mark(last), "spaces": spaces}, _batches(bank))
+
+
+def write_batches(
+    folder: Path, partition: int, sequence: int, state: dict[str, object], batches: Iterable[pa.RecordBatch]
+) -> bool:
+    """The same of memories as record batches of schemas.history.SNAPSHOT."""
     inside = history.folder_of(folder, partition)
     with history.locked(inside, patience_s=0.0):
         if history.last_sequence(folder, partition) != sequence:
             return False
-        before = _found(inside)
-        state = {"mark": mark(last), "spaces": {name: bank.known(name) for name in bank.namespaces}}
+        before, temporary = files(folder, partition), inside / _UNFINISHED
         schema = SNAPSHOT.with_metadata(SNAPSHOT.metadata | {_STATE_KEY: orjson.dumps(state)})
-        temporary = inside / _UNFINISHED
         try:
-            with temporary.open("wb") as file:
-                hashed = _Hashed(file)
-                with pa.ipc.new_stream(hashed, schema) as out:
-                    for batch in _batches(bank):
-                        out.write_batch(batch)
-                file.flush()
+            with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as out:
+                for batch in batches:
+                    out.write_batch(batch)
+            with temporary.open("rb") as file:
+                sha = hashlib.file_digest(file, "sha256").hexdigest()
                 os.fsync(file.fileno())
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        made = temporary.replace(inside / f"snapshot-{sequence:010d}-{hashed.sha.hexdigest()}.arrow")
+        made = temporary.replace(inside / f"snapshot-{sequence:010d}-{sha}.parquet")
         history.sync_folder(inside)
         for path in before:
             if path != made:
@@ -81,29 +87,26 @@ def write(folder: Path, partition: int, sequence: int, last: Sequence[Decision],
 
 def read(folder: Path, partition: int, settings: Settings) -> Snapshot | None:
     """The partition's newest snapshot. Raises `HistoryError` for one that is damaged, of another version or history."""
-    for path in reversed(_found(history.folder_of(folder, partition))):
+    for path in reversed(files(folder, partition)):
         try:
             raw = path.read_bytes()
-            _, number, sha = path.stem.split("-")
+            number, sha = sequence_of(path), path.stem.split("-")[2]
             if hashlib.sha256(raw).hexdigest() != sha:
                 raise history.HistoryError(f"{path}: its bytes are not those that were written")
-            with pa.ipc.open_stream(raw) as stream:
-                if (
-                    not stream.schema.equals(SNAPSHOT)
-                    or SNAPSHOT.metadata.items() - stream.schema.metadata.items()
-                ):
+            with pq.ParquetFile(pa.BufferReader(raw)) as stored:
+                schema = stored.schema_arrow
+                if not schema.equals(SNAPSHOT) or SNAPSHOT.metadata.items() - schema.metadata.items():
                     raise history.HistoryError(f"{path}: is of another version")
-                state = orjson.loads(stream.schema.metadata[_STATE_KEY])
-                bank = Bank(settings)
+                state, bank = orjson.loads(schema.metadata[_STATE_KEY]), Bank(settings)
                 for namespace, known in state["spaces"].items():
                     bank.know(namespace, *known)
-                for batch in stream:
+                for batch in stored.iter_batches(_CHUNK):
                     for memory in _memories(batch):
                         bank.put(memory)
-            last = next((rows for _, rows in history.read(folder, partition, int(number) - 1)), None)
+            last = next((rows for _, rows in history.read(folder, partition, number - 1)), None)
             if last is None or mark(last) != state["mark"]:
                 raise history.HistoryError(f"{path}: is of another history")
-            return Snapshot(bank, int(number), last)
+            return Snapshot(bank, number, last)
         except FileNotFoundError:
             continue  # removed by an erasure, or for a newer one
         except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
@@ -111,30 +114,38 @@ def read(folder: Path, partition: int, settings: Settings) -> Snapshot | None:
     return None
 
 
+def files(folder: Path, partition: int) -> list[Path]:
+    """The partition's snapshots, oldest first: one, but where a writer died over the next."""
+    inside = history.folder_of(folder, partition)
+    return sorted(path for path in inside.glob("snapshot-*.parquet") if _NAME.fullmatch(path.name))
+
+
+def sequence_of(path: Path) -> int:
+    """The number of the last batch that is in it."""
+    return int(path.name.split("-")[1])
+
+
+class Newest(NamedTuple):
+    path: Path
+    sequence: int
+    position: int  # in the query's order, from which on rows are not in it
+
+
+def newest(folder: Path, partition: int, parts: Sequence[history.Part]) -> Newest | None:
+    """The newest snapshot, its bytes unread, that ends with a batch of these files. Raises `HistoryError`."""
+    for path in reversed(files(folder, partition)):
+        sequence = sequence_of(path)
+        for part in parts:
+            if part.first <= sequence <= part.last:
+                return Newest(path, sequence, history.position_after(part, sequence))
+    return None
+
+
 def remove(folder: Path, partition: int) -> None:
     """All of the partition, half written ones too. Under `locked`."""
     inside = history.folder_of(folder, partition)
-    for path in (*_found(inside), inside / _UNFINISHED):
+    for path in (*files(folder, partition), inside / _UNFINISHED):
         path.unlink(missing_ok=True)
-
-
-class _Hashed(io.RawIOBase):
-    """A file that is written, and the hash of what was."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file, self.sha = file, hashlib.sha256()
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        self.sha.update(data)
-        return self._file.write(data)
-
-
-def _found(inside: Path) -> list[Path]:
-    """Oldest first."""
-    return sorted(path for path in inside.glob("snapshot-*.arrow") if _NAME.fullmatch(path.name))
 
 
 def _batches(bank: Bank) -> Iterator[pa.RecordBatch]:

@@ -51,6 +51,7 @@ SNAPSHOT = pa.schema(
         pa.field("fact_id", pa.string()),
         pa.field("observed_at", _TIME, nullable=False),
         pa.field("learned_at", _TIME, nullable=False),
+        pa.field("last_used_at", _TIME),
         pa.field("importance", pa.float64(), nullable=False),
         pa.field("uses", pa.int64(), nullable=False),
         pa.field("reinforced", pa.int64(), nullable=False),

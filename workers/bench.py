@@ -150,13 +150,33 @@ def write(
         _print(measure(Path(folder), memories, 1, progress), as_json)
 
 
+@app.command()
+def query(
+    rows: Annotated[
+        int, typer.Option(min=1000, help="Of the history; 10000000 take a quarter of an hour.")
+    ] = 1_000_000,
+    flush: Annotated[int, typer.Option(min=1, help="Rows of a file as it is written.")] = 1_000,
+    as_json: Json = False,
+) -> None:
+    """The README's analyses over a history that was written in small files and compacted meanwhile.
+
+    Beside each stands how long DuckDB takes to read the columns that it rests on from one flat Parquet file.
+    """
+    from pipeline.bench_query import measure
+
+    with _clear_errors(), _bar() as progress, tempfile.TemporaryDirectory(prefix="factstream-") as folder:
+        _print(measure(Path(folder), rows, flush, 1, progress), as_json)
+
+
 def _print(result: Any, as_json: bool) -> None:
     """A dataclass of figures, as JSON or a line each."""
     if as_json:
         print(orjson.dumps(asdict(result)).decode())
         return
     for name, value in asdict(result).items():
-        console.print(f"{name:24}{value:,.2f}" if isinstance(value, float) else f"{name:24}{value:,}")
+        for key, one in value.items() if isinstance(value, dict) else [("", value)]:
+            told = ", ".join(f"{k} {v:,.2f}" for k, v in one.items()) if isinstance(one, dict) else f"{one:,}"
+            console.print(f"{key or name:24}{f'{one:,.2f}' if isinstance(one, float) else told}")
 
 
 def _show_talk(result: "TalkResult") -> None:
