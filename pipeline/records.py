@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from pipeline.bank import words_of
 from pipeline.decision import Memory
-from pipeline.words import split
 from schemas.changelog import MemoryRecord
 from schemas.common import BadMessage
 
@@ -32,7 +32,7 @@ def to_record(m: Memory) -> MemoryRecord:
 
 def from_record(r: MemoryRecord) -> Memory:
     """Raises BadMessage when what is said of the words does not fit the text."""
-    count = len(split(r.text))
+    count = len(words_of(r.text))
     if (
         len(r.priors) != 4 * count
         or len(r.surprisals) != 4 * count

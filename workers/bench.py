@@ -168,6 +168,18 @@ def query(
         _print(measure(Path(folder), rows, flush, 1, progress), as_json)
 
 
+@app.command()
+def replica(
+    memories: Annotated[int, typer.Option(min=100, help="To take over.")] = 100_000,
+    as_json: Json = False,
+) -> None:
+    """How fast a generator takes over so many memories, beside reading their bytes from the same embedded broker."""
+    from workers.bench_replica import measure
+
+    with _clear_errors(), _bar() as progress, tempfile.TemporaryDirectory(prefix="factstream-") as folder:
+        _print(measure(Path(folder), memories, 1, progress), as_json)
+
+
 def _print(result: Any, as_json: bool) -> None:
     """A dataclass of figures, as JSON or a line each."""
     if as_json:
