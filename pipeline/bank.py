@@ -7,29 +7,37 @@ Knows no model, no files, no Kafka; time is what it is told.
 
 import hashlib
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
+from pipeline.categories import Categories
 from pipeline.decision import Cause, Decision, Memory, NewFact
 from pipeline.index import Index, pool_packed
-from pipeline.relation import same_relation
+from pipeline.relation import common, same_relation
 from pipeline.settings import Settings
-from pipeline.words import marked, split
+from pipeline.words import Word, marked, split
 
 DEFAULT_CATEGORY = ""
+
+
+@lru_cache(maxsize=128)
+def words_of(text: str) -> tuple[Word, ...]:
+    """The words of a text that is about to be decided, which is asked for them more than once."""
+    return tuple(split(text))
 
 
 @dataclass(slots=True)
 class _Namespace:
     memories: dict[str, Memory] = field(default_factory=dict)
     index: Index = field(default_factory=Index)
-    categories: dict[str, dict[str, None]] = field(default_factory=dict)
+    least: Categories = field(default_factory=Categories)
     decided: dict[str, int] = field(default_factory=dict)  # Cause.log -> highest offset
     fact_ids: dict[str, None] = field(default_factory=dict)
     request_ids: dict[str, None] = field(default_factory=dict)  # whose uses are counted
@@ -171,25 +179,18 @@ class Bank:
         space = self._spaces[fact.namespace]
         if known := space.memories.get(memory_id(fact.namespace, fact.encoding.text)):
             return known, None, 1.0
-        split_words = split(fact.encoding.text)
+        split_words = words_of(fact.encoding.text)
         words, priors = [w.form for w in split_words], fact.encoding.priors
-        most = max(float(priors.max(initial=0.0)), 1e-9)
-        marks = marked(fact.encoding.text, split_words, [float(p) / most for p in priors])
-        postings = sorted((len(ids), form) for form in set(words) if (ids := space.index.holding(form)))
-        seen: dict[str, None] = {}
-        for _, form in postings[: max(1, len(postings) - 1)]:  # the rarest words name the subject
-            for candidate in reversed(space.index.holding(form)):
-                seen.setdefault(candidate)
-                if len(seen) >= self.settings.candidates:
-                    break
-            if len(seen) >= self.settings.candidates:
-                break
+        marks: list[float] | None = None
         best: tuple[float, Memory] | None = None
-        for candidate in seen:
+        for candidate in self._candidates(space, words, priors):
             memory = space.memories[candidate]
             other = [w.form for w in split(memory.text)]
             if words == other:
                 return memory, None, 1.0
+            if marks is None:
+                most = max(float(priors.max(initial=0.0)), 1e-9)
+                marks = marked(fact.encoding.text, split_words, [float(p) / most for p in priors])
             alike = same_relation(words, priors, marks, other, memory.priors)
             # What several memories share is no subject: "Arena debuted", "The language of … is Thai".
             shared = [form for form in words if form in other]
@@ -199,31 +200,47 @@ class Bank:
                 best = (alike, memory)
         return (None, best[1], best[0]) if best else (None, None, 0.0)
 
+    def _candidates(self, space: _Namespace, words: list[str], priors: NDArray[np.float32]) -> Iterable[str]:
+        """Of the newest memories that share the rarest words those that may be alike, without a look at their texts."""
+        most = self.settings.candidates
+        needed = sorted((space.index.holding(form) for form in set(words[: common(priors)])), key=len)
+        if not needed or not needed[0]:
+            return ()
+        having: Iterable[str] = needed[0]
+        if len(needed[0]) <= most:  # of a new subject there is none, and no more to be done
+            having = {c for c in having if all(c in ids for ids in needed[1:])}
+            if not having:
+                return ()
+        postings = sorted((len(ids), form) for form in set(words) if (ids := space.index.holding(form)))
+        seen: dict[str, None] = {}
+        for _, form in postings[: max(1, len(postings) - 1)]:  # the rarest words name the subject
+            for candidate in reversed(space.index.holding(form)):
+                seen.setdefault(candidate)
+                if len(seen) >= most:
+                    break
+            if len(seen) >= most:
+                break
+        return [c for c in seen if c in having and all(c in ids for ids in needed[1:])]
+
     def _evictions(self, fact: NewFact, made: Decision, now: datetime) -> list[Decision]:
         """What has to leave: the least important memory of the category with the most memories."""
         space = self._spaces.get(fact.namespace)
         if space is None or made.memory_id in space.memories or len(space.memories) < self.settings.capacity:
             return []
-        sizes = Counter({category: len(ids) for category, ids in space.categories.items()})
-        sizes[fact.category or DEFAULT_CATEGORY] += 1
-        for category, _ in sorted(sizes.items(), key=lambda item: (-item[1], item[0])):
-            members = space.categories.get(category)
-            if members:
-                victim = min((space.memories[m] for m in members), key=lambda m: (m.importance, m.memory_id))
-                return [
-                    Decision(
-                        fact.namespace,
-                        "evicted",
-                        fact.cause,
-                        now,
-                        memory_id=victim.memory_id,
-                        nearest=made.memory_id,
-                        text=victim.text,
-                        category=victim.category,
-                        importance=victim.importance,
-                    )
-                ]
-        return []
+        victim = space.memories[space.least.of_largest(fact.category or DEFAULT_CATEGORY)]
+        return [
+            Decision(
+                fact.namespace,
+                "evicted",
+                fact.cause,
+                now,
+                memory_id=victim.memory_id,
+                nearest=made.memory_id,
+                text=victim.text,
+                category=victim.category,
+                importance=victim.importance,
+            )
+        ]
 
     def _raised(self, importance: float | None, weight: float, at: datetime) -> float:
         """Importance grown by `weight` at a time. All importances halve at the same rate, so what is stored is
@@ -262,11 +279,12 @@ class Bank:
             self._remove(space, memory.memory_id)
         elif d.outcome == "reinforced":
             memory.reinforced += 1
-            memory.importance = _present(d.importance)
+            self._weigh(space, memory, _present(d.importance))
             memory.observed_at = max(memory.observed_at, _present(d.observed_at))
         elif d.outcome == "used":
             memory.uses += 1
-            memory.importance = _present(d.importance)
+            memory.last_used_at = max(memory.last_used_at or d.decided_at, d.decided_at)
+            self._weigh(space, memory, _present(d.importance))
         else:
             return set()
         return {memory.memory_id}
@@ -283,15 +301,32 @@ class Bank:
         if space and memory_id in space.memories:
             self._remove(space, memory_id)
 
+    def known(self, namespace: str) -> tuple[dict[str, int], list[str], list[str]]:
+        """What it keeps of a namespace beside the memories: offsets decided, fact_ids and request_ids, oldest first."""
+        space = self._spaces[namespace]
+        return dict(space.decided), list(space.fact_ids), list(space.request_ids)
+
+    def know(
+        self, namespace: str, decided: dict[str, int], fact_ids: Iterable[str], request_ids: Iterable[str]
+    ) -> None:
+        """Takes what `known` gave: with the memories put in their order it is the same bank."""
+        self._spaces[namespace] = _Namespace(
+            decided=decided, fact_ids=dict.fromkeys(fact_ids), request_ids=dict.fromkeys(request_ids)
+        )
+
     def _add(self, space: _Namespace, memory: Memory) -> None:
         space.memories[memory.memory_id] = memory
-        space.categories.setdefault(memory.category or DEFAULT_CATEGORY, {})[memory.memory_id] = None
+        space.least.put(memory.category or DEFAULT_CATEGORY, memory.memory_id, memory.importance)
         pooled = pool_packed(memory.vectors, memory.priors)
-        space.index.add(memory.memory_id, (word.form for word in split(memory.text)), pooled)
+        space.index.add(memory.memory_id, (word.form for word in words_of(memory.text)), pooled)
+
+    def _weigh(self, space: _Namespace, memory: Memory, importance: float) -> None:
+        memory.importance = importance
+        space.least.put(memory.category or DEFAULT_CATEGORY, memory.memory_id, importance)
 
     def _remove(self, space: _Namespace, memory_id: str) -> None:
         memory = space.memories.pop(memory_id)
-        del space.categories[memory.category or DEFAULT_CATEGORY][memory_id]
+        space.least.remove(memory.category or DEFAULT_CATEGORY, memory_id)
         space.index.remove(memory_id, (word.form for word in split(memory.text)))
 
     def digest(self) -> str:

@@ -87,3 +87,4 @@ class Memory:
     priors: NDArray[np.float32]
     surprisals: NDArray[np.float32]
     vectors: NDArray[np.uint8]
+    last_used_at: datetime | None = None  # for queries: no decision heeds it, and a replica does not know it

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import history
+from pipeline import compaction, history, snapshot
 from pipeline.bank import memory_id
 
 BLANKED = ("text", "category", "source", "priors", "surprisals", "vectors")
@@ -28,13 +28,15 @@ def erase(folder: Path, partition: int, sequence: int) -> int:
     by it, the generations and the dead letters, comes first. A row that follows the request, a memory learned again, is
     kept. Raises `HistoryError`.
     """
-    parts = history.files(folder, partition)
-    last = parts[sequence]
-    with history.locked(last.parent):
+    with history.locked(history.folder_of(folder, partition)):
+        snapshot.remove(folder, partition)
+        compaction.sweep(folder, partition)
+        parts = [part for part in history.parts(folder, partition) if part.first <= sequence]
+        last = parts[-1].path
         until = _requests(last)
         found: dict[Path, list[bool]] = {}
         texts: set[tuple[str, str]] = set()
-        for path in parts[: sequence + 1]:
+        for _, _, path in parts:
             found[path] = _hits(path, until, texts, path == last)
         _erase_generations(folder, {memory for _, memory in until}, texts)
         _erase_letters(folder, {text for _, text in texts})

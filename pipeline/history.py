@@ -1,25 +1,28 @@
 """The history on disk: Parquet files that are written once, whole or not at all, and changed by an erasure only.
 
-Knows files: their names, their order, that only one writer gets a number, that a damaged one is refused. Every function
-takes the data folder. Knows nothing of what a decision means, and keeps nothing in memory.
+Knows files: their names, their order, that only one writer gets a number, that a damaged one is refused. One file a batch,
+`0000000042.parquet`; several that follow each other may have been merged into one, `0000000032-0000000063.parquet`
+(pipeline/compaction.py), and whoever sees both takes the merged one. Every function takes the data folder. Knows nothing of
+what a decision means, and keeps nothing in memory.
 """
 
 import fcntl
+import json
 import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.decision import Cause, Decision
+from pipeline.decision import Decision
+from pipeline.rows import from_table, to_table
 from schemas.dead_letter import DEAD_LETTERS
 from schemas.history import GENERATIONS, HISTORY
 
@@ -33,13 +36,14 @@ MAX_ROWS = 1_000_000
 _VERSION_KEY = b"factstream.history"
 _VERSIONS = (b"1", b"2")  # that are read: see schemas/history.py
 _ERASED_KEY = b"factstream.erased"
+_ROWS_KEY = b"factstream.rows"  # of a merged file: how many rows each of its numbers has, as JSON
 _PARTITION = re.compile(r"partition=(0|[1-9][0-9]*)")
-_FILE = re.compile(r"([0-9]{10})\.parquet")
+_FILE = re.compile(r"([0-9]{10})(?:-([0-9]{10}))?\.parquet")
 _TEMPORARY = re.compile(r"\.([0-9]{10})\..*\.tmp")
+MERGING = re.compile(r"\.[0-9]{10}-[0-9]{10}\..*\.tmp")
+"""What a merge has not finished."""
+_LOOKS = 5  # at a folder that changes meanwhile
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
-_CAUSE = [field.name for field in fields(Cause)]
-_MADE = ("memory_id", "text", "observed_at", "importance", "loss_delta", "encoder_id")
-_PLAIN = [f.name for f in fields(Decision) if f.name not in ("cause", "priors", "surprisals", "vectors")]
 
 
 class HistoryError(Exception):
@@ -54,6 +58,14 @@ class SequenceTaken(HistoryError):
     """Another writer wrote this number first: fold again and decide anew."""
 
 
+class Part(NamedTuple):
+    """A file that holds the rows of the numbers `first` to `last`."""
+
+    first: int
+    last: int
+    path: Path
+
+
 def partitions(folder: Path) -> list[int]:
     """The partitions that have a history, ascending."""
     matches = (_PARTITION.fullmatch(name) for name in _names(folder / HISTORY_FOLDER))
@@ -62,7 +74,26 @@ def partitions(folder: Path) -> list[int]:
 
 def last_sequence(folder: Path, partition: int) -> int:
     """The number of the partition's last file; -1 if it has none."""
-    return max(_sequences(folder, partition), default=-1)
+    return max((part.last for part in _all_parts(folder, partition)), default=-1)
+
+
+def parts(folder: Path, partition: int) -> list[Part]:
+    """The files that together hold each row once, in order; a gap between two of them is for the caller to refuse."""
+    live: list[Part] = []
+    for _ in range(_LOOKS):  # a listing may miss what comes, or lack what goes, while it is made
+        live = []
+        for part in sorted(_all_parts(folder, partition), key=lambda part: (part.first, -part.last)):
+            if not live or part.first > live[-1].last:
+                live.append(part)
+        if _gap(live) is None:
+            break
+    return live
+
+
+def merged_away(folder: Path, partition: int) -> list[Path]:
+    """Files of which another has all rows: left by a merge. In order."""
+    live = {part.path for part in parts(folder, partition)}
+    return [part.path for part in sorted(_all_parts(folder, partition)) if part.path not in live]
 
 
 def append(folder: Path, partition: int, sequence: int, decisions: Sequence[Decision]) -> Path:
@@ -71,14 +102,19 @@ def append(folder: Path, partition: int, sequence: int, decisions: Sequence[Deci
     It appears whole or not at all, and only if nobody wrote that number before: raises `SequenceTaken` then, and
     `HistoryError` if the disk refuses or the file before it is missing.
     """
-    if len(decisions) > MAX_ROWS:
-        raise ValueError(f"{len(decisions)} decisions; one file takes at most {MAX_ROWS}")
+    return append_table(folder, partition, sequence, to_table(decisions))
+
+
+def append_table(folder: Path, partition: int, sequence: int, table: pa.Table) -> Path:
+    """The same of decisions as a table of schemas.history.HISTORY."""
+    if table.num_rows > MAX_ROWS:
+        raise ValueError(f"{table.num_rows} decisions; one file takes at most {MAX_ROWS}")
     path = _path(folder, partition, sequence)
     if sequence > 0 and not _path(folder, partition, sequence - 1).exists():
+        _refuse_if_merged(folder, partition, sequence)
         raise HistoryError(f"{path}: the file before it is missing, and a history has no gaps; fold it again")
-    table = _to_table(decisions)
     try:
-        temporary = _write_temporary(path, table)
+        temporary = _write_temporary(path, [table])
         try:
             os.link(temporary, path)  # fails where the name exists, as no rename does
         except FileExistsError:
@@ -91,7 +127,9 @@ def append(folder: Path, partition: int, sequence: int, decisions: Sequence[Deci
             raise
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
+        # The name is free again where whoever wrote it has merged it since. Of the two the merged file counts.
+        _refuse_if_merged(folder, partition, sequence, path)
         # Up to this number nobody else can win any more, so what others left half written is of no use to them.
         for name in _names(path.parent):
             if (match := _TEMPORARY.fullmatch(name)) and int(match[1]) <= sequence:
@@ -101,29 +139,50 @@ def append(folder: Path, partition: int, sequence: int, decisions: Sequence[Deci
     return path
 
 
+def _refuse_if_merged(folder: Path, partition: int, sequence: int, written: Path | None = None) -> None:
+    if any(part.first <= sequence <= part.last > part.first for part in _all_parts(folder, partition)):
+        if written:
+            written.unlink(missing_ok=True)
+        path = _path(folder, partition, sequence)
+        raise SequenceTaken(f"{path}: another writer wrote it first; fold the history again")
+
+
 def read(folder: Path, partition: int, after: int = -1) -> Iterator[tuple[int, list[Decision]]]:
-    """The files behind number `after`, in order, as (sequence, rows).
+    """The batches behind number `after`, in order, as (sequence, rows).
 
     Raises `HistoryError` for a gap, and for a file that is damaged or of a newer version.
     """
-    found = _sequences(folder, partition)
-    for sequence in range(max(found, default=-1) + 1):
-        # A listing may miss a file that appears while it is made: hence a second look.
-        if sequence not in found and not _path(folder, partition, sequence).exists():
-            raise HistoryError(
-                f"{_path(folder, partition, sequence)}: missing, though later files exist; restore it from a backup"
-            )
-    for sequence in range(after + 1, max(found, default=-1) + 1):
-        yield sequence, _read_file(_path(folder, partition, sequence))
+    found = _whole(folder, partition)
+    end, sequence = found[-1].last if found else -1, after + 1
+    while sequence <= end:
+        part = next(part for part in found if part.first <= sequence <= part.last)
+        try:
+            batches = _read_part(part)
+        except HistoryError:
+            if part.path.exists():
+                raise
+            found = _whole(folder, partition)  # it was merged with others meanwhile
+            if part in found:
+                raise
+            continue
+        for number, rows in enumerate(batches, part.first):
+            if sequence <= number <= end:
+                yield number, rows
+        sequence = part.last + 1
+
+
+def position_after(part: Part, sequence: int) -> int:
+    """Where in the query's order the batch behind `sequence`, which the file has, begins. Raises `HistoryError`."""
+    if part.first == part.last:
+        return (sequence + 1) * MAX_ROWS
+    metadata = _metadata(part.path)
+    counts = _counts(part, metadata.metadata or {}, metadata.num_rows)
+    return part.first * MAX_ROWS + sum(counts[: sequence - part.first + 1])
 
 
 def check_version(path: Path) -> None:
     """Raises `HistoryError` unless the file is a history of a version that this factstream reads."""
-    try:
-        schema = pq.read_schema(path)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise _damaged(path, error) from error
-    _check_version(path, schema)
+    _check_version(path, _metadata(path).metadata or {})
 
 
 def append_generations(folder: Path, rows: list[dict[str, Any]], name: str) -> None:
@@ -138,7 +197,7 @@ def append_dead_letters(folder: Path, rows: list[dict[str, Any]], name: str) -> 
 
 def files(folder: Path, partition: int) -> list[Path]:
     """The partition's files, in order."""
-    return [_path(folder, partition, n) for n in sorted(_sequences(folder, partition))]
+    return [part.path for part in parts(folder, partition)]
 
 
 @contextmanager
@@ -169,14 +228,45 @@ def replace(path: Path, table: pa.Table) -> None:
     metadata = (table.schema.metadata or {}) | {_ERASED_KEY: b"1"}
     if _VERSION_KEY in metadata:
         metadata[_VERSION_KEY] = _VERSIONS[-1]
-    _put(path, table.replace_schema_metadata(metadata))
+    _put(path, [table.replace_schema_metadata(metadata)])
+
+
+def merge(partition_parts: Sequence[Part], group_bytes: int) -> Path:
+    """One file with the rows of these, which follow each other; it counts instead of them from the moment it has its name.
+
+    Durable when this returns. Under `locked`. Row groups have about `group_bytes`. Raises `HistoryError`.
+    """
+    first, last = partition_parts[0], partition_parts[-1]
+    path = first.path.with_name(f"{first.first:010d}-{last.last:010d}.parquet")
+    counts: list[int] = []
+    metadata = dict(HISTORY.metadata)
+    for part in partition_parts:
+        said = _metadata(part.path)
+        counts += _counts(part, said.metadata or {}, said.num_rows)
+        metadata |= {_ERASED_KEY: b"1"} if _ERASED_KEY in (said.metadata or {}) else {}
+    metadata[_ROWS_KEY] = json.dumps(counts, separators=(",", ":")).encode()
+
+    def groups() -> Iterator[pa.Table]:
+        waiting: list[pa.Table] = []
+        for part in partition_parts:
+            waiting.append(read_table(part.path).replace_schema_metadata(metadata))
+            if sum(table.nbytes for table in waiting) >= group_bytes or part is last:
+                yield pa.concat_tables(waiting).combine_chunks()
+                waiting = []
+
+    _put(path, groups())
+    return path
 
 
 # --- files ---
 
 
+def folder_of(folder: Path, partition: int) -> Path:
+    return folder / HISTORY_FOLDER / f"partition={partition}"
+
+
 def _path(folder: Path, partition: int, sequence: int) -> Path:
-    return folder / HISTORY_FOLDER / f"partition={partition}" / f"{sequence:010d}.parquet"
+    return folder_of(folder, partition) / f"{sequence:010d}.parquet"
 
 
 def _names(folder: Path) -> list[str]:
@@ -188,20 +278,46 @@ def _names(folder: Path) -> list[str]:
         raise HistoryError(f"{folder}: cannot be listed: {error.strerror}; check its permissions") from error
 
 
-def _sequences(folder: Path, partition: int) -> set[int]:
-    names = _names(_path(folder, partition, 0).parent)
-    return {int(match[1]) for name in names if (match := _FILE.fullmatch(name))}
+def _all_parts(folder: Path, partition: int) -> list[Part]:
+    """Each file, those that were merged and are not removed yet among them, in no order."""
+    inside = folder_of(folder, partition)
+    matches = (_FILE.fullmatch(name) for name in _names(inside))
+    return [Part(int(m[1]), int(m[2] or m[1]), inside / m[0]) for m in matches if m]
 
 
-def _write_temporary(path: Path, table: pa.Table) -> Path:
-    """`table` in a new file beside `path`, on the disk when this returns."""
+def _gap(found: Sequence[Part]) -> int | None:
+    """The first number that is missing."""
+    due = 0
+    for part in found:
+        if part.first != due:
+            return due
+        due = part.last + 1
+    return None
+
+
+def _whole(folder: Path, partition: int) -> list[Part]:
+    found = parts(folder, partition)
+    if (missing := _gap(found)) is not None:
+        raise HistoryError(
+            f"{_path(folder, partition, missing)}: missing, though later files exist; restore it from a backup"
+        )
+    return found
+
+
+def _write_temporary(path: Path, tables: Iterable[pa.Table]) -> Path:
+    """Tables, each a row group or more, in a new file beside `path`, on the disk when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(sink.getvalue())
+            out = None
+            for table in tables:
+                out = out or pq.ParquetWriter(
+                    file, table.schema, compression="zstd", write_page_checksum=True
+                )
+                out.write_table(table)
+            if out:
+                out.close()
             file.flush()
             os.fsync(file.fileno())
     except BaseException:
@@ -213,22 +329,22 @@ def _write_temporary(path: Path, table: pa.Table) -> Path:
 def _replace(folder: Path, rows: list[dict[str, Any]], name: str, schema: pa.Schema) -> None:
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} is no file name: letters, digits, dot, dash and underscore only")
-    _put(folder / f"{name}.parquet", pa.Table.from_pylist(rows, schema))
+    _put(folder / f"{name}.parquet", [pa.Table.from_pylist(rows, schema)])
 
 
-def _put(path: Path, table: pa.Table) -> None:
+def _put(path: Path, tables: Iterable[pa.Table]) -> None:
     try:
-        temporary = _write_temporary(path, table)
+        temporary = _write_temporary(path, tables)
         try:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise _unwritable(path, error) from error
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Makes the names in a folder durable, and the folder's own name."""
     for each in (folder, folder.parent):
         handle = os.open(each, os.O_RDONLY)
@@ -250,16 +366,8 @@ def _damaged(path: Path, error: object) -> HistoryError:
 # --- rows ---
 
 
-def _to_table(decisions: Sequence[Decision]) -> pa.Table:
-    columns: dict[str, list[Any]] = {name: [getattr(d, name) for d in decisions] for name in _PLAIN}
-    columns |= {name: [getattr(d.cause, name) for d in decisions] for name in _CAUSE}
-    columns |= {name: [getattr(d, name) for d in decisions] for name in ("priors", "surprisals")}
-    columns["vectors"] = [None if d.vectors is None else d.vectors.tobytes() for d in decisions]
-    return pa.table(columns, schema=HISTORY)
-
-
-def _check_version(path: Path, schema: pa.Schema) -> None:
-    version = (schema.metadata or {}).get(_VERSION_KEY)
+def _check_version(path: Path, metadata: dict[bytes, bytes]) -> None:
+    version = metadata.get(_VERSION_KEY)
     if version is None:
         raise HistoryError(f"{path}: is no file of a factstream history; move it away")
     if version not in _VERSIONS:
@@ -269,10 +377,38 @@ def _check_version(path: Path, schema: pa.Schema) -> None:
         )
 
 
-def _read_file(path: Path) -> list[Decision]:
+def _metadata(path: Path) -> pq.FileMetaData:
     try:
-        table = read_table(path)
-        return _from_table(table)
+        return pq.read_metadata(path)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def _read_part(part: Part) -> Iterator[list[Decision]]:
+    """The rows of each number. What is damaged is refused before the first of them."""
+    table = read_table(part.path)
+    ends = list(accumulate(_counts(part, table.schema.metadata, table.num_rows), initial=0))
+    return (_rows(part.path, table.slice(a, b - a)) for a, b in pairwise(ends))
+
+
+def _counts(part: Part, metadata: dict[bytes, bytes], total: int) -> list[int]:
+    """How many rows each number of a file has. Raises `HistoryError`."""
+    if part.first == part.last:
+        return [total]
+    try:
+        counts = json.loads(metadata.get(_ROWS_KEY, b"[]"))
+        if len(counts) == part.last - part.first + 1 and sum(counts) == total and min(counts) >= 0:
+            return list(counts)
+    except (ValueError, TypeError) as error:
+        raise _damaged(part.path, error) from error
+    raise _damaged(
+        part.path, f"its name says numbers {part.first} to {part.last}, and its rows are not theirs"
+    )
+
+
+def _rows(path: Path, table: pa.Table) -> list[Decision]:
+    try:
+        return from_table(table, _ERASED_KEY in (table.schema.metadata or {}))
     except (pa.ArrowException, ValueError, OverflowError, MemoryError) as error:
         raise _damaged(path, error) from error
 
@@ -281,7 +417,7 @@ def read_table(path: Path) -> pa.Table:
     """A file of the history as it is on the disk, checked. Raises `HistoryError`."""
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            _check_version(path, file.schema_arrow)
+            _check_version(path, file.schema_arrow.metadata or {})
             if not file.schema_arrow.equals(HISTORY):
                 raise HistoryError(f"{path}: has other columns than a history; restore it from a backup")
             table = file.read()
@@ -289,32 +425,3 @@ def read_table(path: Path) -> pa.Table:
         return table
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         raise _damaged(path, error) from error
-
-
-def _from_table(table: pa.Table) -> list[Decision]:
-    for field in HISTORY:
-        if not field.nullable and table.column(field.name).null_count:
-            raise ValueError(f"null in {field.name}")
-    erased = _ERASED_KEY in (table.schema.metadata or {})
-    columns = {name: table.column(name).to_pylist() for name in (*_PLAIN, *_CAUSE, "vectors")}
-    lists = {name: table.column(name) for name in ("priors", "surprisals")}
-    rows = []
-    for i in range(table.num_rows):
-        arrays: dict[str, Any] = {
-            name: np.array(column[i].values, np.float32) if column[i].is_valid else None
-            for name, column in lists.items()
-        }
-        if (blob := columns["vectors"][i]) is not None:
-            if arrays["priors"] is None:
-                raise ValueError(f"row {i} has vectors, but no words")
-            words = len(arrays["priors"])
-            shape = (words, len(blob) // words if words else 0)
-            arrays["vectors"] = np.frombuffer(blob, np.uint8).reshape(shape).copy()
-        if columns["outcome"][i] in ("learned", "superseded"):
-            needed = [columns[name][i] for name in _MADE] + list(arrays.values())
-            whole = len(arrays) == 3 and all(value is not None for value in needed)
-            if not whole and not (erased and columns["text"][i] is None):
-                raise ValueError(f"row {i} makes a memory, and has not all of it")
-        cause = Cause(**{name: columns[name][i] for name in _CAUSE})
-        rows.append(Decision(cause=cause, **{name: columns[name][i] for name in _PLAIN}, **arrays))
-    return rows

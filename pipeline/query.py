@@ -1,6 +1,6 @@
 """SQL over the data folder: DuckDB views of the history, the memories, the generations and the dead letters.
 
-`memories` is the bank's fold said in SQL. A query reads the three sub-folders of the data folder and nothing else, writes
+`memories` is the bank's fold said in SQL, from the newest snapshot on. A query reads the three sub-folders of the data folder and nothing else, writes
 nothing, and ends: its memory, its time and its result are bounded. Of DuckDB's functions some heed neither an interrupt
 nor its memory limit, so `run_confined`, in a process of its own, is the one for SQL of others. Knows no writer and no Kafka.
 """
@@ -10,51 +10,67 @@ import resource
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from pipeline import history
+from pipeline import history, snapshot
 from schemas.dead_letter import DEAD_LETTERS
-from schemas.history import GENERATIONS, HISTORY
+from schemas.history import GENERATIONS, HISTORY, SNAPSHOT
 
 TIMEOUT_S = 30.0
 MAX_RESULT_BYTES = 256 * 1024 * 1024
 MAX_PROCESS_BYTES = 4 * 1024 * 1024 * 1024
 """Address space of a confined query: DuckDB's 1 GB, the result, and the libraries themselves."""
+_ATTEMPTS = 5
 GRACE_S = 3.0
 """For a confined query to start, and to heed the interrupt, before its process is killed."""
 
-_DIGITS = "[0-9]" * 10
+# The fold's order. `partition` is that of the record which caused the row, this one the history's own.
+_PARTITION = "CAST(regexp_extract(filename, 'partition=([0-9]+)', 1) AS INTEGER)"
+_PLACE = f"""{_PARTITION} AS history_partition,
+    CAST(regexp_extract(filename, '([0-9]+)(-[0-9]+)?[.]parquet$', 1) AS BIGINT) * {history.MAX_ROWS}
+        + file_row_number AS history_position"""
 
 _HISTORY = f"""
 CREATE VIEW history AS
-SELECT * EXCLUDE (priors, surprisals, vectors, filename, file_row_number),
-    -- The fold's order. `partition` is that of the record which caused the row, this one the history's own.
-    CAST(regexp_extract(filename, 'partition=([0-9]+)', 1) AS INTEGER) AS history_partition,
-    CAST(regexp_extract(filename, '([0-9]+)[.]parquet$', 1) AS BIGINT) * {history.MAX_ROWS}
-        + file_row_number AS history_position
+SELECT * EXCLUDE (priors, surprisals, vectors, filename, file_row_number), {_PLACE}
 FROM ({{source}})
 """
 
-_MEMORIES = """
+# The newest snapshot's memories, and the fold, said in SQL, of what was decided since. A memory of the snapshot that a later
+# row makes has left before that row.
+_MEMORIES = f"""
 CREATE VIEW memories AS
-WITH made AS (
-    SELECT * FROM history WHERE outcome IN ('learned', 'superseded')
+WITH later AS (
+    SELECT * FROM (SELECT * EXCLUDE (priors, surprisals, vectors, filename, file_row_number), {_PLACE} FROM ({{later}}))
+    JOIN (VALUES {{since}}) AS since(history_partition, since) USING (history_partition)
+    WHERE history_position >= since
+), made AS (
+    SELECT * FROM later WHERE outcome IN ('learned', 'superseded')
     QUALIFY row_number() OVER (
         PARTITION BY history_partition, namespace, memory_id ORDER BY history_position DESC) = 1
 ), gone AS (
-    SELECT history_partition, namespace, memory_id, history_position FROM history
+    SELECT history_partition, namespace, memory_id, history_position FROM later
     WHERE outcome IN ('evicted', 'forgotten', 'erased')
     UNION ALL
-    SELECT history_partition, namespace, nearest, history_position FROM history
+    SELECT history_partition, namespace, nearest, history_position FROM later
     WHERE outcome = 'superseded'
+), known AS (
+    SELECT history_partition, -1 AS history_position, memory_id, namespace, text, category, source, fact_id, observed_at,
+        learned_at, loss_delta, importance, uses, reinforced, last_used_at, encoder_id
+    FROM (SELECT *, {_PARTITION} AS history_partition FROM ({{kept}}))
+    UNION ALL
+    SELECT history_partition, history_position, memory_id, namespace, text, category, source, fact_id, observed_at,
+        decided_at, loss_delta, importance, 0, 0, NULL, encoder_id
+    FROM made
 ), live AS (
-    SELECT * FROM made ANTI JOIN gone ON made.history_partition = gone.history_partition
-        AND made.namespace = gone.namespace AND made.memory_id = gone.memory_id
-        AND gone.history_position > made.history_position
+    SELECT * FROM known ANTI JOIN gone ON known.history_partition = gone.history_partition
+        AND known.namespace = gone.namespace AND known.memory_id = gone.memory_id
+        AND gone.history_position > known.history_position
 ), touched AS (
     SELECT live.history_partition, live.namespace, live.memory_id,
         count(*) FILTER (WHERE touch.outcome = 'used') AS uses,
@@ -62,17 +78,18 @@ WITH made AS (
         max(touch.decided_at) FILTER (WHERE touch.outcome = 'used') AS last_used_at,
         max(touch.observed_at) FILTER (WHERE touch.outcome = 'reinforced') AS observed_at,
         arg_max(touch.importance, touch.history_position) AS importance
-    FROM live JOIN history AS touch ON touch.history_partition = live.history_partition
+    FROM live JOIN later AS touch ON touch.history_partition = live.history_partition
         AND touch.namespace = live.namespace AND touch.memory_id = live.memory_id
         AND touch.history_position > live.history_position
     WHERE touch.outcome IN ('used', 'reinforced')
     GROUP BY ALL
 )
 SELECT live.memory_id, live.namespace, live.text, live.category, live.source, live.fact_id,
-    greatest(live.observed_at, touched.observed_at) AS observed_at, live.decided_at AS learned_at, live.loss_delta,
-    coalesce(touched.importance, live.importance) AS importance,
-    coalesce(touched.uses, 0) AS uses, coalesce(touched.reinforced, 0) AS reinforced,
-    touched.last_used_at, live.encoder_id
+    greatest(live.observed_at, touched.observed_at) AS observed_at, live.learned_at,
+    live.loss_delta::FLOAT AS loss_delta, coalesce(touched.importance, live.importance)::FLOAT AS importance,
+    (live.uses + coalesce(touched.uses, 0))::BIGINT AS uses,
+    (live.reinforced + coalesce(touched.reinforced, 0))::BIGINT AS reinforced,
+    greatest(live.last_used_at, touched.last_used_at) AS last_used_at, live.encoder_id
 FROM live LEFT JOIN touched USING (history_partition, namespace, memory_id)
 """
 
@@ -98,20 +115,30 @@ class QueryError(Exception):
     """The query is wrong, not allowed or too large; the text says which."""
 
 
+class _Gone(QueryError):
+    """A file that was listed has been merged, or erased from, and removed: a second look finds what is instead."""
+
+
 def connect(data: Path) -> duckdb.DuckDBPyConnection:
     """An in-memory DuckDB with the views `history`, `memories`, `generations` and `dead_letters`.
 
-    It can reach the data folder's three sub-folders only, and its configuration is locked. The views see files that come
-    later, once there was a first one of their kind. Raises `QueryError` where the history is of a newer version.
+    It can reach the data folder's three sub-folders only, and its configuration is locked. The views are of the files that
+    there are now. Raises `QueryError` where the history is of a newer version.
     """
     data = data.resolve()
+    decided, later, kept = list[Path](), list[Path](), list[Path]()
+    since: dict[int, int] = {}
     try:
         for partition in history.partitions(data):
-            if (last := history.last_sequence(data, partition)) >= 0:
-                folder = data / history.HISTORY_FOLDER / f"partition={partition}"
-                history.check_version(folder / f"{last:010d}.parquet")
+            if parts := history.parts(data, partition):
+                decided += (part.path for part in parts)
+                history.check_version(decided[-1])
+                found = snapshot.newest(data, partition, parts)
+                since[partition] = found.position if found else 0
+                kept += [found.path] if found else []
+                later += (part.path for part in parts if not found or part.last > found.sequence)
     except history.HistoryError as error:
-        raise QueryError(str(error)) from error
+        raise (_Gone if decided and not decided[-1].exists() else QueryError)(str(error)) from error
     connection = duckdb.connect(
         ":memory:",
         config={
@@ -134,18 +161,23 @@ def connect(data: Path) -> duckdb.DuckDBPyConnection:
         )
         connection.execute(f"SET allowed_directories = [{allowed}]")
         connection.execute("SET enable_external_access = false")
-        for view, name, pattern, schema in (
-            (_HISTORY, folders[0], f"partition=*/{_DIGITS}.parquet", HISTORY),
-            (_GENERATIONS, folders[1], "*.parquet", GENERATIONS),
-            (_DEAD_LETTERS, folders[2], "*.parquet", DEAD_LETTERS),
+        for view, name, files, schema in (
+            (_HISTORY, folders[0], _these(decided), HISTORY),
+            (_GENERATIONS, folders[1], _any(data / folders[1]), GENERATIONS),
+            (_DEAD_LETTERS, folders[2], _any(data / folders[2]), DEAD_LETTERS),
         ):
-            source = _source(connection, data / name, pattern, schema)
+            source = _source(connection, name, files, schema)
             connection.execute(view.format(source=source))
-        connection.execute(_MEMORIES)
+        memories = _MEMORIES.format(
+            later=_source(connection, "later", _these(later), HISTORY),
+            kept=_source(connection, "kept", _these(kept), SNAPSHOT),
+            since=", ".join(f"({n}, {place})" for n, place in since.items()) or "(0, 0)",
+        )
+        connection.execute(memories)
         connection.execute("SET lock_configuration = true")
     except duckdb.Error as error:
         connection.close()
-        raise QueryError(f"{data}: {error}") from error
+        raise (_Gone if isinstance(error, duckdb.IOException) else QueryError)(f"{data}: {error}") from error
     except BaseException:
         connection.close()
         raise
@@ -164,6 +196,17 @@ def run(data: Path, sql: str, timeout_s: float = TIMEOUT_S) -> pa.Table:
         raise QueryError(str(error)) from error
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         raise QueryError("only one statement that reads is run: SELECT, FROM, WITH, VALUES, DESCRIBE or SHOW")
+    until = time.monotonic() + timeout_s
+    for attempt in range(_ATTEMPTS):
+        try:
+            return _run(data, sql, timeout_s, until)
+        except _Gone:
+            if attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError("not reached")
+
+
+def _run(data: Path, sql: str, timeout_s: float, until: float) -> pa.Table:
     connection = connect(data)
     late = threading.Event()
 
@@ -171,7 +214,7 @@ def run(data: Path, sql: str, timeout_s: float = TIMEOUT_S) -> pa.Table:
         late.set()
         connection.interrupt()
 
-    timer = threading.Timer(timeout_s, stop)
+    timer = threading.Timer(max(0.0, until - time.monotonic()), stop)
     timer.daemon = True
     timer.start()
     try:
@@ -190,7 +233,7 @@ def run(data: Path, sql: str, timeout_s: float = TIMEOUT_S) -> pa.Table:
     except (duckdb.Error, pa.ArrowException, OSError) as error:
         if late.is_set():
             raise QueryError(f"the query took longer than {timeout_s:g} s and was stopped") from error
-        raise QueryError(str(error)) from error
+        raise (_Gone if isinstance(error, duckdb.IOException) else QueryError)(str(error)) from error
     finally:
         timer.cancel()
         timer.join()  # an interrupt must not meet a closed connection
@@ -235,18 +278,26 @@ def _confined() -> int:
         return _REFUSED
 
 
-def _source(connection: duckdb.DuckDBPyConnection, folder: Path, pattern: str, schema: pa.Schema) -> str:
-    """A SELECT of the folder's files, or of no rows with the same columns while there are none."""
-    if any(folder.glob(pattern)):
+def _source(connection: duckdb.DuckDBPyConnection, name: str, files: list[str], schema: pa.Schema) -> str:
+    """A SELECT of the files, given as patterns, or of no rows with the same columns while there are none."""
+    if files:
         return (
-            f"SELECT * FROM read_parquet({_quoted(f'{_literal(folder)}/{pattern}')}, hive_partitioning = false, "
-            "union_by_name = true, filename = true, file_row_number = true)"
+            f"SELECT * FROM read_parquet([{', '.join(map(_quoted, files))}], hive_partitioning = false, "
+            f"union_by_name = {schema is not HISTORY}, filename = true, file_row_number = true)"
         )
-    empty = f"no_{folder.name}"
+    empty = f"no_{name}"
     connection.register("no_rows", schema.empty_table())
     connection.execute(f"CREATE TABLE {empty} AS FROM no_rows")
     connection.unregister("no_rows")
     return f"SELECT *, '' AS filename, 0::BIGINT AS file_row_number FROM {empty}"
+
+
+def _these(paths: list[Path]) -> list[str]:
+    return [f"{_literal(path.parent)}/{path.name}" for path in paths]
+
+
+def _any(folder: Path) -> list[str]:
+    return [f"{_literal(folder)}/*.parquet"] if any(folder.glob("*.parquet")) else []
 
 
 def _literal(folder: Path) -> str:

@@ -2,14 +2,15 @@
 
 import numpy as np
 
+from pipeline.bank import words_of
 from pipeline.decision import Memory
-from pipeline.words import split
 from schemas.changelog import MemoryRecord
 from schemas.common import BadMessage
 
 
 def to_record(m: Memory) -> MemoryRecord:
-    return MemoryRecord(
+    """What is our own needs no check."""
+    return MemoryRecord.model_construct(
         memory_id=m.memory_id,
         namespace=m.namespace,
         text=m.text,
@@ -31,7 +32,7 @@ def to_record(m: Memory) -> MemoryRecord:
 
 def from_record(r: MemoryRecord) -> Memory:
     """Raises BadMessage when what is said of the words does not fit the text."""
-    count = len(split(r.text))
+    count = len(words_of(r.text))
     if (
         len(r.priors) != 4 * count
         or len(r.surprisals) != 4 * count

@@ -46,6 +46,13 @@ def same_relation(
     return shared / (shared + differ) if shared else 0.0
 
 
+def common(priors: NDArray[np.float32]) -> int:
+    """How many of a fact's first words another one must have, to be alike or the same at all: up to the first word that
+    counts, for two facts that share none of these share nothing that outweighs their answers. All, if none counts."""
+    counting = priors >= PART * float(priors.max(initial=0.0))
+    return int(counting.argmax()) + 1 if counting.any() else len(priors)
+
+
 def _is_name(form: str) -> bool:
     """A number or a letter that two facts share is no name: gate B 12, gate B 14."""
     return len(form) > 1 and not any(c.isdigit() for c in form)

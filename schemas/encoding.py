@@ -7,6 +7,7 @@ each fact once. A row of kind `forget` or `erase` carries a request to forget in
 import struct
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from schemas.common import BadMessage
 
@@ -80,7 +81,7 @@ def decode_batch(value: bytes | None) -> pa.RecordBatch:
         batch.validate(full=True)
         # A time may lie outside of the years that Python knows.
         for name in ("observed_at", "published_at"):
-            batch.column(name).to_pylist()
+            pc.min_max(batch.column(name)).as_py()
     except BadMessage:
         raise
     except (

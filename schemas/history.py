@@ -41,6 +41,30 @@ HISTORY = pa.schema(
     metadata={b"factstream.history": b"2"},
 )
 
+SNAPSHOT = pa.schema(
+    [
+        pa.field("memory_id", pa.string(), nullable=False),
+        pa.field("namespace", pa.string(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("category", pa.string()),
+        pa.field("source", pa.string()),
+        pa.field("fact_id", pa.string()),
+        pa.field("observed_at", _TIME, nullable=False),
+        pa.field("learned_at", _TIME, nullable=False),
+        pa.field("last_used_at", _TIME),
+        pa.field("importance", pa.float64(), nullable=False),
+        pa.field("uses", pa.int64(), nullable=False),
+        pa.field("reinforced", pa.int64(), nullable=False),
+        pa.field("loss_delta", pa.float64(), nullable=False),
+        pa.field("encoder_id", pa.string(), nullable=False),
+        pa.field("priors", pa.list_(pa.float32()), nullable=False),
+        pa.field("surprisals", pa.list_(pa.float32()), nullable=False),
+        pa.field("vectors", pa.binary(), nullable=False),
+    ],
+    metadata={b"factstream.snapshot": b"1"},
+)
+"""A memory a row, oldest first within its namespace: what the fold of a partition's history made."""
+
 GENERATIONS = pa.schema(
     [
         pa.field("request_id", pa.string(), nullable=False),

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline import history
+from pipeline import compaction, history
 from pipeline.encoder import Encoder
 from schemas import topics
 from workers import log, loop
@@ -26,7 +26,7 @@ STEPS = {
     "encoder": ("taken", "before producing", "half produced", "produced", "before the commit", "after the commit"),
     "writer": (
         "taken", "decided", "before the rename", "after the rename", "before the changelog",
-        "half the changelog", "after the changelog", "before the commit", "after the commit",
+        "half the changelog", "after the changelog", "before the commit", "after the commit", "before merging", "merged",
     ),
 }  # fmt: skip
 STARTING = ("folded", "half told")
@@ -88,6 +88,8 @@ def name_steps(worker: str, order: Path) -> None:
         wrap(WriterWorker, "process", at("taken"))
         wrap(WriterWorker, "_write", at("decided"))
         wrap(os, "link", at("before the rename"), at("after the rename"))
+        compaction.FAN = 4  # a merge every few files
+        wrap(history, "merge", at("before merging"), at("merged"))
         wrap(history, "append", lambda *_: None, at("before the changelog"))
         wrap(WriterWorker, "_tell", at("folded"))
         wrap(

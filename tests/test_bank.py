@@ -149,6 +149,25 @@ words = st.lists(
 stream = st.lists(st.tuples(words, st.integers(0, 9), st.sampled_from([0.25, 4.0])), max_size=25)
 
 
+class Thorough(Bank):
+    """Looks at every memory that shares a word."""
+
+    def _candidates(self, space: Any, words: list[str], priors: Any) -> list[str]:
+        rarest = sorted((len(ids), form) for form in set(words) if (ids := space.index.holding(form)))
+        held = [reversed(space.index.holding(form)) for _, form in rarest[: max(1, len(rarest) - 1)]]
+        return list(dict.fromkeys(memory for ids in held for memory in ids))
+
+
+@given(stream)
+def test_what_is_not_looked_at_would_change_no_decision(facts: list[tuple[list[str], int, float]]) -> None:
+    told = [(" ".join(w), {"at": at, "loss_delta": delta}) for w, at, delta in facts]
+    made = [
+        [(d.outcome, d.memory_id, d.nearest, d.similarity) for d in feed(b, *told)]
+        for b in (Bank(), Thorough())
+    ]
+    assert made[0] == made[1]
+
+
 @given(stream)
 def test_folding_the_history_makes_the_same_memory(facts: list[tuple[list[str], int, float]]) -> None:
     bank = Bank(Settings(capacity=4))

@@ -42,8 +42,8 @@ def test_the_faults_go_round_all_steps_and_follow_from_the_seed() -> None:
 def test_killed_at_every_step_paused_and_rebalanced(
     cluster: crash.Cluster, tmp_path: Path, gpt2: Path
 ) -> None:
-    plan = crash.faults(7, kills=POINTS, pauses=3, rebalances=3)
-    calm, stormy = crash.both(cluster, tmp_path, gpt2, crash.stream(7, 1500), plan, 25.0, 7, session_ms())
+    plan = crash.faults(38, kills=POINTS, pauses=3, rebalances=3)
+    calm, stormy = crash.both(cluster, tmp_path, gpt2, crash.stream(38, 2000), plan, 25.0, 38, session_ms())
     assert stormy.done["kill"] == POINTS and stormy.done["pause"] == 3
     # The stream has what it is there for.
     assert {"learned", "superseded", "reinforced", "duplicate", "outdated", "forgotten"} <= set(calm.outcomes)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import history, query
+from pipeline import history, query, snapshot
 from pipeline.bank import fold
 from pipeline.decision import Cause, Decision
 
@@ -55,13 +55,26 @@ def row(n: int, outcome: str, namespace: str, memory_id: str, nearest: str | Non
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(actions, max_size=40), st.integers(1, 7))
-def test_memories_is_the_fold(script: list[tuple[str, str, str, str]], size: int) -> None:
+@given(
+    st.lists(actions, max_size=40),
+    st.integers(1, 7),
+    st.sets(st.integers(0, 40)),
+    st.sets(st.integers(0, 40)),
+)
+def test_memories_is_the_fold(
+    script: list[tuple[str, str, str, str]], size: int, kept: set[int], merged: set[int]
+) -> None:
+    """Whatever snapshots are made, and files merged, meanwhile."""
     rows = [row(n, *action) for n, action in enumerate(script)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for sequence, start in enumerate(range(0, len(rows), size)):
             history.append(folder, 2, sequence, rows[start : start + size])
+            if sequence in kept:
+                bank = fold(rows[: start + size])
+                assert snapshot.write(folder, 2, sequence, rows[start : start + size], bank)
+            if sequence in merged and sequence > 1:
+                history.merge(history.parts(folder, 2)[:-1], 1 << 20)
         told = query.run(folder, "SELECT * FROM memories ORDER BY namespace, memory_id").to_pylist()
     bank = fold(rows)
     expected = sorted(

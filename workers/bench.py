@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
@@ -131,6 +131,64 @@ def talk(
             print(orjson.dumps(asdict(result)).decode())
         else:
             _show_talk(result)
+
+
+@app.command()
+def write(
+    memories: Annotated[
+        int, typer.Option(min=1000, help="In the large namespace; 100000 is its room.")
+    ] = 100_000,
+    as_json: Json = False,
+) -> None:
+    """Facts decided a second by the writer in a namespace of so many memories, and in one of 1,000.
+
+    Checked, decided, appended to a history and told, all but the broker; on made-up encodings, without a model.
+    """
+    from workers.bench_write import measure
+
+    with _clear_errors(), _bar() as progress, tempfile.TemporaryDirectory(prefix="factstream-") as folder:
+        _print(measure(Path(folder), memories, 1, progress), as_json)
+
+
+@app.command()
+def query(
+    rows: Annotated[
+        int, typer.Option(min=1000, help="Of the history; 10000000 take a quarter of an hour.")
+    ] = 1_000_000,
+    flush: Annotated[int, typer.Option(min=1, help="Rows of a file as it is written.")] = 1_000,
+    as_json: Json = False,
+) -> None:
+    """The README's analyses over a history that was written in small files and compacted meanwhile.
+
+    Beside each stands how long DuckDB takes to read the columns that it rests on from one flat Parquet file.
+    """
+    from pipeline.bench_query import measure
+
+    with _clear_errors(), _bar() as progress, tempfile.TemporaryDirectory(prefix="factstream-") as folder:
+        _print(measure(Path(folder), rows, flush, 1, progress), as_json)
+
+
+@app.command()
+def replica(
+    memories: Annotated[int, typer.Option(min=100, help="To take over.")] = 100_000,
+    as_json: Json = False,
+) -> None:
+    """How fast a generator takes over so many memories, beside reading their bytes from the same embedded broker."""
+    from workers.bench_replica import measure
+
+    with _clear_errors(), _bar() as progress, tempfile.TemporaryDirectory(prefix="factstream-") as folder:
+        _print(measure(Path(folder), memories, 1, progress), as_json)
+
+
+def _print(result: Any, as_json: bool) -> None:
+    """A dataclass of figures, as JSON or a line each."""
+    if as_json:
+        print(orjson.dumps(asdict(result)).decode())
+        return
+    for name, value in asdict(result).items():
+        for key, one in value.items() if isinstance(value, dict) else [("", value)]:
+            told = ", ".join(f"{k} {v:,.2f}" for k, v in one.items()) if isinstance(one, dict) else f"{one:,}"
+            console.print(f"{key or name:24}{f'{one:,.2f}' if isinstance(one, float) else told}")
 
 
 def _show_talk(result: "TalkResult") -> None:

@@ -8,7 +8,9 @@ Nothing on a topic is trusted, and nothing in a message may stop a writer for go
 publish afterwards, goes to the dead letters before it is decided.
 """
 
+import math
 import re
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,26 +18,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from kafka import TopicPartition
+from numpy.typing import NDArray
 
-from pipeline import erasure, history
-from pipeline.bank import Bank
+from pipeline import compaction, erasure, history, snapshot
+from pipeline.bank import Bank, words_of
 from pipeline.decision import Cause, Decision, NewFact
 from pipeline.encoding import Encoding
 from pipeline.settings import Settings
-from pipeline.words import split
 from schemas import dead_letter as dead_letter_schema
 from schemas import topics
 from schemas.common import BadMessage, decode, validate
 from schemas.encoding import MAX_VECTOR_BYTES, decode_batch
 from schemas.fact import Fact, Forget
 from schemas.hits import MemoryHits
-from workers import changelog
+from workers import changelog, log
 from workers.kafka import KafkaSettings, Producer, check_readable, dead_letter, partition_for
 from workers.loop import Done, Retry
 from workers.topics import standing
 
+_LISTS = ("priors", "surprisals")
 _ID = re.compile(r"[0-9A-Za-z_-]{1,64}")  # of a topic or an encoder
+
+
+UNSAVED = 10_000
+"""Decisions after which a snapshot is made; as many as there are memories, where these are more."""
 
 
 @dataclass
@@ -46,15 +55,23 @@ class Partition:
     sequence: int
     last: list[Decision]
     sent: changelog.Sent
+    unsaved: int = 0  # decisions that are in no snapshot
 
 
 def load(data: Path, number: int, settings: Settings) -> Partition:
-    sequence, bank = -1, Bank(settings)
-    last: list[Decision] = []
-    for sequence, last in history.read(data, number):  # noqa: B007
+    """The fold of a partition's history, from its snapshot on if it has a good one. Raises `HistoryError`."""
+    kept = None
+    try:
+        kept = snapshot.read(data, number, settings)
+    except history.HistoryError as error:  # the history has it all
+        log.line("snapshot not taken", log.WARNING, reason=str(error))
+    part = Partition(*(kept or snapshot.Snapshot(Bank(settings), -1, [])), changelog.Sent(0))
+    for sequence, last in history.read(data, number, part.sequence):
+        part.sequence, part.last = sequence, last
         for decision in last:
-            bank.apply(decision)
-    return Partition(bank, sequence, last, changelog.Sent(0))
+            part.bank.apply(decision)
+        part.unsaved += len(last)
+    return part
 
 
 def decide_rows(bank: Bank, rows: Iterable[dict[str, Any]], now: Callable[[], datetime]) -> list[Decision]:
@@ -79,10 +96,12 @@ def check_rows(value: bytes | None) -> list[dict[str, Any]]:
     """The rows of a message on fact-encodings; raises BadMessage where one of them cannot be."""
     batch = decode_batch(value)
     try:
-        rows: list[dict[str, Any]] = batch.to_pylist()
+        rows: list[dict[str, Any]] = batch.drop_columns(list(_LISTS)).to_pylist()
     except (OverflowError, ValueError) as error:
         raise BadMessage("invalid-field", f"a time is out of range: {error}") from None
-    for row in rows:
+    lists = [_arrays(batch.column(name)) for name in _LISTS]
+    for row, *arrays in zip(rows, *lists, strict=True):
+        row |= zip(_LISTS, arrays, strict=True)
         if row["kind"] not in ("fact", "forget", "erase") or row["partition"] < 0 or row["offset"] < 0:
             raise BadMessage("invalid-field", "kind, partition or offset is none")
         if not (_ID.fullmatch(row["topic_id"]) and _ID.fullmatch(row["encoder_id"])):
@@ -93,23 +112,27 @@ def check_rows(value: bytes | None) -> list[dict[str, Any]]:
         optional = ("category", "source", "fact_id", "min_loss_delta")
         body = {name: row[name] for name in optional if row[name] is not None}
         validate(Fact, body | {"text": row["text"], "namespace": row["namespace"]})
-        words = len(split(row["text"]))
-        numbers = [
-            row["base_loss"],
-            row["recall_loss"],
-            row["loss_delta"],
-            *(row["priors"] or []),
-            *(row["surprisals"] or []),
-        ]
-        if any(n is None for n in numbers) or not np.isfinite(numbers).all():
+        words = len(words_of(row["text"]))
+        numbers = (row["base_loss"], row["recall_loss"], row["loss_delta"])
+        if not all(n is not None and math.isfinite(n) for n in numbers) or not all(map(_finite, arrays)):
             raise BadMessage("invalid-field", "a loss, a prior or a surprisal is missing or not finite")
-        if len(row["priors"] or []) != words or len(row["surprisals"] or []) != words:
+        if any(len(array) != words for array in arrays):
             raise BadMessage("invalid-field", f"priors and surprisals do not fit the text's {words} words")
         if row["vectors"] is None or (len(row["vectors"]) % words if words else row["vectors"]):
             raise BadMessage("invalid-field", f"vectors do not fit the text's {words} words")
         if len(row["vectors"]) > MAX_VECTOR_BYTES:
             raise BadMessage("invalid-field", f"vectors of {len(row['vectors'])} bytes")
     return rows
+
+
+def _arrays(column: pa.ListArray) -> list[NDArray[np.float32]]:
+    """Of each row its numbers; none where there is no list, NaN where one is missing."""
+    ends = np.cumsum(pc.list_value_length(column).fill_null(0).to_numpy())
+    return np.split(column.flatten().to_numpy(zero_copy_only=False), ends[:-1])
+
+
+def _finite(array: NDArray[np.float32]) -> bool:
+    return bool(np.isfinite(array).all())
 
 
 class WriterWorker:
@@ -162,7 +185,21 @@ class WriterWorker:
         return part.sequence == history.last_sequence(self._data, number)
 
     def revoked(self, partitions: list[Any]) -> None: ...
-    def idle(self) -> None: ...
+
+    def idle(self) -> None:
+        for number, part in self._held.items():
+            self._tidy(number, part)
+
+    def _tidy(self, number: int, part: Partition) -> None:
+        """A bounded step towards few and large files and a short start. It may fail, and is tried again later: nothing
+        hangs on it."""
+        try:
+            compaction.step(self._data, number, time.time())
+            if part.unsaved >= max(UNSAVED, len(part.bank)):
+                snapshot.write(self._data, number, part.sequence, part.last, part.bank)
+                part.unsaved = 0
+        except history.Unwritable as error:
+            log.line("not tidied", log.WARNING, reason=str(error))
 
     def ready(self) -> dict[str, str | int]:
         return {"memories": sum(len(part.bank) for part in self._held.values())}
@@ -196,6 +233,10 @@ class WriterWorker:
                     self._write(number, made)
             self._mend(overwritten)  # now that the history has what the bank has
             self._flush(self._held)
+            # Twice as often as there is a new merge: so for the larger ones too.
+            for number, made in batches.items():
+                if made and self._held[number].sequence % (compaction.FAN // 2) == 0:
+                    self._tidy(number, self._held[number])
         except BaseException:
             self._held.clear()  # decided, but perhaps not written or not published: the history knows
             raise
@@ -271,6 +312,7 @@ class WriterWorker:
             raise Retry(str(error)) from error
         part.sequence += 1
         part.last = made
+        part.unsaved += len(made)
         self._erase(number, part)
         for key, value in changelog.records(part.bank, made):
             self._send(number, key, value)
@@ -318,7 +360,7 @@ def _fact(row: dict[str, Any], cause: Cause) -> NewFact:
     vectors = np.frombuffer(row["vectors"], np.uint8)
     encoding = Encoding(
         row["text"], row["encoder_id"], row["base_loss"], row["recall_loss"], row["loss_delta"],
-        np.array(row["priors"], np.float32), np.array(row["surprisals"], np.float32),
+        row["priors"].copy(), row["surprisals"].copy(),
         vectors.reshape(words, -1) if words and len(vectors) else np.zeros((words, 0), np.uint8),
     )  # fmt: skip
     return NewFact(

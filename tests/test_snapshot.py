@@ -1,0 +1,170 @@
+"""A snapshot is what the fold would have made, to the last byte and for every later decision, or it is not taken."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from test_erasure import ask, holding, said, texts
+from test_writer import HOME, NOW, agree, batch, decided, message, row, writer
+
+from pipeline import compaction, history, snapshot
+from pipeline.bank import Bank, fold, memory_id
+from pipeline.settings import Settings
+from schemas.history import SNAPSHOT
+from workers import writer as module
+from workers.writer import check_rows, decide_rows, load
+
+SETTINGS = Settings()
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A snapshot whenever there are that many decisions more."""
+    monkeypatch.setattr(module, "UNSAVED", 4)
+    monkeypatch.setattr(compaction, "FAN", 4)
+
+
+def found(data: Path) -> list[Path]:
+    return sorted(data.rglob("snapshot-*.parquet"))
+
+
+@examples(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(texts, st.sampled_from(["fact", "fact", "forget"])), min_size=2, max_size=30),
+    st.data(),
+)
+def test_it_is_the_fold_and_decides_the_same(
+    tmp_path_factory: pytest.TempPathFactory, script: list[tuple[str, str]], drawn: Any
+) -> None:
+    folder, bank, at = (
+        tmp_path_factory.mktemp("data"),
+        Bank(Settings(capacity=5)),
+        drawn.draw(st.integers(0, len(script) - 1)),
+    )
+    for n, (text, kind) in enumerate(script):
+        forget = row(n, "", kind="forget", forget=memory_id("default", text))
+        value = message(row(n, text, fact_id=f"id-{n % 7}", category=text[:8]) if kind == "fact" else forget)
+        made = decide_rows(bank, check_rows(value), lambda: NOW)
+        history.append(folder, HOME, n, made)
+        if n == at:
+            assert snapshot.write(folder, HOME, n, made, bank)
+    kept = snapshot.read(folder, HOME, bank.settings)
+    assert kept is not None and kept.sequence == at
+    for _, rows in history.read(folder, HOME, at):
+        for decision in rows:
+            kept.bank.apply(decision)
+    assert kept.bank.digest() == bank.digest()
+    assert kept.bank.known("default") == bank.known("default")
+    assert kept.bank.positions("default") == bank.positions("default")
+    after = message(
+        *(row(len(script) + i, text, fact_id=f"id-{i % 9}") for i, (text, _) in enumerate(script))
+    )
+    both = [decide_rows(one, check_rows(after), lambda: NOW) for one in (bank, kept.bank)]
+    told = [[(d.outcome, d.memory_id, d.nearest, d.importance, d.similarity) for d in one] for one in both]
+    assert told[0] == told[1] and kept.bank.digest() == bank.digest()
+
+
+def fill(data: Path, count: int = 12, what: str = "lamp") -> tuple[Any, Any]:
+    made, sent = writer(data)
+    for offset in range(count):
+        made.process(batch(said(offset, f"The {what} {offset} is old."), start=offset))
+    return made, sent
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_start_folds_what_came_since(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, sent = fill(tmp_path)
+    [path] = found(tmp_path)
+    assert path.name.startswith("snapshot-0000000004-")
+    after, real = list[int](), history.read
+
+    def counted(data: Path, number: int, since: int = -1) -> Iterator[Any]:
+        after.append(since)
+        return real(data, number, since)
+
+    monkeypatch.setattr(history, "read", counted)
+    other, _ = writer(tmp_path, made._settings)
+    assert after and min(after) >= 3
+    assert (
+        other._held[HOME].bank.digest() == made._held[HOME].bank.digest() == fold(decided(tmp_path)).digest()
+    )
+    other.process(batch(said(12, "The lamp 3 is new."), start=12))
+    agree(sent, tmp_path)
+    again, _ = writer(tmp_path, made._settings)
+    again.process(batch(said(12, "The lamp 3 is new."), start=12))  # decided before
+    assert len(decided(tmp_path)) == 13
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "version", "foreign", "ahead"])
+def test_what_is_damaged_or_of_another_history_is_not_taken(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, _ = fill(tmp_path)
+    [path] = found(tmp_path)
+    raw, digest = path.read_bytes(), made._held[HOME].bank.digest()
+    if damage == "flipped":
+        path.write_bytes(raw[:300] + bytes([raw[300] ^ 1]) + raw[301:])
+    elif damage == "cut":
+        path.write_bytes(raw[:-9])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "version":
+        monkeypatch.setattr(snapshot, "SNAPSHOT", SNAPSHOT.with_metadata({b"factstream.snapshot": b"2"}))
+    else:  # the history was brought back from a backup, or is another's
+        fill(tmp_path / "other", 12 if damage == "foreign" else 3, "desk")
+        folder = history.folder_of(tmp_path / "other", HOME)
+        for gone in found(tmp_path / "other"):
+            gone.unlink()
+        path.rename(folder / path.name)
+        tmp_path = tmp_path / "other"
+        digest = fold(decided(tmp_path)).digest()
+    with pytest.raises(history.HistoryError, match=path.name):
+        snapshot.read(tmp_path, HOME, SETTINGS)
+    assert load(tmp_path, HOME, SETTINGS).bank.digest() == digest
+
+
+@pytest.mark.usefixtures("eager")
+def test_an_erasure_takes_it_away(tmp_path: Path) -> None:
+    made, sent = writer(tmp_path)
+    for offset in range(12):
+        made.process(batch(said(offset, f"Torben Betts {offset} was from Munich."), start=offset))
+    [path] = found(tmp_path)
+    assert path.name in holding(tmp_path)
+    path.with_name(".snapshot.tmp").write_bytes(b"Munich")
+    erased = [memory_id("default", f"Torben Betts {n} was from Munich.") for n in range(12)]
+    made.process(batch(*(ask("erase", 12 + n, memory) for n, memory in enumerate(erased)), start=12))
+    assert holding(tmp_path) == [] and not path.exists()
+    assert load(tmp_path, HOME, SETTINGS).bank.digest() == made._held[HOME].bank.digest()
+    agree(sent, tmp_path)
+
+
+def test_a_writer_that_slept_keeps_none_of_what_was_erased_meanwhile(tmp_path: Path) -> None:
+    made, _ = fill(tmp_path)
+    part = made._held[HOME]
+    history.append(tmp_path, HOME, part.sequence + 1, [])
+    assert not snapshot.write(tmp_path, HOME, part.sequence, part.last, part.bank) and found(tmp_path) == []
+
+
+class Killed(BaseException): ...
+
+
+def test_killed_while_it_is_written_the_one_before_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, _ = fill(tmp_path)
+    part = made._held[HOME]
+    snapshot.write(tmp_path, HOME, part.sequence, part.last, part.bank)
+    made.process(batch(said(12, "The lamp 12 is old."), start=12))
+    for owner, name in ((pq, "ParquetWriter"), (Path, "replace"), (history, "sync_folder")):
+        with monkeypatch.context() as patched, pytest.raises(Killed):
+            patched.setattr(owner, name, lambda *_, **__: (_ for _ in ()).throw(Killed))
+            snapshot.write(tmp_path, HOME, part.sequence, part.last, part.bank)
+        assert load(tmp_path, HOME, SETTINGS).bank.digest() == part.bank.digest()
+    assert snapshot.write(tmp_path, HOME, part.sequence, part.last, part.bank)
+    assert len(found(tmp_path)) == 1 and not list(tmp_path.rglob("*.tmp"))
