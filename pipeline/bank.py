@@ -17,7 +17,7 @@ import numpy as np
 import orjson
 
 from pipeline.decision import Cause, Decision, Memory, NewFact
-from pipeline.index import Index, pool_packed
+from pipeline.index import Index
 from pipeline.relation import same_relation
 from pipeline.settings import Settings
 from pipeline.words import marked, split
@@ -286,8 +286,7 @@ class Bank:
     def _add(self, space: _Namespace, memory: Memory) -> None:
         space.memories[memory.memory_id] = memory
         space.categories.setdefault(memory.category or DEFAULT_CATEGORY, {})[memory.memory_id] = None
-        pooled = pool_packed(memory.vectors, memory.priors)
-        space.index.add(memory.memory_id, (word.form for word in split(memory.text)), pooled)
+        space.index.add(memory.memory_id, (word.form for word in split(memory.text)))
 
     def _remove(self, space: _Namespace, memory_id: str) -> None:
         memory = space.memories.pop(memory_id)

@@ -19,7 +19,7 @@ def information_of(
     more; one use is not counted: being in one fact is no sign of being common."""
     pseudo, said = settings.pseudo_facts, []
     for form, prior in zip(forms, priors, strict=True):
-        others = max(0, len(index.holding(form)) - 1)
+        others = max(0, index.count(form) - 1)
         here = math.log((size + pseudo) / (others + pseudo * math.exp(-float(prior))))
         said.append(max(0.0, min(here, float(prior))))
     return np.array(said)
