@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 import orjson
 
-from pipeline.decision import Cause, Decision, Memory, NewFact
+from pipeline.decision import Cause, Decision, Memory, NewFact, packed
 from pipeline.index import Index
 from pipeline.relation import same_relation
 from pipeline.settings import Settings
@@ -356,9 +356,7 @@ def _made(d: Decision) -> Memory:
         0,
         _present(d.loss_delta),
         _present(d.encoder_id),
-        _present(d.priors),
-        _present(d.surprisals),
-        _present(d.vectors),
+        *packed(_present(d.priors), _present(d.surprisals), _present(d.vectors)),
     )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.bank import memory_id
-from pipeline.decision import Memory
+from pipeline.decision import Memory, packed
 from pipeline.encoding import Encoding
 from pipeline.vectors import pack, unit, unpack
 from pipeline.words import Word, marked, split
@@ -95,6 +95,6 @@ def _new(names: Sequence[_Name], dice: Random) -> _Name:
 def _memory(namespace: str, number: int, text: str, e: Encoding) -> Memory:
     at = BEGUN + number * EVERY
     return Memory(
-        memory_id(namespace, text), namespace, text, None, None, None, at, at, 0.0, 0, 0, e.loss_delta, e.encoder_id,
-        e.priors, e.surprisals, e.vectors,
+        memory_id(namespace, text), namespace, text, None, None, None, at, at + EVERY, 1.0 * number, 0, 0, e.loss_delta, e.encoder_id,
+        *packed(e.priors, e.surprisals, e.vectors),
     )  # fmt: skip

@@ -73,7 +73,11 @@ class Retrieval:
 
 
 def measure(
-    encoder: Encoder, memories: int, clock: Callable[[], float], resident: Callable[[], int], progress: Progress
+    encoder: Encoder,
+    memories: int,
+    clock: Callable[[], float],
+    resident: Callable[[], int],
+    progress: Progress,
 ) -> Retrieval:
     """memories: at least 1,000. resident() is how many bytes the process holds."""
     begun = clock()
@@ -110,9 +114,7 @@ def measure(
         before = clock()
         exhaustive(bank, [one], progress)
         slow.append(clock() - before)
-    own = [
-        bool(hits) and bank_text(bank, hits[0]) == text for hits, text in zip(found, rows, strict=True)
-    ]
+    own = [bool(hits) and bank_text(bank, hits[0]) == text for hits, text in zip(found, rows, strict=True)]
     few = memories <= SMALL
     ms = 1000 * percentile(slow, 0.5)
     return Retrieval(
@@ -166,7 +168,9 @@ def exhaustive(bank: Bank, asked: Sequence[Asked], progress: Progress) -> list[l
     for start in range(0, size, CHUNK):
         rows = np.arange(start, min(start + CHUNK, size))
         memories = [m for row in rows.tolist() if (m := bank.get(BANK, index.memory_id(row)))]
-        for best, scores in zip(kept, scored(index, size, asked, said, rows, memories, settings), strict=True):
+        for best, scores in zip(
+            kept, scored(index, size, asked, said, rows, memories, settings), strict=True
+        ):
             top = np.argsort(-scores, kind="stable")[: 2 * settings.aligned]
             best += [(float(scores[i]), memories[i].memory_id) for i in top]
             best.sort(key=lambda one: (-one[0], one[1]))

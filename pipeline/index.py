@@ -181,7 +181,9 @@ class Index:
             )
             self._pooled.train(np.array([[-_RANGE], [_RANGE]], np.float32).repeat(POOLED, 1))
         for start in range(self._pooled.ntotal, len(self._ids), _AT_ONCE):
-            self._pooled.add(pool_packed([stated(i) if i else NO_STATES for i in self._ids[start : start + _AT_ONCE]]))
+            self._pooled.add(
+                pool_packed([stated(i) if i else NO_STATES for i in self._ids[start : start + _AT_ONCE]])
+            )
         only = None
         if self._gone:
             held = faiss.IDSelectorBitmap(np.packbits(self._held(), bitorder="little"))

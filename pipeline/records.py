@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.decision import Memory
+from pipeline.decision import Memory, packed
 from pipeline.words import split
 from schemas.changelog import MemoryRecord
 from schemas.common import BadMessage
@@ -60,7 +60,5 @@ def from_record(r: MemoryRecord) -> Memory:
         r.reinforced,
         r.loss_delta,
         r.encoder_id,
-        priors,
-        surprisals,
-        vectors,
+        *packed(priors, surprisals, vectors),
     )

@@ -23,7 +23,7 @@ from pipeline.hop import hop
 from pipeline.index import NO_STATES, Index, Rows, Stated, pool
 from pipeline.settings import Settings
 from pipeline.vectors import likeness_of
-from pipeline.weights import belonging, information_of, words_of
+from pipeline.weights import belonging, forms_of, information_of, words_of
 from pipeline.words import split
 
 SHARING = 512  # memories that are found by words, and scored
@@ -77,7 +77,7 @@ def _heard(
 
 def _of_namespace(bank: Bank, namespace: str, asked: Sequence[Asked], k: int) -> list[list[Retrieved]]:
     index, size = bank.index(namespace), bank.size(namespace)
-    if index is None or not size:
+    if index is None or not size or not asked:
         return [[] for _ in asked]
     informations = [informations_of(index, size, one, bank.settings) for one in asked]
 
@@ -85,7 +85,9 @@ def _of_namespace(bank: Bank, namespace: str, asked: Sequence[Asked], k: int) ->
         memory = bank.get(namespace, memory_id)
         return (memory.vectors, memory.priors) if memory else NO_STATES
 
-    pooled = [pool(one.vectors, said.astype(np.float32)) for one, said in zip(asked, informations, strict=True)]
+    pooled = [
+        pool(one.vectors, said.astype(np.float32)) for one, said in zip(asked, informations, strict=True)
+    ]
     near = index.nearest(np.stack(pooled), NEAR, stated)
     found = []
     for one, said, close in zip(asked, informations, near, strict=True):
@@ -149,7 +151,7 @@ def best_of(
     hits = []
     for i in best:
         memory = memories[i]
-        said = information_of(index, size, [w.form for w in split(memory.text)], memory.priors, settings)
+        said = information_of(index, size, forms_of(memory), memory.priors, settings)
         alignment = align(prompt, words_of(memory, said), settings)
         # A match of wording alone ("… belongs to the organization of") may score high; what is torn or missing tells.
         score = float(scores[i]) * (settings.trial_weight + alignment.share)
@@ -163,13 +165,13 @@ def _late_interaction(
 ) -> list[Floats]:
     """For each prompt and memory the sum over the prompt's words of information times the likeness of the likest word."""
     scores = [np.zeros(len(memories)) for _ in asked]
-    counts = np.array([len(m.vectors) if m.vectors.size else 0 for m in memories], int)
-    having = np.flatnonzero(counts)
-    if not len(having):
+    having = [i for i, m in enumerate(memories) if len(m.numbers) > 8 * m.words]
+    if not having:
         return scores
-    vectors = np.concatenate([one.vectors for one in asked])
-    alike = likeness_of(vectors, np.concatenate([memories[i].vectors for i in having]), vectors.shape[1])
-    likest = np.maximum.reduceat(alike, np.cumsum([0, *counts[having][:-1]]), axis=1)
+    vectors, counts = np.concatenate([one.vectors for one in asked]), [memories[i].words for i in having]
+    states = np.frombuffer(b"".join([memories[i].states for i in having]), np.uint8)
+    alike = likeness_of(vectors, states.reshape(sum(counts), -1), vectors.shape[1])
+    likest = np.maximum.reduceat(alike, np.cumsum([0, *counts[:-1]]), axis=1)
     bound, begins = settings.alike_from, np.cumsum([len(one.forms) for one in asked])[:-1]
     likest = np.clip((likest - bound) / (1 - bound), 0.0, 1.0)
     for one, said, those in zip(scores, informations, np.split(likest, begins), strict=True):
@@ -212,8 +214,9 @@ def _newest_of_a_kind(found: Sequence[Retrieved]) -> list[Retrieved]:
     newest: dict[tuple[frozenset[str], float], Retrieved] = {}
     kinds = []
     for hit in found:
-        forms = [w.form for w in split(hit.memory.text)]
-        matched = frozenset(f for f, c in zip(forms, hit.alignment.covered.tolist(), strict=True) if c > 0.5)
+        matched = frozenset(
+            f for f, c in zip(forms_of(hit.memory), hit.alignment.covered.tolist(), strict=True) if c > 0.5
+        )
         kind = (matched, round(hit.alignment.share, 1))
         kinds.append(kind)
         if kind not in newest or hit.memory.observed_at > newest[kind].memory.observed_at:

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 _SHIFTS = np.array([0, 2, 4, 6], np.uint8)
-_CODES = ((np.arange(256)[:, None] >> _SHIFTS & 3) - 1.5).astype(np.float32)  # [byte, 4] coordinates, not yet of length 1
+_CODES = ((np.arange(256)[:, None] >> _SHIFTS & 3) - 1.5).astype(
+    np.float32
+)  # [byte, 4] coordinates, not yet of length 1
 _SQUARES = (_CODES**2).sum(1)
 
 

@@ -163,7 +163,12 @@ def _show_retrieval(result: "Retrieval") -> None:
     table = Table("measure", "seen", "limit", "")
     for m in result.measures:
         sign = "at least" if m.at_least else "at most"
-        table.add_row(m.name, f"{m.value:,.3g}" if m.value < 100 else f"{m.value:,.0f}", f"{sign} {m.limit:,g}", "" if m.kept else "missed")
+        table.add_row(
+            m.name,
+            f"{m.value:,.3g}" if m.value < 100 else f"{m.value:,.0f}",
+            f"{sign} {m.limit:,g}",
+            "" if m.kept else "missed",
+        )
     console.print(table)
     for at in result.curve:
         console.print(f"{at.memories:,} memories: {at.median_ms:.1f} ms a prompt, p99 {at.p99_ms:.1f} ms")
