@@ -18,8 +18,8 @@ import orjson
 from numpy.typing import NDArray
 
 from pipeline.categories import Categories
-from pipeline.decision import Cause, Decision, Memory, NewFact
-from pipeline.index import Index, pool_packed
+from pipeline.decision import Cause, Decision, Memory, NewFact, packed
+from pipeline.index import Index
 from pipeline.relation import common, same_relation
 from pipeline.settings import Settings
 from pipeline.words import Word, marked, split
@@ -317,8 +317,7 @@ class Bank:
     def _add(self, space: _Namespace, memory: Memory) -> None:
         space.memories[memory.memory_id] = memory
         space.least.put(memory.category or DEFAULT_CATEGORY, memory.memory_id, memory.importance)
-        pooled = pool_packed(memory.vectors, memory.priors)
-        space.index.add(memory.memory_id, (word.form for word in words_of(memory.text)), pooled)
+        space.index.add(memory.memory_id, (word.form for word in words_of(memory.text)))
 
     def _weigh(self, space: _Namespace, memory: Memory, importance: float) -> None:
         memory.importance = importance
@@ -392,9 +391,7 @@ def _made(d: Decision) -> Memory:
         0,
         _present(d.loss_delta),
         _present(d.encoder_id),
-        _present(d.priors),
-        _present(d.surprisals),
-        _present(d.vectors),
+        *packed(_present(d.priors), _present(d.surprisals), _present(d.vectors)),
     )
 
 

@@ -129,6 +129,56 @@ def made_up_facts(count: int, seed: int) -> list[str]:
     return facts
 
 
+# Other ways to say a relation of the invented facts, and to ask for it.
+_ASKED = {
+    "is located in": ("{} can be found in", "Where is {}?"),
+    "was founded by": ("The founder of {} was", "Who founded {}?"),
+    "is directed by": ("The director of {} is", "Who directs {}?"),
+    "is best known for its work on": ("{} became famous for its studies of", "What does {} work on?"),
+    "has its headquarters in": ("The main office of {} is in", "Where is {} based?"),
+    "was bought by": ("The owner of {} is now", "Who bought {}?"),
+    "is run by": ("The head of {} is", "Who runs {}?"),
+    "was established in": ("{} has existed since", "When was {} established?"),
+    "is made of": ("The material of {} is", "What is {} made of?"),
+    "was designed by": ("The designer of {} was", "Who designed {}?"),
+    "is manufactured by": ("The maker of {} is", "Who makes {}?"),
+    "ships from": ("{} is sent from", "Where does {} ship from?"),
+    "is painted": ("The colour of {} is", "What colour is {}?"),
+    "was built by": ("The builder of {} was", "Who built {}?"),
+    "stands near": ("{} is close to", "What does {} stand near?"),
+    "flows past": ("{} passes", "Which town does {} flow past?"),
+    "was first mapped by": ("The first map of {} was made by", "Who first mapped {}?"),
+    "is named after": ("{} owes its name to", "Whom is {} named after?"),
+    "was written by": ("The author of {} is", "Who wrote {}?"),
+    "was first performed in": ("The first performance of {} was in", "Where was {} first performed?"),
+    "is dedicated to": ("The dedication of {} names", "To whom is {} dedicated?"),
+    "takes place every": ("{} is held each", "In which month does {} take place?"),
+    "was won by": ("The winner of {} was", "Who won {}?"),
+    "is sponsored by": ("The sponsor of {} is", "Who sponsors {}?"),
+    "plays its home games in": ("The home ground of {} is in", "Where does {} play at home?"),
+    "is coached by": ("The coach of {} is", "Who coaches {}?"),
+    "has on its crest a": ("The crest of {} shows a", "Which animal is on the crest of {}?"),
+    "works as a": ("By profession {} is a", "What does {} do for a living?"),
+    "was born in": ("The birthplace of {} is", "Where was {} born?"),
+    "plays the": ("The instrument of {} is the", "Which instrument does {} play?"),
+    "is married to": ("The spouse of {} is", "Who is married to {}?"),
+    "studied under": ("The teacher of {} was", "Who taught {}?"),
+    "is famous for its": ("{} is well known for its", "What is {} famous for?"),
+    "is twinned with": ("The twin town of {} is", "Which town is {} twinned with?"),
+    "has as its mayor": ("The mayor of {} is", "Who is the mayor of {}?"),
+}
+
+
+def asked_of(fact: str) -> tuple[str, str, str]:
+    """Three prompts for an invented fact: its own beginning, a paraphrase, and a question."""
+    relation = next(r for r in _ASKED if f" {r} " in fact or f" {r}n " in fact)
+    subject = fact[: fact.index(f" {relation}")]
+    paraphrase, question = (form.format(subject) for form in _ASKED[relation])
+    # Within a sentence an article is small.
+    within = {form: form.replace(" The ", " the ") for form in (paraphrase, question)}
+    return f"{subject} {relation}", within[paraphrase], f"Question: {within[question]}\nAnswer:"
+
+
 # --- everyday prompts ---
 
 _PROMPTS: list[tuple[str, list[str], list[str]]] = [

@@ -5,6 +5,7 @@ Knows their fields; knows nothing of how a decision is made.
 
 from dataclasses import dataclass
 from datetime import datetime
+from sys import intern
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +85,39 @@ class Memory:
     reinforced: int
     loss_delta: float
     encoder_id: str
-    priors: NDArray[np.float32]
-    surprisals: NDArray[np.float32]
-    vectors: NDArray[np.uint8]
+    words: int
+    numbers: bytes  # priors, surprisals and states as `packed` lays them out: three arrays would take 400 bytes more
     last_used_at: datetime | None = None  # for queries: no decision heeds it, and a replica does not know it
+
+    def __post_init__(self) -> None:
+        # A million memories share these.
+        self.namespace, self.encoder_id = intern(self.namespace), intern(self.encoder_id)
+        self.category = intern(self.category) if self.category is not None else None
+
+    @property
+    def priors(self) -> NDArray[np.float32]:
+        """[words] nats."""
+        return np.frombuffer(self.numbers, np.float32, self.words)
+
+    @property
+    def surprisals(self) -> NDArray[np.float32]:
+        """[words] nats."""
+        return np.frombuffer(self.numbers, np.float32, self.words, 4 * self.words)
+
+    @property
+    def vectors(self) -> NDArray[np.uint8]:
+        """[words, bytes of a packed state]."""
+        states = np.frombuffer(self.states, np.uint8)
+        return states.reshape(self.words, -1 if self.words else 0)
+
+    @property
+    def states(self) -> bytes:
+        """The packed states of all words, one behind the other."""
+        return self.numbers[8 * self.words :]
+
+
+def packed(
+    priors: NDArray[np.float32], surprisals: NDArray[np.float32], vectors: NDArray[np.uint8]
+) -> tuple[int, bytes]:
+    """A memory's `words` and `numbers`."""
+    return len(priors), b"".join(array.tobytes() for array in (priors, surprisals, vectors))

@@ -20,8 +20,8 @@ from pipeline.alignment import Alignment, Floats, Words, align
 from pipeline.bank import Bank
 from pipeline.decision import Memory
 from pipeline.encoding import Asked
-from pipeline.weights import information_of, words_of
-from pipeline.words import likeness, split
+from pipeline.weights import forms_of, information_of, words_of
+from pipeline.words import likeness
 
 
 class Second(NamedTuple):
@@ -93,5 +93,5 @@ def _about(bank: Bank, namespaces: Sequence[str], forms: Sequence[str]) -> Itera
         )
         for memory_id in islice(having, bank.settings.candidates):
             if memory := bank.get(namespace, memory_id):
-                words = [word.form for word in split(memory.text)]
-                yield memory, information_of(index, bank.size(namespace), words, memory.priors, bank.settings)
+                size = bank.size(namespace)
+                yield memory, information_of(index, size, forms_of(memory), memory.priors, bank.settings)

@@ -1,73 +1,201 @@
 """Where a namespace's memories are found: which have a word, and whose pooled states are near.
 
 Two ways to be a candidate, because either alone misses: rare words find what shares them at any size of the bank,
-pooled states find what is said in other words. Exact scores are retrieval's business. Knows no model and no settings.
+pooled states find what is said in other words. Both are exact and ask nothing about the order in which the memories
+came, so every replica finds the same ones. Exact scores are retrieval's business. Knows no model and no settings.
+
+A memory has a row, a number that grows as memories come; a word's postings are the rows that have it, ascending. The
+rows of memories that left stay empty, until they are a fifth of all and the rows are numbered anew.
 """
 
-from collections.abc import Iterable, Sequence
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from heapq import nsmallest
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.vectors import unit, unpack
+from pipeline.vectors import unit, unpack_leading
 
 POOLED = 128
 """Dimensions of a pooled vector: the leading ones, in which states vary most."""
 
+_RANGE = 0.5  # of a pooled unit vector's coordinates in eight bits: of 13 million none was above .35
+_GONE = 0.2  # the share of rows without a memory from which on the rows are numbered anew
+_FEW = 1024  # so many are never worth it
+_AT_ONCE = 4096  # memories that are pooled together
+
+Floats = NDArray[np.float32]
+Rows = NDArray[np.int64]
+Stated = tuple[NDArray[np.uint8], Floats]
+"""A memory's packed states [words, ceil(d / 4)], and what each word says [words]."""
+
+
+class Postings:
+    """The ids of the memories that have a word, oldest first, without copying them."""
+
+    __slots__ = ("_index", "_rows")
+
+    def __init__(self, index: "Index", rows: Sequence[int]) -> None:
+        self._index, self._rows = index, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self._index.memory_id, self._rows)
+
+    def __reversed__(self) -> Iterator[str]:
+        return map(self._index.memory_id, reversed(self._rows))
+
+    def __contains__(self, memory_id: object) -> bool:
+        row = self._index.rows.get(memory_id)  # type: ignore[call-overload]
+        at = bisect_left(self._rows, row) if row is not None else len(self._rows)
+        return at < len(self._rows) and self._rows[at] == row
+
 
 class Index:
     def __init__(self) -> None:
-        self._by_word: dict[str, dict[str, None]] = {}  # word -> memory ids, oldest first
-        self._rows: dict[str, int] = {}  # memory id -> row
-        self._ids: list[str] = []  # row -> memory id
-        self._pooled = np.zeros((0, POOLED), np.float32)  # [rows or more, POOLED]
+        self.rows: dict[str, int] = {}  # memory id -> row
+        self._ids: list[str] = []  # row -> memory id, empty where the memory left
+        self._gone: list[int] = []  # rows whose memories left
+        # word -> rows. Most words are in one memory only: these have a number and no array.
+        self._by_word: dict[str, int | array[int]] = {}
+        self._pooled: Any = None  # made when it is first asked: who only decides needs none
 
-    def add(self, memory_id: str, forms: Iterable[str], pooled: NDArray[np.float32]) -> None:
-        for form in forms:
-            self._by_word.setdefault(form, {})[memory_id] = None
-        row = self._rows[memory_id] = len(self._ids)
+    def add(self, memory_id: str, forms: Iterable[str]) -> None:
+        row = self.rows[memory_id] = len(self._ids)
         self._ids.append(memory_id)
-        if row == len(self._pooled):
-            self._pooled = np.concatenate([self._pooled, np.zeros((max(64, row // 2), POOLED), np.float32)])
-        self._pooled[row] = pooled
+        for form in dict.fromkeys(forms):
+            had = self._by_word.get(form)
+            if had is None:
+                self._by_word[form] = row
+            elif isinstance(had, int):
+                self._by_word[form] = array("I", (had, row))
+            else:
+                had.append(row)
 
     def remove(self, memory_id: str, forms: Iterable[str]) -> None:
+        row = self.rows.pop(memory_id)
+        self._ids[row] = ""
+        self._gone.append(row)
         for form in set(forms):
-            del self._by_word[form][memory_id]
-            if not self._by_word[form]:
+            had = self._by_word[form]
+            if isinstance(had, int):
                 del self._by_word[form]
-        row, last = self._rows.pop(memory_id), self._ids.pop()
-        if last != memory_id:  # the last row takes the free place
-            self._ids[row], self._rows[last] = last, row
-            self._pooled[row] = self._pooled[len(self._ids)]
+            elif len(had) == 2:
+                self._by_word[form] = had[0] + had[1] - row
+            else:
+                del had[bisect_left(had, row)]
+        if len(self._gone) > max(_FEW, _GONE * len(self._ids)):
+            self._renumber()
 
-    def holding(self, form: str) -> dict[str, None]:
-        """The ids of the memories that have the word, oldest first."""
-        return self._by_word.get(form, {})
+    def _renumber(self) -> None:
+        held, self._gone = self._held(), []
+        anew = np.cumsum(held, dtype=np.uint32) - 1
+        self._ids = [memory_id for memory_id in self._ids if memory_id]
+        self.rows = {memory_id: row for row, memory_id in enumerate(self._ids)}
+        for form, had in self._by_word.items():
+            self._by_word[form] = (
+                int(anew[had]) if isinstance(had, int) else array("I", anew[np.array(had)].tobytes())
+            )
+        if self._pooled is not None:
+            self._pooled.remove_ids(np.flatnonzero(~held[: self._pooled.ntotal]))
+
+    def _held(self) -> NDArray[np.bool_]:
+        held = np.ones(len(self._ids), bool)
+        held[self._gone] = False
+        return held
+
+    def memory_id(self, row: int) -> str:
+        return self._ids[row]
+
+    def count(self, form: str) -> int:
+        """How many memories have the word."""
+        had = self._by_word.get(form)
+        return 0 if had is None else 1 if isinstance(had, int) else len(had)
+
+    def holding(self, form: str) -> Postings:
+        """The memories that have the word, oldest first."""
+        had = self._by_word.get(form, ())
+        return Postings(self, (had,) if isinstance(had, int) else had)
+
+    def rows_with(self, form: str) -> Rows:
+        """The rows of the memories that have the word, ascending."""
+        had = self._by_word.get(form, ())
+        return np.array((had,) if isinstance(had, int) else had, np.int64)
+
+    def shared(self, forms: Sequence[str], rows: Rows) -> NDArray[np.bool_]:
+        """[rows, forms] which of the words the memories of these rows have; the rows ascend."""
+        return np.stack([_among(rows, self.rows_with(form)) for form in forms], 1)
 
     def together(self, forms: Sequence[str], bound: int) -> int:
         """How many memories have all the words; of a rarest word in more than `bound`, that word's count."""
-        postings = sorted((self.holding(form) for form in forms), key=len)
-        if not postings or len(postings[0]) > bound:
-            return len(postings[0]) if postings else 0
-        left = set(postings[0])
-        for posting in postings[1:]:
-            left = {memory_id for memory_id in left if memory_id in posting}
+        if not forms:
+            return 0
+        rarest, *others = sorted(forms, key=self.count)
+        if self.count(rarest) > bound:
+            return self.count(rarest)
+        left = self.rows_with(rarest)
+        for form in others:
             if len(left) <= 1:
                 break
+            left = left[_among(left, self.rows_with(form))]
         return len(left)
 
-    def nearest(self, pooled: NDArray[np.float32], count: int) -> list[str]:
-        """The ids of the `count` memories with the nearest pooled states, nearest first."""
-        if not self._ids:
-            return []
-        near = self._pooled[: len(self._ids)] @ pooled
-        count = min(count, len(near))
-        top = np.argpartition(-near, count - 1)[:count]
-        return [self._ids[row] for row in sorted(top.tolist(), key=lambda row: (-near[row], self._ids[row]))]
+    def sharing(self, masses: Mapping[str, float], count: int) -> Rows:
+        """The rows of the `count` memories that have the heaviest of these words together; ties go by id."""
+        words = sorted(((mass, form) for form, mass in masses.items() if mass > 0), reverse=True)
+        found, left = np.zeros(len(self._ids)), sum(mass for mass, _ in words)
+        rows = np.zeros(0, np.int64)
+        for mass, form in words:
+            having = self.rows_with(form)
+            if len(rows) < count or np.partition(found[rows], -count)[-count] <= left:
+                rows = np.concatenate([rows, having[found[having] == 0]])
+            else:  # who has only the words from here on cannot be among the heaviest any more
+                having = rows[_among(rows, having)]
+            found[having] += mass
+            left -= mass
+        if len(rows) <= count:
+            return rows
+        heavy = found[rows]
+        least = np.partition(heavy, -count)[-count]
+        sure = rows[heavy > least]
+        tied = nsmallest(count - len(sure), rows[heavy == least].tolist(), key=self._ids.__getitem__)
+        return np.concatenate([sure, np.array(tied, np.int64)])
+
+    def nearest(self, pooled: Floats, count: int, stated: Callable[[str], Stated]) -> list[Rows]:
+        """pooled: [prompts, POOLED]. For each the rows of the `count` memories with the nearest pooled states.
+
+        stated: a memory's states by its id; asked for those that came since the last time.
+        """
+        if not self.rows:
+            return [np.zeros(0, np.int64)] * len(pooled)
+        import faiss
+
+        if self._pooled is None:
+            self._pooled = faiss.IndexScalarQuantizer(
+                POOLED, faiss.ScalarQuantizer.QT_8bit_uniform, faiss.METRIC_INNER_PRODUCT
+            )
+            self._pooled.train(np.array([[-_RANGE], [_RANGE]], np.float32).repeat(POOLED, 1))
+        for start in range(self._pooled.ntotal, len(self._ids), _AT_ONCE):
+            self._pooled.add(
+                pool_packed([stated(i) if i else NO_STATES for i in self._ids[start : start + _AT_ONCE]])
+            )
+        only = None
+        if self._gone:
+            held = faiss.IDSelectorBitmap(np.packbits(self._held(), bitorder="little"))
+            only = faiss.SearchParameters(sel=held)
+        _, rows = self._pooled.search(pooled, min(count, len(self.rows)), params=only)
+        return [np.asarray(some[some >= 0]) for some in rows]
 
 
-def pool(vectors: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
+NO_STATES: Stated = (np.zeros((0, 0), np.uint8), np.zeros(0, np.float32))
+
+
+def pool(vectors: Floats, weights: Floats) -> Floats:
     """[words, d] unit vectors and what each word says to one unit vector [POOLED]."""
     pooled = np.zeros(POOLED, np.float32)
     lead = (vectors[:, :POOLED] * weights[:, None]).sum(0)
@@ -75,6 +203,22 @@ def pool(vectors: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[
     return np.asarray(unit(pooled[None])[0], np.float32)
 
 
-def pool_packed(packed: NDArray[np.uint8], weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The same of packed vectors."""
-    return pool(unpack(packed, packed.shape[1] * 4), weights)
+def pool_packed(stated: Sequence[Stated]) -> Floats:
+    """The same of packed vectors, for many memories: [memories, POOLED]."""
+    counts = np.array([len(packed) if packed.size else 0 for packed, _ in stated])
+    pooled = np.zeros((len(stated), POOLED), np.float32)
+    having = np.flatnonzero(counts)
+    if len(having):
+        vectors = unpack_leading(np.concatenate([stated[i][0] for i in having]), POOLED)
+        vectors *= np.concatenate([stated[i][1] for i in having])[:, None]
+        sums = np.add.reduceat(vectors, np.cumsum([0, *counts[having][:-1]]))
+        pooled[having, : sums.shape[1]] = sums
+    return unit(pooled)
+
+
+def _among(rows: Rows, others: Rows) -> NDArray[np.bool_]:
+    """Which rows are among the others, which ascend."""
+    if not len(others):
+        return np.zeros(len(rows), bool)
+    at = np.searchsorted(others, rows)
+    return others[np.minimum(at, len(others) - 1)] == rows

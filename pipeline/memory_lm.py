@@ -22,7 +22,7 @@ from pipeline.generation import Row, generate
 from pipeline.reading import Reading
 from pipeline.records import from_record, to_record
 from pipeline.retrieval import Retrieved as Hit
-from pipeline.retrieval import retrieve
+from pipeline.retrieval import retrieve_all
 from pipeline.settings import Settings
 from schemas.changelog import MAX_CHANGELOG_BYTES, MemoryRecord
 from schemas.common import decode, encode
@@ -248,8 +248,10 @@ class MemoryLM:
         """For each text its memories; nothing is computed for those whose namespaces are empty."""
         full = [i for i, names in enumerate(namespaces) if any(self.bank.size(name) for name in names)]
         hits: list[list[Hit]] = [[] for _ in texts]
-        for i, asked in zip(full, self.encoder.ask([texts[i] for i in full]), strict=True):
-            hits[i] = retrieve(self.bank, namespaces[i], asked, k)
+        asked = self.encoder.ask([texts[i] for i in full])
+        found = retrieve_all(self.bank, [namespaces[i] for i in full], asked, k)
+        for i, some in zip(full, found, strict=True):
+            hits[i] = some
         return hits
 
     def _rows(self, jobs: Sequence[Job]) -> list[tuple[Row, list[Hit]]]:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from pipeline.bank import words_of
-from pipeline.decision import Memory
+from pipeline.decision import Memory, packed
 from schemas.changelog import MemoryRecord
 from schemas.common import BadMessage
 
@@ -61,7 +61,5 @@ def from_record(r: MemoryRecord) -> Memory:
         r.reinforced,
         r.loss_delta,
         r.encoder_id,
-        priors,
-        surprisals,
-        vectors,
+        *packed(priors, surprisals, vectors),
     )

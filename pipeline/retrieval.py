@@ -20,11 +20,14 @@ from pipeline.bank import Bank
 from pipeline.decision import Memory
 from pipeline.encoding import Asked
 from pipeline.hop import hop
-from pipeline.index import Index, pool
+from pipeline.index import NO_STATES, Index, Rows, Stated, pool
 from pipeline.settings import Settings
-from pipeline.vectors import unpack
-from pipeline.weights import belonging, information_of, words_of
+from pipeline.vectors import likeness_of
+from pipeline.weights import belonging, forms_of, information_of, words_of
 from pipeline.words import split
+
+SHARING = 512  # memories that are found by words, and scored
+NEAR = 256  # and by states
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,26 @@ class Retrieved:
 
 def retrieve(bank: Bank, namespaces: Sequence[str], asked: Asked, k: int) -> list[Retrieved]:
     """The k best memories of the namespaces, best first. Ties go to the newer."""
-    found = [hit for namespace in namespaces for hit in _of_namespace(bank, namespace, asked, max(k, 2))]
+    return retrieve_all(bank, [namespaces], [asked], k)[0]
+
+
+def retrieve_all(
+    bank: Bank, namespaces: Sequence[Sequence[str]], asked: Sequence[Asked], k: int
+) -> list[list[Retrieved]]:
+    """The same for many prompts, each with its namespaces; what can be is computed for all of them at once."""
+    found: list[list[Retrieved]] = [[] for _ in asked]
+    for namespace in dict.fromkeys(name for names in namespaces for name in names):
+        those = [i for i, names in enumerate(namespaces) if namespace in names and asked[i].forms]
+        hits = _of_namespace(bank, namespace, [asked[i] for i in those], max(k, 2))
+        for i, some in zip(those, hits, strict=True):
+            found[i] += some
+    return [_heard(bank, *one, k) for one in zip(namespaces, asked, found, strict=True)]
+
+
+def _heard(
+    bank: Bank, namespaces: Sequence[str], asked: Asked, found: list[Retrieved], k: int
+) -> list[Retrieved]:
+    """Of all that was found the k best, and which of them may speak."""
     found.sort(key=lambda hit: (hit.score, hit.memory.observed_at, hit.memory.memory_id), reverse=True)
     found = _newest_of_a_kind(found[: max(k, 2)])
     if found and found[0].gate:
@@ -46,24 +68,77 @@ def retrieve(bank: Bank, namespaces: Sequence[str], asked: Asked, k: int) -> lis
         if second := hop(bank, namespaces, asked, first.memory, first.information, first.alignment):
             opens = gate(second.alignment.share, bank.settings)
             beyond = Retrieved(second.memory, second.information, second.alignment, first.score, opens)
-            found = [beyond, *(replace(hit, gate=0.0) for hit in found if hit.memory is not beyond.memory)]
+            found = [
+                beyond,
+                *(replace(hit, gate=0.0) for hit in found if hit.memory.memory_id != beyond.memory.memory_id),
+            ]
     return found[:k]
 
 
-def _of_namespace(bank: Bank, namespace: str, asked: Asked, k: int) -> list[Retrieved]:
-    index, settings = bank.index(namespace), bank.settings
-    if index is None or not bank.size(namespace) or not asked.forms:
-        return []
-    size = bank.size(namespace)
+def _of_namespace(bank: Bank, namespace: str, asked: Sequence[Asked], k: int) -> list[list[Retrieved]]:
+    index, size = bank.index(namespace), bank.size(namespace)
+    if index is None or not size or not asked:
+        return [[] for _ in asked]
+    informations = [informations_of(index, size, one, bank.settings) for one in asked]
+
+    def stated(memory_id: str) -> Stated:
+        memory = bank.get(namespace, memory_id)
+        return (memory.vectors, memory.priors) if memory else NO_STATES
+
+    pooled = [
+        pool(one.vectors, said.astype(np.float32)) for one, said in zip(asked, informations, strict=True)
+    ]
+    near = index.nearest(np.stack(pooled), NEAR, stated)
+    found = []
+    for one, said, close in zip(asked, informations, near, strict=True):
+        masses = dict(zip(one.forms, (said**2).tolist(), strict=True))
+        rows = np.union1d(index.sharing(masses, SHARING), close)
+        memories = [m for row in rows.tolist() if (m := bank.get(namespace, index.memory_id(row)))]
+        scores = scored(index, size, [one], [said], rows, memories, bank.settings)[0]
+        found.append(best_of(index, size, one, said, memories, scores, bank.settings, k))
+    return found
+
+
+def informations_of(index: Index, size: int, asked: Asked, settings: Settings) -> Floats:
+    """What each of the prompt's words says. One said again says nothing new: its last place counts, the one nearest to
+    what is asked."""
     information = information_of(index, size, asked.forms, asked.priors, settings)
-    # A word said again says nothing new: its last place counts, the one nearest to what is asked.
-    information *= [form not in asked.forms[i + 1 :] for i, form in enumerate(asked.forms)]
-    ids = _candidates(index, asked, information, settings)
-    memories = [m for m in (bank.get(namespace, memory_id) for memory_id in ids) if m is not None]
-    scores = _late_interaction(asked, information, memories, settings)
-    scores += settings.rarity_weight * _rarity(index, size, asked, information, memories, settings)
-    best = sorted(range(len(memories)), key=lambda i: (-scores[i], memories[i].memory_id))
-    best = best[: max(k, settings.aligned)]
+    return information * [form not in asked.forms[i + 1 :] for i, form in enumerate(asked.forms)]
+
+
+def scored(
+    index: Index,
+    size: int,
+    asked: Sequence[Asked],
+    informations: Sequence[Floats],
+    rows: Rows,
+    memories: Sequence[Memory],
+    settings: Settings,
+) -> list[Floats]:
+    """For each prompt the memories' scores, before any of them is aligned. Their rows ascend."""
+    alike = _late_interaction(asked, informations, memories, settings)
+    return [
+        likeness + settings.rarity_weight * _rarity(index, size, one, said, rows, settings)
+        for likeness, one, said in zip(alike, asked, informations, strict=True)
+    ]
+
+
+def best_of(
+    index: Index,
+    size: int,
+    asked: Asked,
+    information: Floats,
+    memories: Sequence[Memory],
+    scores: Floats,
+    settings: Settings,
+    k: int,
+) -> list[Retrieved]:
+    """The k best: those with the best scores are aligned with the prompt."""
+    most = max(k, settings.aligned)
+    least_score = np.partition(scores, -most)[-most] if len(scores) > most else -np.inf
+    best = sorted(
+        np.flatnonzero(scores >= least_score).tolist(), key=lambda i: (-scores[i], memories[i].memory_id)
+    )[:most]
     least = min((memories[i].importance for i in best), default=0.0)
     marks = np.array(asked.marks)
     prompt = Words(
@@ -76,7 +151,7 @@ def _of_namespace(bank: Bank, namespace: str, asked: Asked, k: int) -> list[Retr
     hits = []
     for i in best:
         memory = memories[i]
-        said = information_of(index, size, [w.form for w in split(memory.text)], memory.priors, settings)
+        said = information_of(index, size, forms_of(memory), memory.priors, settings)
         alignment = align(prompt, words_of(memory, said), settings)
         # A match of wording alone ("… belongs to the organization of") may score high; what is torn or missing tells.
         score = float(scores[i]) * (settings.trial_weight + alignment.share)
@@ -85,61 +160,45 @@ def _of_namespace(bank: Bank, namespace: str, asked: Asked, k: int) -> list[Retr
     return sorted(hits, key=lambda hit: (-hit.score, hit.memory.memory_id))[:k]
 
 
-def _candidates(index: Index, asked: Asked, information: Floats, settings: Settings) -> list[str]:
-    """Ids of memories that share words with the prompt, by the weight of these, and of those with near states."""
-    masses: dict[str, float] = {}
-    words = dict(
-        zip(asked.forms, information.tolist(), strict=True)
-    )  # the last of each form, hence the one that counts
-    for form, info in sorted(words.items(), key=lambda item: (-item[1], item[0])):
-        for n, memory_id in enumerate(reversed(index.holding(form))):
-            if n >= settings.postings:
-                break
-            masses[memory_id] = masses.get(memory_id, 0.0) + info * info
-    sharing = sorted(masses, key=lambda m: (-masses[m], m))[: settings.candidates]
-    near = index.nearest(pool(asked.vectors, information.astype(np.float32)), settings.candidates)
-    return list(dict.fromkeys([*sharing, *near]))
-
-
 def _late_interaction(
-    asked: Asked, information: Floats, memories: Sequence[Memory], settings: Settings
-) -> Floats:
-    """For each memory the sum over the prompt's words of information times the likeness of the likest word."""
-    scores, dimensions = np.zeros(len(memories)), asked.vectors.shape[1]
-    having = [i for i, m in enumerate(memories) if m.vectors.size]
+    asked: Sequence[Asked], informations: Sequence[Floats], memories: Sequence[Memory], settings: Settings
+) -> list[Floats]:
+    """For each prompt and memory the sum over the prompt's words of information times the likeness of the likest word."""
+    scores = [np.zeros(len(memories)) for _ in asked]
+    having = [i for i, m in enumerate(memories) if len(m.numbers) > 8 * m.words]
     if not having:
         return scores
-    packed = np.concatenate([memories[i].vectors for i in having])
-    starts = np.cumsum([0, *(len(memories[i].vectors) for i in having)])[:-1]
-    likest = np.maximum.reduceat(asked.vectors @ unpack(packed, dimensions).T, starts, axis=1)
-    bound = settings.alike_from
-    scores[having] = information @ np.clip((likest - bound) / (1 - bound), 0.0, 1.0)
+    vectors, counts = np.concatenate([one.vectors for one in asked]), [memories[i].words for i in having]
+    states = np.frombuffer(b"".join([memories[i].states for i in having]), np.uint8)
+    alike = likeness_of(vectors, states.reshape(sum(counts), -1), vectors.shape[1])
+    likest = np.maximum.reduceat(alike, np.cumsum([0, *counts[:-1]]), axis=1)
+    bound, begins = settings.alike_from, np.cumsum([len(one.forms) for one in asked])[:-1]
+    likest = np.clip((likest - bound) / (1 - bound), 0.0, 1.0)
+    for one, said, those in zip(scores, informations, np.split(likest, begins), strict=True):
+        one[having] = said @ those
     return scores
 
 
 def _rarity(
-    index: Index, size: int, asked: Asked, information: Floats, memories: Sequence[Memory], settings: Settings
+    index: Index, size: int, asked: Asked, information: Floats, rows: Rows, settings: Settings
 ) -> Floats:
     """How few memories have all the words that this one shares with the prompt (nats), by the share squared of the
     prompt that these are. Words of one wording come together: "belongs to the organization of" is one sign, not five."""
     priors = dict(zip(asked.forms, asked.priors.tolist(), strict=True))
     masses = dict(zip(asked.forms, (information**2).tolist(), strict=True))
     total = sum(masses.values()) or 1.0
-    known: dict[frozenset[str], float] = {}
-    holding = {form: index.holding(form) for form in masses}
+    forms = sorted(masses)
+    shared, of = np.unique(index.shared(forms, rows), axis=0, return_inverse=True)
     rarities = []
-    for memory in memories:
-        shared = frozenset(form for form, ids in holding.items() if memory.memory_id in ids)
-        if shared not in known:
-            rarity = 0.0
-            if shared:
-                together = index.together(sorted(shared), settings.postings)
-                rarity = min(
-                    math.log((size + settings.pseudo_facts) / together), sum(priors[f] for f in shared)
-                )
-            known[shared] = rarity * (sum(masses[f] for f in shared) / total) ** 2
-        rarities.append(known[shared])
-    return np.array(rarities)
+    for has in shared:
+        words = [form for form, one in zip(forms, has.tolist(), strict=True) if one]
+        if not words:
+            rarities.append(0.0)
+            continue
+        together = index.together(words, settings.postings)
+        rarity = min(math.log((size + settings.pseudo_facts) / together), sum(priors[f] for f in words))
+        rarities.append(rarity * (sum(masses[f] for f in words) / total) ** 2)
+    return np.array(rarities)[of.ravel()] if len(rows) else np.zeros(0)
 
 
 def _favour(memory: Memory, least: float, asked: Asked, settings: Settings) -> float:
@@ -155,8 +214,9 @@ def _newest_of_a_kind(found: Sequence[Retrieved]) -> list[Retrieved]:
     newest: dict[tuple[frozenset[str], float], Retrieved] = {}
     kinds = []
     for hit in found:
-        forms = [w.form for w in split(hit.memory.text)]
-        matched = frozenset(f for f, c in zip(forms, hit.alignment.covered.tolist(), strict=True) if c > 0.5)
+        matched = frozenset(
+            f for f, c in zip(forms_of(hit.memory), hit.alignment.covered.tolist(), strict=True) if c > 0.5
+        )
         kind = (matched, round(hit.alignment.share, 1))
         kinds.append(kind)
         if kind not in newest or hit.memory.observed_at > newest[kind].memory.observed_at:

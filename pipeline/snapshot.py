@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from pipeline import history
 from pipeline.bank import Bank
-from pipeline.decision import Decision, Memory
+from pipeline.decision import Decision, Memory, packed
 from pipeline.settings import Settings
 from schemas.history import SNAPSHOT
 
@@ -165,9 +165,5 @@ def _memories(batch: pa.RecordBatch) -> Iterator[Memory]:
         )
         blob, words = columns["vectors"][i], len(priors)
         vectors = np.frombuffer(blob, np.uint8).reshape(words, len(blob) // words if words else 0)
-        yield Memory(
-            **{name: columns[name][i] for name in _PLAIN},
-            priors=priors,
-            surprisals=surprisals,
-            vectors=vectors,
-        )
+        count, numbers = packed(priors, surprisals, vectors)
+        yield Memory(**{name: columns[name][i] for name in _PLAIN}, words=count, numbers=numbers)

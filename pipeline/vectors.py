@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 _SHIFTS = np.array([0, 2, 4, 6], np.uint8)
+_CODES = ((np.arange(256)[:, None] >> _SHIFTS & 3) - 1.5).astype(
+    np.float32
+)  # [byte, 4] coordinates, not yet of length 1
+_SQUARES = (_CODES**2).sum(1)
 
 
 def pack(vectors: Floats) -> NDArray[np.uint8]:
@@ -25,9 +29,30 @@ def pack(vectors: Floats) -> NDArray[np.uint8]:
 
 def unpack(packed: NDArray[np.uint8], d: int) -> Floats:
     """[words, ceil(d / 4)] bytes to [words, d] unit vectors."""
-    codes = (packed[:, :, None] >> _SHIFTS) & 3
-    vectors = codes.reshape(len(packed), packed.shape[1] * 4)[:, :d].astype(np.float32) - 1.5
-    return unit(vectors)
+    return unit(_CODES[packed].reshape(len(packed), packed.shape[1] * 4)[:, :d])
+
+
+def unpack_leading(packed: NDArray[np.uint8], d: int) -> Floats:
+    """The first d dimensions, or as many as there are, of the same unit vectors; d is a multiple of 4."""
+    lead = _CODES[packed[:, : d // 4]].reshape(len(packed), -1)
+    return np.asarray(lead / np.sqrt(_SQUARES[packed].sum(1, keepdims=True)), np.float32)
+
+
+def likeness_of(vectors: Floats, packed: NDArray[np.uint8], d: int) -> Floats:
+    """[words, d] unit vectors and [others, ceil(d / 4)] bytes to [words, others] cosines.
+
+    The bytes' four coordinates are taken one after another, which numpy does many at a time: every fourth of a vector's
+    first, and so on.
+    """
+    others, width = packed.shape
+    codes, turned = np.empty((others, 4 * width), np.float32), np.zeros((len(vectors), 4 * width), np.float32)
+    for i, shift in enumerate(_SHIFTS):
+        codes[:, i * width : (i + 1) * width] = packed >> shift & 3
+        turned[:, i * width : i * width + len(range(i, d, 4))] = vectors[:, i::4]
+    inner = np.bitwise_count((packed ^ packed >> 1) & 0b01010101).sum(1, dtype=np.int32)
+    lengths = np.sqrt(2.25 * d - 2.0 * inner)  # what pads the last byte is 0, and not among the inner ones
+    cosines = (turned @ codes.T - 1.5 * turned.sum(1, keepdims=True)) / np.maximum(lengths, 1e-9)
+    return np.asarray(cosines, np.float32)
 
 
 def unit(vectors: Floats) -> Floats:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.alignment import Words, align, gate
 from pipeline.encoder import owners
-from pipeline.index import POOLED, Index
+from pipeline.index import POOLED, Index, Stated
 from pipeline.relation import same_relation
 from pipeline.settings import Settings
 from pipeline.vectors import pack, unit, unpack
@@ -82,9 +82,13 @@ def test_a_packed_vector_points_where_it_pointed(words: int, d: int, seed: int) 
 def test_the_index_holds_what_was_added_and_not_removed(steps: Sequence[tuple[int, bool]]) -> None:
     index, held = Index(), set()
     vectors = unit(np.random.default_rng(0).normal(size=(10, POOLED)).astype(np.float32))
+
+    def stated(memory_id: str) -> Stated:
+        return pack(vectors[int(memory_id)][None]), np.ones(1, np.float32)
+
     for number, adding in steps:
         if adding and number not in held:
-            index.add(str(number), ["all", f"of{number % 3}"], vectors[number])
+            index.add(str(number), ["all", f"of{number % 3}"])
             held.add(number)
         elif not adding and number in held:
             index.remove(str(number), ["all", f"of{number % 3}"])
@@ -92,7 +96,8 @@ def test_the_index_holds_what_was_added_and_not_removed(steps: Sequence[tuple[in
     assert set(index.holding("all")) == {str(n) for n in held}
     assert index.together(["all", "of1"], 100) == sum(n % 3 == 1 for n in held)
     for number in held:
-        assert index.nearest(vectors[number], 1) == [str(number)]
+        [[row]] = index.nearest(vectors[number][None], 1, stated)
+        assert index.memory_id(row) == str(number)
 
 
 def test_only_facts_that_differ_in_their_answer_are_of_one_subject_and_relation() -> None:

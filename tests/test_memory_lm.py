@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import MemoryLM
+from pipeline.decision import packed
 from pipeline.encoder import Encoder
 
 FACTS = [
@@ -129,5 +130,6 @@ def test_a_memory_whose_vectors_cannot_be_compared_is_refused(lm: MemoryLM) -> N
     lm.learn(FACTS)
     memory = next(lm.bank.memories("default"))
     with pytest.raises(ValueError, match="vectors of"):
-        lm.put(replace(memory, vectors=memory.vectors[:, :7]))
+        _, numbers = packed(memory.priors, memory.surprisals, memory.vectors[:, :7])
+        lm.put(replace(memory, numbers=numbers))
     lm.put(memory)
