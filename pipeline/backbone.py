@@ -14,6 +14,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedTokenizerFast
+from transformers.cache_utils import DynamicLayer
 
 from pipeline.models import ModelError, Progress, model_hash, quiet, resolve, silent
 
@@ -257,10 +258,29 @@ class Backbone:
 
     @torch.inference_mode()
     def select(self, decoding: Decoding, rows: Sequence[int]) -> None:
-        """Keeps only these rows, in this order."""
+        """Keeps only these rows, in this order, and of the padding only what they need."""
         index = torch.tensor(rows, device=self.device)
         decoding.cache.batch_select_indices(index)
         decoding.mask = decoding.mask[index]
+        if self.joinable(decoding) and (padding := int(decoding.mask.any(0).int().argmax())):
+            decoding.mask = decoding.mask[:, padding:]
+            for layer in decoding.cache.layers:
+                layer.keys, layer.values = layer.keys[:, :, padding:], layer.values[:, :, padding:]
+
+    @staticmethod
+    def joinable(decoding: Decoding) -> bool:
+        """Whether the cache is keys and values of every token, and nothing else: only then can `join` put two together."""
+        return all(type(layer) is DynamicLayer for layer in decoding.cache.layers)
+
+    @torch.inference_mode()
+    def join(self, one: Decoding, other: Decoding) -> Decoding:
+        """One batch of two, the first one's rows before the other's; the shorter one is padded on the left."""
+        width = max(one.mask.shape[1], other.mask.shape[1])
+        for mine, theirs in zip(one.cache.layers, other.cache.layers, strict=True):
+            mine.keys = torch.cat([_widen(mine.keys, width), _widen(theirs.keys, width)])
+            mine.values = torch.cat([_widen(mine.values, width), _widen(theirs.values, width)])
+        masks = [nn.functional.pad(d.mask, (width - d.mask.shape[1], 0)) for d in (one, other)]
+        return Decoding(one.cache, torch.cat(masks))
 
     def clip(self, ids: list[int], room: int) -> list[int]:
         """The end of a prompt, behind the model's own beginning if it has that, which leaves `room` tokens of the
@@ -310,6 +330,11 @@ def _visible(text: str, start: int, end: int) -> tuple[int, int]:
     """A token's characters without leading blanks: some tokenizers count the blank before a word, some do not."""
     piece = text[start:end].lstrip()
     return end - len(piece), end
+
+
+def _widen(states: Tensor, width: int) -> Tensor:
+    """[B, heads, T, d] padded on the left to [B, heads, width, d]."""
+    return nn.functional.pad(states, (0, 0, width - states.shape[2], 0))
 
 
 def _first(output: Any) -> Tensor:
