@@ -264,7 +264,7 @@ class Backbone:
         decoding.mask = decoding.mask[index]
         if self.joinable(decoding) and (padding := int(decoding.mask.any(0).int().argmax())):
             decoding.mask = decoding.mask[:, padding:]
-            for layer in decoding.cache.layers:
+            for layer in _layers(decoding):
                 layer.keys, layer.values = layer.keys[:, :, padding:], layer.values[:, :, padding:]
 
     @staticmethod
@@ -276,7 +276,7 @@ class Backbone:
     def join(self, one: Decoding, other: Decoding) -> Decoding:
         """One batch of two, the first one's rows before the other's; the shorter one is padded on the left."""
         width = max(one.mask.shape[1], other.mask.shape[1])
-        for mine, theirs in zip(one.cache.layers, other.cache.layers, strict=True):
+        for mine, theirs in zip(_layers(one), _layers(other), strict=True):
             mine.keys = torch.cat([_widen(mine.keys, width), _widen(theirs.keys, width)])
             mine.values = torch.cat([_widen(mine.values, width), _widen(theirs.values, width)])
         masks = [nn.functional.pad(d.mask, (width - d.mask.shape[1], 0)) for d in (one, other)]
@@ -330,6 +330,10 @@ def _visible(text: str, start: int, end: int) -> tuple[int, int]:
     """A token's characters without leading blanks: some tokenizers count the blank before a word, some do not."""
     piece = text[start:end].lstrip()
     return end - len(piece), end
+
+
+def _layers(decoding: Decoding) -> list[Any]:
+    return list(decoding.cache.layers)
 
 
 def _widen(states: Tensor, width: int) -> Tensor:

@@ -56,11 +56,6 @@ class Batch:
         """Whether rows can join now. Of a model whose cache is more than keys and values none can, until all have left."""
         return self._decoding is None or self._backbone.joinable(self._decoding)
 
-    def size_with(self, prompts: Sequence[Sequence[int]]) -> int:
-        """The cache's size, in tokens, with these prompts: every row is as long as the longest."""
-        longest = max([0 if self._decoding is None else self._decoding.mask.shape[1], *map(len, prompts)])
-        return (len(self.rows) + len(prompts)) * longest
-
     def join(self, rows: Sequence[Row]) -> list[Row]:
         """Reads the rows' prompts and says the first token of each. Returns those that ended with it."""
         if not rows:
@@ -69,7 +64,9 @@ class Batch:
         logits, decoding = self._backbone.prefill(*self._backbone.pad(clipped, left=True))
         going, ended = self._say(rows, logits, decoding)
         if going:
-            self._decoding = decoding if self._decoding is None else self._backbone.join(self._decoding, decoding)
+            self._decoding = (
+                decoding if self._decoding is None else self._backbone.join(self._decoding, decoding)
+            )
             self.rows += going
         return ended
 
@@ -84,9 +81,7 @@ class Batch:
             self._decoding = None
         return ended
 
-    def _say(
-        self, rows: Sequence[Row], logits: Tensor, decoding: Decoding
-    ) -> tuple[list[Row], list[Row]]:
+    def _say(self, rows: Sequence[Row], logits: Tensor, decoding: Decoding) -> tuple[list[Row], list[Row]]:
         """Chooses a token for each row. The rows that go on, to which `decoding` is cut down, and those that ended."""
         for row, own in zip(rows, logits, strict=True):
             if not row.reading.silent:
