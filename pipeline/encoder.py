@@ -22,6 +22,7 @@ from pipeline.words import Frequencies, Word, form_of, marked, split
 
 VERSION = "2"  # of what is measured; a part of the encoder id
 PROMPT_TOKENS = 256  # of a prompt that are looked at, from its end
+ASKED_TOKENS = 64  # of the prompts that are computed together, padding included: one that comes alone is not to wait for more
 
 
 class TooLong(ValueError):
@@ -87,7 +88,7 @@ class Encoder:
         )
         tokens = [Tokens(t.ids[-room:], t.offsets[-room:]) for t in tokens]
         rows = [lead + t.ids for t in tokens]
-        for batch in fixed_batches([len(row) for row in rows]):
+        for batch in fixed_batches([len(row) for row in rows], ASKED_TOKENS):
             measured = self._forward([rows[i] for i in batch.indices], batch.rows, batch.length)
             for i, (losses, states) in zip(batch.indices, measured, strict=True):
                 asked[i] = self._words_of(prompts[i], tokens[i].offsets, losses, states)

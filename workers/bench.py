@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
@@ -131,6 +131,41 @@ def talk(
             print(orjson.dumps(asdict(result)).decode())
         else:
             _show_talk(result)
+
+
+@app.command()
+def generate(
+    tokens: Annotated[int, typer.Option(min=2, help="Of each answer.")] = 64,
+    rounds: Annotated[int, typer.Option(min=1, help="Of each comparison; medians are told.")] = 5,
+    model: Model = "default",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Tokens a second with a memory, beside transformers' own generate of the bare model; mixed requests, beside one by one."""
+    with _clear_errors(), _bar() as progress:
+        from pipeline import MemoryLM
+        from pipeline.bench_generate import Bench, measure
+
+        lm = MemoryLM.load(model, device)
+        bench = Bench(lm, time.perf_counter, time.process_time, progress, tokens, rounds)
+        _figures(measure(bench, (1, 8)), as_json)
+
+
+def _figures(result: Any, as_json: bool) -> None:
+    """A dataclass of figures, as JSON or one to a line."""
+    if as_json:
+        print(orjson.dumps(asdict(result)).decode())
+        return
+
+    def lines(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
+        if isinstance(value, dict | list):
+            for name, part in value.items() if isinstance(value, dict) else enumerate(value, 1):
+                yield from lines(f"{prefix} {name}".strip(), part)
+        else:
+            yield prefix, f"{value:,.2f}" if isinstance(value, float) else str(value)
+
+    for name, value in lines("", asdict(result)):
+        console.print(f"{name:32} {value}", markup=False)
 
 
 def _show_talk(result: "TalkResult") -> None:
