@@ -105,12 +105,9 @@ def _against_bare(bench: Bench, prompts: list[str], size: int) -> AgainstBare:
             bare.append(theirs)
         bench.tell(f"batch {size}", 1, bench.rounds + 1)
     count = size * bench.tokens
-    return AgainstBare(
-        size,
-        median(count / wall for wall, _ in memory),
-        median(count / wall for wall, _ in bare),
-        *(median(theirs[c] / ours[c] for ours, theirs in zip(memory, bare, strict=True)) for c in (0, 1)),
-    )
+    memory_rate, bare_rate = (median(count / wall for wall, _ in times) for times in (memory, bare))
+    share, share_cpu = (median(b[c] / a[c] for a, b in zip(memory, bare, strict=True)) for c in (0, 1))
+    return AgainstBare(size, memory_rate, bare_rate, share, share_cpu)
 
 
 def _bare(lm: MemoryLM, prompts: list[str], tokens: int) -> list[str]:
@@ -151,11 +148,6 @@ def _mixed(bench: Bench, prompts: list[str]) -> Mixed:
         last.append(answered[-1] - begun)
         each.append(bench.time(in_turn))
         bench.tell("mixed lengths", 1, bench.rounds)
-    return Mixed(
-        len(jobs),
-        median(wall for wall, _ in once),
-        median(wall for wall, _ in each),
-        *(median(b[c] / a[c] for a, b in zip(once, each, strict=True)) for c in (0, 1)),
-        median(first),
-        median(last),
-    )
+    fast, fast_cpu = (median(b[c] / a[c] for a, b in zip(once, each, strict=True)) for c in (0, 1))
+    together_s, in_turn_s = (median(wall for wall, _ in times) for times in (once, each))
+    return Mixed(len(jobs), together_s, in_turn_s, fast, fast_cpu, median(first), median(last))
