@@ -6,9 +6,10 @@ memories or Kafka, and never changes a weight.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from inspect import signature
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 from tokenizers import Tokenizer
@@ -23,29 +24,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 # Padded lengths, in tokens. A text's numbers depend, in their last bits, on the shape that it is computed in, so
 # a text always gets the same shape, whatever is encoded beside it.
 LENGTHS = (
-    8,
-    12,
-    16,
-    20,
-    24,
-    32,
-    48,
-    64,
-    96,
-    128,
-    192,
-    256,
-    384,
-    512,
-    768,
-    1024,
-    1536,
-    2048,
-    3072,
-    4096,
-    6144,
-    8192,
-)
+    *range(8, 32, 2), *range(32, 64, 8), *range(64, 128, 16), *range(128, 256, 32), 256, 320, 384, 448,
+    512, 640, 768, 1024, 1280, 1536, 2048, 2560, 3072, 4096, 6144, 8192,
+)  # fmt: skip
 
 
 class Tokens(NamedTuple):
@@ -93,9 +74,8 @@ class Backbone:
         self.eos_ids = _eos_ids(model, tokenizer)
         self._blocks = _blocks(model, self.n_layers)
         # Cut to its last position, the state is not contiguous, and the head would copy its weights for each row.
-        model.get_output_embeddings().register_forward_pre_hook(
-            lambda _m, given: (given[0].contiguous(), *given[1:])
-        )
+        self._head = model.get_output_embeddings()
+        self._head.register_forward_pre_hook(lambda _m, given: (given[0].contiguous(), *given[1:]))
         self._accepts = set(signature(model.forward).parameters)
         # A text is data: in it, "<|im_end|>" is eleven characters, not the end of a turn.
         self._plain: Tokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
@@ -203,8 +183,9 @@ class Backbone:
         return padded.to(self.device), mask.to(self.device)
 
     @torch.inference_mode()
-    def forward(self, ids: Tensor, mask: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Logits [B, T, V] in the model's dtype, and the states after `layer` (1 … n_layers) layers, float32 [B, T, d].
+    def read(self, ids: Tensor, mask: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """What the head is given, in the model's dtype, and the states after `layer` (1 … n_layers) layers, float32: both
+        [B, T, d]. Of what the head makes of the former see `losses`.
 
         ids, mask: [B, T], padded on the right.
         """
@@ -213,10 +194,62 @@ class Backbone:
             lambda _m, _i, output: taken.append(_first(output))
         )
         try:
-            logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            given = self._until_head(ids, mask)
         finally:
             handle.remove()
-        return logits, taken[0].float()
+        return given, taken[0].float()
+
+    @torch.inference_mode()
+    def losses(self, given: Tensor, targets: Sequence[int], rows: int) -> Tensor:
+        """-log p of each target, nats, float32 [N]. given: what the head is given, [N, d]; targets: N token ids.
+
+        The head is the widest part of a small model: it reads no padding, but `rows` states at a time, always that many,
+        so that a state's numbers do not depend on what is beside it.
+        """
+        found, wanted = [], torch.tensor(targets, device=self.device)
+        for begin in range(0, len(given), rows):
+            piece = given[begin : begin + rows]
+            logits = self._logits(nn.functional.pad(piece, (0, 0, 0, rows - len(piece))))[: len(piece)]
+            chosen = logits.gather(-1, wanted[begin : begin + rows, None])[:, 0].float()
+            # A few rows at a time, whose sums are made in the processor's cache.
+            found.append(torch.cat([few.float().logsumexp(-1) for few in torch.split(logits, 16)]) - chosen)
+        return torch.cat(found)
+
+    def _until_head(self, ids: Tensor, mask: Tensor) -> Tensor:
+        taken: list[Tensor] = []
+
+        def take(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            taken.append(inputs[0])
+            raise _Reached
+
+        handle = self._head.register_forward_pre_hook(take)
+        try:
+            self.model(input_ids=ids, attention_mask=mask, use_cache=False)
+        except _Reached:
+            pass
+        finally:
+            handle.remove()
+        return taken[0]
+
+    def _logits(self, given: Tensor) -> Tensor:
+        """[N, d] to [N, V]. A model that does more to its logits than its head does (scales or caps them) does it here too:
+        it reads one token, and `given` takes that token's place before the head."""
+        if self._head_is_all:
+            return cast(Tensor, self._head(given))
+        handle = self._head.register_forward_pre_hook(lambda _m, _i: (given[None],))
+        try:
+            return cast(Tensor, self.model(input_ids=self._one_token(), use_cache=False).logits[0])
+        finally:
+            handle.remove()
+
+    @cached_property
+    def _head_is_all(self) -> bool:
+        ids = self._one_token()
+        given = self._until_head(ids, torch.ones_like(ids))
+        return torch.equal(self._head(given), self.model(input_ids=ids, use_cache=False).logits)
+
+    def _one_token(self) -> Tensor:
+        return torch.tensor([self.lead[:1]], device=self.device)
 
     @torch.inference_mode()
     def states(self, ids: Tensor, mask: Tensor, layer: int) -> Tensor:

@@ -134,6 +134,23 @@ def talk(
 
 
 @app.command()
+def encode(
+    facts: Annotated[int, typer.Option(min=64, help="Invented ones.")] = 512,
+    rounds: Annotated[int, typer.Option(min=1, help="Of the comparison; medians are told.")] = 3,
+    model: Model = "default",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Facts encoded a second, with all that a memory keeps, beside the bare model's forward pass of the same texts."""
+    with _clear_errors(), _bar() as progress:
+        from pipeline.bench_encode import measure
+        from pipeline.encoder import Encoder
+
+        encoder = Encoder.load(model, device)
+        _figures(measure(encoder, time.perf_counter, time.process_time, progress, facts, rounds), as_json)
+
+
+@app.command()
 def generate(
     tokens: Annotated[int, typer.Option(min=2, help="Of each answer.")] = 64,
     rounds: Annotated[int, typer.Option(min=1, help="Of each comparison; medians are told.")] = 5,
