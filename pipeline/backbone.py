@@ -6,14 +6,16 @@ memories or Kafka, and never changes a weight.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from inspect import signature
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedTokenizerFast
+from transformers.cache_utils import DynamicLayer
 
 from pipeline.models import ModelError, Progress, model_hash, quiet, resolve, silent
 
@@ -22,29 +24,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 # Padded lengths, in tokens. A text's numbers depend, in their last bits, on the shape that it is computed in, so
 # a text always gets the same shape, whatever is encoded beside it.
 LENGTHS = (
-    8,
-    12,
-    16,
-    20,
-    24,
-    32,
-    48,
-    64,
-    96,
-    128,
-    192,
-    256,
-    384,
-    512,
-    768,
-    1024,
-    1536,
-    2048,
-    3072,
-    4096,
-    6144,
-    8192,
-)
+    *range(8, 32, 2), *range(32, 64, 8), *range(64, 128, 16), *range(128, 256, 32), 256, 320, 384, 448,
+    512, 640, 768, 1024, 1280, 1536, 2048, 2560, 3072, 4096, 6144, 8192,
+)  # fmt: skip
 
 
 class Tokens(NamedTuple):
@@ -92,9 +74,8 @@ class Backbone:
         self.eos_ids = _eos_ids(model, tokenizer)
         self._blocks = _blocks(model, self.n_layers)
         # Cut to its last position, the state is not contiguous, and the head would copy its weights for each row.
-        model.get_output_embeddings().register_forward_pre_hook(
-            lambda _m, given: (given[0].contiguous(), *given[1:])
-        )
+        self._head = model.get_output_embeddings()
+        self._head.register_forward_pre_hook(lambda _m, given: (given[0].contiguous(), *given[1:]))
         self._accepts = set(signature(model.forward).parameters)
         # A text is data: in it, "<|im_end|>" is eleven characters, not the end of a turn.
         self._plain: Tokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
@@ -202,8 +183,9 @@ class Backbone:
         return padded.to(self.device), mask.to(self.device)
 
     @torch.inference_mode()
-    def forward(self, ids: Tensor, mask: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Logits [B, T, V] in the model's dtype, and the states after `layer` (1 … n_layers) layers, float32 [B, T, d].
+    def read(self, ids: Tensor, mask: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """What the head is given, in the model's dtype, and the states after `layer` (1 … n_layers) layers, float32: both
+        [B, T, d]. Of what the head makes of the former see `losses`.
 
         ids, mask: [B, T], padded on the right.
         """
@@ -212,10 +194,62 @@ class Backbone:
             lambda _m, _i, output: taken.append(_first(output))
         )
         try:
-            logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            given = self._until_head(ids, mask)
         finally:
             handle.remove()
-        return logits, taken[0].float()
+        return given, taken[0].float()
+
+    @torch.inference_mode()
+    def losses(self, given: Tensor, targets: Sequence[int], rows: int) -> Tensor:
+        """-log p of each target, nats, float32 [N]. given: what the head is given, [N, d]; targets: N token ids.
+
+        The head is the widest part of a small model: it reads no padding, but `rows` states at a time, always that many,
+        so that a state's numbers do not depend on what is beside it.
+        """
+        found, wanted = [], torch.tensor(targets, device=self.device)
+        for begin in range(0, len(given), rows):
+            piece = given[begin : begin + rows]
+            logits = self._logits(nn.functional.pad(piece, (0, 0, 0, rows - len(piece))))[: len(piece)]
+            chosen = logits.gather(-1, wanted[begin : begin + rows, None])[:, 0].float()
+            # A few rows at a time, whose sums are made in the processor's cache.
+            found.append(torch.cat([few.float().logsumexp(-1) for few in torch.split(logits, 16)]) - chosen)
+        return torch.cat(found)
+
+    def _until_head(self, ids: Tensor, mask: Tensor) -> Tensor:
+        taken: list[Tensor] = []
+
+        def take(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            taken.append(inputs[0])
+            raise _Reached
+
+        handle = self._head.register_forward_pre_hook(take)
+        try:
+            self.model(input_ids=ids, attention_mask=mask, use_cache=False)
+        except _Reached:
+            pass
+        finally:
+            handle.remove()
+        return taken[0]
+
+    def _logits(self, given: Tensor) -> Tensor:
+        """[N, d] to [N, V]. A model that does more to its logits than its head does (scales or caps them) does it here too:
+        it reads one token, and `given` takes that token's place before the head."""
+        if self._head_is_all:
+            return cast(Tensor, self._head(given))
+        handle = self._head.register_forward_pre_hook(lambda _m, _i: (given[None],))
+        try:
+            return cast(Tensor, self.model(input_ids=self._one_token(), use_cache=False).logits[0])
+        finally:
+            handle.remove()
+
+    @cached_property
+    def _head_is_all(self) -> bool:
+        ids = self._one_token()
+        given = self._until_head(ids, torch.ones_like(ids))
+        return torch.equal(self._head(given), self.model(input_ids=ids, use_cache=False).logits)
+
+    def _one_token(self) -> Tensor:
+        return torch.tensor([self.lead[:1]], device=self.device)
 
     @torch.inference_mode()
     def states(self, ids: Tensor, mask: Tensor, layer: int) -> Tensor:
@@ -257,10 +291,29 @@ class Backbone:
 
     @torch.inference_mode()
     def select(self, decoding: Decoding, rows: Sequence[int]) -> None:
-        """Keeps only these rows, in this order."""
+        """Keeps only these rows, in this order, and of the padding only what they need."""
         index = torch.tensor(rows, device=self.device)
         decoding.cache.batch_select_indices(index)
         decoding.mask = decoding.mask[index]
+        if self.joinable(decoding) and (padding := int(decoding.mask.any(0).int().argmax())):
+            decoding.mask = decoding.mask[:, padding:]
+            for layer in _layers(decoding):
+                layer.keys, layer.values = layer.keys[:, :, padding:], layer.values[:, :, padding:]
+
+    @staticmethod
+    def joinable(decoding: Decoding) -> bool:
+        """Whether the cache is keys and values of every token, and nothing else: only then can `join` put two together."""
+        return all(type(layer) is DynamicLayer for layer in decoding.cache.layers)
+
+    @torch.inference_mode()
+    def join(self, one: Decoding, other: Decoding) -> Decoding:
+        """One batch of two, the first one's rows before the other's; the shorter one is padded on the left."""
+        width = max(one.mask.shape[1], other.mask.shape[1])
+        for mine, theirs in zip(_layers(one), _layers(other), strict=True):
+            mine.keys = torch.cat([_widen(mine.keys, width), _widen(theirs.keys, width)])
+            mine.values = torch.cat([_widen(mine.values, width), _widen(theirs.values, width)])
+        masks = [nn.functional.pad(d.mask, (width - d.mask.shape[1], 0)) for d in (one, other)]
+        return Decoding(one.cache, torch.cat(masks))
 
     def clip(self, ids: list[int], room: int) -> list[int]:
         """The end of a prompt, behind the model's own beginning if it has that, which leaves `room` tokens of the
@@ -310,6 +363,15 @@ def _visible(text: str, start: int, end: int) -> tuple[int, int]:
     """A token's characters without leading blanks: some tokenizers count the blank before a word, some do not."""
     piece = text[start:end].lstrip()
     return end - len(piece), end
+
+
+def _layers(decoding: Decoding) -> list[Any]:
+    return list(decoding.cache.layers)
+
+
+def _widen(states: Tensor, width: int) -> Tensor:
+    """[B, heads, T, d] padded on the left to [B, heads, width, d]."""
+    return nn.functional.pad(states, (0, 0, width - states.shape[2], 0))
 
 
 def _first(output: Any) -> Tensor:

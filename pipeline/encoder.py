@@ -11,6 +11,7 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline.backbone import Backbone, Tokens, fixed_batches
 from pipeline.calibration import Calibration, calibration_of
@@ -22,6 +23,8 @@ from pipeline.words import Frequencies, Word, form_of, marked, split
 
 VERSION = "2"  # of what is measured; a part of the encoder id
 PROMPT_TOKENS = 256  # of a prompt that are looked at, from its end
+ENCODED_TOKENS = 256  # of the texts that are computed together, padding included
+ASKED_TOKENS = 64  # of the prompts that are computed together, padding included: one that comes alone is not to wait for more
 
 
 class TooLong(ValueError):
@@ -70,43 +73,56 @@ class Encoder:
                 raise TooLong(
                     f"{len(row)} tokens; the model takes {self.backbone.max_positions}: {text[:60]!r}"
                 )
-        done: list[Encoding | None] = [None] * len(texts)
-        for batch in fixed_batches([len(row) for row in rows]):
-            measured = self._forward([rows[i] for i in batch.indices], batch.rows, batch.length)
-            for i, (losses, states) in zip(batch.indices, measured, strict=True):
-                done[i] = self._measure(texts[i], tokens[i].offsets, losses, states)
-        return [encoding for encoding in done if encoding is not None]
+        measured = self._forward(rows, ENCODED_TOKENS)
+        return [
+            self._measure(text, t.offsets, losses, states)
+            for text, t, (losses, states) in zip(texts, tokens, measured, strict=True)
+        ]
 
     def ask(self, prompts: Sequence[str]) -> list[Asked]:
         """The last words of each prompt, as retrieval takes them. A prompt's form of question and answer is left out."""
-        asked: list[Asked | None] = [None] * len(prompts)
         tokens = self.backbone.tokenize(prompts)
-        lead, room = (
-            self.backbone.lead,
-            min(PROMPT_TOKENS, self.backbone.max_positions - len(self.backbone.lead)),
-        )
+        lead = self.backbone.lead
+        room = min(PROMPT_TOKENS, self.backbone.max_positions - len(lead))
         tokens = [Tokens(t.ids[-room:], t.offsets[-room:]) for t in tokens]
-        rows = [lead + t.ids for t in tokens]
-        for batch in fixed_batches([len(row) for row in rows]):
-            measured = self._forward([rows[i] for i in batch.indices], batch.rows, batch.length)
-            for i, (losses, states) in zip(batch.indices, measured, strict=True):
-                asked[i] = self._words_of(prompts[i], tokens[i].offsets, losses, states)
-        return [one for one in asked if one is not None]
+        measured = self._forward([lead + t.ids for t in tokens], ASKED_TOKENS)
+        return [
+            self._words_of(prompt, t.offsets, losses, states)
+            for prompt, t, (losses, states) in zip(prompts, tokens, measured, strict=True)
+        ]
 
     @torch.inference_mode()
     def _forward(
-        self, ids: Sequence[list[int]], rows: int, length: int
+        self, rows: Sequence[list[int]], tokens: int
     ) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """For each row, -log p of each token behind the lead, nats, and those tokens' whitened states [tokens, d]."""
-        padded, mask = self.backbone.pad(ids, rows, min(length, self.backbone.max_positions))
-        logits, states = self.backbone.forward(padded, mask, self.calibration.layer)
-        chosen = logits[:, :-1].gather(-1, padded[:, 1:, None])[..., 0].float()
-        losses = (logits[:, :-1].float().logsumexp(-1) - chosen).cpu().numpy()
-        begin, seen = len(self.backbone.lead), states.cpu().numpy()
-        return [
-            (losses[r, begin - 1 : len(row) - 1], self.calibration.whiten(seen[r, begin : len(row)]))
-            for r, row in enumerate(ids)
-        ]
+        """For each row, -log p of each token behind the lead, nats, and those tokens' whitened states [tokens, d].
+
+        tokens: how many are computed together, padding included.
+        """
+        backbone, begin = self.backbone, len(self.backbone.lead)
+        seen: dict[int, NDArray[np.float32]] = {}  # of each row, in the order in which they are computed
+        found: list[Tensor] = []
+        given, wanted = torch.zeros(0), list[int]()  # what the head has not read yet
+        for batch in fixed_batches([len(row) for row in rows], tokens):
+            padded, mask = backbone.pad(
+                [rows[i] for i in batch.indices], batch.rows, min(batch.length, backbone.max_positions)
+            )
+            before_head, states = backbone.read(padded, mask, self.calibration.layer)
+            read = states.cpu().numpy()
+            new = [before_head[r, begin - 1 : len(rows[i]) - 1] for r, i in enumerate(batch.indices)]
+            given = torch.cat([given, *new] if len(given) else new)
+            for r, i in enumerate(batch.indices):
+                seen[i] = self.calibration.whiten(read[r, begin : len(rows[i])])
+                wanted += rows[i][begin:]
+            if whole := len(given) // tokens * tokens:
+                found.append(backbone.losses(given[:whole], wanted[:whole], tokens))
+                given, wanted = given[whole:], wanted[whole:]
+        if len(given):
+            found.append(backbone.losses(given, wanted, tokens))
+        losses = torch.cat(found).cpu().numpy() if found else np.zeros(0, np.float32)
+        ends = np.cumsum([len(rows[i]) - begin for i in seen])
+        by_row = dict(zip(seen, np.split(losses, ends[:-1]), strict=True)) if seen else {}
+        return [(by_row[i], seen[i]) for i in range(len(rows))]
 
     def _words_of(
         self,

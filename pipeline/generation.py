@@ -1,25 +1,26 @@
-"""Batched generation with memories: the model's loop over tokens, where each row may read its own memories.
+"""Continuous batching: the model's loop over tokens, in which prompts join a running batch and leave it when answered.
 
-Knows the backbone and readings; knows nothing of how memories were found.
+Each row may read its own memories. Knows the backbone and readings; knows nothing of how memories were found.
+(Iteration-level scheduling: Yu et al., Orca, OSDI 2022.)
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from pipeline.backbone import Backbone
+from pipeline.backbone import Backbone, Decoding
 from pipeline.reading import Reading
 
 REPEAT = 5  # tokens
+DECODED = 16  # tokens: the text of what is further back is settled
 
 OnToken = Callable[[int, str], bool]
 """(row, piece of text) -> go on?"""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Row:
     """One answer in the making."""
 
@@ -30,38 +31,75 @@ class Row:
     top_p: float = 1.0
     seed: int = 0
     stop: Sequence[str] = ()
+    send: Callable[[str], bool] | None = None  # takes each piece of the text; False ends the answer
     tokens: list[int] = field(default_factory=list)
     text: str = ""
     sent: int = 0
-    finish_reason: str = ""
+    finish_reason: str = ""  # "stop" or "length", once it has ended
+    settled: tuple[int, str] = (0, "")  # so many tokens, and their text
+    dice: torch.Generator = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.dice = torch.Generator().manual_seed(self.seed)
 
 
-def generate(backbone: Backbone, rows: Sequence[Row], on_token: OnToken | None = None) -> None:
-    """Fills in each row's tokens, text and finish_reason ("stop" or "length")."""
-    if not rows:
-        return
-    dice = [torch.Generator().manual_seed(row.seed) for row in rows]
-    ids, mask = backbone.pad([backbone.clip(row.ids, row.max_new_tokens) for row in rows], left=True)
-    logits, decoding = backbone.prefill(ids, mask)
-    active = list(range(len(rows)))
-    while True:
-        chosen = []
-        for i, r in enumerate(active):
-            row = rows[r]
-            fused = logits[i]
+class Batch:
+    """Rows that are answered together. Between two calls each has a token that the model is to read next."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.rows: list[Row] = []
+        self._backbone = backbone
+        self._decoding: Decoding | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether rows can join now. Of a model whose cache is more than keys and values none can, until all have left."""
+        return self._decoding is None or self._backbone.joinable(self._decoding)
+
+    def join(self, rows: Sequence[Row]) -> list[Row]:
+        """Reads the rows' prompts and says the first token of each. Returns those that ended with it."""
+        if not rows:
+            return []
+        clipped = [self._backbone.clip(row.ids, row.max_new_tokens) for row in rows]
+        logits, decoding = self._backbone.prefill(*self._backbone.pad(clipped, left=True))
+        going, ended = self._say(rows, logits, decoding)
+        if going:
+            self._decoding = (
+                decoding if self._decoding is None else self._backbone.join(self._decoding, decoding)
+            )
+            self.rows += going
+        return ended
+
+    def step(self) -> list[Row]:
+        """Says one more token of each row. Returns the rows that ended with it: they have left."""
+        if self._decoding is None:
+            return []
+        last = torch.tensor([row.tokens[-1] for row in self.rows], device=self._backbone.device)
+        logits = self._backbone.step(last, self._decoding)
+        self.rows, ended = self._say(self.rows, logits, self._decoding)
+        if not self.rows:
+            self._decoding = None
+        return ended
+
+    def _say(self, rows: Sequence[Row], logits: Tensor, decoding: Decoding) -> tuple[list[Row], list[Row]]:
+        """Chooses a token for each row. The rows that go on, to which `decoding` is cut down, and those that ended."""
+        for row, own in zip(rows, logits, strict=True):
             if not row.reading.silent:
-                fused = row.reading.predict(fused).clone()
-                fused[_said_before(row.tokens)] = -torch.inf
-            token = _choose(fused, row, dice[r])
-            chosen.append(token)
-            _take(backbone, row, token, partial(on_token, r) if on_token else None)
-        going = [i for i, r in enumerate(active) if not rows[r].finish_reason]
-        if not going:
-            return
-        if len(going) < len(active):
-            backbone.select(decoding, going)
-            active = [active[i] for i in going]
-        logits = backbone.step(torch.tensor([chosen[i] for i in going], device=backbone.device), decoding)
+                own = row.reading.predict(own).clone()
+                own[_said_before(row.tokens)] = -torch.inf
+            _take(self._backbone, row, _choose(own, row))
+        going = [i for i, row in enumerate(rows) if not row.finish_reason]
+        if 0 < len(going) < len(rows):
+            self._backbone.select(decoding, going)
+        return [rows[i] for i in going], [row for row in rows if row.finish_reason]
+
+
+def generate(backbone: Backbone, rows: Sequence[Row]) -> None:
+    """Fills in each row's tokens, text and finish_reason, all as one batch."""
+    batch = Batch(backbone)
+    batch.join(rows)
+    while batch.rows:
+        batch.step()
 
 
 def _said_before(tokens: Sequence[int]) -> list[int]:
@@ -71,7 +109,7 @@ def _said_before(tokens: Sequence[int]) -> list[int]:
     return [tokens[end] for end in range(REPEAT - 1, len(tokens)) if tokens[end - REPEAT + 1 : end] == last]
 
 
-def _choose(logits: Tensor, row: Row, dice: torch.Generator) -> int:
+def _choose(logits: Tensor, row: Row) -> int:
     if row.temperature <= 0:
         return int(logits.argmax())
     p = torch.softmax(logits.float().cpu() / row.temperature, -1)
@@ -79,15 +117,15 @@ def _choose(logits: Tensor, row: Row, dice: torch.Generator) -> int:
         ordered, order = p.sort(descending=True)
         ordered[ordered.cumsum(0) - ordered >= row.top_p] = 0
         p = torch.zeros_like(p).scatter_(0, order, ordered)
-    return int(torch.multinomial(p, 1, generator=dice))
+    return int(torch.multinomial(p, 1, generator=row.dice))
 
 
-def _take(backbone: Backbone, row: Row, token: int, send: Callable[[str], bool] | None) -> None:
+def _take(backbone: Backbone, row: Row, token: int) -> None:
     if token in backbone.eos_ids:
         row.finish_reason = "stop"
     else:
         row.tokens.append(token)
-        row.text = backbone.decode(row.tokens)
+        row.text = _text(backbone, row)
         if not row.reading.silent:
             row.reading.advance(token, row.text)
         cut = min((at for s in row.stop if (at := row.text.find(s)) >= 0), default=-1)
@@ -101,7 +139,19 @@ def _take(backbone: Backbone, row: Row, token: int, send: Callable[[str], bool] 
     held = 0 if row.finish_reason else max((len(s) for s in row.stop), default=1) - 1
     upto = max(row.sent, len(row.text) - held)
     piece = row.text[row.sent : upto]
-    if send and piece and (row.finish_reason or not piece.endswith("\ufffd")):
+    if row.send and piece and (row.finish_reason or not piece.endswith("\ufffd")):
         row.sent = upto
-        if not send(piece) and not row.finish_reason:
+        if not row.send(piece) and not row.finish_reason:
             row.finish_reason = "stop"
+
+
+def _text(backbone: Backbone, row: Row) -> str:
+    """The text of the row's tokens. Only its end is decoded, behind a few tokens by which a tokenizer sees that it is no
+    beginning: else an answer's cost would grow with its square."""
+    count, text = row.settled
+    before = row.tokens[max(0, count - DECODED) : count]
+    known = len(backbone.decode(before)) if before else 0
+    text += backbone.decode(before + row.tokens[count:])[known:]
+    if len(row.tokens) - count >= DECODED and not text.endswith("\ufffd"):
+        row.settled = len(row.tokens), text
+    return text

@@ -8,6 +8,7 @@ lm.generate(["Torben Betts is originally from"])[0].text
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -18,7 +19,7 @@ from pipeline.backbone import fixed_batches
 from pipeline.bank import Bank
 from pipeline.decision import Cause, Decision, Memory, NewFact
 from pipeline.encoder import Encoder
-from pipeline.generation import Row, generate
+from pipeline.generation import Batch, Row, generate
 from pipeline.reading import Reading
 from pipeline.records import from_record, to_record
 from pipeline.retrieval import Retrieved as Hit
@@ -185,7 +186,7 @@ class MemoryLM:
             Job(prompt, namespaces=_several(namespace), use_memory=use_memory, max_new_tokens=len(ids))
             for prompt, ids in zip(asked, wanted, strict=True)
         ]
-        rows = [row for row, _ in self._rows(jobs)]
+        rows = [row for row, _ in self.prepare(jobs)]
         whole = [row.ids + ids for row, ids in zip(rows, wanted, strict=True)]
         scores = [0.0] * len(rows)
         for batch in fixed_batches([len(ids) for ids in whole]):
@@ -232,15 +233,26 @@ class MemoryLM:
         self, jobs: Sequence[Job], on_token: Callable[[int, str], bool] | None = None
     ) -> list[Generation]:
         """Answers all jobs as one batch. on_token(job's index, piece of text) may return False to end that job."""
-        made = self._rows(jobs)
-        rows = [row for row, _ in made]
-        generate(self.encoder.backbone, rows, on_token)
-        return [
-            Generation(
-                row.text, row.finish_reason, [_shown(hit) for hit in hits], len(row.ids), len(row.tokens)
-            )
-            for row, hits in made
-        ]
+        made = self.prepare(jobs)
+        for i, (row, _) in enumerate(made):
+            row.send = partial(on_token, i) if on_token else None
+        generate(self.encoder.backbone, [row for row, _ in made])
+        return [self.made(row, hits) for row, hits in made]
+
+    def batch(self) -> Batch:
+        """A batch that rows of `prepare` can join and leave at any time: what `answer` does for all at once."""
+        return Batch(self.encoder.backbone)
+
+    def prepare(self, jobs: Sequence[Job]) -> list[tuple[Row, list[Hit]]]:
+        """Each job's row, for a batch, and the memories that were found for it."""
+        names = [job.namespaces if job.use_memory else () for job in jobs]
+        hits = self._hits([job.asked() for job in jobs], names, K)
+        return [(self._row(job, found), found) for job, found in zip(jobs, hits, strict=True)]
+
+    def made(self, row: Row, hits: Sequence[Hit]) -> Generation:
+        """What became of a row that has ended."""
+        shown = [_shown(hit) for hit in hits]
+        return Generation(row.text, row.finish_reason, shown, len(row.ids), len(row.tokens))
 
     # --- inside ---
 
@@ -253,11 +265,6 @@ class MemoryLM:
         for i, some in zip(full, found, strict=True):
             hits[i] = some
         return hits
-
-    def _rows(self, jobs: Sequence[Job]) -> list[tuple[Row, list[Hit]]]:
-        names = [job.namespaces if job.use_memory else () for job in jobs]
-        hits = self._hits([job.asked() for job in jobs], names, K)
-        return [(self._row(job, found), found) for job, found in zip(jobs, hits, strict=True)]
 
     def _row(self, job: Job, hits: list[Hit]) -> Row:
         backbone = self.encoder.backbone

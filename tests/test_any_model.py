@@ -111,7 +111,7 @@ def test_with_every_gate_shut_the_logits_are_the_bare_models_own(lm: MemoryLM) -
 
 def test_where_a_memory_speaks_nothing_is_said_twice(lm: MemoryLM) -> None:
     lm.learn(FACTS, min_loss_delta=0)
-    ((row, _),) = lm._rows([Job(PROMPT, max_new_tokens=60)])
+    ((row, _),) = lm.prepare([Job(PROMPT, max_new_tokens=60)])
     generation.generate(lm.encoder.backbone, [row])
     runs = [
         tuple(row.tokens[i : i + generation.REPEAT]) for i in range(len(row.tokens) - generation.REPEAT + 1)

@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -134,10 +135,10 @@ def test_a_texts_numbers_do_not_depend_on_its_neighbours(backbone: Backbone) -> 
         found = {}
         for batch in fixed_batches([len(row) for row in rows]):
             ids, mask = backbone.pad([rows[i] for i in batch.indices], batch.rows, batch.length)
-            logits, states = backbone.forward(ids, mask, layer)
+            given, states = backbone.read(ids, mask, layer)
             assert torch.equal(backbone.states(ids, mask, layer), states)
             for n, i in enumerate(batch.indices):
-                found[i] = (logits[n, : len(rows[i])], states[n, : len(rows[i])])
+                found[i] = (given[n, : len(rows[i])], states[n, : len(rows[i])])
         return found
 
     together = computed(rows)
@@ -145,6 +146,36 @@ def test_a_texts_numbers_do_not_depend_on_its_neighbours(backbone: Backbone) -> 
         alone = computed([row])[0]
         for j in (i, i + len(TEXTS)):
             assert torch.equal(together[j][0], alone[0]) and torch.equal(together[j][1], alone[1])
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_losses_are_those_of_the_models_own_logits(gpt2: Path, scale: float) -> None:
+    """Also where a model does more to them than its head does: some scale their logits, or cap them."""
+    backbone = Backbone.load(gpt2, device="cpu", dtype="float32")
+    forward = backbone.model.forward
+
+    def scaled(*given: Any, **named: Any) -> Any:
+        output = forward(*given, **named)
+        output.logits = output.logits * scale
+        return output
+
+    backbone.model.forward = scaled
+    (tokens,) = backbone.tokenize([TEXTS[2]])
+    ids, mask = backbone.pad([tokens.ids], 2, len(tokens.ids) + 1)
+    given, _ = backbone.read(ids, mask, 1)
+    found = backbone.losses(given[0, : len(tokens.ids) - 1], tokens.ids[1:], 16)
+    logits = backbone.model(input_ids=ids, attention_mask=mask).logits[0, : len(tokens.ids) - 1]
+    want = torch.nn.functional.cross_entropy(logits, torch.tensor(tokens.ids[1:]), reduction="none")
+    assert backbone._head_is_all == (scale == 1.0) and torch.allclose(found, want, atol=1e-4)
+
+
+def test_a_loss_does_not_depend_on_what_is_beside_it(backbone: Backbone) -> None:
+    dice = torch.Generator().manual_seed(1)
+    given = torch.randn(70, backbone.d_model, generator=dice).to(backbone.device, backbone.dtype)
+    targets = torch.randint(backbone.vocab_size, (70,), generator=dice).tolist()
+    together = backbone.losses(given, targets, 32)
+    for n in (0, 31, 32, 69):
+        assert torch.equal(backbone.losses(given[n : n + 1], targets[n : n + 1], 32)[0], together[n])
 
 
 def test_a_prompt_that_is_read_in_two_steps_is_the_same_prompt(backbone: Backbone) -> None:

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,34 +21,62 @@ from schemas.changelog import changelog_key
 from workers import generator
 from workers.generator import GeneratorWorker, Table
 from workers.kafka import KafkaSettings, partition_for
-from workers.loop import Retry
+from workers.loop import Done, Retry
 
 REQUESTS = topics.GENERATION_REQUESTS
 
 
-class Model:
-    """Says its prompt back in two pieces. Some prompts do what a real model may do."""
+class Saying:
+    """In the place of a batch: each row says its prompt, a word at each step. Some prompts do what a real model may do."""
 
+    open = True
+
+    def __init__(self, model: "Model") -> None:
+        self.model, self.rows = model, list[Any]()
+
+    def join(self, rows: Sequence[Any]) -> list[Any]:
+        self.model.joined.append([row.prompt for row in rows])
+        self.rows += rows
+        return []
+
+    def step(self) -> list[Any]:
+        self.model.together.append(len(self.rows))
+        for row in self.rows:
+            word = row.words.pop(0)
+            if word == "stop":
+                self.model.stop.set()
+            if word == "bad":
+                raise LookupError("no such thing")
+            row.ended = not row.send(word) or not row.words
+        ended, self.rows = [r for r in self.rows if r.ended], [r for r in self.rows if not r.ended]
+        return ended
+
+
+class Model:
     def __init__(self, stop: threading.Event) -> None:
-        self.stop, self.batches = stop, list[list[str]]()
+        self.stop, self.joined, self.together = stop, list[list[str]](), list[int]()
 
     def count(self) -> int:
         return 0
 
-    def answer(self, jobs: Sequence[Job], on_token: Callable[[int, str], bool]) -> list[Generation]:
-        self.batches.append([job.asked() for job in jobs])
-        made = []
-        for n, job in enumerate(jobs):
-            prompt = job.asked()
-            for piece in (prompt[:1], prompt[1:]):
-                if prompt == "stop":
-                    self.stop.set()
-                on_token(n, piece)
-            if prompt == "bad":
-                raise LookupError("no such thing")
-            used = [Retrieved("a" * 32, "default", "a text", None, 1.0, 0.9)] if job.use_memory else []
-            made.append(Generation(prompt, "stop", used, 1, 2))
-        return made
+    def batch(self) -> Saying:
+        return Saying(self)
+
+    def prepare(self, jobs: Sequence[Job]) -> list[tuple[Any, bool]]:
+        if any(job.asked() == "unprepared" for job in jobs):
+            raise LookupError("no such template")
+        return [(Row(job.asked()), job.use_memory) for job in jobs]
+
+    def made(self, row: Any, use_memory: bool) -> Generation:
+        used = [Retrieved("a" * 32, "default", "a text", None, 1.0, 0.9)] if use_memory else []
+        return Generation(row.prompt, "stop", used, 1, 2)
+
+
+class Row:
+    send: Callable[[str], bool]
+
+    def __init__(self, prompt: str) -> None:
+        self.prompt, self.words, self.ended = prompt, prompt.split(), False
 
 
 class Sent(list[tuple[str, bytes, Any]]):
@@ -101,25 +130,93 @@ def answers(sent: Sent) -> dict[str, str]:
     return {one["request_id"]: one["error"]["reason"] if one.get("error") else one["text"] for one in found}
 
 
+def finish(worker: GeneratorWorker, done: Done | None = None) -> dict[Any, int]:
+    """Turns of the loop until nothing is in hand; what was committed, `done` included."""
+    committed = dict(done.offsets or {}) if done else {}
+    for _ in range(1000):
+        if not worker.unfinished:
+            return committed
+        committed |= worker.process({}).offsets or {}
+    raise AssertionError("it never ends")
+
+
+def at(offset: int, partition: int = 0) -> dict[Any, int]:
+    return {TopicPartition(REQUESTS, partition): offset}
+
+
+def deltas(sent: Sent, request_id: str) -> list[tuple[int, str]]:
+    told = [value for _, value in sent.of(topics.GENERATION_RESPONSES) if "delta" in value]
+    return [(one["index"], one["delta"]) for one in told if one["request_id"] == request_id]
+
+
 def test_a_batch_is_answered_as_one_and_its_memories_are_told(worker: GeneratorWorker, sent: Sent) -> None:
     done = worker.process(records({"prompt": "one"}, {"prompt": "two", "use_memory": False}))
     assert answers(sent) == {"r0": "one", "r1": "two"}
-    assert worker._lm.batches == [["one", "two"]]  # type: ignore[attr-defined]
+    assert worker._lm.joined == [["one", "two"]]  # type: ignore[attr-defined]
     ((key, hits),) = sent.of(topics.MEMORY_HITS)
     assert key == b"default" and hits["request_id"] == "r0" and hits["hits"][0]["gate"] == 0.9
-    assert done.offsets == {TopicPartition(REQUESTS, 0): 2} and sent.flushed
+    assert done.offsets == at(2) and done.ahead and sent.flushed
     assert len(list((worker._data / "generations").glob("*.parquet"))) == 1
 
 
+def test_a_short_request_does_not_wait_for_a_long_one(
+    worker: GeneratorWorker, sent: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generator, "SLICE_S", 0.0)
+    long = " ".join("word" for _ in range(50))
+    ((where, (one, *later)),) = records({"prompt": long}, {"prompt": "one"}, {"prompt": "two words"}).items()
+    assert worker.process({where: [one]}).offsets == {} and worker.unfinished
+    assert worker.process({where: later}).offsets == {}
+    while "r2" not in answers(sent):
+        worker.process({})
+    assert set(answers(sent)) == {"r1", "r2"}, "it joined the long one, and left it behind"
+    assert max(worker._lm.together) == 3  # type: ignore[attr-defined]
+    assert finish(worker) == at(3) and answers(sent)["r0"] == long
+
+
+def test_what_is_behind_an_unanswered_request_is_not_committed(
+    worker: GeneratorWorker, sent: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generator, "SLICE_S", 0.0)
+    monkeypatch.setattr(generator, "SETTLE_S", -1.0)
+    done = worker.process(records({"prompt": "a b c d e f"}, {"prompt": "one"}))
+    assert answers(sent) == {"r1": "one"} and done.offsets == at(0)
+    assert finish(worker) == at(2)
+
+
+def test_no_more_than_a_batch_is_answered_at_a_time_and_reading_waits(
+    worker: GeneratorWorker, sent: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generator, "SLICE_S", 0.0)
+    held: list[str] = []
+    worker._consumer = SimpleNamespace(
+        assignment=lambda: {"p"}, pause=lambda *_: held.append("pause"), paused=lambda: {"p"},
+        resume=lambda *_: held.append("resume"),
+    )  # fmt: skip
+    count = 3 * generator.BATCH
+    worker.process(records(*[{"prompt": f"{n} and more"} for n in range(count)]))
+    assert held == ["pause"]
+    finish(worker)
+    assert "resume" in held and len(answers(sent)) == count
+    assert max(worker._lm.together) == generator.BATCH  # type: ignore[attr-defined]
+
+
 def test_a_request_that_the_model_fails_on_fails_alone(worker: GeneratorWorker, sent: Sent) -> None:
-    done = worker.process(
-        records({"prompt": "one", "stream": True}, {"prompt": "bad"}, {"prompt": "two", "stream": True})
+    asked = (
+        {"prompt": "one more", "stream": True},
+        {"prompt": "a bad one"},
+        {"prompt": "two", "stream": True},
     )
-    assert answers(sent) == {"r0": "one", "r1": "failed", "r2": "two"}
+    assert finish(worker, worker.process(records(*asked))) == at(3)
+    assert answers(sent) == {"r0": "one more", "r1": "failed", "r2": "two"}
     # What was streamed before the failure comes again with the same indices, of which a client takes each once.
-    deltas = [v for _, v in sent.of(topics.GENERATION_RESPONSES) if "delta" in v and v["request_id"] == "r0"]
-    assert [(d["index"], d["delta"]) for d in deltas] == [(0, "o"), (1, "ne")] * 2
-    assert done.offsets == {TopicPartition(REQUESTS, 0): 3}
+    assert deltas(sent, "r0") == [(0, "one"), (1, "more"), (0, "one"), (1, "more")]
+
+
+def test_a_request_that_cannot_be_begun_fails_alone(worker: GeneratorWorker, sent: Sent) -> None:
+    done = worker.process(records({"prompt": "one"}, {"prompt": "unprepared"}, {"prompt": "two"}))
+    assert answers(sent) == {"r0": "one", "r1": "failed", "r2": "two"}
+    assert finish(worker, done) == at(3)
 
 
 def test_a_broker_that_fails_is_no_fault_of_a_request(worker: GeneratorWorker, sent: Sent) -> None:
@@ -131,14 +228,50 @@ def test_a_broker_that_fails_is_no_fault_of_a_request(worker: GeneratorWorker, s
         send(*given, **named)
 
     sent.send = fail_once  # type: ignore[method-assign]
+    asked = records({"prompt": "one more", "stream": True}, {"prompt": "two"})
     with pytest.raises(KafkaTimeoutError):
-        worker.process(records({"prompt": "one", "stream": True}))
+        worker.process(asked)
+    # The loop reads the batch again; what is in hand already is not taken twice.
+    assert finish(worker, worker.process(asked)) == at(2)
+    assert answers(sent) == {"r0": "one more", "r1": "two"} and deltas(sent, "r0") == [
+        (0, "one"),
+        (1, "more"),
+    ]
+
+
+def test_what_was_answered_but_not_confirmed_is_answered_again(worker: GeneratorWorker, sent: Sent) -> None:
+    flush, failures = sent.flush_or_raise, [KafkaTimeoutError("away")]
+
+    def fail_once() -> None:
+        if failures:
+            raise failures.pop()
+        flush()
+
+    sent.flush_or_raise = fail_once  # type: ignore[method-assign]
+    with pytest.raises(KafkaTimeoutError):
+        worker.process(records({"prompt": "one"}))
+    sent.clear()
+    assert finish(worker) == at(1) and answers(sent) == {"r0": "one"}
 
 
 def test_what_is_unanswered_at_a_stop_is_left_for_another(worker: GeneratorWorker, sent: Sent) -> None:
-    done = worker.process(records({"prompt": "one"}, {"prompt": "stop"}, {"prompt": "two"}))
+    done = worker.process(records({"prompt": "one"}, {"prompt": "stop here"}, {"prompt": "two words"}))
     assert answers(sent) == {"r0": "one"}
-    assert done.offsets == {TopicPartition(REQUESTS, 0): 1}
+    assert done.offsets == at(1)
+
+
+def test_a_partition_that_went_to_another_generator_is_left_to_it(
+    worker: GeneratorWorker, sent: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generator, "SLICE_S", 0.0)
+    both = records({"prompt": "stays here"}) | records({"prompt": "goes away"}, partition=1)
+    worker.process(both)
+    worker.revoked(list(both))
+    worker.assigned([TopicPartition(REQUESTS, 0)])
+    again = worker.process(records({"prompt": "stays here"}))  # read again, from the committed offset
+    assert finish(worker, again) == at(1)
+    assert [text for _, text in sent.of(topics.GENERATION_RESPONSES)] and len(answers(sent)) == 1
+    assert answers(sent) == {"r0": "stays here"}
 
 
 def test_a_bad_request_is_kept_and_its_sender_told(worker: GeneratorWorker, sent: Sent) -> None:
@@ -152,16 +285,30 @@ def test_a_deadline_that_has_passed_is_an_error(worker: GeneratorWorker, sent: S
     assert answers(sent) == {"r0": "deadline", "r1": "two"}
 
 
-def test_a_batch_waits_once_for_a_memory_that_does_not_come(
+def test_a_deadline_that_passes_ends_an_answer(
+    worker: GeneratorWorker, sent: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generator, "SLICE_S", 0.0)
+    soon = datetime.fromtimestamp(time.time() + 60, UTC).isoformat()
+    worker.process(records({"prompt": "a b c d", "deadline": soon}, {"prompt": "e f g h"}))
+    late = time.time() + 120
+    monkeypatch.setattr(time, "time", lambda: late)
+    finish(worker)
+    assert answers(sent) == {"r0": "deadline", "r1": "e f g h"}
+
+
+def test_requests_wait_together_for_a_memory_that_does_not_come_and_the_others_do_not(
     worker: GeneratorWorker, sent: Sent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter(range(1_000_000))
     monkeypatch.setattr(time, "monotonic", lambda: next(clock) / 10)
     wanted = {"prompt": "one", "after": {"default": {"id/0": 7}}}
-    worker.process(records(*[wanted] * 6))
-    assert set(answers(sent).values()) == {"behind"} and len(answers(sent)) == 6
+    worker.process(records(*[wanted] * 6, {"prompt": "two"}))
+    assert answers(sent) == {"r6": "two"}
+    finish(worker)
+    assert len(answers(sent)) == 7 and set(answers(sent).values()) == {"behind", "two"}
     # Each look at the clock is 0.1 s here: six waits of WAIT_S would be six times as many.
-    assert next(clock) < 2 * generator.WAIT_S * 10
+    assert next(clock) < 3 * generator.WAIT_S * 10
 
 
 def told(key: bytes | None, value: bytes | None, partition: int | None = None) -> Any:
@@ -176,6 +323,9 @@ def test_a_clock_that_is_set_back_does_not_prolong_the_wait(
     monkeypatch.setattr(generator, "WAIT_S", 0.2)
     monkeypatch.setattr(time, "time", lambda: now if next(looks) == 0 else now - 86_400)
     worker.process(records({"prompt": "one", "after": {"default": {"id/0": 7}}}))
+    end = time.monotonic() + 30
+    while worker.unfinished and time.monotonic() < end:
+        worker.process({})
     assert answers(sent) == {"r0": "behind"}
 
 

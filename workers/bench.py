@@ -238,6 +238,58 @@ def _show_retrieval(result: "Retrieval") -> None:
     )
 
 
+@app.command()
+def encode(
+    facts: Annotated[int, typer.Option(min=64, help="Invented ones.")] = 512,
+    rounds: Annotated[int, typer.Option(min=1, help="Of the comparison; medians are told.")] = 3,
+    model: Model = "default",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Facts encoded a second, with all that a memory keeps, beside the bare model's forward pass of the same texts."""
+    with _clear_errors(), _bar() as progress:
+        from pipeline.bench_encode import measure
+        from pipeline.encoder import Encoder
+
+        encoder = Encoder.load(model, device)
+        _figures(measure(encoder, time.perf_counter, time.process_time, progress, facts, rounds), as_json)
+
+
+@app.command()
+def generate(
+    tokens: Annotated[int, typer.Option(min=2, help="Of each answer.")] = 64,
+    rounds: Annotated[int, typer.Option(min=1, help="Of each comparison; medians are told.")] = 5,
+    model: Model = "default",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Tokens a second with a memory, beside transformers' own generate of the bare model; mixed requests, beside one by one."""
+    with _clear_errors(), _bar() as progress:
+        from pipeline import MemoryLM
+        from pipeline.bench_generate import Bench, measure
+
+        lm = MemoryLM.load(model, device)
+        bench = Bench(lm, time.perf_counter, time.process_time, progress, tokens, rounds)
+        _figures(measure(bench, (1, 8)), as_json)
+
+
+def _figures(result: Any, as_json: bool) -> None:
+    """A dataclass of figures, as JSON or one to a line."""
+    if as_json:
+        print(orjson.dumps(asdict(result)).decode())
+        return
+
+    def lines(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
+        if isinstance(value, dict | list):
+            for name, part in value.items() if isinstance(value, dict) else enumerate(value, 1):
+                yield from lines(f"{prefix} {name}".strip(), part)
+        else:
+            yield prefix, f"{value:,.2f}" if isinstance(value, float) else str(value)
+
+    for name, value in lines("", asdict(result)):
+        console.print(f"{name:32} {value}", markup=False)
+
+
 def _show_talk(result: "TalkResult") -> None:
     table = Table("evidence among the first", *result.evidence)
     rows = {"categories 1 to 4": result.evidence}

@@ -1,15 +1,18 @@
 """The generator: a live replica of the memory, and answers from it.
 
 It reads every partition of the changelog from its beginning (Kafka Streams would say a global table), and shares the
-requests with the other generators of its group. At least once: responses, hits and the generations' file are durable
+requests with the other generators of its group. Requests join a running batch as they come, and each is answered when it
+ends, so that a short one never waits for a long one. At least once: responses, hits and the generations' file are durable
 before the requests' offsets are committed; a client keeps the first response of a request_id.
 """
 
 import threading
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,10 @@ from kafka import TopicPartition
 from kafka.errors import KafkaError
 
 from pipeline import history
+from pipeline.generation import Row
 from pipeline.memory_lm import Generation, Job, MemoryLM
 from pipeline.records import from_record
+from pipeline.retrieval import Retrieved
 from schemas import topics
 from schemas.changelog import PositionRecord, decode_changelog
 from schemas.common import BadMessage, encode
@@ -29,18 +34,33 @@ from workers import log
 from workers.kafka import KafkaSettings, Producer, caught_up, check_readable, dead_letter, partition_for
 from workers.loop import Done, Retry
 
-BATCH = 16
-WAIT_S = 5.0  # for a memory that has what the requests' `after` name; a batch waits once, not each request
+BATCH = 16  # requests that are answered together
+WAIT_S = 5.0  # for a memory that has what a request's `after` names
+SLICE_S = 0.1  # of answering, between two looks at the topics
+SETTLE_S = 0.5  # that an answer's offset may wait for others while the batch goes on: each commit is a file and a flush
 
 
-@dataclass
+@dataclass(eq=False)
 class Pending:
+    """A request in hand: it waits, or is being answered, or has ended and is not durable yet."""
+
     record: Any
     request_id: str
     request: GenerationRequest
+    until: float  # monotonic: how long it waits for what its `after` names
+    hits: Sequence[Retrieved] = ()
+    begun: float = 0.0  # time
+    started: float = 0.0  # monotonic
+    ended: float = 0.0  # monotonic; 0 until then
+    answer: dict[str, Any] | None = None  # the row for the generations' file, if it was answered
     deltas: int = 0
+    alone: bool = False  # a batch that it was in failed: it is answered by itself
     gone: bool = False  # its deadline passed while it was answered
-    left: bool = False  # unanswered when the worker was told to stop: its offset is not committed
+    left: bool = False  # its partition went to another generator, which answers it
+
+    @property
+    def where(self) -> TopicPartition:
+        return TopicPartition(self.record.topic, self.record.partition)
 
 
 @dataclass
@@ -58,10 +78,10 @@ class Table:
     foreign: int = 0  # memories of another model, which are not loaded
 
     def catch_up(self, limit_s: float) -> bool:
-        """Reads what the changelog has; False when there is still more after `limit_s`."""
+        """Reads what the changelog has, and with no time what is here of it already; False when there is still more."""
         end = time.monotonic() + limit_s
         while True:
-            for records in self.consumer.poll(timeout_ms=50).values():
+            for records in self.consumer.poll(timeout_ms=50 if limit_s else 0).values():
                 for record in records:
                     self.take(record)
             if caught_up(self.consumer):
@@ -107,8 +127,15 @@ class GeneratorWorker:
         self._lm = MemoryLM.load(model, device)
         self._producer: Producer | None = None
         self._table: Table | None = None
+        self._consumer: Any = None
+        self._open: dict[tuple[TopicPartition, int], Pending] = {}  # what is in hand, by partition and offset
+        self._waiting: deque[Pending] = deque()
+        self._running: dict[Row, Pending] = {}
+        self._batch = self._lm.batch()
+        self._read: dict[TopicPartition, int] = {}  # the next offset of each partition
 
     def start(self, consumer: Any, topic_ids: dict[str, str]) -> None:
+        self._consumer = consumer
         self._producer = self._settings.producer()
         self._topic_id = topic_ids[topics.GENERATION_REQUESTS]
         replica = self._settings.consumer()
@@ -122,7 +149,14 @@ class GeneratorWorker:
         while not self._table.catch_up(10.0):
             log.line("catching up", memories=self._lm.count())
 
-    def assigned(self, partitions: list[Any]) -> None: ...
+    def assigned(self, partitions: list[Any]) -> None:
+        """What is in hand goes on where its partition came back, and is left to the others where it did not."""
+        for (where, offset), p in list(self._open.items()):
+            if where not in partitions:
+                p.left = True
+                del self._open[where, offset]
+        self._waiting = deque(p for p in self._waiting if not p.left)
+
     def revoked(self, partitions: list[Any]) -> None: ...
 
     def idle(self) -> None:
@@ -138,35 +172,121 @@ class GeneratorWorker:
         if self._producer:
             self._producer.close()
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether requests are in hand: then the loop does not wait for new ones."""
+        return bool(self._open)
+
     def process(self, records: dict[Any, list[Any]]) -> Done:
-        assert self._producer is not None and self._table is not None
-        flat = [record for partition in records.values() for record in partition][:BATCH]
-        self._table.catch_up(1.0)
-        pending = [p for record in flat if (p := self._accept(record))]
-        until = time.monotonic() + WAIT_S
-        ready = [p for p in pending if self._in_time(p, until)]
-        rows = self._answer(ready) if ready else []
+        """Takes these requests in, and answers what is in hand for a short while."""
+        assert self._table is not None
+        try:
+            bad = self._take_in([record for partition in records.values() for record in partition])
+            self._table.catch_up(1.0 if not self._running else 0.0)
+            end = time.monotonic() + SLICE_S
+            while not self._stop.is_set():
+                self._admit()
+                if not self._running:
+                    break
+                self._step()
+                if time.monotonic() > end:
+                    break
+            self._hold_back()
+            settled = self._settle(at_once=bool(bad) or not self._running or self._stop.is_set())
+        except (KafkaError, Retry):
+            self._again()
+            raise
+        if not settled and not bad:
+            return Done({}, {}, ahead=True)
+        answered = sum(p.answer is not None for p in settled)
+        fields: dict[str, object] = {
+            "requests": len(settled) + bad,
+            "answered": answered,
+            "memories": self._lm.count(),
+        }
+        touched = {p.where for p in settled} | set(records)
+        return Done(fields, self._next_offsets(touched), ahead=True)
+
+    def _take_in(self, records: Sequence[Any]) -> int:
+        """Puts the records in line; one that is in hand already, and is read again, keeps its place. How many are bad."""
+        bad = 0
+        for record in records:
+            where = TopicPartition(record.topic, record.partition)
+            self._read[where] = record.offset + 1
+            if (where, record.offset) in self._open:
+                continue
+            if pending := self._accept(record):
+                self._open[where, record.offset] = pending
+                self._waiting.append(pending)
+            else:
+                bad += 1
+        return bad
+
+    def _admit(self) -> None:
+        """Lets those who wait join the batch, in the order in which they came, as far as there is room."""
+        if not self._batch.open or any(p.alone for p in self._running.values()):
+            return
+        chosen: list[Pending] = []
+        for p in list(self._waiting):
+            if len(self._running) + len(chosen) >= BATCH or (p.alone and (self._running or chosen)):
+                break
+            ready = self._in_time(p)
+            if ready is None:
+                continue
+            self._waiting.remove(p)
+            if ready:
+                chosen.append(p)
+            if p.alone:
+                break
+        if chosen:
+            self._answer(chosen)
+
+    def _hold_back(self) -> None:
+        """Reads no further requests while enough wait."""
+        if self._consumer and len(self._waiting) >= BATCH:
+            self._consumer.pause(*self._consumer.assignment())
+        elif self._consumer and (paused := self._consumer.paused()):
+            self._consumer.resume(*paused)
+
+    def _settle(self, at_once: bool) -> list[Pending]:
+        """Makes what was answered durable, now or when the oldest of it has waited long enough."""
+        assert self._producer is not None
+        ended = [p for p in self._open.values() if p.ended]
+        if not at_once and not (ended and time.monotonic() - min(p.ended for p in ended) > SETTLE_S):
+            return []
+        rows = [p.answer for p in ended if p.answer]
         if rows:
-            first, last = flat[0], flat[-1]
-            name = f"{self._topic_id}-{first.partition}-{first.offset}-{last.partition}-{last.offset}"
+            first, last = rows[0], rows[-1]
+            name = f"{self._topic_id}-{first['partition']}-{first['offset']}-{last['partition']}-{last['offset']}"
             try:
                 history.append_generations(self._data, rows, name)
             except history.Unwritable as error:
                 raise Retry(str(error)) from error
         self._producer.flush_or_raise()
-        left = {(p.record.partition, p.record.offset) for p in ready if p.left}
-        fields: dict[str, object] = {
-            "requests": len(flat),
-            "answered": len(rows),
-            "memories": self._lm.count(),
-        }
-        return Done(fields, _next_offsets(flat, left))
+        for p in ended:
+            del self._open[p.where, p.record.offset]
+        return ended
+
+    def _next_offsets(self, partitions: set[TopicPartition]) -> dict[TopicPartition, int]:
+        """What to commit of each: up to its first request that is still in hand."""
+        first: dict[TopicPartition, int] = {}
+        for where, offset in self._open:
+            first[where] = min(offset, first.get(where, offset))
+        return {where: first.get(where, self._read[where]) for where in partitions}
+
+    def _again(self, alone: bool = False) -> None:
+        """All that is in hand is answered anew; `alone`: what ran, each by itself, for one of them is at fault."""
+        anew = [p for p in (self._running if alone else self._open).values() if not p.left]
+        for p in anew:
+            p.deltas, p.ended, p.answer, p.alone = 0, 0.0, None, p.alone or alone
+        self._waiting = deque([*anew, *(self._waiting if alone else ())])
+        self._running, self._batch = {}, self._lm.batch()
 
     def _accept(self, record: Any) -> Pending | None:
         assert self._producer is not None
         try:
             check_readable(record)
-            return Pending(record, *decode_request(record.key, record.value))
+            return Pending(record, *decode_request(record.key, record.value), time.monotonic() + WAIT_S)
         except BadMessage as error:
             now = datetime.now(UTC)
             dead_letter(self._producer, record, error.reason, str(error), self.name, now)
@@ -174,65 +294,85 @@ class GeneratorWorker:
                 self._fail(request_id, error.reason, str(error))
             return None
 
-    def _in_time(self, pending: Pending, end: float) -> bool:
-        """Waits for the memory that the request names, within its deadline and until `end`, by the clock that
-        nobody sets."""
+    def _in_time(self, pending: Pending) -> bool | None:
+        """Whether the memory has what the request names: None while it may still come; when it is too late, its sender is
+        told. By the clock that nobody sets."""
         assert self._table is not None
         request = pending.request
-        if request.deadline:
-            end = min(end, time.monotonic() + request.deadline.timestamp() - time.time())
-        while not self._table.has(request) and time.monotonic() < end and not self._stop.is_set():
-            self._table.catch_up(0.2)
         if request.deadline and time.time() > request.deadline.timestamp():
             self._fail(pending.request_id, "deadline", "the deadline passed before the answer was begun")
-        elif not self._table.has(request):
+        elif self._table.has(request):
+            return True
+        elif time.monotonic() < pending.until:
+            return None
+        else:
             self._fail(
                 pending.request_id, "behind", f"the memory has not reached `after` within {WAIT_S:.0f} s"
             )
-        else:
-            return True
+        pending.ended = time.monotonic()
         return False
 
-    def _answer(self, pending: Sequence[Pending]) -> list[dict[str, Any]]:
-        begun, started = time.time(), time.monotonic()
-
-        def on_token(index: int, piece: str) -> bool:
-            p = pending[index]
-            if self._stop.is_set():
-                p.left = True
-                return False
-            deadline = p.request.deadline
-            if deadline and time.time() > deadline.timestamp():
-                p.gone = True
-                return False
-            if p.request.stream:
-                delta = ResponseDelta(request_id=p.request_id, index=p.deltas, delta=piece)
-                self._respond(p.request_id, encode(delta))
-                p.deltas += 1
-            return True
-
+    def _answer(self, pending: Sequence[Pending]) -> None:
+        """Finds their memories, and lets them join the batch. A request that cannot be begun fails alone."""
         try:
-            made = self._lm.answer([_job(p.request) for p in pending], on_token)
+            made = self._lm.prepare([_job(p.request) for p in pending])
+        except Exception as error:  # a chat template may raise anything
+            if len(pending) == 1:
+                self._failed(pending[0], error)
+            else:
+                for p in pending:
+                    self._answer([p])
+            return
+        for p, (row, hits) in zip(pending, made, strict=True):
+            row.send = partial(self._piece, p)
+            p.hits, p.begun, p.started = hits, time.time(), time.monotonic()
+            self._running[row] = p
+        self._guarded(lambda: self._batch.join([row for row, _ in made]))
+
+    def _step(self) -> None:
+        self._guarded(self._batch.step)
+
+    def _guarded(self, do: Callable[[], list[Row]]) -> None:
+        """Does a step of the batch and answers those that ended. One request must not fail the others: when the step
+        fails, each is tried by itself, and the one at fault fails."""
+        try:
+            ended = do()
         except KafkaError:
-            raise  # of a delta: the loop takes the batch again
-        except Exception as error:  # a chat template may raise anything; one request must not fail the others
-            for p in pending:
-                p.deltas = 0  # a client takes each index once
-            if len(pending) > 1:
-                return [row for p in pending for row in self._answer([p])]
-            log.line("request failed", error=str(error)[:200])
-            self._fail(pending[0].request_id, "failed", str(error)[:300])
-            return []
-        took = (time.monotonic() - started) * 1000
-        rows = []
-        for p, generation in zip(pending, made, strict=True):
+            raise  # of a delta: the loop takes all of it again
+        except Exception as error:
+            only = len(self._running) == 1
+            self._again(alone=True)
+            if only and self._waiting and self._waiting[0].alone:
+                self._failed(self._waiting.popleft(), error)
+            return
+        for row in ended:
+            p = self._running.pop(row)
             if p.left:
                 continue
+            p.ended = time.monotonic()
             if p.gone:
                 self._fail(p.request_id, "deadline", "the deadline passed while the answer was made")
-                continue
-            rows.append(self._tell(p, generation, begun * 1000 - p.record.timestamp, took))
-        return rows
+            else:
+                took = (p.ended - p.started) * 1000
+                generation = self._lm.made(row, p.hits)
+                p.answer = self._tell(p, generation, p.begun * 1000 - p.record.timestamp, took)
+
+    def _failed(self, p: Pending, error: Exception) -> None:
+        log.line("request failed", error=str(error)[:200])
+        self._fail(p.request_id, "failed", str(error)[:300])
+        p.ended = time.monotonic()
+
+    def _piece(self, p: Pending, piece: str) -> bool:
+        """Takes a piece of an answer; False when it is to end."""
+        deadline = p.request.deadline
+        p.gone = bool(deadline and time.time() > deadline.timestamp())
+        if p.gone or p.left:
+            return False
+        if p.request.stream:
+            delta = ResponseDelta(request_id=p.request_id, index=p.deltas, delta=piece)
+            self._respond(p.request_id, encode(delta))
+            p.deltas += 1
+        return True
 
     def _tell(self, p: Pending, g: Generation, queued: float, took: float) -> dict[str, Any]:
         assert self._producer is not None
@@ -277,19 +417,6 @@ class GeneratorWorker:
     def _respond(self, request_id: str, value: bytes) -> None:
         assert self._producer is not None
         self._producer.send(topics.GENERATION_RESPONSES, value, request_id.encode())
-
-
-def _next_offsets(records: Sequence[Any], left: set[tuple[int, int]]) -> dict[Any, int]:
-    """What to commit of each partition: up to its first (partition, offset) in `left`."""
-    offsets: dict[Any, int] = {}
-    ended = set()
-    for record in records:
-        where = TopicPartition(record.topic, record.partition)
-        if (record.partition, record.offset) in left:
-            ended.add(where)
-        if where not in ended:
-            offsets[where] = record.offset + 1
-    return offsets
 
 
 def _job(r: GenerationRequest) -> Job:

@@ -53,14 +53,20 @@ class TopicsReplaced(RuntimeError):
 @dataclass(frozen=True)
 class Done:
     """A batch is durable. `fields` go on its log line. `offsets` are the next ones to read, for a worker
-    that did less than the whole batch; the rest of it is read again."""
+    that did less than the whole batch; the rest of it is read again, or, with `ahead`, is in the worker's hands, and
+    `offsets` are all that is committed."""
 
     fields: dict[str, object]
     offsets: dict[TopicPartition, int] | None = None
+    ahead: bool = False
 
 
 class Worker(Protocol):
-    """What the loop runs. `topics` are short names; a TopicPartition carries the full one."""
+    """What the loop runs. `topics` are short names; a TopicPartition carries the full one.
+
+    One that goes on with earlier records has `unfinished` too: while it is true, `process` is called again at once,
+    without records if there are no new ones.
+    """
 
     name: str
     topics: Sequence[str]
@@ -180,7 +186,8 @@ class _Loop:
     def turn(self) -> None:
         """One poll, and all that follows from it."""
         self.heartbeat.touch()
-        self.batch = self.consumer.poll(timeout_ms=self.poll_ms)
+        busy = self.ready and not self.rebalances.joining and getattr(self.worker, "unfinished", False)
+        self.batch = self.consumer.poll(timeout_ms=0 if busy else self.poll_ms)
         started = time.monotonic()
         while self.rebalances.events:
             self._tell(*self.rebalances.events.popleft())
@@ -189,7 +196,7 @@ class _Loop:
             self.ready = True
             tell_ready(self.worker.ready())
         self.unsure = True
-        if not self.batch:
+        if not self.batch and not busy:
             # A join that ends while nobody polls is begun anew by the client (kafka-python 3.0.12), so that a
             # worker with much to do between its polls would hardly ever join: until then there is nothing else.
             if not self.rebalances.joining:
@@ -201,7 +208,8 @@ class _Loop:
         self.unsure = False
         self._commit(done)
         ms = round(1000 * (time.monotonic() - started))
-        log.line("batch", **{"records": count, "ms": ms, **done.fields})
+        if done.fields:
+            log.line("batch", **{"records": count, "ms": ms, **done.fields})
 
     def _tell(self, what: str, partitions: list[TopicPartition]) -> None:
         if not partitions:
@@ -220,11 +228,15 @@ class _Loop:
 
     def _commit(self, done: Done) -> None:
         offsets = {tp: records[-1].offset + 1 for tp, records in self.batch.items()}
-        if done.offsets is not None:
+        if done.offsets is not None and done.ahead:
+            offsets = done.offsets
+        elif done.offsets is not None:
             offsets = {tp: done.offsets.get(tp, records[0].offset) for tp, records in self.batch.items()}
             for tp, offset in offsets.items():
                 self.consumer.seek(tp, offset)
         self.batch = {}  # what follows must not be taken back
+        if not offsets:
+            return
         try:
             self.consumer.commit(
                 {tp: OffsetAndMetadata(offset, "", -1) for tp, offset in offsets.items()},
