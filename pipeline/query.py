@@ -1,8 +1,9 @@
 """SQL over the data folder: DuckDB views of the history, the memories, the generations and the dead letters.
 
-`memories` is the bank's fold said in SQL. A query reads the three sub-folders of the data folder and nothing else, writes
-nothing, and ends: its memory, its time and its result are bounded. Of DuckDB's functions some heed neither an interrupt
-nor its memory limit, so `run_confined`, in a process of its own, is the one for SQL of others. Knows no writer and no Kafka.
+`memories` is the bank's fold said in SQL, and `memories_at(time)` the fold of what was decided by then. A query reads the
+three sub-folders of the data folder and nothing else, writes nothing, and ends: its memory, its time and its result are
+bounded. Of DuckDB's functions some heed neither an interrupt nor its memory limit, so `run_confined`, in a process of its
+own, is the one for SQL of others. Knows no writer and no Kafka.
 """
 
 import os
@@ -40,16 +41,18 @@ FROM ({{source}})
 """
 
 _MEMORIES = """
-CREATE VIEW memories AS
-WITH made AS (
-    SELECT * FROM history WHERE outcome IN ('learned', 'superseded')
+CREATE MACRO memories_at(moment) AS TABLE
+WITH told AS (
+    SELECT * FROM history WHERE decided_at <= CAST(moment AS TIMESTAMPTZ)
+), made AS (
+    SELECT * FROM told WHERE outcome IN ('learned', 'superseded')
     QUALIFY row_number() OVER (
         PARTITION BY history_partition, namespace, memory_id ORDER BY history_position DESC) = 1
 ), gone AS (
-    SELECT history_partition, namespace, memory_id, history_position FROM history
+    SELECT history_partition, namespace, memory_id, history_position FROM told
     WHERE outcome IN ('evicted', 'forgotten', 'erased')
     UNION ALL
-    SELECT history_partition, namespace, nearest, history_position FROM history
+    SELECT history_partition, namespace, nearest, history_position FROM told
     WHERE outcome = 'superseded'
 ), live AS (
     SELECT * FROM made ANTI JOIN gone ON made.history_partition = gone.history_partition
@@ -62,7 +65,7 @@ WITH made AS (
         max(touch.decided_at) FILTER (WHERE touch.outcome = 'used') AS last_used_at,
         max(touch.observed_at) FILTER (WHERE touch.outcome = 'reinforced') AS observed_at,
         arg_max(touch.importance, touch.history_position) AS importance
-    FROM live JOIN history AS touch ON touch.history_partition = live.history_partition
+    FROM live JOIN told AS touch ON touch.history_partition = live.history_partition
         AND touch.namespace = live.namespace AND touch.memory_id = live.memory_id
         AND touch.history_position > live.history_position
     WHERE touch.outcome IN ('used', 'reinforced')
@@ -73,7 +76,8 @@ SELECT live.memory_id, live.namespace, live.text, live.category, live.source, li
     coalesce(touched.importance, live.importance) AS importance,
     coalesce(touched.uses, 0) AS uses, coalesce(touched.reinforced, 0) AS reinforced,
     touched.last_used_at, live.encoder_id
-FROM live LEFT JOIN touched USING (history_partition, namespace, memory_id)
+FROM live LEFT JOIN touched USING (history_partition, namespace, memory_id);
+CREATE VIEW memories AS FROM memories_at('infinity');
 """
 
 # A record that is delivered again is answered, or dead-lettered, again. The first time counts. The bytes tell apart
@@ -99,7 +103,7 @@ class QueryError(Exception):
 
 
 def connect(data: Path) -> duckdb.DuckDBPyConnection:
-    """An in-memory DuckDB with the views `history`, `memories`, `generations` and `dead_letters`.
+    """An in-memory DuckDB with the views `history`, `memories`, `generations` and `dead_letters`, and `memories_at(time)`.
 
     It can reach the data folder's three sub-folders only, and its configuration is locked. The views see files that come
     later, once there was a first one of their kind. Raises `QueryError` where the history is of a newer version.
