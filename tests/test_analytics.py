@@ -57,12 +57,15 @@ def decided(
     )
 
 
+OPS: dict[str, Any]
+PIM: dict[str, Any]
+WIKI: dict[str, Any]
 OPS, PIM, WIKI = (
     {"category": "travel", "source": "ops"},
     {"category": "catalogue", "source": "pim"},
     {"category": "geography", "source": "wiki"},
 )
-STAFF = {"category": "staff", "source": "hr"}
+STAFF: dict[str, Any] = {"category": "staff", "source": "hr"}
 PARIS = "Paris is the capital city of France."
 ROWS = [
     decided(at(8, 5), "learned", GATE, delta=3.0, fact_id="f1", **OPS),
