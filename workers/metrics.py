@@ -149,7 +149,7 @@ def address(text: str, more: int = 0) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     if not port.isdecimal() or not 0 < int(port) + more < 65536:
         raise ValueError(f"--metrics-port is PORT or HOST:PORT, not {text[:80]!r}")
-    return host.strip("[]") or "127.0.0.1", int(port) + more
+    return host or "127.0.0.1", int(port) + more
 
 
 def serve(where: str) -> HTTPServer:
