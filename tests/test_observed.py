@@ -5,12 +5,14 @@ The workers are real processes; a collector that speaks OTLP over HTTP, as any d
 
 import http.client
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -244,3 +246,53 @@ def test_health_and_readiness(used: Stack) -> None:
     page = used.get("writer", "/metrics")[1]
     assert not re.search("walnut|Harlow|Milo", page)
     assert orjson.loads(used.command("query", "from memories", "--format", "json"))  # and there they are
+
+
+def test_watch_tells_lag_rates_decisions_and_answers(stack: Stack) -> None:
+    command = [sys.executable, "-m", "workers.cli", "watch", "--json", "--interval", "0.5"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=stack.env
+    )
+    assert process.stdout is not None and process.stderr is not None
+    ticks = [orjson.loads(process.stdout.readline())]
+    assert {topic: len(of) for topic, of in ticks[0]["lag"].items()} == dict.fromkeys(
+        ["facts", "generation-requests", "fact-encodings", "memory-hits", "dead-letters"], 4
+    )
+    stack.command("publish", "-", "--wait", text="The Tallow conference takes place in Ljubljana.")
+    stack.command("ask", "The Tallow conference takes place in", "--max-new-tokens", "8")
+    while not ticks[-1]["answers"]:
+        ticks.append(orjson.loads(process.stdout.readline()))
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0 and process.stderr.read() == ""
+    (decision,) = [one for tick in ticks for one in tick["decisions"]]
+    assert decision["outcome"] == "learned" and decision["loss_delta"] > 0
+    assert decision["text"] == "The Tallow conference takes place in Ljubljana."
+    assert sum(tick["outcomes"].get("learned", 0) for tick in ticks) == 1
+    assert max(tick["published_per_s"] for tick in ticks) > 0 < max(tick["decided_per_s"] for tick in ticks)
+    (answer,) = ticks[-1]["answers"]
+    assert answer["prompt"] == "The Tallow conference takes place in" and "Ljubljana" in answer["text"]
+    assert answer["memories"][0]["gate"] > 0 and answer["error"] is None
+
+
+def test_watch_in_a_terminal_ends_cleanly_and_leaves_the_terminal_as_it_was(used: Stack) -> None:
+    ours, theirs = pty.openpty()
+    env = used.env | {"TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"}
+    command = [sys.executable, "-m", "workers.cli", "watch", "--interval", "0.3"]
+    process = subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env=env, start_new_session=True
+    )
+    os.close(theirs)
+    shown = b""
+
+    def reads(what: bytes) -> bool:
+        nonlocal shown
+        with suppress(OSError):  # the other end is closed
+            shown += os.read(ours, 65536)
+        return what in shown
+
+    wait_until(lambda: reads(b"facts/s decided") and reads(b"fact-encodings"))
+    process.send_signal(signal.SIGINT)
+    wait_until(lambda: reads(b"\x1b[?1049l"))  # the screen that was there before
+    assert process.wait(20) == 0
+    assert b"\x1b[?25h" in shown and b"Traceback" not in shown  # the cursor
+    os.close(ours)

@@ -4,8 +4,6 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +15,20 @@ from rich.progress import Progress
 from schemas.common import DEFAULT_NAMESPACE, BadMessage, validate
 from schemas.fact import Fact, Forget
 from workers.bench import app as bench_app
-from workers.options import DATA, Bootstrap, Data, Device, Json, MetricsPort, Model, Prefix
+from workers.errors import clear_errors as _clear_errors
+from workers.errors import errors
+from workers.options import (
+    DATA,
+    Bootstrap,
+    Data,
+    Device,
+    Json,
+    LogFormat,
+    MetricsPort,
+    Model,
+    Prefix,
+    WorkerName,
+)
 from workers.show import Format, show
 
 app = typer.Typer(help="Continual learning for frozen language models, as a stream.", no_args_is_help=True)
@@ -28,46 +39,11 @@ app.add_typer(memories, name="memories")
 app.add_typer(model_app, name="model")
 app.add_typer(schemas_app, name="schemas")
 app.add_typer(bench_app, name="bench")
-console, errors = Console(), Console(stderr=True)
+console = Console()
 
 # Threads that spin while they wait for each other take the cores from the workers beside them: two encoders on two
 # cores then do a third of what they do in turns. Read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
-
-class WorkerName(StrEnum):
-    encoder = "encoder"
-    writer = "writer"
-    generator = "generator"
-
-
-class LogFormat(StrEnum):
-    text = "text"
-    json = "json"
-
-
-@contextmanager
-def _clear_errors() -> Iterator[None]:
-    """What a person can mend is one line and exit code 1, not a traceback."""
-    from kafka.errors import KafkaError
-
-    from pipeline.history import HistoryError
-    from pipeline.models import ModelError
-    from pipeline.query import QueryError
-    from workers.broker import BrokerError
-    from workers.client import ClientError
-    from workers.kafka import KafkaUnavailable
-    from workers.stack import StackError
-    from workers.topics import TopicsMismatch, TopicsMissing
-
-    try:
-        yield
-    except (
-        KafkaError, HistoryError, ModelError, QueryError, BrokerError, ClientError, KafkaUnavailable,
-        StackError, TopicsMismatch, TopicsMissing, BadMessage, ValueError, OSError,
-    ) as error:  # fmt: skip
-        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
-        raise typer.Exit(1) from None
 
 
 @app.command()
@@ -280,6 +256,21 @@ def ask(
                         console.print(
                             f"  memory {m.memory_id} gate {m.gate:.2f}: {m.text}", style="dim", markup=False
                         )
+
+
+@app.command()
+def watch(
+    interval: Annotated[float, typer.Option(min=0.2, max=60, help="Seconds between two looks.")] = 1.0,
+    bootstrap: Bootstrap = None,
+    topic_prefix: Prefix = None,
+    as_json: Json = False,
+) -> None:
+    """Lag, facts a second, decisions and answers as they come; with --json a line a look. Ctrl-C ends it."""
+    from workers.kafka import KafkaSettings
+    from workers.watch import run
+
+    with _clear_errors():
+        run(KafkaSettings.from_env(bootstrap=bootstrap, topic_prefix=topic_prefix), interval, as_json)
 
 
 @app.command()

@@ -109,7 +109,7 @@ class _Sending:
         self._unconfirmed: list[Outgoing] = []
         self._undecided: dict[tuple[int, int], Outgoing] = {}
         self._producer: Producer | None = None
-        self._tail: _Tail | None = None
+        self._tail: Tail | None = None
 
     def send(self) -> None:
         """Connects, and sends what is not confirmed yet."""
@@ -119,7 +119,7 @@ class _Sending:
         if self._wait and ids != self._ids:
             if self._tail:
                 self._tail.close()
-            self._tail = _Tail(self._settings, (topics.MEMORY_CHANGELOG, topics.DEAD_LETTERS))
+            self._tail = Tail(self._settings, (topics.MEMORY_CHANGELOG, topics.DEAD_LETTERS))
             self._unconfirmed = [*self._undecided.values(), *self._unconfirmed]
             self._undecided.clear()
         self._ids = ids
@@ -228,7 +228,7 @@ def ask(
         request = request.model_copy(update={"after": ours})
     request_id = uuid.uuid4().hex
     span = tracing.begin("request", kind=SpanKind.CLIENT, attributes={"factstream.request_id": request_id})
-    with closing(_Tail(settings, (topics.GENERATION_RESPONSES,))) as tail, tracing.ended(span):
+    with closing(Tail(settings, (topics.GENERATION_RESPONSES,))) as tail, tracing.ended(span):
         producer = settings.producer()
         try:
             headers = tracing.header(tracing.context_of(span))
@@ -256,7 +256,7 @@ def ask(
     raise ClientError(f"no answer within {timeout_s:.0f} s: does a generator run?")
 
 
-class _Tail:
+class Tail:
     """Reads what comes to the end of topics from now on."""
 
     def __init__(self, settings: KafkaSettings, names: Iterable[str]) -> None:

@@ -1,6 +1,7 @@
 """The command line's options that several commands share."""
 
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -21,3 +22,14 @@ MetricsPort = Annotated[
     str | None,
     typer.Option(help="Serve /metrics, /healthz and /readyz on PORT of this machine, or on HOST:PORT."),
 ]
+
+
+class WorkerName(StrEnum):
+    encoder = "encoder"
+    writer = "writer"
+    generator = "generator"
+
+
+class LogFormat(StrEnum):
+    text = "text"
+    json = "json"
