@@ -25,7 +25,7 @@ _SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 _COUNTS = (1, 3, 10, 30, 100, 300, 1000)
 _TENTHS = tuple(n / 10 for n in range(11))
 
-LAG = Gauge("factstream_lag_records", "Not read yet, by partition owned.", ["worker", "topic", "partition"])
+LAG = Gauge("factstream_lag_records", "Not done yet, by partition owned.", ["worker", "topic", "partition"])
 BATCH_RECORDS = Histogram("factstream_batch_records", "Of a batch.", ["worker"], buckets=_COUNTS)
 BATCH_SECONDS = Histogram("factstream_batch_seconds", "Of a batch, committed.", ["worker"], buckets=_SECONDS)
 RETRIES = Counter("factstream_retries", "Batches that failed and are taken again.", ["worker"])
@@ -72,12 +72,14 @@ def batch(worker: str, records: int, seconds: float) -> None:
     BATCH_SECONDS.labels(worker).observe(seconds)
 
 
-def lag(worker: str, consumer: KafkaConsumer, prefix: str) -> None:
-    """By what the last fetches saw: it asks the cluster nothing."""
-    LAG.clear()
-    for tp in sorted(consumer.assignment()):
+def lag(worker: str, consumer: KafkaConsumer, prefix: str, hand: Mapping[Any, Sequence[Any]]) -> None:
+    """By what the last fetches saw: it asks the cluster nothing. A batch in `hand`, which may take long, still waits."""
+    if not hand:
+        LAG.clear()  # of partitions that are ours no more
+    for tp in hand or sorted(consumer.assignment()):
         with suppress(KafkaError):
-            end, position = consumer.highwater(tp), consumer.position(tp, timeout_ms=100)
+            position = hand[tp][0].offset if hand else consumer.position(tp, timeout_ms=100)
+            end = consumer.highwater(tp)
             if end is not None and position is not None:
                 LAG.labels(worker, tp.topic.removeprefix(prefix), tp.partition).set(max(0, end - position))
 
