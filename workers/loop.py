@@ -175,6 +175,7 @@ class _Loop:
         self.admin = settings.admin()
         self.consumer = settings.consumer(settings.group(worker.name), max_records)
         self.rebalances = _Rebalances()
+        metrics.RETRIES.labels(worker.name)  # 0, and not nothing
         worker.start(self.consumer, self.topic_ids)
         topics = [settings.topic(name) for name in worker.topics]
         self.consumer.subscribe(topics, listener=self.rebalances)

@@ -11,11 +11,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Any
+from typing import Any, get_args
 
 from kafka import KafkaConsumer
 from kafka.errors import KafkaError
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
+
+from schemas.changelog import Outcome
 
 STALL_S = 300.0
 """Without a turn of its loop for this long a worker is not well: Kafka gives its partitions away then, too."""
@@ -33,8 +35,12 @@ DEAD_LETTERS = Counter("factstream_dead_letters", "Sent, by reason.", ["worker",
 MEMORIES = Gauge("factstream_memories", "Held: by a writer of its partitions, else of all.", ["worker"])
 ENCODED = Counter("factstream_encoded_facts", "Facts measured by the encoder.")
 DECISIONS = Counter("factstream_decisions", "Of the writer, durable, by outcome.", ["outcome"])
+for _outcome in get_args(Outcome):  # there from the start: what never was cannot be found to have stopped
+    DECISIONS.labels(_outcome)
 DECISION_SECONDS = Histogram(
-    "factstream_decision_seconds", "From a fact's Kafka timestamp to its decision.", buckets=_SECONDS
+    "factstream_decision_seconds",
+    "From a fact's Kafka timestamp to its decision.",
+    buckets=(*_SECONDS, 300, 1000, 3000),
 )
 LOSS_DELTA = Histogram(
     "factstream_loss_delta_nats", "Of decided facts.", buckets=(-1, 0, 0.35, 0.7, 1.4, 2.8, 5.6, 11.2)
