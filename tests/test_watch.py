@@ -8,11 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import hostile
+import pytest
 from rich.console import Console
 
 from schemas import topics
 from schemas.changelog import Decided, MemoryRecord, PositionRecord
 from schemas.common import Message, encode
+from schemas.fact import Fact
 from schemas.request import GenerationRequest
 from schemas.response import GenerationResponse, ResponseDelta, ResponseError, Timings, UsedMemory
 from workers.kafka import KafkaSettings
@@ -22,9 +24,8 @@ ID = "a" * 32
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
 
-def record(key: str | None, message: Message | None, headers: Any = ()) -> Any:
-    value = None if message is None else encode(message)
-    return SimpleNamespace(key=key and key.encode(), value=value, headers=list(headers))
+def record(key: str, message: Message, place: int = 0) -> Any:
+    return SimpleNamespace(key=key.encode(), value=encode(message), headers=[], partition=0, offset=place)
 
 
 def memory(n: int, text: str) -> Any:
@@ -48,10 +49,12 @@ def one(n: int, outcome: Any) -> Decided:
 def test_a_decision_is_told_with_the_text_of_its_memory() -> None:
     seen = Seen()
     seen.take(topics.MEMORY_CHANGELOG, memory(1, "The lamp is made of walnut."))
-    seen.take(topics.MEMORY_CHANGELOG, position(one(1, "learned"), one(2, "skipped")))
-    assert seen.outcomes == {"learned": 1, "skipped": 1}
+    seen.take(topics.FACTS, record("ada", Fact(text="Paris is in France."), place=3))
+    told = position(one(1, "learned"), one(2, "skipped"), one(3, "skipped"))
+    seen.take(topics.MEMORY_CHANGELOG, told)
+    assert seen.outcomes == {"learned": 1, "skipped": 2}
     assert [(d["outcome"], d["text"]) for d in seen.decisions] == [
-        ("learned", "The lamp is made of walnut."), ("skipped", None)
+        ("learned", "The lamp is made of walnut."), ("skipped", None), ("skipped", "Paris is in France.")
     ]  # fmt: skip
 
 
@@ -86,14 +89,14 @@ def test_what_is_kept_is_bounded() -> None:
         seen.take(topics.MEMORY_CHANGELOG, memory(n, "The lamp."))
         seen.take(topics.GENERATION_REQUESTS, record(f"r{n}", GenerationRequest(prompt="p")))
         seen.take(topics.MEMORY_CHANGELOG, position(one(n, "learned")))
-    assert len(seen.texts) == len(seen.prompts) == len(seen.decisions) == KEPT
+    assert len(seen.texts) == len(seen.prompts) == KEPT and len(seen.decisions) == 1000
     assert seen.outcomes["learned"] == KEPT + 50
 
 
 def test_hostile_records_change_nothing() -> None:
     dice, seen = random.Random(7), Seen()
     for _ in range(300):
-        for topic in (topics.GENERATION_REQUESTS, topics.MEMORY_CHANGELOG):
+        for topic in (topics.FACTS, topics.GENERATION_REQUESTS, topics.MEMORY_CHANGELOG):
             key, value = hostile.message(dice, topic)
             seen.take(topic, SimpleNamespace(key=key, value=value, headers=[]))
         for topic in (topics.GENERATION_RESPONSES, topics.DEAD_LETTERS):
@@ -119,6 +122,31 @@ def test_nothing_that_a_terminal_obeys_is_shown() -> None:
     assert not set(text) & set("\x1b\x07\u202e") and "[red]lamp[/red]" in text
     for said in ("1,234", "1.5 facts/s published", "2 learned", "3 invalid-json", "trying again", "0.50"):
         assert said in text
+
+
+@pytest.mark.parametrize("height", [24, 30, 50])
+def test_the_screen_fits_the_terminal(height: int) -> None:
+    screen = Screen(KafkaSettings())
+    many = [
+        {"outcome": "learned", "loss_delta": 1.0, "text": f"fact {n} ends", "memory_id": ID}
+        for n in range(20)
+    ]
+    answers: list[dict[str, Any]] = [
+        {"prompt": f"prompt {n} ends", "text": "a", "error": None, "memories": []} for n in range(20)
+    ]
+    lag = {
+        topic: {"0": 0}
+        for topic in ("facts", "generation-requests", "fact-encodings", "hits", "dead-letters")
+    }
+    screen.take({
+        "time": "now", "lag": lag, "published_per_s": 1.5, "decided_per_s": 0.5, "outcomes": {}, "dead_letters": {},
+        "decisions": many, "answers": answers,
+    })  # fmt: skip
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(screen.render(height))
+    text = console.export_text()
+    assert len(text.rstrip("\n").splitlines()) <= height
+    assert "fact 19 ends" in text and "prompt 19 ends" in text  # the last ones
 
 
 def test_a_broker_that_is_not_there_and_a_pipe_are_one_clear_line() -> None:

@@ -18,14 +18,16 @@ from typing import Any
 
 import orjson
 from kafka.errors import KafkaError
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from schemas import topics
-from schemas.changelog import MemoryRecord, PositionRecord, decode_changelog
+from schemas.changelog import Decided, MemoryRecord, PositionRecord, decode_changelog
 from schemas.common import BadMessage, parse_json, validate
+from schemas.fact import Fact, decode_fact
 from schemas.request import decode_request
 from schemas.response import GenerationResponse
 from workers.client import Tail
@@ -34,9 +36,11 @@ from workers.stack import DRAINED
 from workers.topics import TopicsMissing, reached, topic_ids
 
 FOLLOWED = (
-    topics.GENERATION_REQUESTS, topics.MEMORY_CHANGELOG, topics.DEAD_LETTERS, topics.GENERATION_RESPONSES
+    topics.FACTS, topics.GENERATION_REQUESTS, topics.MEMORY_CHANGELOG, topics.DEAD_LETTERS, topics.GENERATION_RESPONSES
 )  # fmt: skip
-KEPT = 1000  # texts and prompts that wait for their decision or their answer
+KEPT = 5000  # texts and prompts that wait for their decision or their answer
+TOLD = 1000  # decisions and answers of a tick
+KEPT_CHARS = 400  # of each
 SHOWN = 8  # decisions, and half as many answers
 RATE_S = 10.0
 RECONNECT_S = 1.0
@@ -50,8 +54,8 @@ class Seen:
 
     outcomes: Counter[str] = field(default_factory=Counter)
     dead_letters: Counter[str] = field(default_factory=Counter)
-    decisions: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=KEPT))
-    answers: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=KEPT))
+    decisions: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=TOLD))
+    answers: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=TOLD))
     texts: dict[str, str] = field(default_factory=dict)
     prompts: dict[str, str] = field(default_factory=dict)
 
@@ -61,10 +65,14 @@ class Seen:
             if topic == topics.DEAD_LETTERS:
                 reason = dict(record.headers).get("reason") or b"unknown"
                 self.dead_letters[plain(reason[:64].decode("utf-8", "replace"))] += 1
+            elif topic == topics.FACTS:
+                _, fact = decode_fact(record.key, record.value)
+                if isinstance(fact, Fact):
+                    _keep(self.texts, f"{record.partition}/{record.offset}", fact.text)
             elif topic == topics.GENERATION_REQUESTS:
                 request_id, request = decode_request(record.key, record.value)
                 asked = request.prompt if request.messages is None else request.messages[-1].content
-                _keep(self.prompts, request_id, (asked or "")[-400:])
+                _keep(self.prompts, request_id, (asked or "")[-KEPT_CHARS:])
             elif topic == topics.GENERATION_RESPONSES:
                 body = parse_json(record.value)
                 if "delta" not in body:
@@ -82,8 +90,13 @@ class Seen:
                 self.outcomes[one.outcome] += 1
                 self.decisions.append({
                     "outcome": one.outcome, "namespace": told.namespace, "loss_delta": one.loss_delta,
-                    "memory_id": one.memory_id, "text": self.texts.get(one.memory_id or ""),
+                    "memory_id": one.memory_id, "text": self._text(one),
                 })  # fmt: skip
+
+    def _text(self, one: Decided) -> str | None:
+        """The fact's own where it went by; else that of its memory."""
+        of_memory = self.texts.get(one.memory_id or "")
+        return self.texts.pop(f"{one.partition}/{one.offset}", of_memory)
 
     def _answered(self, answer: GenerationResponse) -> None:
         spoke = [memory for memory in answer.memories if memory.gate > 0]
@@ -97,7 +110,7 @@ class Seen:
 
 def _keep(kept: dict[str, str], key: str, value: str) -> None:
     kept.pop(key, None)
-    kept[key] = value
+    kept[key] = value[:KEPT_CHARS]
     if len(kept) > KEPT:
         del kept[next(iter(kept))]
 
@@ -199,10 +212,10 @@ def run(settings: KafkaSettings, interval_s: float, as_json: bool) -> None:
                 sys.stdout.buffer.flush()
             return
         screen = Screen(settings)
-        with Live(screen.render(), console=console, screen=True, auto_refresh=False) as live:
+        with Live(screen.render(console.height), console=console, screen=True, auto_refresh=False) as live:
             for tick in ticks(settings, interval_s, stop):
                 screen.take(tick)
-                live.update(screen.render(), refresh=True)
+                live.update(screen.render(console.height), refresh=True)
 
 
 @contextmanager
@@ -224,6 +237,16 @@ def plain(text: str) -> str:
     return "".join(char if char.isprintable() else " " for char in text).strip()
 
 
+_LOOK: dict[str, Any] = {
+    "title_justify": "left",
+    "title_style": "bold",
+    "box": box.SIMPLE_HEAD,
+    "padding": (0, 1),
+    "show_edge": False,
+}
+_COLOURS = {"learned": "green", "superseded": "green", "reinforced": "cyan", "evicted": "red"}
+
+
 class Screen:
     """What the terminal shows: the last tick, and what has gone by since the start."""
 
@@ -243,7 +266,11 @@ class Screen:
             self._decisions.extend(tick["decisions"])
             self._answers.extend(tick["answers"])
 
-    def render(self) -> Group:
+    def render(self, height: int = 50) -> Group:
+        """As many decisions and answers as fit on so many lines, one of each at least."""
+        room = height - 20
+        answers = max(1, min(SHOWN // 2, room // 3))
+        decisions = max(1, min(SHOWN, room - answers))
         head = Text.assemble(
             ("factstream", "bold"), f"  {self._where}  ", (plain(self._tick.get("time", "")), "dim")
         )
@@ -258,30 +285,39 @@ class Screen:
         )  # fmt: skip
         if self._letters:
             rates.append(f"\ndead letters: {_counted(self._letters)}", "red")
-        return Group(head, rates, self._lag(), self._recent(), self._said(), Text("Ctrl-C ends this", "dim"))
+        return Group(
+            head,
+            rates,
+            self._lag(),
+            self._recent(decisions),
+            self._said(answers),
+            Text("Ctrl-C ends this", "dim"),
+        )
 
     def _lag(self) -> Table:
         lag: dict[str, dict[str, int]] = self._tick.get("lag", {})
         numbers = sorted({number for of in lag.values() for number in of}, key=int)[:16]
-        table = Table("lag", "all", *numbers, title="records that wait, by partition", title_justify="left")
+        table = Table("lag", "all", *numbers, title="records that wait, by partition", **_LOOK)
         for topic, of in lag.items():
             row = [_number(sum(of.values())), *(_number(of.get(number, 0)) for number in numbers)]
             table.add_row(topic, *row)
         return table
 
-    def _recent(self) -> Table:
-        table = Table("outcome", "loss delta", "fact", expand=True, title="decisions", title_justify="left")
-        for one in reversed(self._decisions):
+    def _recent(self, count: int) -> Table:
+        table = Table("outcome", "loss delta", "fact", expand=True, title="decisions", **_LOOK)
+        for one in list(reversed(self._decisions))[:count]:
             delta = "" if one["loss_delta"] is None else f"{one['loss_delta']:.2f}"
             text = plain(one["text"] or one["memory_id"] or "")
-            table.add_row(one["outcome"], delta, Text(text, no_wrap=True, overflow="ellipsis"))
+            table.add_row(
+                Text(one["outcome"], _COLOURS.get(one["outcome"], "dim")),
+                delta,
+                Text(text, no_wrap=True, overflow="ellipsis"),
+            )
         return table
 
-    def _said(self) -> Table:
-        table = Table(
-            "prompt", "answer", "memories that spoke", expand=True, title="answers", title_justify="left"
-        )
-        for one in reversed(self._answers):
+    def _said(self, count: int) -> Table:
+        table = Table("prompt", "answer", "memories that spoke", expand=True, title="answers", **_LOOK)
+        for one in list(reversed(self._answers))[:count]:
             memories = "; ".join(f"{m['gate']:.2f} {plain(m['text'])}" for m in one["memories"])
             cells = [plain(one["prompt"] or ""), plain(one["error"] or one["text"]), memories]
             table.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in cells))
