@@ -130,10 +130,10 @@ def test_lag_forgets_partitions_that_are_no_longer_owned() -> None:
         (family,) = metrics.LAG.collect()
         return {s.labels["partition"]: s.value for s in family.samples if s.labels["topic"] == "facts"}
 
-    metrics.lag("encoder", Consumer(0, 1), "t.", {})
+    metrics.lag("encoder", Consumer(0, 1), "t.")
     assert shown() == {"0": 6, "1": 6}
     hand = {TopicPartition("t.facts", 1): [SimpleNamespace(offset=1), SimpleNamespace(offset=3)]}
-    metrics.lag("encoder", Consumer(0, 1), "t.", hand)  # they are read, and not done
+    metrics.in_hand("encoder", Consumer(0, 1), "t.", hand)  # they are read, and not done
     assert shown() == {"0": 6, "1": 9}
-    metrics.lag("encoder", Consumer(1), "t.", {})
+    metrics.lag("encoder", Consumer(1), "t.")
     assert shown() == {"1": 6}

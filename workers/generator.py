@@ -231,7 +231,6 @@ class GeneratorWorker:
             if p.gone:
                 self._fail(p.request_id, "deadline", "the deadline passed while the answer was made")
                 continue
-            metrics.answered(generation, begun * 1000 - p.record.timestamp, took)
             rows.append(self._tell(p, generation, begun * 1000 - p.record.timestamp, took))
         return rows
 
@@ -258,6 +257,7 @@ class GeneratorWorker:
         since = tracing.now() - int(took * 1e6)
         headers = tracing.header(tracing.done("generate", tracing.of(p.record.headers), since, said))
         self._respond(p.request_id, encode(response), headers)
+        metrics.answered(g, queued, took)
         now = datetime.now(UTC)
         for namespace in dict.fromkeys(m.namespace for m in used if m.gate > 0):
             hits = [

@@ -202,7 +202,7 @@ class _Loop:
             self.unsure = False
             return
         count = sum(map(len, self.batch.values()))
-        metrics.lag(self.worker.name, self.consumer, self.settings.topic_prefix, self.batch)
+        metrics.in_hand(self.worker.name, self.consumer, self.settings.topic_prefix, self.batch)
         done = self.worker.process(self.batch)
         self.unsure = False
         self._commit(done)
@@ -216,7 +216,7 @@ class _Loop:
         now = time.monotonic()
         if self.ready and now - self.measured > MEASURE_S:
             self.measured = now
-            metrics.lag(self.worker.name, self.consumer, self.settings.topic_prefix, {})
+            metrics.lag(self.worker.name, self.consumer, self.settings.topic_prefix)
             metrics.memories(self.worker.name, self.worker.ready())
 
     def _tell(self, what: str, partitions: list[TopicPartition]) -> None:

@@ -78,16 +78,24 @@ def batch(worker: str, records: int, seconds: float) -> None:
     BATCH_SECONDS.labels(worker).observe(seconds)
 
 
-def lag(worker: str, consumer: KafkaConsumer, prefix: str, hand: Mapping[Any, Sequence[Any]]) -> None:
-    """By what the last fetches saw: it asks the cluster nothing. A batch in `hand`, which may take long, still waits."""
-    if not hand:
-        LAG.clear()  # of partitions that are ours no more
-    for tp in hand or sorted(consumer.assignment()):
+def in_hand(worker: str, consumer: KafkaConsumer, prefix: str, batch: Mapping[Any, Sequence[Any]]) -> None:
+    """Before a batch, which may take long: it is read, and not done. By what the last fetches saw."""
+    for tp, records in batch.items():
+        _lag(worker, consumer, prefix, tp, records[0].offset)
+
+
+def lag(worker: str, consumer: KafkaConsumer, prefix: str) -> None:
+    """Between batches, of all that the worker owns. By what the last fetches saw: it asks the cluster nothing."""
+    LAG.clear()  # of partitions that are ours no more
+    for tp in sorted(consumer.assignment()):
         with suppress(KafkaError):
-            position = hand[tp][0].offset if hand else consumer.position(tp, timeout_ms=100)
-            end = consumer.highwater(tp)
-            if end is not None and position is not None:
-                LAG.labels(worker, tp.topic.removeprefix(prefix), tp.partition).set(max(0, end - position))
+            _lag(worker, consumer, prefix, tp, consumer.position(tp, timeout_ms=100))
+
+
+def _lag(worker: str, consumer: KafkaConsumer, prefix: str, tp: Any, at: int | None) -> None:
+    end = consumer.highwater(tp)
+    if end is not None and at is not None:
+        LAG.labels(worker, tp.topic.removeprefix(prefix), tp.partition).set(max(0, end - at))
 
 
 def memories(worker: str, said: Mapping[str, str | int]) -> None:
