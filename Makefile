@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test hostile fuzz test-kafka lint clean
+.PHONY: help install demo test hostile fuzz test-kafka docs lint clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,11 @@ ON_KAFKA := $(addprefix tests/test_,broker.py client.py loop.py writer.py pipeli
 test-kafka: $(STAMP)  ## run the end-to-end tests on Apache Kafka: at KAFKA_BOOTSTRAP, or started by ../shared/kafka/kafka
 	$(BIN)/python -m pytest --kafka -k "not embedded" $(ON_KAFKA)
 
+docs: $(STAMP)  ## make the documentation's site in site/; DOCS="serve" shows it on localhost:8000
+	@$(BIN)/python -c 'import material' 2>/dev/null \
+		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/mkdocs $(or $(DOCS),build)
+
 lint: $(STAMP)  ## check style, types, layout, and the container and CI files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -51,5 +56,5 @@ lint: $(STAMP)  ## check style, types, layout, and the container and CI files
 	$(BIN)/python -m pytest --quiet tests/test_layout.py
 
 clean:  ## remove .venv, caches and build outputs
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,8 +1,9 @@
 """SQL over the data folder: DuckDB views of the history, the memories, the generations and the dead letters.
 
-`memories` is the bank's fold said in SQL, from the newest snapshot on. A query reads the three sub-folders of the data folder and nothing else, writes
-nothing, and ends: its memory, its time and its result are bounded. Of DuckDB's functions some heed neither an interrupt
-nor its memory limit, so `run_confined`, in a process of its own, is the one for SQL of others. Knows no writer and no Kafka.
+`memories` is the bank's fold said in SQL, from the newest snapshot on, and `memories_at(time)` the fold of what was
+decided by then. A query reads the three sub-folders of the data folder and nothing else, writes nothing, and ends: its
+memory, its time and its result are bounded. Of DuckDB's functions some heed neither an interrupt nor its memory limit, so
+`run_confined`, in a process of its own, is the one for SQL of others. Knows no writer and no Kafka.
 """
 
 import os
@@ -41,36 +42,28 @@ SELECT * EXCLUDE (priors, surprisals, vectors, filename, file_row_number), {_PLA
 FROM ({{source}})
 """
 
-# The newest snapshot's memories, and the fold, said in SQL, of what was decided since. A memory of the snapshot that a later
-# row makes has left before that row.
-_MEMORIES = f"""
-CREATE VIEW memories AS
-WITH later AS (
-    SELECT * FROM (SELECT * EXCLUDE (priors, surprisals, vectors, filename, file_row_number), {_PLACE} FROM ({{later}}))
-    JOIN (VALUES {{since}}) AS since(history_partition, since) USING (history_partition)
-    WHERE history_position >= since
-), made AS (
-    SELECT * FROM later WHERE outcome IN ('learned', 'superseded')
+# The fold, said in SQL, of what `told` has. `known` are memories from before: one that a later row makes has left before that.
+_FOLD = """
+made AS (
+    SELECT * FROM told WHERE outcome IN ('learned', 'superseded')
     QUALIFY row_number() OVER (
         PARTITION BY history_partition, namespace, memory_id ORDER BY history_position DESC) = 1
 ), gone AS (
-    SELECT history_partition, namespace, memory_id, history_position FROM later
+    SELECT history_partition, namespace, memory_id, history_position FROM told
     WHERE outcome IN ('evicted', 'forgotten', 'erased')
     UNION ALL
-    SELECT history_partition, namespace, nearest, history_position FROM later
+    SELECT history_partition, namespace, nearest, history_position FROM told
     WHERE outcome = 'superseded'
-), known AS (
-    SELECT history_partition, -1 AS history_position, memory_id, namespace, text, category, source, fact_id, observed_at,
-        learned_at, loss_delta, importance, uses, reinforced, last_used_at, encoder_id
-    FROM (SELECT *, {_PARTITION} AS history_partition FROM ({{kept}}))
+), every AS (
+    FROM known
     UNION ALL
     SELECT history_partition, history_position, memory_id, namespace, text, category, source, fact_id, observed_at,
         decided_at, loss_delta, importance, 0, 0, NULL, encoder_id
     FROM made
 ), live AS (
-    SELECT * FROM known ANTI JOIN gone ON known.history_partition = gone.history_partition
-        AND known.namespace = gone.namespace AND known.memory_id = gone.memory_id
-        AND gone.history_position > known.history_position
+    SELECT * FROM every ANTI JOIN gone ON every.history_partition = gone.history_partition
+        AND every.namespace = gone.namespace AND every.memory_id = gone.memory_id
+        AND gone.history_position > every.history_position
 ), touched AS (
     SELECT live.history_partition, live.namespace, live.memory_id,
         count(*) FILTER (WHERE touch.outcome = 'used') AS uses,
@@ -78,7 +71,7 @@ WITH later AS (
         max(touch.decided_at) FILTER (WHERE touch.outcome = 'used') AS last_used_at,
         max(touch.observed_at) FILTER (WHERE touch.outcome = 'reinforced') AS observed_at,
         arg_max(touch.importance, touch.history_position) AS importance
-    FROM live JOIN later AS touch ON touch.history_partition = live.history_partition
+    FROM live JOIN told AS touch ON touch.history_partition = live.history_partition
         AND touch.namespace = live.namespace AND touch.memory_id = live.memory_id
         AND touch.history_position > live.history_position
     WHERE touch.outcome IN ('used', 'reinforced')
@@ -91,6 +84,33 @@ SELECT live.memory_id, live.namespace, live.text, live.category, live.source, li
     (live.reinforced + coalesce(touched.reinforced, 0))::BIGINT AS reinforced,
     greatest(live.last_used_at, touched.last_used_at) AS last_used_at, live.encoder_id
 FROM live LEFT JOIN touched USING (history_partition, namespace, memory_id)
+"""
+
+# Since the newest snapshot.
+_MEMORIES = f"""
+CREATE VIEW memories AS
+WITH told AS (
+    SELECT * FROM (SELECT * EXCLUDE (priors, surprisals, vectors, filename, file_row_number), {_PLACE} FROM ({{later}}))
+    JOIN (VALUES {{since}}) AS since(history_partition, since) USING (history_partition)
+    WHERE history_position >= since
+), known AS (
+    SELECT history_partition, -1 AS history_position, memory_id, namespace, text, category, source, fact_id, observed_at,
+        learned_at, loss_delta, importance, uses, reinforced, last_used_at, encoder_id
+    FROM (SELECT *, {_PARTITION} AS history_partition FROM ({{kept}}))
+), {_FOLD}
+"""
+
+# A moment may be before any snapshot: from the beginning.
+_MEMORIES_AT = f"""
+CREATE MACRO memories_at(moment) AS TABLE
+WITH told AS (
+    SELECT * FROM history WHERE decided_at <= CAST(moment AS TIMESTAMPTZ)
+), known AS (
+    SELECT history_partition, history_position, memory_id, namespace, text, category, source, fact_id, observed_at,
+        decided_at AS learned_at, loss_delta, importance, 0 AS uses, 0 AS reinforced, CAST(NULL AS TIMESTAMPTZ) AS last_used_at,
+        encoder_id
+    FROM told WHERE false
+), {_FOLD}
 """
 
 # A record that is delivered again is answered, or dead-lettered, again. The first time counts. The bytes tell apart
@@ -120,7 +140,7 @@ class _Gone(QueryError):
 
 
 def connect(data: Path) -> duckdb.DuckDBPyConnection:
-    """An in-memory DuckDB with the views `history`, `memories`, `generations` and `dead_letters`.
+    """An in-memory DuckDB with the views `history`, `memories`, `generations` and `dead_letters`, and `memories_at(time)`.
 
     It can reach the data folder's three sub-folders only, and its configuration is locked. The views are of the files that
     there are now. Raises `QueryError` where the history is of a newer version.
@@ -174,6 +194,7 @@ def connect(data: Path) -> duckdb.DuckDBPyConnection:
             since=", ".join(f"({n}, {place})" for n, place in since.items()) or "(0, 0)",
         )
         connection.execute(memories)
+        connection.execute(_MEMORIES_AT)
         connection.execute("SET lock_configuration = true")
     except duckdb.Error as error:
         connection.close()

@@ -42,6 +42,22 @@ _MEMORY_KEY = {
 _POSITION_KEY = {"type": "string", "pattern": f"{NAMESPACE_PATTERN.removesuffix('$')}/$"}
 _BYTES = {"type": "string", "format": "binary"}
 
+_CONTEXT = r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}"
+_TRACE = {
+    "traceparent": {
+        "type": "string",
+        "pattern": f"^{_CONTEXT}$",
+        "description": "W3C Trace Context; may be left out.",
+    }
+}
+_TRACES = {
+    "traceparents": {
+        "type": "string", "pattern": f"^({_CONTEXT})?(,({_CONTEXT})?)*$",
+        "description": "The trace context of each row, in order, between commas; may be left out.",
+    }
+}  # fmt: skip
+_TRACED = ("fact", "forget", "memory-hits", "generation-request", "generation-response")
+
 _CARRIED: dict[str, dict[str, dict[str, Any]]] = {
     topics.FACTS: {"fact": _NAMESPACE, "forget": _NAMESPACE},
     topics.FACT_ENCODINGS: {"fact-encodings": _NAMESPACE},
@@ -127,7 +143,8 @@ def _message(name: str, key: dict[str, Any]) -> dict[str, Any]:
     if name in MESSAGES:
         payload = {"$ref": f"./{name}.schema.json"}
         schema = {"schemaFormat": "application/schema+json;version=draft-2020-12", "schema": payload}
-        return {"name": name, "contentType": "application/json", "payload": schema} | bindings
+        headers = {"headers": {"type": "object", "properties": _TRACE}} if name in _TRACED else {}
+        return {"name": name, "contentType": "application/json"} | headers | {"payload": schema} | bindings
     if name == "memory-tombstone":
         return {
             "name": name,
@@ -141,6 +158,7 @@ def _message(name: str, key: dict[str, Any]) -> dict[str, Any]:
             "summary": "An Arrow IPC stream of one record batch, all rows of one namespace.",
             "description": f"Columns: {columns}.",
             "contentType": "application/vnd.apache.arrow.stream",
+            "headers": {"type": "object", "properties": _TRACES},
             "payload": _BYTES,
         } | bindings
     return {
@@ -150,7 +168,7 @@ def _message(name: str, key: dict[str, Any]) -> dict[str, Any]:
         "headers": {
             "type": "object",
             "required": list(dead_letter.HEADERS),
-            "properties": {header: {"type": "string"} for header in dead_letter.HEADERS},
+            "properties": {header: {"type": "string"} for header in dead_letter.HEADERS} | _TRACE,
         },
         "payload": _BYTES,
     } | bindings

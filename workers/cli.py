@@ -4,8 +4,6 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +15,20 @@ from rich.progress import Progress
 from schemas.common import DEFAULT_NAMESPACE, BadMessage, validate
 from schemas.fact import Fact, Forget
 from workers.bench import app as bench_app
+from workers.errors import clear_errors as _clear_errors
+from workers.errors import errors
+from workers.options import (
+    DATA,
+    Bootstrap,
+    Data,
+    Device,
+    Json,
+    LogFormat,
+    MetricsPort,
+    Model,
+    Prefix,
+    WorkerName,
+)
 from workers.show import Format, show
 
 app = typer.Typer(help="Continual learning for frozen language models, as a stream.", no_args_is_help=True)
@@ -27,58 +39,11 @@ app.add_typer(memories, name="memories")
 app.add_typer(model_app, name="model")
 app.add_typer(schemas_app, name="schemas")
 app.add_typer(bench_app, name="bench")
-console, errors = Console(), Console(stderr=True)
+console = Console()
 
 # Threads that spin while they wait for each other take the cores from the workers beside them: two encoders on two
 # cores then do a third of what they do in turns. Read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
-DATA = Path(os.environ.get("FACTSTREAM_DATA") or Path.home() / ".local/share/factstream")
-Bootstrap = Annotated[
-    str | None, typer.Option(help="HOST:PORT of a Kafka cluster.", show_default="127.0.0.1:9092")
-]
-Data = Annotated[Path, typer.Option(help="The data folder.", envvar="FACTSTREAM_DATA")]
-Model = Annotated[
-    str, typer.Option(help="default, a hub id, a folder or a .gguf file.", envvar="FACTSTREAM_MODEL")
-]
-Prefix = Annotated[str | None, typer.Option(help="Before the name of every topic and group.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.", envvar="FACTSTREAM_DEVICE")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-class WorkerName(StrEnum):
-    encoder = "encoder"
-    writer = "writer"
-    generator = "generator"
-
-
-class LogFormat(StrEnum):
-    text = "text"
-    json = "json"
-
-
-@contextmanager
-def _clear_errors() -> Iterator[None]:
-    """What a person can mend is one line and exit code 1, not a traceback."""
-    from kafka.errors import KafkaError
-
-    from pipeline.history import HistoryError
-    from pipeline.models import ModelError
-    from pipeline.query import QueryError
-    from workers.broker import BrokerError
-    from workers.client import ClientError
-    from workers.kafka import KafkaUnavailable
-    from workers.stack import StackError
-    from workers.topics import TopicsMismatch, TopicsMissing
-
-    try:
-        yield
-    except (
-        KafkaError, HistoryError, ModelError, QueryError, BrokerError, ClientError, KafkaUnavailable,
-        StackError, TopicsMismatch, TopicsMissing, BadMessage, ValueError, OSError,
-    ) as error:  # fmt: skip
-        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
-        raise typer.Exit(1) from None
 
 
 @app.command()
@@ -90,15 +55,19 @@ def worker(
     model: Model = "default",
     device: Device = "auto",
     log_format: LogFormat = LogFormat.text,
+    metrics_port: MetricsPort = None,
 ) -> None:
     """Run one worker against a Kafka cluster until SIGTERM or Ctrl-C."""
-    from workers import log
+    from workers import log, metrics, tracing
     from workers.kafka import KafkaSettings
     from workers.loop import Worker, run
 
     log.setup(name.value, log_format.value)
     with _clear_errors():
         settings = KafkaSettings.from_env(bootstrap=bootstrap, topic_prefix=topic_prefix)
+        tracing.setup(name.value)
+        if metrics_port:
+            metrics.serve(metrics_port)
         made: Worker
         if name is WorkerName.writer:
             from workers.writer import WriterWorker
@@ -124,9 +93,13 @@ def up(
     model: Model = "default",
     port: Annotated[int, typer.Option(help="Of the embedded broker.")] = 9092,
     topic_prefix: Prefix = None,
+    metrics_port: MetricsPort = None,
     as_json: Json = False,
 ) -> None:
-    """Run the whole stack: an embedded broker (unless --bootstrap is given) and one of each worker."""
+    """Run the whole stack: an embedded broker (unless --bootstrap is given) and one of each worker.
+
+    With --metrics-port the encoder's metrics are on that port, the writer's on the next one, then the generator's.
+    """
     from workers import log
     from workers.kafka import KafkaSettings
     from workers.stack import up as run_stack
@@ -140,7 +113,7 @@ def up(
         from pipeline.models import resolve
 
         resolve(model)
-        commands = worker_commands(settings, data.absolute(), model, "text")
+        commands = worker_commands(settings, data.absolute(), model, "text", metrics_port)
         run_stack(data, settings, commands, model, embedded, as_json=as_json)
 
 
@@ -162,7 +135,7 @@ def publish(
     With --wait, what a broker did not confirm or has lost is sent again, and counts once; the position that was
     reached is printed, and `factstream ask` on this machine is answered from a memory that has it.
     """
-    from workers import client, positions
+    from workers import client, positions, tracing
     from workers.kafka import KafkaSettings
 
     given = {"namespace": namespace, "category": category, "source": source, "min_loss_delta": min_loss_delta}
@@ -189,6 +162,7 @@ def publish(
         Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar,
     ):
         settings = KafkaSettings.from_env(bootstrap=bootstrap, topic_prefix=topic_prefix)
+        tracing.setup("client")
         task = bar.add_task("publishing", total=None)
         done = client.publish(
             settings, facts(), wait,
@@ -251,11 +225,12 @@ def ask(
     from schemas.common import decode
     from schemas.request import GenerationRequest
     from schemas.response import ResponseDelta
-    from workers import client, positions
+    from workers import client, positions, tracing
     from workers.kafka import KafkaSettings
 
     with _clear_errors():
         settings = KafkaSettings.from_env(bootstrap=bootstrap, topic_prefix=topic_prefix)
+        tracing.setup("client")
         for use_memory in (True, False) if compare else (not no_memory,):
             asked = {"messages": [{"role": "user", "content": prompt}]} if chat else {"prompt": prompt}
             body = asked | {
@@ -281,6 +256,21 @@ def ask(
                         console.print(
                             f"  memory {m.memory_id} gate {m.gate:.2f}: {m.text}", style="dim", markup=False
                         )
+
+
+@app.command()
+def watch(
+    interval: Annotated[float, typer.Option(min=0.2, max=60, help="Seconds between two looks.")] = 1.0,
+    bootstrap: Bootstrap = None,
+    topic_prefix: Prefix = None,
+    as_json: Json = False,
+) -> None:
+    """Lag, facts a second, decisions and answers as they come; with --json a line a look. Ctrl-C ends it."""
+    from workers.kafka import KafkaSettings
+    from workers.watch import run
+
+    with _clear_errors():
+        run(KafkaSettings.from_env(bootstrap=bootstrap, topic_prefix=topic_prefix), interval, as_json)
 
 
 @app.command()

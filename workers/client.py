@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from kafka import TopicPartition
 from kafka.errors import KafkaError
+from opentelemetry.trace import SpanKind
 
 from schemas import topics
 from schemas.changelog import MAX_CHANGELOG_BYTES, Decided, PositionRecord, decode_changelog
@@ -18,6 +19,7 @@ from schemas.common import BadMessage, encode, parse_json, validate
 from schemas.fact import Fact, Forget
 from schemas.request import GenerationRequest
 from schemas.response import GenerationResponse, ResponseDelta
+from workers import tracing
 from workers.kafka import KafkaSettings, KafkaUnavailable, Producer
 from workers.positions import Positions
 from workers.topics import end_offsets, ensure_topics
@@ -107,7 +109,7 @@ class _Sending:
         self._unconfirmed: list[Outgoing] = []
         self._undecided: dict[tuple[int, int], Outgoing] = {}
         self._producer: Producer | None = None
-        self._tail: _Tail | None = None
+        self._tail: Tail | None = None
 
     def send(self) -> None:
         """Connects, and sends what is not confirmed yet."""
@@ -117,7 +119,7 @@ class _Sending:
         if self._wait and ids != self._ids:
             if self._tail:
                 self._tail.close()
-            self._tail = _Tail(self._settings, (topics.MEMORY_CHANGELOG, topics.DEAD_LETTERS))
+            self._tail = Tail(self._settings, (topics.MEMORY_CHANGELOG, topics.DEAD_LETTERS))
             self._unconfirmed = [*self._undecided.values(), *self._unconfirmed]
             self._undecided.clear()
         self._ids = ids
@@ -128,7 +130,9 @@ class _Sending:
             self._unconfirmed.append(one)
             self.done.sent += 1
             value, key = encode(one.fact), one.namespace.encode()
-            producer.send(topics.FACTS, value, key, timestamp_ms=one.timestamp_ms)
+            said = {"factstream.namespace": one.namespace}
+            trace = tracing.done("publish", None, tracing.now(), said, kind=SpanKind.PRODUCER)
+            producer.send(topics.FACTS, value, key, None, tracing.header(trace), one.timestamp_ms)
             if len(self._unconfirmed) >= 500:
                 self._confirm(producer)
         self._confirm(producer)
@@ -223,10 +227,12 @@ def ask(
         }
         request = request.model_copy(update={"after": ours})
     request_id = uuid.uuid4().hex
-    with closing(_Tail(settings, (topics.GENERATION_RESPONSES,))) as tail:
+    span = tracing.begin("request", kind=SpanKind.CLIENT, attributes={"factstream.request_id": request_id})
+    with closing(Tail(settings, (topics.GENERATION_RESPONSES,))) as tail, tracing.ended(span):
         producer = settings.producer()
         try:
-            producer.send(topics.GENERATION_REQUESTS, encode(request), request_id.encode())
+            headers = tracing.header(tracing.context_of(span))
+            producer.send(topics.GENERATION_REQUESTS, encode(request), request_id.encode(), headers=headers)
             producer.flush_or_raise()
         finally:
             producer.close()
@@ -242,12 +248,15 @@ def ask(
                         expected += 1
                         yield delta
                 else:
-                    yield validate(GenerationResponse, body)
+                    response = validate(GenerationResponse, body)
+                    if response.error:
+                        tracing.fail(span, response.error.reason)
+                    yield response
                     return
     raise ClientError(f"no answer within {timeout_s:.0f} s: does a generator run?")
 
 
-class _Tail:
+class Tail:
     """Reads what comes to the end of topics from now on."""
 
     def __init__(self, settings: KafkaSettings, names: Iterable[str]) -> None:

@@ -18,6 +18,7 @@ from schemas import encoding as encodings
 from schemas import topics
 from schemas.common import MAX_TEXT_BYTES, BadMessage
 from schemas.fact import Forget, decode_fact
+from workers import metrics, tracing
 from workers.kafka import KafkaSettings, Producer, check_readable, dead_letter, partition_for
 from workers.loop import Done
 
@@ -72,7 +73,7 @@ class EncoderWorker:
 
     def _encode(self, records: list[Any]) -> list[dict[str, Any]]:
         """The rows of the records that can be taken; the others go to the dead letters."""
-        taken = []
+        taken, since = [], tracing.now()
         for record in records:
             try:
                 taken.append((record, self._row(record)))
@@ -84,12 +85,17 @@ class EncoderWorker:
             if row["kind"] == "fact" and not _finite(row):
                 self._refuse(record, BadMessage("not-measurable", "the model's losses on it are not finite"))
             else:
+                said = tracing.where(record) | {"factstream.namespace": row["namespace"]}
+                row["trace"] = tracing.done("encode", tracing.of(record.headers), since, said)
                 rows.append(row)
+        metrics.ENCODED.inc(len(rows))
         return rows
 
     def _refuse(self, record: Any, error: BadMessage) -> None:
         assert self._producer is not None
         dead_letter(self._producer, record, error.reason, str(error), self.name, datetime.now(UTC))
+        said = tracing.where(record)
+        tracing.done("encode", tracing.of(record.headers), tracing.now(), said, error.reason)
 
     def _send(self, rows: list[dict[str, Any]]) -> None:
         assert self._producer is not None
@@ -102,7 +108,8 @@ class EncoderWorker:
                     batch = pa.RecordBatch.from_pylist(piece, schema=encodings.FACT_ENCODINGS)
                     partition = partition_for(namespace, self._partitions)
                     value = encodings.encode_batch(batch)
-                    self._producer.send(topics.FACT_ENCODINGS, value, namespace.encode(), partition)
+                    headers = tracing.headers_of_rows([row["trace"] for row in piece])
+                    self._producer.send(topics.FACT_ENCODINGS, value, namespace.encode(), partition, headers)
             # A producer that gives one record up may deliver the next. Of a namespace's facts the writer takes
             # none that is older than what it has decided: so no message is sent before the one ahead of it arrived.
             self._producer.flush_or_raise()

@@ -30,7 +30,7 @@ from schemas.common import BadMessage, encode
 from schemas.hits import Hit, MemoryHits
 from schemas.request import GenerationRequest, decode_request, request_id_of
 from schemas.response import GenerationResponse, ResponseDelta, ResponseError, Timings, Usage, UsedMemory
-from workers import log
+from workers import log, metrics, tracing
 from workers.kafka import KafkaSettings, Producer, caught_up, check_readable, dead_letter, partition_for
 from workers.loop import Done, Retry
 
@@ -389,7 +389,15 @@ class GeneratorWorker:
             usage=Usage(prompt_tokens=g.prompt_tokens, completion_tokens=g.completion_tokens),
             timings=Timings(queued_ms=max(0.0, queued), generate_ms=took),
         )  # fmt: skip
-        self._respond(p.request_id, encode(response))
+        said = tracing.where(p.record) | {
+            "factstream.request_id": p.request_id,
+            "factstream.memories": sum(m.gate > 0 for m in used),
+            "factstream.completion_tokens": g.completion_tokens,
+        }
+        since = tracing.now() - int(took * 1e6)
+        headers = tracing.header(tracing.done("generate", tracing.of(p.record.headers), since, said))
+        self._respond(p.request_id, encode(response), headers)
+        metrics.answered(g, queued, took)
         now = datetime.now(UTC)
         for namespace in dict.fromkeys(m.namespace for m in used if m.gate > 0):
             hits = [
@@ -399,7 +407,7 @@ class GeneratorWorker:
             ]
             message = MemoryHits(namespace=namespace, request_id=p.request_id, answered_at=now, hits=hits)
             where = partition_for(namespace, self._partitions)
-            self._producer.send(topics.MEMORY_HITS, encode(message), namespace.encode(), where)
+            self._producer.send(topics.MEMORY_HITS, encode(message), namespace.encode(), where, headers)
         return {
             "request_id": p.request_id, "namespaces": p.request.namespaces, "prompt": _job(p.request).asked(),
             "text": g.text, "use_memory": p.request.use_memory, "memory_ids": [m.memory_id for m in used],
@@ -414,9 +422,9 @@ class GeneratorWorker:
         response = GenerationResponse(request_id=request_id, finish_reason="error", error=error)
         self._respond(request_id, encode(response))
 
-    def _respond(self, request_id: str, value: bytes) -> None:
+    def _respond(self, request_id: str, value: bytes, headers: tracing.Headers | None = None) -> None:
         assert self._producer is not None
-        self._producer.send(topics.GENERATION_RESPONSES, value, request_id.encode())
+        self._producer.send(topics.GENERATION_RESPONSES, value, request_id.encode(), headers=headers or ())
 
 
 def _job(r: GenerationRequest) -> Job:

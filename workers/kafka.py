@@ -28,6 +28,7 @@ from kafka.partitioner.default import murmur2
 from schemas import dead_letter as dead_letter_schema
 from schemas.common import BadMessage
 from schemas.topics import DEAD_LETTERS, MAX_RECORD_BYTES
+from workers import metrics, tracing
 from workers.connection import net_client
 from workers.fetch import Unreadable, bound
 
@@ -350,7 +351,7 @@ def dead_letter(producer: Producer, record: Any, reason: str, error: str, worker
     """Send a consumed record to dead-letters: its bytes and key as they came, its headers replaced by the
     reason.
 
-    It goes to the partition number it came from. A record that is too large even for that topic is cut, and
+    It goes to the partition number it came from, with the trace context that it had. A record that is too large even for that topic is cut, and
     the error says so: a message that nobody can take must not stop a worker.
     """
     key, value = record.key, record.value
@@ -368,5 +369,7 @@ def dead_letter(producer: Producer, record: Any, reason: str, error: str, worker
         partition=record.partition,
         headers=dead_letter_schema.headers(
             producer.settings.short(record.topic), record.partition, record.offset, reason, error, worker, now
-        ),
+        )
+        + tracing.header(tracing.of(record.headers)),
     )
+    metrics.DEAD_LETTERS.labels(worker, reason).inc()

@@ -38,10 +38,11 @@ def setup(worker: str, log_format: LogFormat = "text", stream: TextIO | None = N
     _log.handlers = [handler]
     _log.setLevel(logging.INFO)
     _log.propagate = False
-    kafka = logging.getLogger("kafka")
-    kafka.handlers = [handler]
-    kafka.setLevel(logging.ERROR)
-    kafka.propagate = False
+    for name in ("kafka", "opentelemetry"):
+        library = logging.getLogger(name)
+        library.handlers = [handler]
+        library.setLevel(logging.ERROR)
+        library.propagate = False
     handler.addFilter(_OncePerLogger())
 
 

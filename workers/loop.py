@@ -27,7 +27,7 @@ from kafka.errors import (
 )
 
 from pipeline.history import HistoryError
-from workers import log
+from workers import log, metrics
 from workers.kafka import KafkaSettings, KafkaUnavailable
 from workers.topics import TopicsMismatch, TopicsMissing, ensure_topics, topic_ids
 
@@ -36,6 +36,7 @@ READY_FD = "FACTSTREAM_READY_FD"
 MAX_FAILURES = 10
 """Failures in a row after which the process ends, about a minute after the first."""
 IDLE_CHECK_S = 2.0
+MEASURE_S = 1.0
 COMMIT_TIMEOUT_MS = 4000
 LEAVE_TIMEOUT_MS = 2000
 _GROUP_MOVED_ON = (CommitFailedError, RebalanceInProgressError, UnknownMemberIdError, IllegalGenerationError)
@@ -121,9 +122,12 @@ def run(
                 if failures:
                     loop.take_again()
                 loop.turn()
+                loop.measure()
                 failures = 0
             except (KafkaError, Retry, TopicsMissing) as error:
                 failures += 1
+                metrics.RETRIES.labels(worker.name).inc()
+                metrics.turned(ready=False)
                 if isinstance(error, KafkaError) and not error.retriable:
                     raise
                 if failures > MAX_FAILURES:
@@ -171,12 +175,13 @@ class _Loop:
         self.held: set[TopicPartition] = set()  # what the worker was told that it has
         self.unsure = False  # a call of the worker did not return
         self.ready = False
-        self.checked = 0.0
+        self.checked = self.measured = 0.0
         data.mkdir(parents=True, exist_ok=True)
         self.topic_ids = ensure_topics(settings)
         self.admin = settings.admin()
         self.consumer = settings.consumer(settings.group(worker.name), max_records)
         self.rebalances = _Rebalances()
+        metrics.RETRIES.labels(worker.name)  # 0, and not nothing
         worker.start(self.consumer, self.topic_ids)
         topics = [settings.topic(name) for name in worker.topics]
         self.consumer.subscribe(topics, listener=self.rebalances)
@@ -204,12 +209,23 @@ class _Loop:
             self.unsure = False
             return
         count = sum(map(len, self.batch.values()))
+        metrics.in_hand(self.worker.name, self.consumer, self.settings.topic_prefix, self.batch)
         done = self.worker.process(self.batch)
         self.unsure = False
         self._commit(done)
-        ms = round(1000 * (time.monotonic() - started))
+        seconds = time.monotonic() - started
+        metrics.batch(self.worker.name, count, seconds)
         if done.fields:
-            log.line("batch", **{"records": count, "ms": ms, **done.fields})
+            log.line("batch", **{"records": count, "ms": round(1000 * seconds), **done.fields})
+
+    def measure(self) -> None:
+        """Tell the metrics, once a second, what they cannot see by themselves."""
+        metrics.turned(ready=self.ready and not self.rebalances.joining)
+        now = time.monotonic()
+        if self.ready and now - self.measured > MEASURE_S:
+            self.measured = now
+            metrics.lag(self.worker.name, self.consumer, self.settings.topic_prefix)
+            metrics.memories(self.worker.name, self.worker.ready())
 
     def _tell(self, what: str, partitions: list[TopicPartition]) -> None:
         if not partitions:

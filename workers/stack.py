@@ -22,7 +22,7 @@ from pathlib import Path
 from kafka.errors import KafkaError
 
 from schemas.topics import DEAD_LETTERS, FACT_ENCODINGS, FACTS, GENERATION_REQUESTS, MEMORY_HITS
-from workers import broker, log
+from workers import broker, log, metrics
 from workers.kafka import KafkaSettings, KafkaUnavailable
 from workers.loop import READY_FD
 from workers.topics import ensure_topics, lag
@@ -62,8 +62,10 @@ class Child:
     restart_at: float | None = None
 
 
-def worker_commands(settings: KafkaSettings, data: Path, model: str, log_format: str) -> dict[str, list[str]]:
-    """The command of each worker. How to log in to the cluster goes through the environment, never through
+def worker_commands(
+    settings: KafkaSettings, data: Path, model: str, log_format: str, metrics_port: str | None = None
+) -> dict[str, list[str]]:
+    """The command of each worker; their metrics are on `metrics_port` and the next ones. How to log in to the cluster goes through the environment, never through
     these."""
     options = [
         "--bootstrap",
@@ -75,10 +77,13 @@ def worker_commands(settings: KafkaSettings, data: Path, model: str, log_format:
         "--log-format",
         log_format,
     ]
-    return {
-        name: [sys.executable, "-m", "workers.cli", "worker", name, *options]
-        for name in ("encoder", "writer", "generator")
-    }
+    commands = {}
+    for n, name in enumerate(("encoder", "writer", "generator")):
+        commands[name] = [sys.executable, "-m", "workers.cli", "worker", name, *options]
+        if metrics_port:
+            host, port = metrics.address(metrics_port, n)
+            commands[name] += ["--metrics-port", f"{host}:{port}"]
+    return commands
 
 
 def up(

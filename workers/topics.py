@@ -224,7 +224,21 @@ def lag(
     worker: str,
     topics: Sequence[str],
 ) -> dict[str, int]:
-    """How many records of each topic the worker's group has not committed yet. Names are short.
+    """How many records of each topic the worker's group has not committed yet. Names are short; as `reached`."""
+    behind = dict.fromkeys(topics, 0)
+    for tp, (done, end) in reached(admin, consumer, settings, worker, topics).items():
+        behind[settings.short(tp.topic)] += end - done
+    return behind
+
+
+def reached(
+    admin: KafkaAdminClient,
+    consumer: KafkaConsumer,
+    settings: KafkaSettings,
+    worker: str,
+    topics: Sequence[str],
+) -> dict[TopicPartition, tuple[int, int]]:
+    """How far the worker's group has committed each partition, and its end.
 
     `consumer` has no group and is used as by `end_offsets`. Raises KafkaError.
     """
@@ -236,11 +250,8 @@ def lag(
     group = settings.group(worker)
     committed = _retrying(lambda: admin.list_group_offsets({group: partitions})).get(group, {})
     first, ends = _bounds(consumer, partitions)
-    behind = dict.fromkeys(topics, 0)
-    for tp in partitions:
-        done = committed[tp].offset if tp in committed else -1
-        behind[settings.short(tp.topic)] += max(0, ends[tp] - max(done, first[tp]))
-    return behind
+    at = {tp: max(committed[tp].offset if tp in committed else -1, first[tp]) for tp in partitions}
+    return {tp: (min(at[tp], ends[tp]), ends[tp]) for tp in partitions}
 
 
 def _retrying(ask: Callable[[], T]) -> T:

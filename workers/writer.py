@@ -34,7 +34,7 @@ from schemas.common import BadMessage, decode, validate
 from schemas.encoding import MAX_VECTOR_BYTES, decode_batch
 from schemas.fact import Fact, Forget
 from schemas.hits import MemoryHits
-from workers import changelog, log
+from workers import changelog, log, metrics, tracing
 from workers.kafka import KafkaSettings, Producer, check_readable, dead_letter, partition_for
 from workers.loop import Done, Retry
 from workers.topics import standing
@@ -153,6 +153,9 @@ class WriterWorker:
         self._held: dict[int, Partition] = {}
         self._topic_ids: dict[str, str] = {}
         self._producer: Producer | None = None
+        self._traces: dict[
+            tuple[str, int, int], str
+        ] = {}  # of the batch in hand, by the causes of its decisions
 
     def start(self, consumer: Any, topic_ids: dict[str, str]) -> None:
         self._topic_ids = topic_ids
@@ -213,7 +216,8 @@ class WriterWorker:
         assert self._producer is not None
         batches: dict[int, list[Decision]] = {}
         overwritten: dict[tuple[int, bytes], None] = {}
-        letters = 0
+        letters, since = 0, tracing.now()
+        self._traces.clear()
         try:
             # Hits before facts: a fixed order among the topics of a partition.
             for partition in sorted(records, key=lambda p: (p.partition, p.topic), reverse=True):
@@ -231,6 +235,7 @@ class WriterWorker:
             for number, made in batches.items():
                 if made:
                     self._write(number, made)
+                    tracing.decided(made, self._traces, since)
             self._mend(overwritten)  # now that the history has what the bank has
             self._flush(self._held)
             # Twice as often as there is a new merge: so for the larger ones too.
@@ -254,10 +259,15 @@ class WriterWorker:
             if topic == topics.FACT_ENCODINGS:
                 rows = check_rows(record.value)
                 self._check_owner(record, {row["namespace"] for row in rows})
+                for row, trace in zip(rows, tracing.of_rows(record.headers, len(rows)), strict=True):
+                    if trace:
+                        self._traces[row["topic_id"], row["partition"], row["offset"]] = trace
                 return decide_rows(bank, rows, self._now)
             hits = decode(MemoryHits, record.value)
             self._check_owner(record, {hits.namespace})
             cause = Cause(topics.MEMORY_HITS, self._topic_ids[topic], record.partition, record.offset)
+            if trace := tracing.of(record.headers):
+                self._traces[cause.topic_id, cause.partition, cause.offset] = trace
             if bank.is_decided(hits.namespace, cause) or bank.is_counted(hits.namespace, hits.request_id):
                 return []
             made = []
@@ -313,6 +323,7 @@ class WriterWorker:
         part.sequence += 1
         part.last = made
         part.unsaved += len(made)
+        metrics.decided(made)
         self._erase(number, part)
         for key, value in changelog.records(part.bank, made):
             self._send(number, key, value)

@@ -1,0 +1,33 @@
+"""How a command says what went wrong: one clear line on standard error, and exit code 1."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+
+errors = Console(stderr=True)
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """What a person can mend is one line and exit code 1, not a traceback."""
+    from kafka.errors import KafkaError
+
+    from pipeline.history import HistoryError
+    from pipeline.models import ModelError
+    from pipeline.query import QueryError
+    from workers.broker import BrokerError
+    from workers.client import ClientError
+    from workers.kafka import KafkaUnavailable
+    from workers.stack import StackError
+    from workers.topics import TopicsMismatch, TopicsMissing
+
+    try:
+        yield
+    except (
+        KafkaError, HistoryError, ModelError, QueryError, BrokerError, ClientError, KafkaUnavailable,
+        StackError, TopicsMismatch, TopicsMissing, ValueError, OSError,
+    ) as error:  # fmt: skip
+        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(1) from None

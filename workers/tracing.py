@@ -1,0 +1,155 @@
+"""Trace context: by which spans of work a fact became a decision and a request its response, as OpenTelemetry has it.
+
+A context travels in the Kafka header `traceparent` (W3C Trace Context). A message of several facts has one header
+`traceparents` in its place: theirs, in order, between commas. Each fact has a span of its own in each stage, though it is
+measured and decided with others, so that its trace tells its whole way.
+Spans are recorded where OTEL_TRACES_EXPORTER says (`otlp` or `console`; OpenTelemetry's other variables count too).
+Without it nothing is recorded, and contexts that came are handed on. No text of a fact or a prompt is in a span.
+"""
+
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import entry_points
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+HEADER, HEADERS = "traceparent", "traceparents"
+MAX_CONTEXTS = 256  # of a message: its rows
+
+Headers = list[tuple[str, bytes]]
+
+_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_EXPORTERS = {"otlp": "otlp_proto_http"}  # as its package names it
+_W3C = TraceContextTextMapPropagator()
+_tracer = trace.get_tracer("factstream")
+
+
+def setup(service: str) -> None:
+    """Has this process's spans sent where OTEL_TRACES_EXPORTER says. Raises ValueError where there is no such exporter.
+
+    They are sent on a thread of their own from a bounded queue: a collector that is away costs spans and no time.
+    """
+    names = [name.strip() for name in os.environ.get("OTEL_TRACES_EXPORTER", "").split(",")]
+    names = [name for name in names if name not in ("", "none")]
+    if not names or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    service = os.environ.get("OTEL_SERVICE_NAME") or f"factstream-{service}"
+    provider = TracerProvider(resource=Resource.create({"service.name": service}))
+    for name in names:
+        found = entry_points(group="opentelemetry_traces_exporter", name=_EXPORTERS.get(name, name))
+        if not found:
+            raise ValueError(
+                f"OTEL_TRACES_EXPORTER: no exporter {name[:40]!r} is installed; "
+                "pip install 'factstream[otlp]' has otlp"
+            )
+        provider.add_span_processor(BatchSpanProcessor(next(iter(found)).load()()))
+    trace.set_tracer_provider(provider)
+
+
+def of(headers: Iterable[tuple[str, bytes | None]]) -> str | None:
+    """The context that a record's headers name, if it is one: anybody may have written them."""
+    return next((_valid(value) for name, value in headers if name == HEADER), None)
+
+
+def of_rows(headers: Iterable[tuple[str, bytes | None]], rows: int) -> list[str | None]:
+    """The contexts of a message of so many facts, in order."""
+    for name, value in headers:
+        if name == HEADERS and value and len(value) <= MAX_CONTEXTS * 56:
+            parts = value.split(b",")
+            if len(parts) == rows:
+                return [_valid(part) for part in parts]
+    return [None] * rows
+
+
+def _valid(value: bytes | None) -> str | None:
+    text = (value or b"")[:56].decode("ascii", "replace")
+    return text if _TRACEPARENT.fullmatch(text) else None
+
+
+def header(context: str | None) -> Headers:
+    return [(HEADER, context.encode())] if context else []
+
+
+def headers_of_rows(contexts: Sequence[str | None]) -> Headers:
+    return [(HEADERS, ",".join(c or "" for c in contexts).encode())] if any(contexts) else []
+
+
+def begin(
+    name: str,
+    parent: str | None = None,
+    kind: SpanKind = SpanKind.CONSUMER,
+    since: int | None = None,
+    attributes: Mapping[str, Any] | None = None,
+) -> trace.Span:
+    """A span, to be ended, under `parent`, from `since` (nanoseconds since the epoch) or now on."""
+    context = _W3C.extract({HEADER: parent}) if parent else trace.set_span_in_context(trace.INVALID_SPAN)
+    known = {key: value for key, value in (attributes or {}).items() if value is not None}
+    return _tracer.start_span(name, context, kind, {"messaging.system": "kafka", **known}, start_time=since)
+
+
+def context_of(span: trace.Span) -> str | None:
+    carrier: dict[str, str] = {}
+    _W3C.inject(carrier, trace.set_span_in_context(span))
+    return carrier.get(HEADER)
+
+
+def fail(span: trace.Span, error: str) -> None:
+    span.set_status(StatusCode.ERROR, error[:200])
+
+
+@contextmanager
+def ended(span: trace.Span) -> Iterator[None]:
+    """Ends the span at the end of the block, as failed where the block fails."""
+    try:
+        yield
+    except Exception as error:
+        fail(span, type(error).__name__)
+        raise
+    finally:
+        span.end()
+
+
+def done(
+    name: str, parent: str | None, since: int, attributes: Mapping[str, Any], error: str | None = None,
+    kind: SpanKind = SpanKind.CONSUMER,
+) -> str | None:  # fmt: skip
+    """The context of a span that began at `since` and ends now; None where there is nothing to hand on."""
+    span = begin(name, parent, kind, since, attributes)
+    if error is not None:
+        fail(span, error)
+    span.end()
+    return context_of(span)
+
+
+def decided(made: Iterable[Any], parents: Mapping[tuple[str, int, int], str | None], since: int) -> None:
+    """A span for each decision (pipeline.decision.Decision) of a record that is known here by its coordinates."""
+    for d in made:
+        where = (d.cause.topic_id, d.cause.partition, d.cause.offset)
+        if where in parents:
+            done("decide", parents[where], since, {
+                "messaging.destination.name": d.cause.topic, "messaging.destination.partition.id": str(where[1]),
+                "messaging.kafka.offset": where[2], "factstream.namespace": d.namespace,
+                "factstream.outcome": d.outcome, "factstream.loss_delta": d.loss_delta,
+                "factstream.memory_id": d.memory_id,
+            })  # fmt: skip
+
+
+def where(record: Any) -> dict[str, Any]:
+    """A record's coordinates, as a span's attributes."""
+    return {
+        "messaging.destination.name": record.topic, "messaging.destination.partition.id": str(record.partition),
+        "messaging.kafka.offset": record.offset,
+    }  # fmt: skip
+
+
+now = time.time_ns
