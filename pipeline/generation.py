@@ -34,6 +34,7 @@ class Row:
     text: str = ""
     sent: int = 0
     finish_reason: str = ""
+    moved: list[float] | None = None  # where asked for: how far the memories raised each token's probability
 
 
 def generate(backbone: Backbone, rows: Sequence[Row], on_token: OnToken | None = None) -> None:
@@ -48,11 +49,14 @@ def generate(backbone: Backbone, rows: Sequence[Row], on_token: OnToken | None =
         chosen = []
         for i, r in enumerate(active):
             row = rows[r]
-            fused = logits[i]
+            predicted = fused = logits[i]
             if not row.reading.silent:
-                fused = row.reading.predict(fused).clone()
+                predicted = row.reading.predict(logits[i])
+                fused = predicted.clone()
                 fused[_said_before(row.tokens)] = -torch.inf
             token = _choose(fused, row, dice[r])
+            if row.moved is not None:
+                row.moved.append(_probability(predicted, token) - _probability(logits[i], token))
             chosen.append(token)
             _take(backbone, row, token, partial(on_token, r) if on_token else None)
         going = [i for i, r in enumerate(active) if not rows[r].finish_reason]
@@ -80,6 +84,25 @@ def _choose(logits: Tensor, row: Row, dice: torch.Generator) -> int:
         ordered[ordered.cumsum(0) - ordered >= row.top_p] = 0
         p = torch.zeros_like(p).scatter_(0, order, ordered)
     return int(torch.multinomial(p, 1, generator=dice))
+
+
+def _probability(logits: Tensor, token: int) -> float:
+    return float(torch.softmax(logits.float(), -1)[token])
+
+
+def pieces(backbone: Backbone, row: Row) -> list[tuple[str, float]]:
+    """The text of an answer that counted `moved`, token by token, each with how far the memories raised it.
+
+    A character of several tokens is in the last one's piece; what a stop string cut off is in none.
+    """
+    cut, found = 0, []
+    for n, moved in enumerate(row.moved[: len(row.tokens)] if row.moved else (), 1):
+        end = min(len(backbone.decode(row.tokens[:n]).rstrip("\ufffd")), len(row.text))
+        if n == len(row.tokens):
+            end = len(row.text)
+        found.append((row.text[cut:end], moved))
+        cut = max(cut, end)
+    return found
 
 
 def _take(backbone: Backbone, row: Row, token: int, send: Callable[[str], bool] | None) -> None:

@@ -18,7 +18,7 @@ from pipeline.backbone import fixed_batches
 from pipeline.bank import Bank
 from pipeline.decision import Cause, Decision, Memory, NewFact
 from pipeline.encoder import Encoder
-from pipeline.generation import Row, generate
+from pipeline.generation import Row, generate, pieces
 from pipeline.reading import Reading
 from pipeline.records import from_record, to_record
 from pipeline.retrieval import Retrieved as Hit
@@ -48,6 +48,7 @@ class Generation:
     memories: list[Retrieved]
     prompt_tokens: int
     completion_tokens: int
+    tokens: list[tuple[str, float]] | None = None  # where asked for: its text, and how far the memories raised it
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class Job:
     top_p: float = 1.0
     seed: int = 0
     stop: Sequence[str] = field(default_factory=tuple)
+    tokens: bool = False
 
     def asked(self) -> str:
         """The text by which memories are looked for: the prompt, or the chat's last turn."""
@@ -237,9 +239,10 @@ class MemoryLM:
         generate(self.encoder.backbone, rows, on_token)
         return [
             Generation(
-                row.text, row.finish_reason, [_shown(hit) for hit in hits], len(row.ids), len(row.tokens)
-            )
-            for row, hits in made
+                row.text, row.finish_reason, [_shown(hit) for hit in hits], len(row.ids), len(row.tokens),
+                pieces(self.encoder.backbone, row) if job.tokens else None,
+            )  # fmt: skip
+            for job, (row, hits) in zip(jobs, made, strict=True)
         ]
 
     # --- inside ---
@@ -270,7 +273,7 @@ class MemoryLM:
         return Row(
             backbone.clip(ids or backbone.lead, room),
             Reading(hits, self._tokenize, self.encoder.informative, self.bank.settings, context),
-            room, job.temperature, job.top_p, job.seed, job.stop,
+            room, job.temperature, job.top_p, job.seed, job.stop, moved=[] if job.tokens else None,
         )  # fmt: skip
 
     def _tokenize(self, text: str) -> list[int]:

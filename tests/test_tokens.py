@@ -1,0 +1,51 @@
+"""What an answer says of its own tokens: how far the memories moved each one."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import MemoryLM
+from pipeline.encoder import Encoder
+from pipeline.generation import Row, pieces
+from pipeline.memory_lm import Job
+
+FACT, PROMPT = "The Harlow desk lamp is made of walnut.", "The Harlow desk lamp is made of"
+
+
+@pytest.fixture(scope="module", params=["gpt2", "default"])
+def lm(request: pytest.FixtureRequest) -> MemoryLM:
+    name = "default" if request.param == "default" else str(request.getfixturevalue(request.param))
+    made = MemoryLM(Encoder.load(name))
+    made.learn([FACT], min_loss_delta=-100.0)
+    return made
+
+
+def test_the_pieces_are_the_text_and_say_what_the_memory_moved(lm: MemoryLM) -> None:
+    told, bare, plain = lm.answer(
+        [Job(PROMPT, tokens=True), Job(PROMPT, tokens=True, use_memory=False), Job(PROMPT)]
+    )
+    assert plain.tokens is None and plain.text == told.text
+    for answer in (told, bare):
+        assert answer.tokens and len(answer.tokens) == answer.completion_tokens
+        assert "".join(text for text, _ in answer.tokens) == answer.text
+    assert all(moved == 0 for _, moved in bare.tokens or [])
+    assert "walnut" in told.text
+    text, moved = max(told.tokens or [], key=lambda token: token[1])
+    assert moved > 0.3 and text.strip() and text in " walnut"
+
+
+def test_what_a_stop_string_cuts_off_is_in_no_piece(lm: MemoryLM) -> None:
+    whole = lm.answer([Job(PROMPT, use_memory=False)])[0].text
+    stop = whole[len(whole) // 2 :][:3]
+    cut = lm.answer([Job(PROMPT, use_memory=False, tokens=True, stop=[stop])])[0]
+    assert cut.text == whole[: whole.find(stop)]
+    assert "".join(text for text, _ in cut.tokens or []) == cut.text
+
+
+def test_a_character_of_several_tokens_is_one_piece(gpt2: Path) -> None:
+    backbone = Encoder.load(str(gpt2)).backbone
+    tokens = backbone.tokenize(["a 雪 b"])[0].ids
+    row = Row([], None, len(tokens), tokens=tokens, text="a 雪 b", moved=[0.1] * len(tokens))  # type: ignore[arg-type]
+    assert "".join(text for text, _ in pieces(backbone, row)) == "a 雪 b"
+    assert all("\ufffd" not in text for text, _ in pieces(backbone, row))
+    assert len(tokens) > 5
