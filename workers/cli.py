@@ -292,6 +292,26 @@ def query(sql: str, format: Annotated[Format, typer.Option()] = Format.table, da
         show(run_confined(data, sql), format)
 
 
+@app.command()
+def ui(
+    host: Annotated[str, typer.Option(help="The address to listen on; there is no login.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8642,
+    data: Data = DATA,
+    bootstrap: Bootstrap = None,
+    topic_prefix: Prefix = None,
+) -> None:
+    """Show a web page: ask with and without memory, publish, and see what was learned, when and why.
+
+    It asks the running stack, and reads the data folder, which needs none. Ends on Ctrl-C.
+    """
+    from workers.kafka import KafkaSettings
+    from workers.ui.server import serve
+
+    with _clear_errors():
+        settings = KafkaSettings.from_env(bootstrap=bootstrap, topic_prefix=topic_prefix)
+        serve(settings, data, host, port, threading.Event(), lambda url: print(f"ready: {url}", flush=True))
+
+
 @memories.command("list")
 def memories_list(limit: int = 50, format: Format = Format.table, data: Data = DATA) -> None:
     """The newest memories."""
