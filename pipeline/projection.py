@@ -51,18 +51,17 @@ def pooled(data: Path, wanted: Collection[Key]) -> dict[Key, Floats]:
 def pca(vectors: Sequence[Floats]) -> NDArray[np.float64]:
     """[n, 2]: each vector's place; centred, the farthest at a distance of 1 along either axis.
 
-    A direction has two signs: that in which its largest coordinate is positive is taken.
+    A direction has two signs: that by which the places' longer tail lies on the positive side is taken, since a few
+    more memories seldom change it.
     """
     if not vectors:
         return np.zeros((0, 2))
     x = np.asarray(vectors, np.float64)
     x = x - x.mean(0)
     directions = np.linalg.eigh(x.T @ x)[1][:, :-3:-1]
-    directions = directions * np.sign(
-        np.take_along_axis(directions, np.abs(directions).argmax(0)[None], 0)
-    )
+    found = x @ directions
     places = np.zeros((len(x), 2))
-    places[:, : directions.shape[1]] = x @ directions
+    places[:, : directions.shape[1]] = found * np.where((found**3).sum(0) < 0, -1.0, 1.0)
     return np.asarray(places / np.maximum(np.abs(places).max(0), 1e-9), np.float64)
 
 

@@ -144,17 +144,17 @@ class UI:
             )
             for use in (True, False)
         ]
-        return HTMLResponse(render("asked.html", prompt=prompt, tickets=tickets))
+        return HTMLResponse(render("asked.html", prompt=prompt, chat="chat" in fields, tickets=tickets))
 
     def _answer(self, request: GenerationRequest, going: streams.Going) -> Iterator[str]:
+        asked = {"prompt": request.prompt or "", "chat": request.prompt is None}
         try:
             for piece in streams.answer(self.settings, self.data, request, going):
                 if isinstance(piece, GenerationResponse):
                     said = [m for m in piece.memories if m.gate > 0]
                     html = render(
                         "answer.html", answer=piece, spoke=said, with_memory=request.use_memory,
-                        tokens=[(token.text, _level(token)) for token in piece.tokens or []],
-                        moved=[token.moved for token in piece.tokens or []],
+                        tokens=[_coloured(token) for token in piece.tokens or []], **asked,
                     )  # fmt: skip
                     yield streams.event("answer", html)
                 else:
@@ -247,9 +247,12 @@ def _asked(params: Mapping[str, str]) -> look.Asked:
     )
 
 
-def _level(token: Token) -> int:
-    """0 to 4: how strongly a token is coloured that the memories moved."""
-    return sum(token.moved >= step for step in (0.05, 0.25, 0.5, 0.75))
+def _coloured(token: Token) -> dict[str, Any]:
+    """A token, its blanks apart, and from 0 to 4 how strongly it is coloured, since the memories moved it."""
+    text = token.text.lstrip()
+    blank = token.text[: len(token.text) - len(text)]
+    level = sum(token.moved >= step for step in (0.05, 0.25, 0.5, 0.75))
+    return {"blank": blank, "text": text, "level": level, "moved": round(token.moved * 100)}
 
 
 def serve(

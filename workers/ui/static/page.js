@@ -116,7 +116,7 @@ function plot(id, type, labels, sets, options = {}) {
     canvas.hidden = true;
     return;
   }
-  sets.forEach((set) => Object.assign(set, { backgroundColor: set.colour, borderColor: set.colour, borderWidth: type === "line" ? 2 : 0, pointRadius: labels.length > 30 ? 0 : 2, tension: .3, spanGaps: true, ...set.style }));
+  sets.forEach((set) => Object.assign(set, { backgroundColor: set.colour, borderColor: set.colour, borderWidth: type === "line" ? 2 : 0, pointRadius: labels.length > 30 ? 0 : 2, cubicInterpolationMode: "monotone", borderRadius: 2, spanGaps: true, ...set.style }));
   const stacked = type === "bar";
   const category = { stacked, grid: { display: false }, ticks: { maxRotation: 0, autoSkipPadding: 16 } };
   const value = { stacked, beginAtZero: true, border: { display: false }, ticks: { maxTicksLimit: 5 } };
@@ -163,11 +163,16 @@ function atlas(told) {
   const shown = sorted.slice(0, 7);
   if (sorted.length > 7) shown.push(["others", sorted.slice(7).flatMap(([, points]) => points)]);
   const datasets = shown.map(([label, data], n) => ({ label, data, colour: colour(COLOURS[n]), backgroundColor: colour(COLOURS[n]) + "b3", borderWidth: 0, pointRadius: 4, pointHoverRadius: 7, pointHitRadius: 6, hoverBorderWidth: 2, hoverBorderColor: colour("ink") }));
-  const axis = { min: -1.05, max: 1.05, ticks: { display: false }, grid: { color: colour("line"), drawTicks: false }, border: { display: false } };
+  const axis = (name) => {
+    const values = told.points.map((point) => point[name]), least = Math.min(...values), most = Math.max(...values);
+    const room = 0.05 * (most - least) || 1;
+    return { min: least - room, max: most + room, ...plain };
+  };
+  const plain = { ticks: { display: false }, grid: { color: colour("line"), drawTicks: false }, border: { display: false } };
   const tell = (point) => { here.textContent = `${point.text} (${point.category ?? "no category"})`; };
   const open = (point) => htmx.ajax("GET", `/memories/${encodeURIComponent(point.namespace)}/${point.memory_id}`, { target: "#life" });
   const chart = new Chart(canvas, { type: "scatter", data: { datasets }, options: {
-    scales: { x: axis, y: axis }, plugins: { tooltip: { enabled: false } },
+    scales: { x: axis("x"), y: axis("y") }, plugins: { tooltip: { enabled: false } },
     onHover: (_, [first]) => { if (first) tell(datasets[first.datasetIndex].data[first.index]); canvas.style.cursor = first ? "pointer" : ""; },
     onClick: (_, [first]) => { if (first) open(datasets[first.datasetIndex].data[first.index]); },
   } });
