@@ -48,7 +48,9 @@ class Generation:
     memories: list[Retrieved]
     prompt_tokens: int
     completion_tokens: int
-    tokens: list[tuple[str, float]] | None = None  # where asked for: its text, and how far the memories raised it
+    tokens: list[tuple[str, float]] | None = (
+        None  # where asked for: its text, and how far the memories raised it
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +241,11 @@ class MemoryLM:
         generate(self.encoder.backbone, rows, on_token)
         return [
             Generation(
-                row.text, row.finish_reason, [_shown(hit) for hit in hits], len(row.ids), len(row.tokens),
+                row.text,
+                row.finish_reason,
+                [_shown(hit) for hit in hits],
+                len(row.ids),
+                len(row.tokens),
                 pieces(self.encoder.backbone, row) if job.tokens else None,
             )  # fmt: skip
             for job, (row, hits) in zip(jobs, made, strict=True)

@@ -24,7 +24,15 @@ from schemas.changelog import PositionRecord, decode_changelog
 from schemas.common import BadMessage, encode
 from schemas.hits import Hit, MemoryHits
 from schemas.request import GenerationRequest, decode_request, request_id_of
-from schemas.response import GenerationResponse, ResponseDelta, ResponseError, Timings, Token, Usage, UsedMemory
+from schemas.response import (
+    GenerationResponse,
+    ResponseDelta,
+    ResponseError,
+    Timings,
+    Token,
+    Usage,
+    UsedMemory,
+)
 from workers import log
 from workers.kafka import KafkaSettings, Producer, caught_up, check_readable, dead_letter, partition_for
 from workers.loop import Done, Retry

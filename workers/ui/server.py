@@ -8,7 +8,7 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -167,7 +167,9 @@ class UI:
         fields = await form(request)
         if "text" not in fields:
             raise BadMessage("invalid-field", "Write a fact first.")
-        body = {name: value.strip() for name, value in fields.items() if name in ("text", "category", "source")}
+        body = {
+            name: value.strip() for name, value in fields.items() if name in ("text", "category", "source")
+        }
         body["namespace"] = fields.get("namespace", DEFAULT_NAMESPACE).strip()
         fact = validate(Fact, body | ({"min_loss_delta": 0.0} if "always" in fields else {}))
         ticket = self.tickets.leave(partial(self._decision, fact))
@@ -206,11 +208,23 @@ class UI:
     async def memories(self, request: Request) -> Response:
         asked = _asked(request.query_params)
         rows, count = await self.read(look.memories, asked)
-        context = {"asked": asked, "rows": rows, "count": count, "pages": -(-count // look.PAGE), "sorts": list(look.SORTS)}
+        context = {
+            "asked": asked,
+            "rows": rows,
+            "count": count,
+            "pages": -(-count // look.PAGE),
+            "sorts": list(look.SORTS),
+        }
         if request.headers.get("hx-target") == "table":
             return HTMLResponse(render("table.html", **context))
         return HTMLResponse(
-            render("memories.html", path="/memories", categories=await self.names(), states=look.STATES, **context)
+            render(
+                "memories.html",
+                path="/memories",
+                categories=await self.names(),
+                states=look.STATES,
+                **context,
+            )
         )
 
     async def life(self, request: Request) -> Response:
@@ -289,4 +303,3 @@ def serve(
                 pass
             server.should_exit = True
             thread.join()
-
