@@ -48,9 +48,7 @@ class Generation:
     memories: list[Retrieved]
     prompt_tokens: int
     completion_tokens: int
-    tokens: list[tuple[str, float]] | None = (
-        None  # where asked for: its text, and how far the memories raised it
-    )
+    tokens: list[tuple[str, float]] | None = None  # text, and how far the memories raised it
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +245,7 @@ class MemoryLM:
                 len(row.ids),
                 len(row.tokens),
                 pieces(self.encoder.backbone, row) if job.tokens else None,
-            )  # fmt: skip
+            )
             for job, (row, hits) in zip(jobs, made, strict=True)
         ]
 

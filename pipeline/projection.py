@@ -68,4 +68,4 @@ def pca(vectors: Sequence[Floats]) -> NDArray[np.float64]:
 def _mean(packed: NDArray[np.uint8], priors: Floats) -> Floats:
     states = unpack(packed, packed.shape[1] * 4)
     weights = np.maximum(priors, 0.0) + 1e-6
-    return unit((states * weights[:, None]).sum(0, keepdims=True))[0]
+    return np.asarray(unit((states * weights[:, None]).sum(0, keepdims=True))[0], np.float32)

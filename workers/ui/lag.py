@@ -12,7 +12,7 @@ from kafka.errors import KafkaError
 
 from workers.kafka import KafkaSettings, KafkaUnavailable
 from workers.stack import DRAINED
-from workers.topics import TopicsMismatch, TopicsMissing, ensure_topics, lag
+from workers.topics import TopicsMismatch, TopicsMissing, lag, topic_ids
 
 EVERY_S = 10.0
 KEPT = 360
@@ -54,9 +54,9 @@ class Sampler:
     def _look(self) -> Sample:
         waiting: dict[str, int] = {}
         try:
-            ensure_topics(self._settings)
             admin, consumer = self._settings.admin(), self._settings.consumer()
             try:
+                topic_ids(admin, self._settings)  # says which are missing, and makes none
                 for worker, topics in DRAINED.items():
                     waiting |= lag(admin, consumer, self._settings, worker, topics)
             finally:

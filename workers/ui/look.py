@@ -185,12 +185,14 @@ def atlas(data: Path) -> list[dict[str, Any]]:
 
 
 def written(data: Path) -> datetime | None:
-    """When the last decision was made."""
-    return _rows(data, "SELECT max(decided_at) AS last FROM history")[0]["last"]  # type: ignore[no-any-return]
+    """When the last fact was decided: what is remembered is as it was then."""
+    sql = "SELECT max(decided_at) AS last FROM history WHERE topic = 'facts'"
+    return _rows(data, sql)[0]["last"]  # type: ignore[no-any-return]
 
 
 def _rows(data: Path, sql: str) -> list[dict[str, Any]]:
-    return query.run(data, sql, TIMEOUT_S).to_pylist()
+    rows: list[dict[str, Any]] = query.run(data, sql, TIMEOUT_S).to_pylist()
+    return rows
 
 
 def _text(value: str) -> str:

@@ -183,7 +183,7 @@ class UI:
             if done.decided:
                 at = done.decided[0]
                 row = look.decision(self.data, at.topic_id, at.partition, at.offset)
-            (outcome,) = done.outcomes
+            outcome = next(iter(done.outcomes))
             html = render("decision.html", outcome=outcome, row=row, text=fact.text)
         except (streams.Failed, QueryError) as error:
             html = render("undecided.html", message=str(error), text=fact.text)
