@@ -119,7 +119,7 @@ function plot(id, type, labels, sets, options = {}) {
   sets.forEach((set) => Object.assign(set, { backgroundColor: set.colour, borderColor: set.colour, borderWidth: type === "line" ? 2 : 0, pointRadius: labels.length > 30 ? 0 : 2, cubicInterpolationMode: "monotone", borderRadius: 2, spanGaps: true, ...set.style }));
   const stacked = type === "bar";
   const category = { stacked, grid: { display: false }, ticks: { maxRotation: 0, autoSkipPadding: 16 } };
-  const value = { stacked, beginAtZero: true, border: { display: false }, ticks: { maxTicksLimit: 5 } };
+  const value = { stacked, beginAtZero: true, border: { display: false }, ticks: { maxTicksLimit: 5, ...(["delta", "delay"].includes(id) ? {} : { precision: 0 }) } };
   const flat = options.indexAxis === "y";
   const chart = new Chart(canvas, { type, data: { labels, datasets: sets }, options: {
     interaction: { mode: "index", intersect: false, axis: flat ? "y" : "x" }, ...options, scales: flat ? { x: value, y: category } : { x: category, y: value },
@@ -143,7 +143,7 @@ function overTime(told) {
     return { label, data, colour: colour(shade) };
   };
   const some = (sets) => sets.filter((set) => set.data.some((value) => value != null));
-  const names = [...new Set(told.now.map((row) => row.category))].slice(0, 7);
+  const names = told.now.slice(0, 7).map((row) => row.category).sort();  // a category keeps its colour while others grow
   const shade = (name) => colour(names.includes(name) ? COLOURS[names.indexOf(name)] : "c8");
   plot("outcomes", "bar", labels, series(told.outcomes, "outcome", Object.keys(OUTCOMES)).map((set) => ({ ...set, colour: colour(OUTCOMES[set.label]) })));
   plot("delta", "line", labels, some([learning("learned", "learned", "c1"), learning("skipped", "skipped", "c8")]));
@@ -151,7 +151,7 @@ function overTime(told) {
   plot("categories", "bar", labels, series(told.categories, "category", [...names, "others"]).map((set) => ({ ...set, colour: shade(set.label) })));
   plot("now", "bar", told.now.map((row) => row.category), [{ label: "memories", data: told.now.map((row) => row.count), colour: colour("c1"), style: { backgroundColor: told.now.map((row) => shade(row.category)) } }], { indexAxis: "y" });
   const topics = Object.keys(told.lag.at(-1)?.waiting ?? {});
-  plot("lag", "line", told.lag.map((sample) => clock(sample.at, 1)), topics.map((label, n) => ({ label, data: told.lag.map((sample) => sample.waiting[label] ?? null), colour: colour(COLOURS[n]) })));
+  plot("lag", "line", told.lag.map((sample) => clock(sample.at, 1)), topics.map((label, n) => ({ label, data: told.lag.map((sample) => sample.waiting[label] ?? null), colour: colour(COLOURS[n]), style: { cubicInterpolationMode: "default" } })));
 }
 
 function atlas(told) {
@@ -160,9 +160,9 @@ function atlas(told) {
   const groups = new Map();
   told.points.forEach((point) => groups.set(point.category ?? "none", [...(groups.get(point.category ?? "none") ?? []), point]));
   const sorted = [...groups].sort((a, b) => b[1].length - a[1].length);
-  const shown = sorted.slice(0, 7);
+  const shown = sorted.slice(0, 7).sort(([a], [b]) => (a < b ? -1 : 1));
   if (sorted.length > 7) shown.push(["others", sorted.slice(7).flatMap(([, points]) => points)]);
-  const datasets = shown.map(([label, data], n) => ({ label, data, colour: colour(COLOURS[n]), backgroundColor: colour(COLOURS[n]) + "b3", borderWidth: 0, pointRadius: 4, pointHoverRadius: 7, pointHitRadius: 6, hoverBorderWidth: 2, hoverBorderColor: colour("ink") }));
+  const datasets = shown.map(([label, data], n) => ({ label, data, colour: colour(COLOURS[n]), backgroundColor: colour(COLOURS[n]) + "b3", borderWidth: 0, pointRadius: 4, pointHoverRadius: 7, pointHitRadius: 6, hoverBackgroundColor: colour(COLOURS[n]), hoverBorderWidth: 2, hoverBorderColor: colour("ink") }));
   const axis = (name) => {
     const values = told.points.map((point) => point[name]), least = Math.min(...values), most = Math.max(...values);
     const room = 0.05 * (most - least) || 1;
@@ -172,7 +172,7 @@ function atlas(told) {
   const tell = (point) => { here.textContent = `${point.text} (${point.category ?? "no category"})`; };
   const open = (point) => htmx.ajax("GET", `/memories/${encodeURIComponent(point.namespace)}/${point.memory_id}`, { target: "#life" });
   const chart = new Chart(canvas, { type: "scatter", data: { datasets }, options: {
-    scales: { x: axis("x"), y: axis("y") }, plugins: { tooltip: { enabled: false } },
+    scales: { x: axis("x"), y: axis("y") }, interaction: { mode: "nearest", intersect: true }, plugins: { tooltip: { enabled: false } },
     onHover: (_, [first]) => { if (first) tell(datasets[first.datasetIndex].data[first.index]); canvas.style.cursor = first ? "pointer" : ""; },
     onClick: (_, [first]) => { if (first) open(datasets[first.datasetIndex].data[first.index]); },
   } });
