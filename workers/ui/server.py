@@ -274,12 +274,13 @@ def serve(
     data: Path,
     host: str,
     port: int,
-    stop: threading.Event,
-    say: Callable[[str], object] = print,
+    stop: threading.Event | None = None,
+    say: Callable[[str], object] = lambda url: print(f"ready: {url}", flush=True),
 ) -> None:
     """The page until `stop`, SIGINT or SIGTERM; `say` gets its address. Raises ValueError, and OSError where the port is taken."""
     if host in ("0.0.0.0", "::", ""):
         raise ValueError("--host is one address of this machine, by which browsers call it, not all of them")
+    stop = stop or threading.Event()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family) as listener:
         bound = listener.getsockname()[1]
