@@ -34,7 +34,10 @@ class Row:
     text: str = ""
     sent: int = 0
     finish_reason: str = ""
-    moved: list[float] | None = None  # where asked for: how far the memories raised each token's probability
+    moved: list[tuple[float, int]] | None = (
+        None  # where asked for: of each token, how far the memories raised its
+    )
+    # probability, and where the text ends with it
 
 
 def generate(backbone: Backbone, rows: Sequence[Row], on_token: OnToken | None = None) -> None:
@@ -55,10 +58,11 @@ def generate(backbone: Backbone, rows: Sequence[Row], on_token: OnToken | None =
                 fused = predicted.clone()
                 fused[_said_before(row.tokens)] = -torch.inf
             token = _choose(fused, row, dice[r])
-            if row.moved is not None:
-                row.moved.append(_probability(predicted, token) - _probability(logits[i], token))
             chosen.append(token)
             _take(backbone, row, token, partial(on_token, r) if on_token else None)
+            if row.moved is not None:
+                raised = _probability(predicted, token) - _probability(logits[i], token)
+                row.moved.append((raised, len(row.text)))
         going = [i for i, r in enumerate(active) if not rows[r].finish_reason]
         if not going:
             return
@@ -86,23 +90,21 @@ def _choose(logits: Tensor, row: Row, dice: torch.Generator) -> int:
     return int(torch.multinomial(p, 1, generator=dice))
 
 
-def _probability(logits: Tensor, token: int) -> float:
-    return float(torch.softmax(logits.float(), -1)[token])
-
-
-def pieces(backbone: Backbone, row: Row) -> list[tuple[str, float]]:
+def pieces(row: Row) -> list[tuple[str, float]]:
     """The text of an answer that counted `moved`, token by token, each with how far the memories raised it.
 
-    A character of several tokens is in the last one's piece; what a stop string cut off is in none.
+    A character of several tokens is in the first one's piece; what a stop string cut off is in none.
     """
-    cut, found = 0, []
-    for n, moved in enumerate(row.moved[: len(row.tokens)] if row.moved else (), 1):
-        end = min(len(backbone.decode(row.tokens[:n]).rstrip("\ufffd")), len(row.text))
-        if n == len(row.tokens):
-            end = len(row.text)
-        found.append((row.text[cut:end], moved))
-        cut = max(cut, end)
+    found, begin, count = [], 0, len(row.tokens)
+    for n, (moved, end) in enumerate((row.moved or [])[:count], 1):
+        end = len(row.text) if n == count else max(begin, min(end, len(row.text)))
+        found.append((row.text[begin:end], moved))
+        begin = end
     return found
+
+
+def _probability(logits: Tensor, token: int) -> float:
+    return float(torch.softmax(logits.float(), -1)[token])
 
 
 def _take(backbone: Backbone, row: Row, token: int, send: Callable[[str], bool] | None) -> None:

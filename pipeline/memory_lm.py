@@ -244,7 +244,7 @@ class MemoryLM:
                 [_shown(hit) for hit in hits],
                 len(row.ids),
                 len(row.tokens),
-                pieces(self.encoder.backbone, row) if job.tokens else None,
+                pieces(row) if job.tokens else None,
             )
             for job, (row, hits) in zip(jobs, made, strict=True)
         ]
