@@ -250,6 +250,7 @@ def test_the_table_is_searched_and_sorted(filled: Running, open_page: Callable[.
     page.focus("th.text a")
     page.keyboard.press("Enter")
     expect(page.locator("th.text")).to_have_attribute("aria-sort", "ascending")
+    expect(page.locator("th.text a")).to_be_focused()
     texts = page.locator("td.text button").all_inner_texts()
     assert texts == sorted(texts, key=str.lower)
     page.click("th.text a")
@@ -257,6 +258,10 @@ def test_the_table_is_searched_and_sorted(filled: Running, open_page: Callable[.
     assert page.locator("td.text button").all_inner_texts() == texts[::-1]
     page.select_option("[name=state]", "superseded")
     expect(page.locator(".empty")).to_be_visible()
+    page.go_back()
+    expect(page.locator("th.text")).to_have_attribute("aria-sort", "descending")
+    page.locator("td.text button").first.click()
+    expect(page.locator("dialog[open]")).to_be_visible()
 
 
 def test_plots_and_map_show_what_there_is(filled: Running, open_page: Callable[..., Page]) -> None:

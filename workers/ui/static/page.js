@@ -24,8 +24,8 @@ document.addEventListener("htmx:afterRequest", (event) => {
   const form = event.detail.elt;
   if (event.detail.successful && form.matches?.("form[hx-post='/publish']")) find("text").value = "";
 });
-find("life").addEventListener("click", (event) => {
-  if (event.target === event.currentTarget) event.target.close();
+document.addEventListener("click", (event) => {
+  if (event.target.matches("dialog")) event.target.close();  // beside what it shows
 });
 for (const [name, hidden] of [["htmx:sendError", false], ["htmx:sseError", false], ["htmx:afterOnLoad", true]]) {
   document.addEventListener(name, () => { find("offline").hidden = hidden; });
