@@ -34,10 +34,8 @@ class Row:
     text: str = ""
     sent: int = 0
     finish_reason: str = ""
-    moved: list[tuple[float, int]] | None = (
-        None  # where asked for: of each token, how far the memories raised its
-    )
-    # probability, and where the text ends with it
+    # Where asked for: of each token how far the memories raised its probability, and where the text ends with it.
+    moved: list[tuple[float, int]] | None = None
 
 
 def generate(backbone: Backbone, rows: Sequence[Row], on_token: OnToken | None = None) -> None:
