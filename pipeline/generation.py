@@ -88,13 +88,15 @@ def _choose(logits: Tensor, row: Row, dice: torch.Generator) -> int:
     return int(torch.multinomial(p, 1, generator=dice))
 
 
-def pieces(row: Row) -> list[tuple[str, float]]:
-    """The text of an answer that counted `moved`, token by token, each with how far the memories raised it.
+def pieces(row: Row) -> list[tuple[str, float]] | None:
+    """The text token by token, each with how far the memories raised it; None where nobody asked for that.
 
     A character of several tokens is in the first one's piece; what a stop string cut off is in none.
     """
+    if row.moved is None:
+        return None
     found, begin, count = [], 0, len(row.tokens)
-    for n, (moved, end) in enumerate((row.moved or [])[:count], 1):
+    for n, (moved, end) in enumerate(row.moved[:count], 1):
         end = len(row.text) if n == count else max(begin, min(end, len(row.text)))
         found.append((row.text[begin:end], moved))
         begin = end

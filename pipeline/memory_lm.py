@@ -244,9 +244,9 @@ class MemoryLM:
                 [_shown(hit) for hit in hits],
                 len(row.ids),
                 len(row.tokens),
-                pieces(row) if job.tokens else None,
+                pieces(row),
             )
-            for job, (row, hits) in zip(jobs, made, strict=True)
+            for row, hits in made
         ]
 
     # --- inside ---
