@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test hostile fuzz test-kafka docs lint clean
+.PHONY: help install demo test browser hostile fuzz test-kafka docs lint clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,12 @@ demo: $(STAMP)  ## run the demo; FACTS=FILE streams your own JSON Lines at its e
 
 test: $(STAMP)  ## run the tests
 	$(BIN)/python -m pytest
+
+BROWSERS := chromium-headless-shell chromium chromium-browser google-chrome
+
+browser:  ## find a Chromium for the tests of the web page, or install Debian's (as root)
+	@command -v $(BROWSERS) | grep . || { apt-get update -qq && \
+		apt-get install -y -qq --no-install-recommends chromium-headless-shell fonts-dejavu-core; }
 
 hostile: $(STAMP)  ## the long run of hostile messages, 20,000 over all topics; prints what it saw
 	HOSTILE_MESSAGES=20000 $(BIN)/python -m pytest -s --show-capture=no tests/test_hostile.py

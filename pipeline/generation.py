@@ -37,6 +37,8 @@ class Row:
     sent: int = 0
     finish_reason: str = ""  # "stop" or "length", once it has ended
     settled: tuple[int, str] = (0, "")  # so many tokens, and their text
+    # Where asked for: of each token how far the memories raised its probability, and where the text ends with it.
+    moved: list[tuple[float, int]] | None = None
     dice: torch.Generator = field(init=False)
 
     def __post_init__(self) -> None:
@@ -84,10 +86,16 @@ class Batch:
     def _say(self, rows: Sequence[Row], logits: Tensor, decoding: Decoding) -> tuple[list[Row], list[Row]]:
         """Chooses a token for each row. The rows that go on, to which `decoding` is cut down, and those that ended."""
         for row, own in zip(rows, logits, strict=True):
+            predicted = fused = own
             if not row.reading.silent:
-                own = row.reading.predict(own).clone()
-                own[_said_before(row.tokens)] = -torch.inf
-            _take(self._backbone, row, _choose(own, row))
+                predicted = row.reading.predict(own)
+                fused = predicted.clone()
+                fused[_said_before(row.tokens)] = -torch.inf
+            token = _choose(fused, row)
+            _take(self._backbone, row, token)
+            if row.moved is not None:
+                raised = _probability(predicted, token) - _probability(own, token)
+                row.moved.append((raised, len(row.text)))
         going = [i for i, row in enumerate(rows) if not row.finish_reason]
         if 0 < len(going) < len(rows):
             self._backbone.select(decoding, going)
@@ -118,6 +126,25 @@ def _choose(logits: Tensor, row: Row) -> int:
         ordered[ordered.cumsum(0) - ordered >= row.top_p] = 0
         p = torch.zeros_like(p).scatter_(0, order, ordered)
     return int(torch.multinomial(p, 1, generator=row.dice))
+
+
+def pieces(row: Row) -> list[tuple[str, float]] | None:
+    """The text token by token, each with how far the memories raised it; None where nobody asked for that.
+
+    A character of several tokens is in the first one's piece; what a stop string cut off is in none.
+    """
+    if row.moved is None:
+        return None
+    found, begin, count = [], 0, len(row.tokens)
+    for n, (moved, end) in enumerate(row.moved[:count], 1):
+        end = len(row.text) if n == count else max(begin, min(end, len(row.text)))
+        found.append((row.text[begin:end], moved))
+        begin = end
+    return found
+
+
+def _probability(logits: Tensor, token: int) -> float:
+    return float(torch.softmax(logits.float(), -1)[token])
 
 
 def _take(backbone: Backbone, row: Row, token: int) -> None:

@@ -19,7 +19,7 @@ from pipeline.backbone import fixed_batches
 from pipeline.bank import Bank
 from pipeline.decision import Cause, Decision, Memory, NewFact
 from pipeline.encoder import Encoder
-from pipeline.generation import Batch, Row, generate
+from pipeline.generation import Batch, Row, generate, pieces
 from pipeline.reading import Reading
 from pipeline.records import from_record, to_record
 from pipeline.retrieval import Retrieved as Hit
@@ -49,6 +49,7 @@ class Generation:
     memories: list[Retrieved]
     prompt_tokens: int
     completion_tokens: int
+    tokens: list[tuple[str, float]] | None = None  # text, and how far the memories raised it
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ class Job:
     top_p: float = 1.0
     seed: int = 0
     stop: Sequence[str] = field(default_factory=tuple)
+    tokens: bool = False
 
     def asked(self) -> str:
         """The text by which memories are looked for: the prompt, or the chat's last turn."""
@@ -252,7 +254,7 @@ class MemoryLM:
     def made(self, row: Row, hits: Sequence[Hit]) -> Generation:
         """What became of a row that has ended."""
         shown = [_shown(hit) for hit in hits]
-        return Generation(row.text, row.finish_reason, shown, len(row.ids), len(row.tokens))
+        return Generation(row.text, row.finish_reason, shown, len(row.ids), len(row.tokens), pieces(row))
 
     # --- inside ---
 
@@ -279,7 +281,7 @@ class MemoryLM:
         return Row(
             backbone.clip(ids or backbone.lead, room),
             Reading(hits, self._tokenize, self.encoder.informative, self.bank.settings, context),
-            room, job.temperature, job.top_p, job.seed, job.stop,
+            room, job.temperature, job.top_p, job.seed, job.stop, moved=[] if job.tokens else None,
         )  # fmt: skip
 
     def _tokenize(self, text: str) -> list[int]:

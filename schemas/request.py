@@ -56,6 +56,9 @@ class GenerationRequest(Message):
     stream: bool = Field(
         default=False, description="Send the text as it is generated, in deltas before the response."
     )
+    tokens: bool = Field(
+        default=False, description="Say of each token of the answer how far the memories moved it."
+    )
     after: Annotated[dict[Namespace, Positions], Field(max_length=16)] | None = Field(
         default=None,
         description="Answer only from a memory that has decided these facts "

@@ -18,6 +18,15 @@ class UsedMemory(Message):
     gate: Annotated[Finite, Field(ge=0, le=1)]
 
 
+class Token(Message):
+    """A piece of the answer; all of them together are its text."""
+
+    text: str
+    moved: Annotated[Finite, Field(ge=-1, le=1)] = Field(
+        description="Its probability with the memories, less the bare model's."
+    )
+
+
 class Usage(Message):
     prompt_tokens: Annotated[int, Field(ge=0)]
     completion_tokens: Annotated[int, Field(ge=0)]
@@ -44,6 +53,7 @@ class GenerationResponse(Message):
     finish_reason: Literal["stop", "length", "error"]
     usage: Usage | None = None
     timings: Timings | None = None
+    tokens: list[Token] | None = Field(default=None, description="Where the request asked for them.")
     error: ResponseError | None = None
 
 

@@ -282,13 +282,25 @@ def query(sql: str, format: Annotated[Format, typer.Option()] = Format.table, da
         show(run_confined(data, sql), format)
 
 
+@app.command()
+def ui(
+    host: Annotated[str, typer.Option(help="An address of this machine; there is no login.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8642,
+    data: Data = DATA, bootstrap: Bootstrap = None, topic_prefix: Prefix = None,
+) -> None:  # fmt: skip
+    """A web page until Ctrl-C: ask with and without memory, publish, see what was learned and why."""
+    from workers.kafka import KafkaSettings
+    from workers.ui.server import serve
+
+    with _clear_errors():
+        serve(KafkaSettings.from_env(bootstrap=bootstrap, topic_prefix=topic_prefix), data, host, port)
+
+
 @memories.command("list")
 def memories_list(limit: int = 50, format: Format = Format.table, data: Data = DATA) -> None:
     """The newest memories."""
-    sql = (
-        "select memory_id, namespace, category, text, uses, learned_at from memories order by learned_at desc"
-    )
-    query(f"{sql} limit {limit}", format, data)
+    columns = "memory_id, namespace, category, text, uses, learned_at"
+    query(f"select {columns} from memories order by learned_at desc limit {limit}", format, data)
 
 
 @memories.command("search")
@@ -381,8 +393,7 @@ def schemas_export(folder: Path) -> None:
 
     with _clear_errors():
         folder.mkdir(parents=True, exist_ok=True)
-        for path in export(folder):
-            print(path)
+        print(*export(folder), sep="\n")
 
 
 @app.command()

@@ -214,8 +214,9 @@ def ask(
     request: GenerationRequest,
     recent: Positions | None = None,
     timeout_s: float = 120.0,
+    going: Callable[[], bool] = lambda: True,
 ) -> Iterator[ResponseDelta | GenerationResponse]:
-    """Sends a request; yields its deltas and last its response. Raises ClientError.
+    """Sends a request; yields its deltas and last its response. Raises ClientError. Ends early where not `going`.
 
     `recent` are positions for a request without `after`: those of them count that are of this cluster's topics.
     """
@@ -238,6 +239,8 @@ def ask(
             producer.close()
         end, expected = time.monotonic() + timeout_s, 0
         while time.monotonic() < end:
+            if not going():
+                return
             for record in tail.poll():
                 if record.key != request_id.encode():
                     continue

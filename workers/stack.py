@@ -108,7 +108,7 @@ def up(
     """
     data = data.absolute()
     stop, hurry = stop or threading.Event(), threading.Event()
-    with _locked(data), _signals(stop, hurry):
+    with _locked(data), signals(stop, hurry):
         stack = _Stack(data, settings, commands, embedded, restart_delay)
         try:
             stack.start()
@@ -303,7 +303,7 @@ def _locked(data: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _signals(stop: threading.Event, hurry: threading.Event) -> Iterator[None]:
+def signals(stop: threading.Event, hurry: threading.Event) -> Iterator[None]:
     """The first SIGINT or SIGTERM sets `stop`, the next one `hurry`. Only the main thread can have
     handlers."""
     if threading.current_thread() is not threading.main_thread():

@@ -1,0 +1,83 @@
+"""What stands before every page: who may call, how much may be sent, and what a browser may do with the answer.
+
+A page on this machine is within reach of every site that its user visits. A foreign name in Host is refused (DNS
+rebinding), and so is a form that another origin sends (CSRF: Fetch Metadata, and Origin). Nothing runs in a page but the
+server's own files (Content Security Policy), so that a fact which is hostile stays a text. Knows no page.
+"""
+
+from collections.abc import Iterable
+from urllib.parse import parse_qsl
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from schemas.common import BadMessage
+
+MAX_FORM_BYTES = 128 * 1024
+MAX_FORM_FIELDS = 20
+
+HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+}
+
+
+class Guard:
+    """An ASGI application around another. `hosts` are the values of Host (with the port) that are ours."""
+
+    def __init__(self, app: ASGIApp, hosts: Iterable[str]) -> None:
+        self._app, self._hosts = app, frozenset(hosts)
+        self._origins = {f"http://{host}" for host in self._hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            raise RuntimeError("no such protocol here")
+
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(HEADERS)
+                headers.setdefault("cache-control", "no-store")
+            await send(message)
+
+        refused = self._refused(scope["method"], Headers(scope=scope))
+        app = PlainTextResponse(refused, 403) if refused else self._app
+        await app(scope, receive, guarded)
+
+    def _refused(self, method: str, headers: Headers) -> str | None:
+        """Why the request is not taken; None for one that is."""
+        hosts = headers.getlist("host")
+        if len(hosts) != 1 or hosts[0].lower() not in self._hosts:
+            return f"This page answers to {' and '.join(sorted(self._hosts))} only.\n"
+        site, mode = headers.get("sec-fetch-site"), headers.get("sec-fetch-mode")
+        if method in ("GET", "HEAD"):
+            if site in ("cross-site", "same-site") and mode != "navigate":
+                return "This page is not for other sites.\n"
+        elif headers.get("origin") not in self._origins or site not in (None, "same-origin"):
+            return "This form is sent from its own page only.\n"
+        return None
+
+
+async def form(request: Request) -> dict[str, str]:
+    """The fields of a form, without those that were left blank. Raises `BadMessage`, having read no more than the limit."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_FORM_BYTES:
+            raise BadMessage("too-large", f"The form has more than {MAX_FORM_BYTES >> 10} KiB.")
+    try:
+        fields = parse_qsl(body.decode(), max_num_fields=MAX_FORM_FIELDS, errors="strict")
+    except ValueError:  # of which UnicodeDecodeError is a kind
+        raise BadMessage("invalid-form", "The form cannot be read.") from None
+    return {name: value.replace("\r\n", "\n") for name, value in fields if value.strip()}

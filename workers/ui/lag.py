@@ -1,0 +1,65 @@
+"""How far the workers are behind, looked at every few seconds while the page's server runs.
+
+Keeps the last hour. Knows the groups and their topics; knows no page.
+"""
+
+import threading
+import time
+from collections import deque
+from typing import NamedTuple
+
+from workers.kafka import KafkaSettings
+from workers.stack import DRAINED
+from workers.topics import lag, topic_ids
+
+EVERY_S = 10.0
+KEPT = 360
+
+
+class Sample(NamedTuple):
+    at: float  # epoch seconds
+    waiting: dict[str, int]  # records of each topic that are not consumed yet
+    error: str = ""
+
+
+class Sampler:
+    """A thread that asks the cluster."""
+
+    def __init__(self, settings: KafkaSettings, every_s: float = EVERY_S) -> None:
+        self._settings, self._every_s = settings, every_s
+        self._samples: deque[Sample] = deque(maxlen=KEPT)
+        self._stop = threading.Event()
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="lag", daemon=True).start()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def last(self) -> Sample | None:
+        return self._samples[-1] if self._samples else None
+
+    def samples(self) -> list[dict[str, object]]:
+        """Those that have an answer, the oldest first."""
+        return [{"at": s.at, "waiting": s.waiting} for s in list(self._samples) if not s.error]
+
+    def _run(self) -> None:
+        while True:
+            self._samples.append(self._look())
+            if self._stop.wait(self._every_s):
+                return
+
+    def _look(self) -> Sample:
+        waiting: dict[str, int] = {}
+        try:
+            admin, consumer = self._settings.admin(), self._settings.consumer()
+            try:
+                topic_ids(admin, self._settings)  # says which are missing, and makes none
+                for worker, topics in DRAINED.items():
+                    waiting |= lag(admin, consumer, self._settings, worker, topics)
+            finally:
+                consumer.close(autocommit=False)
+                admin.close()
+            return Sample(time.time(), waiting)
+        except Exception as error:  # whatever it is: a thread that ended would show old figures as today's
+            return Sample(time.time(), {}, str(error)[:300])

@@ -1,0 +1,200 @@
+"""What the pages show of the data folder: the memories' lives, what was decided over time, the map.
+
+Every function is a bounded query of ours, with values quoted and names from a list, or reads a bounded number of
+memories. Knows no page and no Kafka. Raises `QueryError`, and `HistoryError` where a file is damaged.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline import query
+from pipeline.projection import pca, pooled
+
+TIMEOUT_S = 10.0
+PAGE = 50  # memories
+MAX_WORDS = 8
+MAX_EVENTS = 100  # of one life
+MAX_POINTS = 2_000  # of the map
+BUCKETS = 48
+WIDTHS_S = (1, 5, 15, 60, 300, 900, 3600, 6 * 3600, 86400, 7 * 86400, 30 * 86400, 365 * 86400)
+TOP_CATEGORIES = 7
+
+SORTS = {
+    "text": "lower(text)",
+    "category": "category",
+    "learned": "learned_at",
+    "delta": "loss_delta",
+    "reinforced": "reinforced",
+    "hits": "uses",
+}
+STATES = {
+    "remembered": "state = 'remembered'",
+    "superseded": "state = 'superseded'",
+    "gone": "state IN ('evicted', 'forgotten', 'erased')",
+    "all": "true",
+}
+
+# Like the view `memories`, but with those that are gone, and why.
+_LIVES = """
+WITH made AS (
+    SELECT * FROM history WHERE outcome IN ('learned', 'superseded')
+    QUALIFY row_number() OVER (
+        PARTITION BY history_partition, namespace, memory_id ORDER BY history_position DESC) = 1
+), ends AS (
+    SELECT history_partition, namespace, memory_id, outcome, history_position FROM history
+    WHERE outcome IN ('evicted', 'forgotten', 'erased')
+    UNION ALL
+    SELECT history_partition, namespace, nearest, 'superseded', history_position FROM history
+    WHERE outcome = 'superseded'
+), ended AS (
+    SELECT made.history_partition, made.namespace, made.memory_id, arg_max(ends.outcome, ends.history_position) AS state
+    FROM made JOIN ends ON ends.history_partition = made.history_partition AND ends.namespace = made.namespace
+        AND ends.memory_id = made.memory_id AND ends.history_position > made.history_position
+    GROUP BY ALL
+), touched AS (
+    SELECT history_partition, namespace, memory_id, count(*) FILTER (WHERE outcome = 'used') AS uses,
+        count(*) FILTER (WHERE outcome = 'reinforced') AS reinforced
+    FROM history WHERE outcome IN ('used', 'reinforced') GROUP BY ALL
+), lives AS (
+    SELECT made.memory_id, made.namespace, coalesce(made.text, '') AS text, made.category, made.source,
+        made.decided_at AS learned_at, made.loss_delta, coalesce(ended.state, 'remembered') AS state,
+        coalesce(touched.uses, 0) AS uses, coalesce(touched.reinforced, 0) AS reinforced,
+        made.outcome = 'superseded' AS replaces
+    FROM made LEFT JOIN ended USING (history_partition, namespace, memory_id)
+        LEFT JOIN touched USING (history_partition, namespace, memory_id)
+)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Which memories of the table, and in which order."""
+
+    words: str = ""
+    state: str = "remembered"
+    category: str = ""
+    sort: str = "learned"
+    down: bool = True
+    page: int = 1
+
+
+def memories(data: Path, asked: Asked) -> tuple[list[dict[str, Any]], int]:
+    """One page of the table, and how many memories there are on all pages."""
+    wanted = [STATES[asked.state]]
+    words = asked.words.lower().split()[:MAX_WORDS]
+    wanted += [f"contains(lower(text), {_text(word)})" for word in words]
+    if asked.category:
+        wanted.append(f"category = {_text(asked.category)}")
+    rows = _rows(
+        data,
+        f"{_LIVES} SELECT *, count(*) OVER () AS total FROM lives WHERE {' AND '.join(wanted)} "
+        f"ORDER BY {SORTS[asked.sort]} {'DESC' if asked.down else 'ASC'} NULLS LAST, namespace, memory_id "
+        f"LIMIT {PAGE} OFFSET {(asked.page - 1) * PAGE}",
+    )
+    return rows, rows[0]["total"] if rows else 0
+
+
+def life(data: Path, namespace: str, memory_id: str) -> list[dict[str, Any]]:
+    """What happened to one memory, the first first; what answered with it has the prompt and the answer."""
+    one = _text(memory_id)
+    return _rows(
+        data,
+        "SELECT h.outcome, h.memory_id, h.nearest, h.similarity, h.text, h.category, h.source, h.namespace, h.decided_at, "
+        "h.loss_delta, h.min_loss_delta, h.importance, h.gate, g.prompt, g.text AS answer, "
+        f"h.memory_id = {one} AS own, (SELECT any_value(o.text) FROM history o WHERE o.memory_id = h.nearest "
+        "AND o.outcome IN ('learned', 'superseded')) AS nearest_text "
+        f"FROM history h LEFT JOIN generations g ON h.outcome = 'used' AND g.request_id = h.request_id "
+        f"WHERE h.namespace = {_text(namespace)} AND (h.memory_id = {one} "
+        f"OR (h.nearest = {one} AND h.outcome IN ('superseded', 'outdated'))) "
+        f"ORDER BY h.history_position LIMIT {MAX_EVENTS}",
+    )
+
+
+def decision(data: Path, topic_id: str, partition: int, offset: int) -> dict[str, Any] | None:
+    """What became of one fact, with the text of the memory it was compared with."""
+    rows = _rows(
+        data,
+        "SELECT h.*, (SELECT any_value(o.text) FROM history o WHERE o.memory_id = h.nearest AND o.outcome IN "
+        "('learned', 'superseded')) AS nearest_text FROM history h WHERE h.topic = 'facts' AND h.topic_id = "
+        f'{_text(topic_id)} AND h."partition" = {partition} AND h."offset" = {offset} '
+        "ORDER BY h.history_position LIMIT 1",
+    )
+    return rows[0] if rows else None
+
+
+def categories(data: Path) -> list[dict[str, Any]]:
+    """How many memories each category has, those with most first."""
+    return _rows(
+        data, "SELECT category, count(*) AS count FROM memories GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 100"
+    )
+
+
+def over_time(data: Path) -> dict[str, Any]:
+    """What was decided in equal stretches of time: outcomes, loss delta, seconds to a decision, categories."""
+    span = _rows(
+        data,
+        "SELECT epoch(min(decided_at)) AS first, epoch(max(decided_at)) AS last FROM history WHERE topic = 'facts'",
+    )
+    if not span or span[0]["first"] is None:
+        return {"width_s": 0, "buckets": [], "outcomes": [], "learning": [], "categories": [], "now": []}
+    first, last = span[0]["first"], span[0]["last"]
+    width = next((w for w in WIDTHS_S if (last - first) / w < BUCKETS), WIDTHS_S[-1])
+    begin = int(first // width)
+    buckets = [n * width for n in range(max(begin, int(last // width) - 1000), int(last // width) + 1)]
+    bucket = f"CAST(floor(epoch(decided_at) / {width}) AS BIGINT) * {width} AS bucket"
+    facts = f"SELECT {bucket}, * EXCLUDE (text) FROM history WHERE topic = 'facts' AND outcome <> 'used'"
+    now = [{"category": row["category"] or "none", "count": row["count"]} for row in categories(data)]
+    top = ", ".join(_text(row["category"]) for row in now[:TOP_CATEGORIES]) or "''"
+    return {
+        "width_s": width,
+        "buckets": buckets,
+        "outcomes": _rows(data, f"SELECT bucket, outcome, count(*) AS count FROM ({facts}) GROUP BY ALL"),
+        "learning": _rows(
+            data,
+            "SELECT bucket, median(loss_delta) FILTER (WHERE outcome IN ('learned', 'superseded')) AS learned, "
+            "median(loss_delta) FILTER (WHERE outcome = 'skipped') AS skipped, "
+            "median(lag) AS usual, quantile_cont(lag, 0.95) AS most FROM (SELECT *, "
+            f"greatest(0, epoch(decided_at) - epoch(published_at)) AS lag FROM ({facts})) GROUP BY ALL",
+        ),
+        "categories": _rows(
+            data,
+            f"SELECT bucket, CASE WHEN category IN ({top}) THEN category ELSE 'others' END AS category, "
+            f"count(*) AS count FROM (SELECT * REPLACE (coalesce(category, 'none') AS category) FROM ({facts}) "
+            "WHERE outcome IN ('learned', 'superseded')) GROUP BY ALL",
+        ),
+        "now": now[:12],
+    }
+
+
+def atlas(data: Path) -> list[dict[str, Any]]:
+    """The newest memories as points on a plane, near each other where their words mean like things."""
+    rows = _rows(
+        data,
+        "SELECT memory_id, namespace, text, category FROM memories "
+        f"ORDER BY learned_at DESC, memory_id LIMIT {MAX_POINTS}",
+    )
+    vectors = pooled(data, {(row["namespace"], row["memory_id"]) for row in rows})
+    shown = [row for row in rows if (row["namespace"], row["memory_id"]) in vectors]
+    places = pca([vectors[row["namespace"], row["memory_id"]] for row in shown])
+    return [
+        row | {"text": row["text"][:300], "x": round(float(x), 4), "y": round(float(y), 4)}
+        for row, (x, y) in zip(shown, places, strict=True)
+    ]
+
+
+def written(data: Path) -> datetime | None:
+    """When the last fact was decided: what is remembered is as it was then."""
+    sql = "SELECT max(decided_at) AS last FROM history WHERE topic = 'facts'"
+    return _rows(data, sql)[0]["last"]  # type: ignore[no-any-return]
+
+
+def _rows(data: Path, sql: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = query.run(data, sql, TIMEOUT_S).to_pylist()
+    return rows
+
+
+def _text(value: str) -> str:
+    """As an SQL string: DuckDB knows no escape in one but the doubled quote, and ends it at no NUL."""
+    return "'" + value.replace("'", "''").replace("\0", "") + "'"
