@@ -28,9 +28,8 @@ def step(folder: Path, partition: int, now: float) -> bool:
     on nothing counts what it has. Raises `HistoryError` for a damaged file; `Unwritable` when the disk refuses or another
     process is at it.
     """
-    due = _due(
-        history.parts(folder, partition)[:-1]
-    )  # the last batch stays by itself: its owner is not done with it
+    # The last batch stays by itself: its owner is not done with it.
+    due = _due(history.parts(folder, partition)[:-1])
     if not due and not history.merged_away(folder, partition):
         return False
     with history.locked(history.folder_of(folder, partition), patience_s=0.0):
@@ -42,12 +41,8 @@ def step(folder: Path, partition: int, now: float) -> bool:
 
 def sweep(folder: Path, partition: int, until: float = math.inf) -> None:
     """Removes what was merged before `until`, and what a merge left half written. Under `locked`."""
-    into = iter(history.parts(folder, partition))
-    part = next(into, None)
-    for path in history.merged_away(folder, partition):  # in order
-        while part and part.last < int(path.name[:10]):
-            part = next(into, None)
-        if part and part.path.stat().st_mtime <= until:
+    for path, into in history.merged_away(folder, partition):
+        if into.stat().st_mtime <= until:
             path.unlink(missing_ok=True)
     inside = history.folder_of(folder, partition)
     for name in os.listdir(inside):

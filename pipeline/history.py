@@ -81,19 +81,23 @@ def parts(folder: Path, partition: int) -> list[Part]:
     """The files that together hold each row once, in order; a gap between two of them is for the caller to refuse."""
     live: list[Part] = []
     for _ in range(_LOOKS):  # a listing may miss what comes, or lack what goes, while it is made
-        live = []
-        for part in sorted(_all_parts(folder, partition), key=lambda part: (part.first, -part.last)):
-            if not live or part.first > live[-1].last:
-                live.append(part)
+        live = _live(_all_parts(folder, partition))
         if _gap(live) is None:
             break
     return live
 
 
-def merged_away(folder: Path, partition: int) -> list[Path]:
-    """Files of which another has all rows: left by a merge. In order."""
-    live = {part.path for part in parts(folder, partition)}
-    return [part.path for part in sorted(_all_parts(folder, partition)) if part.path not in live]
+def merged_away(folder: Path, partition: int) -> list[tuple[Path, Path]]:
+    """Files that a merge has left, each with the one that has all its rows. In order."""
+    found, left = _all_parts(folder, partition), []
+    into = iter(_live(found))
+    live = next(into, None)
+    for part in sorted(found, key=_order):
+        while live and live.last < part.first:
+            live = next(into, None)
+        if live and live.first <= part.first and part.last <= live.last and part != live:
+            left.append((part.path, live.path))
+    return left
 
 
 def append(folder: Path, partition: int, sequence: int, decisions: Sequence[Decision]) -> Path:
@@ -283,6 +287,19 @@ def _all_parts(folder: Path, partition: int) -> list[Part]:
     inside = folder_of(folder, partition)
     matches = (_FILE.fullmatch(name) for name in _names(inside))
     return [Part(int(m[1]), int(m[2] or m[1]), inside / m[0]) for m in matches if m]
+
+
+def _order(part: Part) -> tuple[int, int]:
+    """A file before those that it has all rows of."""
+    return part.first, -part.last
+
+
+def _live(found: Iterable[Part]) -> list[Part]:
+    live: list[Part] = []
+    for part in sorted(found, key=_order):
+        if not live or part.first > live[-1].last:
+            live.append(part)
+    return live
 
 
 def _gap(found: Sequence[Part]) -> int | None:

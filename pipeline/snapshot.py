@@ -10,7 +10,6 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +25,7 @@ from pipeline.decision import Decision, Memory, packed
 from pipeline.settings import Settings
 from schemas.history import SNAPSHOT
 
-_PLAIN = [f.name for f in fields(Memory) if f.name not in ("priors", "surprisals", "vectors")]
+_PLAIN = [name for name in SNAPSHOT.names if name not in ("priors", "surprisals", "vectors")]
 _NAME = re.compile(r"snapshot-([0-9]{10})-([0-9a-f]{64})\.parquet")
 _UNFINISHED = ".snapshot.tmp"
 _STATE_KEY = b"factstream.state"

@@ -1,6 +1,7 @@
 """The history: every decision of the writer, a row each, in Parquet. The truth of which the memory is a fold.
 
-One folder a partition, one file a batch, numbered without gaps: `history/partition=3/0000000042.parquet`. Version 2 has
+One folder a partition, one file a batch, numbered without gaps: `history/partition=3/0000000042.parquet`. Batches that follow
+each other are merged later, `0000000032-0000000063.parquet`: where both stand there, the merged file counts. Version 2 has
 the outcome `erased`, which a reader of version 1 would not take for a removal, and rows whose text was erased.
 """
 
