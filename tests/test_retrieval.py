@@ -3,13 +3,17 @@
 from collections import Counter
 from datetime import UTC, datetime
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 import pipeline.index
+from pipeline import bench_retrieve
 from pipeline.bank import Bank, memory_id
 from pipeline.bench_bank import variants
 from pipeline.bench_texts import asked_of, made_up_facts
@@ -19,6 +23,7 @@ from pipeline.index import Index
 from pipeline.retrieval import retrieve, retrieve_all
 from pipeline.vectors import likeness_of, pack, unit, unpack
 from pipeline.words import split
+from workers.cli import app
 
 D = 40
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -145,3 +150,31 @@ def test_every_invented_fact_can_be_asked_for() -> None:
     for fact in made_up_facts(2000, 5):
         prompt, paraphrase, question = asked_of(fact)
         assert fact.startswith(prompt) and paraphrase != prompt and question.endswith("?\nAnswer:")
+
+
+def test_retrieve_tells_each_measure_beside_its_limit(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, few in (("ENCODED", 60), ("PROMPTS", 9), ("TOGETHER", 3), ("TIMED", 1)):
+        monkeypatch.setattr(bench_retrieve, name, few)
+    result = CliRunner().invoke(
+        app, ["bench", "retrieve", "--memories", "1200", "--model", str(llama), "--json"]
+    )
+    assert result.exit_code == 0, result.output
+    told = orjson.loads(result.stdout)
+    measures = {m["name"]: m for m in told["measures"]}
+    assert len(measures) == 5 and all(m["value"] > 0 and m["limit"] > 0 for m in measures.values())
+    assert measures["recall of the exhaustive best 3"]["value"] <= 1
+    assert told["memories"] == 1200 and told["encoded"] == 60 and told["prompts"] == 9
+    assert [at["memories"] for at in told["curve"]] == [1000, 1200]
+    assert all(0 < at["median_ms"] <= at["p99_ms"] for at in told["curve"])
+
+
+def test_exhaustive_scoring_finds_what_a_small_bank_holds() -> None:
+    facts = [encoding(fact) for fact in made_up_facts(60, 3)]
+    bank = Bank()
+    for one in islice(
+        variants(facts, bench_retrieve.BANK, 1), 100
+    ):  # fewer than are candidates: both see all
+        bank.put(one)
+    prompts = [asked(asked_of(fact.text)[0]) for fact in facts[:10]]
+    _, found = bench_retrieve.one_by_one(bank, prompts, lambda: 0.0)
+    assert bench_retrieve.exhaustive(bank, prompts, lambda *_: None) == found
