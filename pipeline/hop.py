@@ -61,7 +61,9 @@ def hop(
         np.zeros((len(rest) + len(bridge), 2), int),
     )
     best: Second | None = None
-    for memory, said in _about(bank, namespaces, [told.forms[i] for i in bridge]):
+    for memory, said in _about(
+        bank, namespaces, [told.forms[i] for i in bridge], [asked.forms[i] for i in rest]
+    ):
         words = words_of(memory, said)
         over = align(left, words, bank.settings)
         has = np.flatnonzero(over.covered > 0.5).tolist()
@@ -81,8 +83,10 @@ def _unasked(memory: Memory, words: Words, alignment: Alignment, informative: fl
     return int(unasked.sum())
 
 
-def _about(bank: Bank, namespaces: Sequence[str], forms: Sequence[str]) -> Iterator[tuple[Memory, Floats]]:
-    """Memories that have all these words, the newest first, a bounded number of them; and what their words say."""
+def _about(
+    bank: Bank, namespaces: Sequence[str], forms: Sequence[str], rest: Sequence[str]
+) -> Iterator[tuple[Memory, Floats]]:
+    """Memories that have all these words and one like the rest's, of the newest a bounded number; and what their words say."""
     for namespace in namespaces:
         index = bank.index(namespace)
         if index is None:
@@ -92,6 +96,7 @@ def _about(bank: Bank, namespaces: Sequence[str], forms: Sequence[str]) -> Itera
             m for m in islice(reversed(rarest), bank.settings.postings) if all(m in ids for ids in others)
         )
         for memory_id in islice(having, bank.settings.candidates):
-            if memory := bank.get(namespace, memory_id):
+            memory = bank.get(namespace, memory_id)
+            if memory and any(likeness(r, word) > 0.5 for word in forms_of(memory) for r in rest):
                 size = bank.size(namespace)
                 yield memory, information_of(index, size, forms_of(memory), memory.priors, bank.settings)

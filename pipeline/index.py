@@ -11,8 +11,8 @@ rows of memories that left stay empty, until they are a fifth of all and the row
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from heapq import nsmallest
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ POOLED = 128
 _RANGE = 0.5  # of a pooled unit vector's coordinates in eight bits: of 13 million none was above .35
 _GONE = 0.2  # the share of rows without a memory from which on the rows are numbered anew
 _FEW = 1024  # so many are never worth it
-_AT_ONCE = 4096  # memories that are pooled together
+_AT_ONCE = 1024  # memories that are pooled together
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -60,6 +60,7 @@ class Index:
     def __init__(self) -> None:
         self.rows: dict[str, int] = {}  # memory id -> row
         self._ids: list[str] = []  # row -> memory id, empty where the memory left
+        self._keys = array("I")  # row -> a number that is the memory's in every replica
         self._gone: list[int] = []  # rows whose memories left
         # word -> rows. Most words are in one memory only: these have a number and no array.
         self._by_word: dict[str, int | array[int]] = {}
@@ -68,6 +69,7 @@ class Index:
     def add(self, memory_id: str, forms: Iterable[str]) -> None:
         row = self.rows[memory_id] = len(self._ids)
         self._ids.append(memory_id)
+        self._keys.append(crc32(memory_id.encode()))
         for form in dict.fromkeys(forms):
             had = self._by_word.get(form)
             if had is None:
@@ -96,6 +98,7 @@ class Index:
         held, self._gone = self._held(), []
         anew = np.cumsum(held, dtype=np.uint32) - 1
         self._ids = [memory_id for memory_id in self._ids if memory_id]
+        self._keys = array("I", np.array(self._keys)[held].tobytes())
         self.rows = {memory_id: row for row, memory_id in enumerate(self._ids)}
         for form, had in self._by_word.items():
             self._by_word[form] = (
@@ -146,25 +149,26 @@ class Index:
         return len(left)
 
     def sharing(self, masses: Mapping[str, float], count: int) -> Rows:
-        """The rows of the `count` memories that have the heaviest of these words together; ties go by id."""
+        """The rows of the `count` memories that have the heaviest of these words together; ties go by a hash of the id."""
         words = sorted(((mass, form) for form, mass in masses.items() if mass > 0), reverse=True)
         found, left = np.zeros(len(self._ids)), sum(mass for mass, _ in words)
         rows = np.zeros(0, np.int64)
         for mass, form in words:
             having = self.rows_with(form)
-            if len(rows) < count or np.partition(found[rows], -count)[-count] <= left:
-                rows = np.concatenate([rows, having[found[having] == 0]])
-            else:  # who has only the words from here on cannot be among the heaviest any more
+            # Where many are heavier than all words from here on, who has only these cannot be among the heaviest.
+            if len(having) > len(rows) >= count and np.partition(found[rows], -count)[-count] > left:
                 having = rows[_among(rows, having)]
+            else:
+                rows = np.concatenate([rows, having[found[having] == 0]])
             found[having] += mass
             left -= mass
         if len(rows) <= count:
             return rows
         heavy = found[rows]
         least = np.partition(heavy, -count)[-count]
-        sure = rows[heavy > least]
-        tied = nsmallest(count - len(sure), rows[heavy == least].tolist(), key=self._ids.__getitem__)
-        return np.concatenate([sure, np.array(tied, np.int64)])
+        sure, tied = rows[heavy > least], rows[heavy == least]
+        keys = np.frombuffer(self._keys, np.uint32)[tied]
+        return np.concatenate([sure, tied[np.argsort(keys, kind="stable")[: count - len(sure)]]])
 
     def nearest(self, pooled: Floats, count: int, stated: Callable[[str], Stated]) -> list[Rows]:
         """pooled: [prompts, POOLED]. For each the rows of the `count` memories with the nearest pooled states.
@@ -207,8 +211,8 @@ def pool_packed(stated: Sequence[Stated]) -> Floats:
     """The same of packed vectors, for many memories: [memories, POOLED]."""
     counts = np.array([len(packed) if packed.size else 0 for packed, _ in stated])
     pooled = np.zeros((len(stated), POOLED), np.float32)
-    having = np.flatnonzero(counts)
-    if len(having):
+    having = np.flatnonzero(counts).tolist()
+    if having:
         vectors = unpack_leading(np.concatenate([stated[i][0] for i in having]), POOLED)
         vectors *= np.concatenate([stated[i][1] for i in having])[:, None]
         sums = np.add.reduceat(vectors, np.cumsum([0, *counts[having][:-1]]))
@@ -221,4 +225,4 @@ def _among(rows: Rows, others: Rows) -> NDArray[np.bool_]:
     if not len(others):
         return np.zeros(len(rows), bool)
     at = np.searchsorted(others, rows)
-    return others[np.minimum(at, len(others) - 1)] == rows
+    return np.asarray(others[np.minimum(at, len(others) - 1)] == rows)

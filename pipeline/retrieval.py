@@ -26,9 +26,6 @@ from pipeline.vectors import likeness_of
 from pipeline.weights import belonging, forms_of, information_of, words_of
 from pipeline.words import split
 
-SHARING = 512  # memories that are found by words, and scored
-NEAR = 256  # and by states
-
 
 @dataclass(frozen=True, slots=True)
 class Retrieved:
@@ -88,11 +85,11 @@ def _of_namespace(bank: Bank, namespace: str, asked: Sequence[Asked], k: int) ->
     pooled = [
         pool(one.vectors, said.astype(np.float32)) for one, said in zip(asked, informations, strict=True)
     ]
-    near = index.nearest(np.stack(pooled), NEAR, stated)
+    near = index.nearest(np.stack(pooled), bank.settings.candidates, stated)
     found = []
     for one, said, close in zip(asked, informations, near, strict=True):
         masses = dict(zip(one.forms, (said**2).tolist(), strict=True))
-        rows = np.union1d(index.sharing(masses, SHARING), close)
+        rows = np.union1d(index.sharing(masses, bank.settings.candidates), close)
         memories = [m for row in rows.tolist() if (m := bank.get(namespace, index.memory_id(row)))]
         scores = scored(index, size, [one], [said], rows, memories, bank.settings)[0]
         found.append(best_of(index, size, one, said, memories, scores, bank.settings, k))

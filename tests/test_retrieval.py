@@ -1,0 +1,180 @@
+"""Retrieval without a model: the same memories are found whatever order they came in, however many are asked for at once."""
+
+from collections import Counter
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+import pipeline.index
+from pipeline import bench_retrieve
+from pipeline.bank import Bank, memory_id
+from pipeline.bench_bank import variants
+from pipeline.bench_texts import asked_of, made_up_facts
+from pipeline.decision import Memory, packed
+from pipeline.encoding import Asked, Encoding
+from pipeline.index import Index
+from pipeline.retrieval import retrieve, retrieve_all
+from pipeline.vectors import likeness_of, pack, unit, unpack
+from pipeline.words import split
+from workers.cli import app
+
+D = 40
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def state(form: str) -> np.ndarray:
+    seed = int.from_bytes(form.encode()[:8].ljust(8), "little")
+    return np.asarray(unit(np.random.default_rng(seed).normal(size=(1, D)).astype(np.float32))[0])
+
+
+def numbers(text: str) -> tuple[np.ndarray, np.ndarray]:
+    words = split(text)
+    says = np.array([12.0 if text[w.start].isupper() else 4.0 for w in words], np.float32)
+    return says, np.array([state(w.form) for w in words], np.float32).reshape(len(words), D)
+
+
+def encoding(text: str) -> Encoding:
+    says, states = numbers(text)
+    return Encoding(text, "e", 5.0, 0.5, 4.5, says, says, pack(states))
+
+
+def memory(text: str) -> Memory:
+    e = encoding(text)
+    return Memory(
+        memory_id("n", text), "n", text, None, None, None, AT, AT, 0.0, 0, 0, e.loss_delta, e.encoder_id,
+        *packed(e.priors, e.surprisals, e.vectors),
+    )  # fmt: skip
+
+
+def asked(text: str) -> Asked:
+    says, states = numbers(text)
+    words = split(text)
+    return Asked([w.form for w in words], says, says, [float(s > 10) for s in says], states, 8.0)
+
+
+def bank_of(texts: list[str]) -> Bank:
+    bank = Bank()
+    for text in texts:
+        bank.put(memory(text))
+    return bank
+
+
+FACTS = made_up_facts(300, 1)
+PROMPTS = [asked(asked_of(fact)[0]) for fact in FACTS[:40]]
+
+
+def found(bank: Bank, prompt: Asked) -> list[tuple[str, float, float]]:
+    return [
+        (hit.memory.text, round(hit.score, 3), round(hit.gate, 3)) for hit in retrieve(bank, ["n"], prompt, 3)
+    ]
+
+
+def test_a_prompt_finds_its_fact_whatever_order_the_memories_came_in() -> None:
+    one, other = bank_of(FACTS), bank_of(FACTS[::-1])
+    for prompt, fact in zip(PROMPTS, FACTS, strict=False):
+        hits = found(one, prompt)
+        assert hits[0][0] == fact and hits[0][2] > 0
+        assert hits == found(other, prompt)
+
+
+def test_prompts_asked_together_find_what_each_finds_alone() -> None:
+    bank = bank_of(FACTS)
+    together = retrieve_all(bank, [["n"], ["n", "other"]] * 20, PROMPTS, 3)
+    for prompt, hits in zip(PROMPTS, together, strict=True):
+        assert [(h.memory.text, round(h.score, 3), round(h.gate, 3)) for h in hits] == found(bank, prompt)
+    assert retrieve_all(bank, [["other"], []], PROMPTS[:2], 3) == [[], []]
+    assert retrieve_all(bank, [["n"]], [asked("?")], 3) == [[]]
+
+
+def test_memories_that_leave_are_not_found_and_those_that_stay_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline.index, "_FEW", 20)
+    bank = bank_of(FACTS)
+    retrieve(bank, ["n"], PROMPTS[0], 3)  # the pooled states are there before anybody leaves
+    for fact in FACTS[1::2]:
+        bank.remove("n", memory_id("n", fact))
+    for fact in FACTS[1::4]:
+        bank.put(memory(fact))
+    gone = set(FACTS[3::4])
+    fresh = bank_of([fact for fact in FACTS if fact not in gone])
+    for prompt, fact in zip(PROMPTS, FACTS, strict=False):
+        hits = found(bank, prompt)
+        assert (hits[0][0] == fact) == (fact not in gone) and not {text for text, _, _ in hits} & gone
+        assert hits == found(fresh, prompt)
+
+
+words = st.lists(st.sampled_from("abcdefg"), min_size=1, max_size=5)
+
+
+@given(
+    st.lists(words, min_size=1, max_size=60),
+    st.dictionaries(st.sampled_from("abcdefgh"), st.floats(0.5, 9)),
+    st.integers(1, 9),
+)
+def test_the_memories_with_the_heaviest_words_are_found(
+    texts: list[list[str]], masses: dict[str, float], count: int
+) -> None:
+    index = Index()
+    for number, forms in enumerate(texts):
+        index.add(str(number), forms)
+    heavy = {n: sum(m for form, m in masses.items() if form in forms) for n, forms in enumerate(texts)}
+    heavy = {n: mass for n, mass in heavy.items() if mass}
+    rows = index.sharing(masses, count).tolist()
+    best = Counter(round(mass, 6) for mass in sorted(heavy.values(), reverse=True)[:count])
+    assert len(set(rows)) == len(rows) and Counter(round(heavy[n], 6) for n in rows) == best
+
+
+@given(st.integers(1, 6), st.integers(1, 30), st.integers(0, 2**32 - 1))
+def test_likeness_of_packed_states_is_that_of_unpacked_ones(count: int, d: int, seed: int) -> None:
+    dice = np.random.default_rng(seed)
+    a, b = (unit(dice.normal(size=(n, d)).astype(np.float32)) for n in (3, count))
+    assert np.allclose(likeness_of(a, pack(b), d), a @ unpack(pack(b), d).T, atol=1e-5)
+
+
+def test_the_bank_of_the_measurements_is_made_of_what_was_encoded() -> None:
+    encodings = [encoding(fact) for fact in FACTS[:50]]
+    made = list(islice(variants(encodings, "n", 3), 400))
+    assert [m.text for m in made[:50]] == FACTS[:50] and len({m.text for m in made}) == 400
+    assert [m.text for m in made] == [m.text for m in islice(variants(encodings, "n", 3), 400)]
+    for one in made:
+        assert len(split(one.text)) == one.words == len(one.vectors) == len(one.surprisals)
+
+
+def test_every_invented_fact_can_be_asked_for() -> None:
+    for fact in made_up_facts(2000, 5):
+        prompt, paraphrase, question = asked_of(fact)
+        assert fact.startswith(prompt) and paraphrase != prompt and question.endswith("?\nAnswer:")
+
+
+def test_retrieve_tells_each_measure_beside_its_limit(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, few in (("ENCODED", 60), ("PROMPTS", 9), ("TOGETHER", 3), ("TIMED", 1)):
+        monkeypatch.setattr(bench_retrieve, name, few)
+    result = CliRunner().invoke(
+        app, ["bench", "retrieve", "--memories", "1200", "--model", str(llama), "--json"]
+    )
+    assert result.exit_code == 0, result.output
+    told = orjson.loads(result.stdout)
+    measures = {m["name"]: m for m in told["measures"]}
+    assert len(measures) == 5 and all(m["value"] > 0 and m["limit"] > 0 for m in measures.values())
+    assert measures["recall of the exhaustive best 3"]["value"] <= 1
+    assert told["memories"] == 1200 and told["encoded"] == 60 and told["prompts"] == 9
+    assert [at["memories"] for at in told["curve"]] == [1000, 1200]
+    assert all(0 < at["median_ms"] <= at["p99_ms"] for at in told["curve"])
+
+
+def test_exhaustive_scoring_finds_what_a_small_bank_holds() -> None:
+    facts = [encoding(fact) for fact in made_up_facts(60, 3)]
+    bank = Bank()
+    for one in islice(
+        variants(facts, bench_retrieve.BANK, 1), 100
+    ):  # fewer than are candidates: both see all
+        bank.put(one)
+    prompts = [asked(asked_of(fact.text)[0]) for fact in facts[:10]]
+    _, found = bench_retrieve.one_by_one(bank, prompts, lambda: 0.0)
+    assert bench_retrieve.exhaustive(bank, prompts, lambda *_: None) == found
