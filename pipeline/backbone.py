@@ -183,18 +183,19 @@ class Backbone:
         return padded.to(self.device), mask.to(self.device)
 
     @torch.inference_mode()
-    def read(self, ids: Tensor, mask: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    def read(self, ids: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         """What the head is given, in the model's dtype, and the states after `layer` (1 … n_layers) layers, float32: both
         [B, T, d]. Of what the head makes of the former see `losses`.
 
-        ids, mask: [B, T], padded on the right.
+        ids: [B, T], padded on the right. There a causal model's tokens see no padding, so it gets no mask: with one it
+        would take another path where a batch happens to have no padding, whose numbers differ in the last bits.
         """
         taken: list[Tensor] = []
         handle = self._blocks[layer - 1].register_forward_hook(
             lambda _m, _i, output: taken.append(_first(output))
         )
         try:
-            given = self._until_head(ids, mask)
+            given = self._until_head(ids)
         finally:
             handle.remove()
         return given, taken[0].float()
@@ -215,7 +216,7 @@ class Backbone:
             found.append(torch.cat([few.float().logsumexp(-1) for few in torch.split(logits, 16)]) - chosen)
         return torch.cat(found)
 
-    def _until_head(self, ids: Tensor, mask: Tensor) -> Tensor:
+    def _until_head(self, ids: Tensor) -> Tensor:
         taken: list[Tensor] = []
 
         def take(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -224,7 +225,7 @@ class Backbone:
 
         handle = self._head.register_forward_pre_hook(take)
         try:
-            self.model(input_ids=ids, attention_mask=mask, use_cache=False)
+            self.model(input_ids=ids, use_cache=False)
         except _Reached:
             pass
         finally:
@@ -245,18 +246,15 @@ class Backbone:
     @cached_property
     def _head_is_all(self) -> bool:
         ids = self._one_token()
-        given = self._until_head(ids, torch.ones_like(ids))
+        given = self._until_head(ids)
         return torch.equal(self._head(given), self.model(input_ids=ids, use_cache=False).logits)
 
     def _one_token(self) -> Tensor:
         return torch.tensor([self.lead[:1]], device=self.device)
 
     @torch.inference_mode()
-    def states(self, ids: Tensor, mask: Tensor, layer: int) -> Tensor:
-        """The states after `layer` layers, float32 [B, T, d]; the layers above are not computed.
-
-        ids, mask: [B, T], padded on the right.
-        """
+    def states(self, ids: Tensor, layer: int) -> Tensor:
+        """The states after `layer` layers, float32 [B, T, d], as `read` has them; the layers above are not computed."""
         taken: list[Tensor] = []
 
         def take(_module: nn.Module, _inputs: object, output: Any) -> None:
@@ -265,7 +263,7 @@ class Backbone:
 
         handle = self._blocks[layer - 1].register_forward_hook(take)
         try:
-            self.model(input_ids=ids, attention_mask=mask, use_cache=False)
+            self.model(input_ids=ids, use_cache=False)
         except _Reached:
             pass
         finally:
@@ -345,12 +343,11 @@ class Backbone:
 def fixed_batches(lengths: Sequence[int], tokens: int = 256) -> list[Batch]:
     """Groups texts of these lengths (in tokens) into batches of fixed shapes, about `tokens` tokens each.
 
-    The shape that a text is computed in depends on its own length only, and is longer than the text by at least
-    one token: with no padding at all a faster path is taken whose numbers differ in the last bits.
+    The shape that a text is computed in depends on its own length only.
     """
     groups: dict[int, list[int]] = {}
     for index, length in enumerate(lengths):
-        padded = next((fixed for fixed in LENGTHS if fixed > length), length + 1)
+        padded = next((fixed for fixed in LENGTHS if fixed >= length), length)
         groups.setdefault(padded, []).append(index)
     batches = []
     for padded, members in sorted(groups.items()):

@@ -95,8 +95,8 @@ def calibrate(backbone: Backbone) -> bytes:
     layer = max(1, round(DEPTH * backbone.n_layers))
     states = []
     for text in written(backbone):
-        ids, mask = backbone.pad([backbone.lead + text])
-        states.append(backbone.states(ids, mask, layer)[0, len(backbone.lead) :].cpu().numpy())
+        ids, _ = backbone.pad([backbone.lead + text])
+        states.append(backbone.states(ids, layer)[0, len(backbone.lead) :].cpu().numpy())
     every = np.concatenate(states).astype(np.float64)
     mean = every.mean(0)
     covariance = np.cov((every - mean).T)

@@ -104,10 +104,10 @@ class Encoder:
         found: list[Tensor] = []
         given, wanted = torch.zeros(0), list[int]()  # what the head has not read yet
         for batch in fixed_batches([len(row) for row in rows], tokens):
-            padded, mask = backbone.pad(
+            padded, _ = backbone.pad(
                 [rows[i] for i in batch.indices], batch.rows, min(batch.length, backbone.max_positions)
             )
-            before_head, states = backbone.read(padded, mask, self.calibration.layer)
+            before_head, states = backbone.read(padded, self.calibration.layer)
             read = states.cpu().numpy()
             new = [before_head[r, begin - 1 : len(rows[i]) - 1] for r, i in enumerate(batch.indices)]
             given = torch.cat([given, *new] if len(given) else new)

@@ -192,10 +192,10 @@ class MemoryLM:
         whole = [row.ids + ids for row, ids in zip(rows, wanted, strict=True)]
         scores = [0.0] * len(rows)
         for batch in fixed_batches([len(ids) for ids in whole]):
-            padded, mask = backbone.pad(
+            padded, _ = backbone.pad(
                 [whole[i] for i in batch.indices], batch.rows, min(batch.length, backbone.max_positions)
             )
-            logits = backbone.model(input_ids=padded, attention_mask=mask, use_cache=False).logits
+            logits = backbone.model(input_ids=padded, use_cache=False).logits
             for r, i in enumerate(batch.indices):
                 begin = len(rows[i].ids) - 1
                 scores[i] = self._of_target(

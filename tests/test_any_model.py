@@ -139,9 +139,9 @@ def test_scores_without_a_memory_are_the_bare_models_own(lm: MemoryLM) -> None:
     target = tokenizer(" " + targets[0], add_special_tokens=False)["input_ids"]
     # In the shape that every text of this length is computed in: another one changes the last bits of bfloat16.
     (batch,) = fixed_batches([len(prompt + target)])
-    ids, mask = lm.encoder.backbone.pad([prompt + target], batch.rows, batch.length)
+    ids, _ = lm.encoder.backbone.pad([prompt + target], batch.rows, batch.length)
     with torch.inference_mode():
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[0].float()
+        logits = model(input_ids=ids, use_cache=False).logits[0].float()
     log_p = torch.log_softmax(logits, -1)
     told = [float(log_p[len(prompt) + n - 1, token]) for n, token in enumerate(target)]
     assert shut == sum(told) / len(told)

@@ -136,8 +136,8 @@ def test_messages_go_to_the_partition_of_their_namespace_in_order(sent: Sent) ->
 
 def test_a_long_batch_ends_early_and_says_where_to_go_on(sent: Sent, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoder, "BATCH_S", 0.0)
-    monkeypatch.setattr(encoder, "PIECE_BYTES", 30)
-    values = [b'{"text": "%d"}' % i for i in range(8)]  # 13 bytes each, so three a piece
+    monkeypatch.setattr(encoder, "PIECE_BYTES", 3)
+    values = [b'{"text": "%d"}' % i for i in range(8)]  # a byte each, so three a piece
     waiting = batch(*values[:4], partition=0, at=2) | batch(*values[4:], partition=1, at=1)
     done = worker().process(waiting)
     assert done.offsets == {TopicPartition("facts", 1): 3}  # of the partition whose facts wait longest

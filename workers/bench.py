@@ -273,6 +273,24 @@ def generate(
         _figures(measure(bench, (1, 8)), as_json)
 
 
+@app.command()
+def stream(
+    facts: Annotated[int, typer.Option(min=16, help="Of each round.")] = 500,
+    rounds: Annotated[int, typer.Option(min=1, help="Of the comparison; medians are told.")] = 3,
+    model: Model = "default",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Facts decided a second by a whole stack, beside the encoder alone; and how long the stack takes to be ready.
+
+    It starts a stack of its own, with an embedded broker on a free port, in a temporary folder.
+    """
+    with _clear_errors(), _bar() as progress, tempfile.TemporaryDirectory(prefix="factstream-") as folder:
+        from workers.bench_stream import measure
+
+        _figures(measure(Path(folder), model, device, facts, rounds, progress), as_json)
+
+
 def _figures(result: Any, as_json: bool) -> None:
     """A dataclass of figures, as JSON or one to a line."""
     if as_json:
@@ -335,10 +353,11 @@ def _table(measures: Sequence["Measure"]) -> None:
 def _clear_errors() -> Iterator[None]:
     """What a person can mend is one line and exit code 1, not a traceback."""
     from pipeline.models import ModelError
+    from workers.client import ClientError
 
     try:
         yield
-    except (ModelError, ValueError, OSError) as error:
+    except (ClientError, ModelError, ValueError, OSError) as error:
         errors.print(f"error: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(1) from None
 

@@ -16,14 +16,14 @@ import pyarrow as pa
 from pipeline.encoder import Encoder
 from schemas import encoding as encodings
 from schemas import topics
-from schemas.common import MAX_TEXT_BYTES, BadMessage
+from schemas.common import BadMessage
 from schemas.fact import Forget, decode_fact
 from workers import metrics, tracing
 from workers.kafka import KafkaSettings, Producer, check_readable, dead_letter, partition_for
 from workers.loop import Done
 
 ROWS = 64  # of one message
-PIECE_BYTES = 32 * 1024  # of facts measured at a time
+PIECE_BYTES = 32 * 1024  # of texts measured at a time: the more, the fewer batches of the model are not full
 MAX_MIN_LOSS_DELTA = 1e6  # nats; what 32 bits cannot hold would spoil the message for the other facts in it
 BATCH_S = 4.0  # after which no further piece is begun
 
@@ -60,25 +60,30 @@ class EncoderWorker:
         waiting = [(partition, record) for partition in oldest for record in records[partition]]
         started, begin, facts, bad = time.monotonic(), 0, 0, 0
         while begin < len(waiting) and (begin == 0 or time.monotonic() - started < BATCH_S):
-            end, room = begin, PIECE_BYTES
+            taken, room, end = [], PIECE_BYTES, begin
             while end < len(waiting) and room > 0:
-                room -= min(len(waiting[end][1].value or b""), MAX_TEXT_BYTES)
-                end += 1
-            rows = self._encode([record for _, record in waiting[begin:end]])
+                record, end = waiting[end][1], end + 1
+                if row := self._take(record):
+                    taken.append((record, row))
+                    room -= len((row.get("text") or "").encode())
+            rows = self._encode(taken)
             facts, bad, begin = facts + len(rows), bad + end - begin - len(rows), end
             self._send(rows)
         self._producer.flush_or_raise()
         offsets = {partition: record.offset + 1 for partition, record in waiting[:begin]}
         return Done({"facts": facts, "dead_letters": bad}, offsets if begin < len(waiting) else None)
 
-    def _encode(self, records: list[Any]) -> list[dict[str, Any]]:
-        """The rows of the records that can be taken; the others go to the dead letters."""
-        taken, since = [], tracing.now()
-        for record in records:
-            try:
-                taken.append((record, self._row(record)))
-            except BadMessage as error:
-                self._refuse(record, error)
+    def _take(self, record: Any) -> dict[str, Any] | None:
+        """The record's row, not measured yet; one that cannot be taken goes to the dead letters."""
+        try:
+            return self._row(record)
+        except BadMessage as error:
+            self._refuse(record, error)
+            return None
+
+    def _encode(self, taken: list[tuple[Any, dict[str, Any]]]) -> list[dict[str, Any]]:
+        """The rows, measured; those that cannot be go to the dead letters."""
+        since = tracing.now()
         self._measure([row for _, row in taken if row["kind"] == "fact"])
         rows = []
         for record, row in taken:
