@@ -429,6 +429,7 @@ class GeneratorWorker:
     def _fail(self, request_id: str, reason: str, message: str) -> None:
         error = ResponseError(reason=reason, message=message)
         response = GenerationResponse(request_id=request_id, finish_reason="error", error=error)
+        metrics.ANSWERS.labels("error").inc()
         self._respond(request_id, encode(response))
 
     def _respond(self, request_id: str, value: bytes, headers: tracing.Headers | None = None) -> None:

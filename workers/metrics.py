@@ -46,6 +46,8 @@ LOSS_DELTA = Histogram(
     "factstream_loss_delta_nats", "Of decided facts.", buckets=(-1, 0, 0.35, 0.7, 1.4, 2.8, 5.6, 11.2)
 )
 ANSWERS = Counter("factstream_answers", "Of the generator, by how they ended.", ["finish_reason"])
+for _reason in ("stop", "length", "error"):
+    ANSWERS.labels(_reason)
 TOKENS = Counter("factstream_tokens", "Read (prompt) and made (completion) by the generator.", ["kind"])
 QUEUED_SECONDS = Histogram(
     "factstream_queued_seconds", "From a request's Kafka timestamp to its batch.", buckets=_SECONDS

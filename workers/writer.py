@@ -153,9 +153,8 @@ class WriterWorker:
         self._held: dict[int, Partition] = {}
         self._topic_ids: dict[str, str] = {}
         self._producer: Producer | None = None
-        self._traces: dict[
-            tuple[str, int, int], str
-        ] = {}  # of the batch in hand, by the causes of its decisions
+        # Trace contexts of the batch in hand, by the causes of its decisions.
+        self._traces: dict[tuple[str, int, int], str] = {}
 
     def start(self, consumer: Any, topic_ids: dict[str, str]) -> None:
         self._topic_ids = topic_ids
