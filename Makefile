@@ -32,8 +32,8 @@ test: $(STAMP)  ## run the tests
 BROWSERS := chromium-headless-shell chromium chromium-browser google-chrome
 
 browser:  ## find a Chromium for the tests of the web page, or install Debian's (as root)
-	@command -v $(BROWSERS) | grep . || { apt-get update -qq && \
-		apt-get install -y -qq --no-install-recommends chromium-headless-shell fonts-dejavu-core; }
+	@for name in $$CHROMIUM $(BROWSERS); do command -v $$name && exit; done; apt-get update -qq && \
+		apt-get install -y -qq --no-install-recommends chromium-headless-shell fonts-dejavu-core
 
 hostile: $(STAMP)  ## the long run of hostile messages, 20,000 over all topics; prints what it saw
 	HOSTILE_MESSAGES=20000 $(BIN)/python -m pytest -s --show-capture=no tests/test_hostile.py

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipeline.backbone import Backbone, Decoding
 from pipeline.reading import Reading
+from schemas.response import Token
 
 REPEAT = 5  # tokens
 DECODED = 16  # tokens: the text of what is further back is settled
@@ -128,7 +129,7 @@ def _choose(logits: Tensor, row: Row) -> int:
     return int(torch.multinomial(p, 1, generator=row.dice))
 
 
-def pieces(row: Row) -> list[tuple[str, float]] | None:
+def pieces(row: Row) -> list[Token] | None:
     """The text token by token, each with how far the memories raised it; None where nobody asked for that.
 
     A character of several tokens is in the first one's piece; what a stop string cut off is in none.
@@ -138,7 +139,7 @@ def pieces(row: Row) -> list[tuple[str, float]] | None:
     found, begin, count = [], 0, len(row.tokens)
     for n, (moved, end) in enumerate(row.moved[:count], 1):
         end = len(row.text) if n == count else max(begin, min(end, len(row.text)))
-        found.append((row.text[begin:end], moved))
+        found.append(Token(text=row.text[begin:end], moved=moved))
         begin = end
     return found
 

@@ -27,6 +27,7 @@ from pipeline.retrieval import retrieve_all
 from pipeline.settings import Settings
 from schemas.changelog import MAX_CHANGELOG_BYTES, MemoryRecord
 from schemas.common import decode, encode
+from schemas.response import Token
 
 MEMORIES = "memories.jsonl"
 K = 3  # memories that may take part in an answer
@@ -49,7 +50,7 @@ class Generation:
     memories: list[Retrieved]
     prompt_tokens: int
     completion_tokens: int
-    tokens: list[tuple[str, float]] | None = None  # text, and how far the memories raised it
+    tokens: list[Token] | None = None  # where asked for
 
 
 @dataclass(frozen=True, slots=True)

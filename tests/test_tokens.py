@@ -25,11 +25,11 @@ def test_the_pieces_are_the_text_and_say_what_the_memory_moved(lm: MemoryLM) -> 
     assert plain.tokens is None and plain.text == told.text
     for answer in (told, bare):
         assert answer.tokens and len(answer.tokens) == answer.completion_tokens
-        assert "".join(text for text, _ in answer.tokens) == answer.text
-    assert all(moved == 0 for _, moved in bare.tokens or [])
+        assert "".join(token.text for token in answer.tokens) == answer.text
+    assert all(token.moved == 0 for token in bare.tokens or [])
     assert "walnut" in told.text
-    text, moved = max(told.tokens or [], key=lambda token: token[1])
-    assert moved > 0.3 and text.strip() and text in " walnut"
+    most = max(told.tokens or [], key=lambda token: token.moved)
+    assert most.moved > 0.3 and most.text.strip() and most.text in " walnut"
 
 
 def test_what_a_stop_string_cuts_off_is_in_no_piece(lm: MemoryLM) -> None:
@@ -37,10 +37,12 @@ def test_what_a_stop_string_cuts_off_is_in_no_piece(lm: MemoryLM) -> None:
     stop = whole[len(whole) // 2 :][:3]
     cut = lm.answer([Job(PROMPT, use_memory=False, tokens=True, stop=[stop])])[0]
     assert cut.text == whole[: whole.find(stop)]
-    assert "".join(text for text, _ in cut.tokens or []) == cut.text
+    assert "".join(token.text for token in cut.tokens or []) == cut.text
 
 
 def test_a_character_of_several_tokens_is_one_piece() -> None:
     ends = [1, 2, 3, 4, 3, 5]  # while the character is not whole its place is held
     row = Row([], None, 6, tokens=[1] * 6, text="a 雪 b", moved=[(0.1, end) for end in ends])  # type: ignore[arg-type]
-    assert pieces(row) == [("a", 0.1), (" ", 0.1), ("雪", 0.1), (" ", 0.1), ("", 0.1), ("b", 0.1)]
+    found = pieces(row) or []
+    assert [token.text for token in found] == ["a", " ", "雪", " ", "", "b"]
+    assert {token.moved for token in found} == {0.1}

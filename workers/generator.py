@@ -29,15 +29,7 @@ from schemas.changelog import PositionRecord, decode_changelog
 from schemas.common import BadMessage, encode
 from schemas.hits import Hit, MemoryHits
 from schemas.request import GenerationRequest, decode_request, request_id_of
-from schemas.response import (
-    GenerationResponse,
-    ResponseDelta,
-    ResponseError,
-    Timings,
-    Token,
-    Usage,
-    UsedMemory,
-)
+from schemas.response import GenerationResponse, ResponseDelta, ResponseError, Timings, Usage, UsedMemory
 from workers import log, metrics, tracing
 from workers.kafka import KafkaSettings, Producer, caught_up, check_readable, dead_letter, partition_for
 from workers.loop import Done, Retry
@@ -395,8 +387,7 @@ class GeneratorWorker:
             request_id=p.request_id, text=g.text, memories=used,
             finish_reason="stop" if g.finish_reason == "stop" else "length",
             usage=Usage(prompt_tokens=g.prompt_tokens, completion_tokens=g.completion_tokens),
-            timings=Timings(queued_ms=max(0.0, queued), generate_ms=took),
-            tokens=None if g.tokens is None else [Token(text=text, moved=moved) for text, moved in g.tokens],
+            timings=Timings(queued_ms=max(0.0, queued), generate_ms=took), tokens=g.tokens,
         )  # fmt: skip
         said = tracing.where(p.record) | {
             "factstream.request_id": p.request_id,

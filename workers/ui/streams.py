@@ -116,9 +116,7 @@ def _plain_words() -> Iterator[None]:
     """What goes wrong on the way to the workers, as `Failed`."""
     try:
         yield
-    except KafkaUnavailable as error:
-        raise Failed(f"{_sentence(error)} Is `factstream up` running?") from error
-    except (client.ClientError, TopicsMissing, TopicsMismatch, BadMessage) as error:
+    except (KafkaUnavailable, client.ClientError, TopicsMissing, TopicsMismatch, BadMessage) as error:
         raise Failed(_sentence(error)) from error
     except KafkaError as error:
         raise Failed(f"The broker refused: {_sentence(error)}") from error
