@@ -51,11 +51,9 @@ WITH later AS (
     WHERE history_position >= since
 ), made AS (
     SELECT * FROM later WHERE outcome IN ('learned', 'superseded')
-    QUALIFY row_number() OVER (
-        PARTITION BY history_partition, namespace, memory_id ORDER BY history_position DESC) = 1
-), gone AS (
+), gone AS (  -- or made anew
     SELECT history_partition, namespace, memory_id, history_position FROM later
-    WHERE outcome IN ('evicted', 'forgotten', 'erased')
+    WHERE outcome IN ('evicted', 'forgotten', 'erased', 'learned', 'superseded')
     UNION ALL
     SELECT history_partition, namespace, nearest, history_position FROM later
     WHERE outcome = 'superseded'
