@@ -46,11 +46,9 @@ FROM ({{source}})
 _FOLD = """
 made AS (
     SELECT * FROM told WHERE outcome IN ('learned', 'superseded')
-    QUALIFY row_number() OVER (
-        PARTITION BY history_partition, namespace, memory_id ORDER BY history_position DESC) = 1
-), gone AS (
+), gone AS (  -- or made anew
     SELECT history_partition, namespace, memory_id, history_position FROM told
-    WHERE outcome IN ('evicted', 'forgotten', 'erased')
+    WHERE outcome IN ('evicted', 'forgotten', 'erased', 'learned', 'superseded')
     UNION ALL
     SELECT history_partition, namespace, nearest, history_position FROM told
     WHERE outcome = 'superseded'
