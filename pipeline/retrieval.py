@@ -185,17 +185,17 @@ def _rarity(
     masses = dict(zip(asked.forms, (information**2).tolist(), strict=True))
     total = sum(masses.values()) or 1.0
     forms = sorted(masses)
-    shared, of = np.unique(index.shared(forms, rows), axis=0, return_inverse=True)
+    shared, of = np.unique(index.shared(forms, rows), return_inverse=True)
     rarities = []
-    for has in shared:
-        words = [form for form, one in zip(forms, has.tolist(), strict=True) if one]
+    for bits in shared.tolist():
+        words = [form for i, form in enumerate(forms) if bits >> i & 1]
         if not words:
             rarities.append(0.0)
             continue
         together = index.together(words, settings.postings)
         rarity = min(math.log((size + settings.pseudo_facts) / together), sum(priors[f] for f in words))
         rarities.append(rarity * (sum(masses[f] for f in words) / total) ** 2)
-    return np.array(rarities)[of.ravel()] if len(rows) else np.zeros(0)
+    return np.array(rarities, float)[of]
 
 
 def _favour(memory: Memory, least: float, asked: Asked, settings: Settings) -> float:
