@@ -27,7 +27,7 @@ _FEW = 1024  # so many are never worth it
 _AT_ONCE = 1024  # memories that are pooled together
 
 Floats = NDArray[np.float32]
-Rows = NDArray[np.int64]
+Rows = NDArray[np.uint32]
 Stated = tuple[NDArray[np.uint8], Floats]
 """A memory's packed states [words, ceil(d / 4)], and what each word says [words]."""
 
@@ -127,7 +127,7 @@ class Index:
     def rows_with(self, form: str) -> Rows:
         """The rows of the memories that have the word, ascending."""
         had = self._by_word.get(form, ())
-        return np.array((had,) if isinstance(had, int) else had, np.int64)
+        return np.array((had,) if isinstance(had, int) else had, np.uint32)
 
     def shared(self, forms: Sequence[str], rows: Rows) -> NDArray[np.uint64]:
         """For each row which of up to 64 words its memory has, a bit each."""
@@ -153,7 +153,7 @@ class Index:
         """The rows of the `count` memories that have the heaviest of these words together; ties go by id."""
         words = sorted(((mass, form) for form, mass in masses.items() if mass > 0), reverse=True)
         found, left = np.zeros(len(self._ids)), sum(mass for mass, _ in words)
-        rows = np.zeros(0, np.int64)
+        rows = np.zeros(0, np.uint32)
         for mass, form in words:
             having = self.rows_with(form)
             # Where many are heavier than all words from here on, who has only these cannot be among the heaviest.
@@ -177,7 +177,7 @@ class Index:
         stated: a memory's states by its id; asked for those that came since the last time.
         """
         if not self.rows:
-            return [np.zeros(0, np.int64)] * len(pooled)
+            return [np.zeros(0, np.uint32)] * len(pooled)
         import faiss
 
         if self._pooled is None:
@@ -194,7 +194,7 @@ class Index:
             held = faiss.IDSelectorBitmap(np.packbits(self._held(), bitorder="little"))
             only = faiss.SearchParameters(sel=held)
         _, rows = self._pooled.search(pooled, min(count, len(self.rows)), params=only)
-        return [np.asarray(some[some >= 0]) for some in rows]
+        return [some[some >= 0].astype(np.uint32) for some in rows]
 
 
 NO_STATES: Stated = (np.zeros((0, 0), np.uint8), np.zeros(0, np.float32))
