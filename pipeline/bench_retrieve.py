@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.bank import Bank
 from pipeline.bench_bank import variants
-from pipeline.bench_scores import percentile, share
+from pipeline.bench_scores import percentile
 from pipeline.bench_texts import asked_of, made_up_facts
 from pipeline.encoder import Encoder
 from pipeline.encoding import Asked
@@ -67,7 +67,6 @@ class Retrieval:
     prompts: int
     measures: list[Limited]
     exhaustive_ms: float  # a prompt, median
-    found_first: float | None  # share of the prompts whose own fact comes first
     first_ms: float  # the very first prompt, which makes the pooled states
     curve: list[At]
     seconds: float
@@ -116,7 +115,6 @@ def measure(
         before = clock()
         exhaustive(bank, [one], progress)
         slow.append(clock() - before)
-    own = [bool(hits) and bank_text(bank, hits[0]) == text for hits, text in zip(found, rows, strict=True)]
     ms = 1000 * percentile(slow, 0.5)
     return Retrieval(
         encoder.backbone.name, memories, words / memories, len(encodings), PROMPTS,
@@ -127,13 +125,8 @@ def measure(
             Limited(f"{TOGETHER} together, times as fast", alone / together, 4, True),
             Limited("resident bytes a memory", grown / memories, 1536, False),
         ],
-        ms, share(own), 1000 * first, curve, clock() - begun,
+        ms, 1000 * first, curve, clock() - begun,
     )  # fmt: skip
-
-
-def bank_text(bank: Bank, memory_id: str) -> str | None:
-    memory = bank.get(BANK, memory_id)
-    return memory.text if memory else None
 
 
 def one_by_one(
@@ -167,7 +160,7 @@ def exhaustive(bank: Bank, asked: Sequence[Asked], progress: Progress) -> list[l
     said = [informations_of(index, size, one, settings) for one in asked]
     kept: list[list[tuple[float, str]]] = [[] for _ in asked]
     for start in range(0, size, CHUNK):
-        rows = np.arange(start, min(start + CHUNK, size))
+        rows = np.arange(start, min(start + CHUNK, size), dtype=np.uint32)
         memories = [m for row in rows.tolist() if (m := bank.get(BANK, index.memory_id(row)))]
         for best, scores in zip(
             kept, scored(index, size, asked, said, rows, memories, settings), strict=True

@@ -11,7 +11,6 @@ nothing besides that the prompt does not ask for, and has its own answer behind 
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +20,7 @@ from pipeline.bank import Bank
 from pipeline.decision import Memory
 from pipeline.encoding import Asked
 from pipeline.weights import forms_of, information_of, words_of
-from pipeline.words import likeness
+from pipeline.words import likeness, split
 
 
 class Second(NamedTuple):
@@ -91,12 +90,8 @@ def _about(
         index = bank.index(namespace)
         if index is None:
             continue
-        rarest, *others = sorted((index.holding(form) for form in forms), key=len)
-        having = (
-            m for m in islice(reversed(rarest), bank.settings.postings) if all(m in ids for ids in others)
-        )
-        for memory_id in islice(having, bank.settings.candidates):
-            memory = bank.get(namespace, memory_id)
-            if memory and any(likeness(r, word) > 0.5 for word in forms_of(memory) for r in rest):
+        for row in index.with_all(forms, bank.settings.postings)[: bank.settings.candidates].tolist():
+            memory = bank.get(namespace, index.memory_id(row))
+            if memory and any(likeness(r, word.form) > 0.5 for word in split(memory.text) for r in rest):
                 size = bank.size(namespace)
                 yield memory, information_of(index, size, forms_of(memory), memory.priors, bank.settings)

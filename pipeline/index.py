@@ -12,7 +12,6 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +27,7 @@ _FEW = 1024  # so many are never worth it
 _AT_ONCE = 1024  # memories that are pooled together
 
 Floats = NDArray[np.float32]
-Rows = NDArray[np.int64]
+Rows = NDArray[np.uint32]
 Stated = tuple[NDArray[np.uint8], Floats]
 """A memory's packed states [words, ceil(d / 4)], and what each word says [words]."""
 
@@ -60,7 +59,7 @@ class Index:
     def __init__(self) -> None:
         self.rows: dict[str, int] = {}  # memory id -> row
         self._ids: list[str] = []  # row -> memory id, empty where the memory left
-        self._keys = array("I")  # row -> a number that is the memory's in every replica
+        self._keys = array("I")  # row -> how the memory's id begins, as a number
         self._gone: list[int] = []  # rows whose memories left
         # word -> rows. Most words are in one memory only: these have a number and no array.
         self._by_word: dict[str, int | array[int]] = {}
@@ -69,7 +68,7 @@ class Index:
     def add(self, memory_id: str, forms: Iterable[str]) -> None:
         row = self.rows[memory_id] = len(self._ids)
         self._ids.append(memory_id)
-        self._keys.append(crc32(memory_id.encode()))
+        self._keys.append(int(memory_id[:8], 16))
         for form in dict.fromkeys(forms):
             had = self._by_word.get(form)
             if had is None:
@@ -128,31 +127,33 @@ class Index:
     def rows_with(self, form: str) -> Rows:
         """The rows of the memories that have the word, ascending."""
         had = self._by_word.get(form, ())
-        return np.array((had,) if isinstance(had, int) else had, np.int64)
+        return np.array((had,) if isinstance(had, int) else had, np.uint32)
 
-    def shared(self, forms: Sequence[str], rows: Rows) -> NDArray[np.bool_]:
-        """[rows, forms] which of the words the memories of these rows have; the rows ascend."""
-        return np.stack([_among(rows, self.rows_with(form)) for form in forms], 1)
+    def shared(self, forms: Sequence[str], rows: Rows) -> NDArray[np.uint64]:
+        """For each row which of up to 64 words its memory has, a bit each."""
+        bits = np.zeros(len(rows), np.uint64)
+        for i, form in enumerate(forms):
+            bits |= _among(rows, self.rows_with(form)).astype(np.uint64) << np.uint64(i)
+        return bits
+
+    def with_all(self, forms: Sequence[str], bound: int) -> Rows:
+        """The rows of the memories that have all the words, newest first; no more than `bound` with the rarest are seen."""
+        rarest, *others = sorted(forms, key=self.count)
+        rows = self.rows_with(rarest)[-bound:]
+        for form in others:
+            rows = rows[_among(rows, self.rows_with(form))]
+        return rows[::-1]
 
     def together(self, forms: Sequence[str], bound: int) -> int:
         """How many memories have all the words; of a rarest word in more than `bound`, that word's count."""
-        if not forms:
-            return 0
-        rarest, *others = sorted(forms, key=self.count)
-        if self.count(rarest) > bound:
-            return self.count(rarest)
-        left = self.rows_with(rarest)
-        for form in others:
-            if len(left) <= 1:
-                break
-            left = left[_among(left, self.rows_with(form))]
-        return len(left)
+        rarest = min(map(self.count, forms), default=0)
+        return len(self.with_all(forms, bound)) if 1 < rarest <= bound else rarest
 
     def sharing(self, masses: Mapping[str, float], count: int) -> Rows:
-        """The rows of the `count` memories that have the heaviest of these words together; ties go by a hash of the id."""
+        """The rows of the `count` memories that have the heaviest of these words together; ties go by id."""
         words = sorted(((mass, form) for form, mass in masses.items() if mass > 0), reverse=True)
         found, left = np.zeros(len(self._ids)), sum(mass for mass, _ in words)
-        rows = np.zeros(0, np.int64)
+        rows = np.zeros(0, np.uint32)
         for mass, form in words:
             having = self.rows_with(form)
             # Where many are heavier than all words from here on, who has only these cannot be among the heaviest.
@@ -176,7 +177,7 @@ class Index:
         stated: a memory's states by its id; asked for those that came since the last time.
         """
         if not self.rows:
-            return [np.zeros(0, np.int64)] * len(pooled)
+            return [np.zeros(0, np.uint32)] * len(pooled)
         import faiss
 
         if self._pooled is None:
@@ -193,7 +194,7 @@ class Index:
             held = faiss.IDSelectorBitmap(np.packbits(self._held(), bitorder="little"))
             only = faiss.SearchParameters(sel=held)
         _, rows = self._pooled.search(pooled, min(count, len(self.rows)), params=only)
-        return [np.asarray(some[some >= 0]) for some in rows]
+        return [some[some >= 0].astype(np.uint32) for some in rows]
 
 
 NO_STATES: Stated = (np.zeros((0, 0), np.uint8), np.zeros(0, np.float32))

@@ -26,6 +26,8 @@ from pipeline.vectors import likeness_of
 from pipeline.weights import belonging, forms_of, information_of, words_of
 from pipeline.words import split
 
+SHARING = 2  # times as many candidates are found by words as by states: with as many recall@3 of 100,000 was .984, not .993
+
 
 @dataclass(frozen=True, slots=True)
 class Retrieved:
@@ -89,7 +91,7 @@ def _of_namespace(bank: Bank, namespace: str, asked: Sequence[Asked], k: int) ->
     found = []
     for one, said, close in zip(asked, informations, near, strict=True):
         masses = dict(zip(one.forms, (said**2).tolist(), strict=True))
-        rows = np.union1d(index.sharing(masses, bank.settings.candidates), close)
+        rows = np.union1d(index.sharing(masses, SHARING * bank.settings.candidates), close)
         memories = [m for row in rows.tolist() if (m := bank.get(namespace, index.memory_id(row)))]
         scores = scored(index, size, [one], [said], rows, memories, bank.settings)[0]
         found.append(best_of(index, size, one, said, memories, scores, bank.settings, k))
@@ -185,17 +187,17 @@ def _rarity(
     masses = dict(zip(asked.forms, (information**2).tolist(), strict=True))
     total = sum(masses.values()) or 1.0
     forms = sorted(masses)
-    shared, of = np.unique(index.shared(forms, rows), axis=0, return_inverse=True)
+    shared, of = np.unique(index.shared(forms, rows), return_inverse=True)
     rarities = []
-    for has in shared:
-        words = [form for form, one in zip(forms, has.tolist(), strict=True) if one]
+    for bits in shared.tolist():
+        words = [form for i, form in enumerate(forms) if bits >> i & 1]
         if not words:
             rarities.append(0.0)
             continue
         together = index.together(words, settings.postings)
         rarity = min(math.log((size + settings.pseudo_facts) / together), sum(priors[f] for f in words))
         rarities.append(rarity * (sum(masses[f] for f in words) / total) ** 2)
-    return np.array(rarities)[of.ravel()] if len(rows) else np.zeros(0)
+    return np.array(rarities, float)[of]
 
 
 def _favour(memory: Memory, least: float, asked: Asked, settings: Settings) -> float:

@@ -232,8 +232,8 @@ def _show_retrieval(result: "Retrieval") -> None:
         console.print(f"{at.memories:,} memories: {at.median_ms:.1f} ms a prompt, p99 {at.p99_ms:.1f} ms")
     console.print(
         f"{result.model}: {result.memories:,} memories of {result.words:.1f} words, {result.encoded:,} of them encoded; "
-        f"{result.prompts} prompts; exhaustive {result.exhaustive_ms:,.0f} ms a prompt; the own fact first "
-        f"{100 * (result.found_first or 0):.1f}%; the first prompt of all {result.first_ms:.0f} ms; measured in {result.seconds:.0f} s",
+        f"{result.prompts} prompts; exhaustive {result.exhaustive_ms:,.0f} ms a prompt; "
+        f"the first prompt of all {result.first_ms:.0f} ms; measured in {result.seconds:.0f} s",
         markup=False,
     )
 
