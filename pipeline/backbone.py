@@ -180,7 +180,9 @@ class Backbone:
             where = slice(length - len(row), length) if left else slice(0, len(row))
             padded[r, where] = torch.tensor(row)
             mask[r, where] = 1
-        return padded.to(self.device), mask.to(self.device)
+        if self.device.type == "cuda":  # from pinned memory the copy runs beside the card's work
+            padded, mask = padded.pin_memory(), mask.pin_memory()
+        return padded.to(self.device, non_blocking=True), mask.to(self.device, non_blocking=True)
 
     @torch.inference_mode()
     def read(self, ids: Tensor, layer: int) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,10 @@ from pipeline.words import Frequencies, Word, form_of, marked, split
 
 VERSION = "2"  # of what is measured; a part of the encoder id
 PROMPT_TOKENS = 256  # of a prompt that are looked at, from its end
-ENCODED_TOKENS = 256  # of the texts that are computed together, padding included
+ENCODED_TOKENS = (
+    256  # of the texts that a CPU computes together, padding included; the more, the emptier the last batch
+)
+CARD_TOKENS = 8192  # the same for a card, which needs more at a time to be busy
 ASKED_TOKENS = 64  # of the prompts that are computed together, padding included: one that comes alone is not to wait for more
 
 
@@ -73,7 +76,8 @@ class Encoder:
                 raise TooLong(
                     f"{len(row)} tokens; the model takes {self.backbone.max_positions}: {text[:60]!r}"
                 )
-        measured = self._forward(rows, ENCODED_TOKENS)
+        on_cpu = self.backbone.device.type == "cpu"
+        measured = self._forward(rows, ENCODED_TOKENS if on_cpu else CARD_TOKENS)
         return [
             self._measure(text, t.offsets, losses, states)
             for text, t, (losses, states) in zip(texts, tokens, measured, strict=True)

@@ -136,6 +136,35 @@ def test_commits_after_the_batch_and_not_before(settings: KafkaSettings, run: Ca
     assert worker.calls == ["assigned", "process", "closed"]
 
 
+def test_a_worker_with_records_in_hand_is_called_again_and_commits_what_it_says(
+    settings: KafkaSettings, run: Callable[..., Running]
+) -> None:
+    publish(settings, b"a", b"b", b"c")
+    seen: list[int | None] = []
+
+    class Ahead(Recorder):
+        """Has three records in hand, and one more of them done at each call."""
+
+        unfinished = False
+        finished = 0
+
+        def process(self, records: dict[TopicPartition, list[Any]]) -> loop.Done:
+            seen.append(committed(settings, self))
+            done = super().process(records)
+            self.unfinished = len(self.values) > self.finished + 1
+            self.finished += 1 if len(self.values) == 3 else 0
+            where = TopicPartition(settings.topic(FACTS), 0)
+            return loop.Done(done.fields, {where: self.finished} if self.finished else {}, ahead=True)
+
+    worker = Ahead()
+    running = run(worker)
+    wait_until(lambda: committed(settings, worker) == 3)
+    wait_until(lambda: worker.idles > 0)
+    assert running.end() == 0
+    assert worker.values == [b"a", b"b", b"c"], "what is in hand is not read again"
+    assert seen[-3:] == [None, 1, 2] and worker.calls.count("process") == len(seen)
+
+
 def test_a_worker_with_much_to_do_between_its_polls_joins_all_the_same(
     settings: KafkaSettings, run: Callable[..., Running]
 ) -> None:
