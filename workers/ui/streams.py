@@ -68,7 +68,7 @@ async def run(tickets: Tickets, work: Work) -> AsyncIterator[str]:
             for event in work(lambda: not left.is_set()):
                 tell(event)
         except Exception as error:  # a bug: the page must not wait for ever
-            log.line("stream failed", log.WARNING, error=repr(error)[:300])
+            log.line(f"stream failed: {error!r}"[:300], log.WARNING)
         finally:
             tell(None)
 
