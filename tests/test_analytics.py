@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline import history, query
@@ -150,6 +152,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     for sequence, begin in enumerate(range(0, len(ROWS), 4)):
         history.append(folder, 1, sequence, ROWS[begin : begin + 4])
+    inside = folder / history.HISTORY_FOLDER / "partition=1"
+    pq.write_table(pa.table({"memory_id": ["no decision"]}), inside / "snapshot-x.parquet")
+    (inside / ".0000000009.x.tmp").write_bytes(b"half")
     answers = [
         answer(1, "Flight KX 418 departs from gate", {GATE_NOW: 0.875}),
         answer(2, "Where does KX 418 leave?", {GATE_NOW: 0.5, LAMP: 0.0}),
