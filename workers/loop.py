@@ -214,7 +214,8 @@ class _Loop:
         self.unsure = False
         self._commit(done)
         seconds = time.monotonic() - started
-        metrics.batch(self.worker.name, count, seconds)
+        if count:
+            metrics.batch(self.worker.name, count, seconds)
         if done.fields:
             log.line("batch", **{"records": count, "ms": round(1000 * seconds), **done.fields})
 
