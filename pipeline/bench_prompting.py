@@ -11,16 +11,12 @@ import torch
 from torch import Tensor
 
 from pipeline.backbone import Backbone, Decoding
+from pipeline.extraction import EXAMPLES
 from pipeline.memory_lm import Job, MemoryLM
 
 WORDINGS = ("plain", "chat", "two examples")
 GATINGS = ("", ", gated")
 
-# Invented and always the same: one is continued, one is asked.
-EXAMPLES = (
-    "The Orrin lighthouse is painted green.\nThe Orrin lighthouse is painted green.\n\n"
-    "Marla Quist plays the cello.\nQuestion: Which instrument does Marla Quist play?\nAnswer: cello\n\n"
-)
 BATCH = 16
 
 Tell = Callable[[int], None]

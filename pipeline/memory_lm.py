@@ -19,6 +19,7 @@ from pipeline.backbone import fixed_batches
 from pipeline.bank import Bank
 from pipeline.decision import Cause, Decision, Memory, NewFact
 from pipeline.encoder import Encoder
+from pipeline.extraction import answer_of, speaking
 from pipeline.generation import Batch, Row, generate, pieces
 from pipeline.reading import Reading
 from pipeline.records import from_record, to_record
@@ -250,7 +251,7 @@ class MemoryLM:
         """Each job's row, for a batch, and the memories that were found for it."""
         names = [job.namespaces if job.use_memory else () for job in jobs]
         hits = self._hits([job.asked() for job in jobs], names, K)
-        return [(self._row(job, found), found) for job, found in zip(jobs, hits, strict=True)]
+        return [self._row(job, found) for job, found in zip(jobs, hits, strict=True)]
 
     def made(self, row: Row, hits: Sequence[Hit]) -> Generation:
         """What became of a row that has ended."""
@@ -269,7 +270,7 @@ class MemoryLM:
             hits[i] = some
         return hits
 
-    def _row(self, job: Job, hits: list[Hit]) -> Row:
+    def _row(self, job: Job, hits: list[Hit]) -> tuple[Row, list[Hit]]:
         backbone = self.encoder.backbone
         if job.messages is not None:
             context = backbone.chat(job.messages)
@@ -279,11 +280,15 @@ class MemoryLM:
             begin = backbone.lead if backbone.lead == [backbone.tokenizer.bos_token_id] else []
             ids = begin + self._tokenize(context)
         room = min(job.max_new_tokens, max(1, backbone.max_positions // 2))
-        return Row(
+        informative, settings = self.encoder.informative, self.bank.settings
+        run = answer_of(backbone, hits, context, informative, settings)
+        hits = speaking(hits, run) if run else hits
+        row = Row(
             backbone.clip(ids or backbone.lead, room),
-            Reading(hits, self._tokenize, self.encoder.informative, self.bank.settings, context),
+            Reading(hits, self._tokenize, informative, settings, context, whole=run is not None),
             room, job.temperature, job.top_p, job.seed, job.stop, moved=[] if job.tokens else None,
         )  # fmt: skip
+        return row, hits
 
     def _tokenize(self, text: str) -> list[int]:
         return self.encoder.backbone.tokenize([text])[0].ids

@@ -72,8 +72,10 @@ class Reading:
         informative: float,
         settings: Settings,
         context: str,
+        whole: bool = False,
     ) -> None:
-        """informative: nats that a word says at least, to be said; context: the prompt's text, by whose end the first word is given a blank before it or not."""
+        """informative: nats that a word says at least, to be said; context: the prompt's text, by whose end the first word is
+        given a blank before it or not; whole: what a memory says is the whole answer."""
         self._found = [hit for hit in found if hit.gate > 0]
         self._tokenize, self._settings = tokenize, settings
         self._facts = [_fact(hit, informative, settings) for hit in self._found]
@@ -85,7 +87,7 @@ class Reading:
         self._runs: list[_Run] = []
         self._offer: list[_Run] = []
         self._context, self._said = context, ""
-        self._labelled = bool(form_of(context))
+        self._labelled, self._whole = bool(form_of(context)), whole
         self._blank = tuple(tokenize(" "))
 
     @property
@@ -97,6 +99,8 @@ class Reading:
         """Where the answer ends: behind an empty label ("Answer:") it is one line, once a memory has given it."""
         if not (self._labelled and any(self._spoken)):
             return None
+        if self._whole:
+            return len(self._said)
         begin = len(self._said) - len(self._said.lstrip())
         end = self._said.find("\n", begin)
         return end if end > begin else None

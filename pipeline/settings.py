@@ -55,6 +55,12 @@ class Settings:
     follows: float = 0.7
     """Nats by which an entry is likelier for each of the (up to three) words before it that were just said."""
 
+    # --- answers to questions: which words of a fact, see pipeline/extraction.py ---
+    question_weight: float = 0.2
+    """Of the nats by which a fact makes the question likelier, to those of the answer."""
+    score_weight: float = 0.125
+    """Of the score by which the fact was found, to them."""
+
     # --- the bank: what is kept ---
     min_loss_delta: float = 0.7
     """Nats per token of the answer: what a fact must buy to be learned. 0.7 is a probability of one half."""

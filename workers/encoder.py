@@ -23,7 +23,7 @@ from workers.kafka import KafkaSettings, Producer, check_readable, dead_letter, 
 from workers.loop import Done
 
 ROWS = 64  # of one message
-PIECE_BYTES = 32 * 1024  # of texts measured at a time: the more, the fewer batches of the model are not full
+PIECE_BYTES = 12 * 1024  # of text measured at a time: some seconds on a CPU, so that a worker stops in time
 MAX_MIN_LOSS_DELTA = 1e6  # nats; what 32 bits cannot hold would spoil the message for the other facts in it
 BATCH_S = 4.0  # after which no further piece is begun
 

@@ -1,0 +1,169 @@
+"""Which words of a fact answer a question: the frozen model reads the fact before the question, and each run of words that
+could be the answer is weighed by how likely the model would go on with it, and with nothing else.
+
+For a prompt that ends in an empty label ("Question: …\\nAnswer:"). A fact that says several things which the prompt lacks
+does not tell by itself which of them was asked for; the model does, behind two examples of what is wanted. All facts that
+were found are read, each by itself, so one that was found second may answer.
+
+    run's score = log p(run | examples, fact, prompt) / √tokens + log p(the line ends | …, run)
+                  + question_weight · log p(prompt | examples, fact) + score_weight · the fact's score
+
+Knows the backbone and what was found; knows nothing of how an answer is said.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from pipeline.backbone import Backbone
+from pipeline.retrieval import Retrieved
+from pipeline.settings import Settings
+from pipeline.words import Word, blank_before, form_of, parts, split
+
+EXAMPLES = (
+    "The Orrin lighthouse is painted green.\nThe Orrin lighthouse is painted green.\n\n"
+    "Marla Quist plays the cello.\nQuestion: Which instrument does Marla Quist play?\nAnswer: cello\n\n"
+)
+"""Invented, and always the same: one is continued, one is asked. They show that an answer is words of the fact, and where it
+ends; the facts and prompts behind them may be in any language."""
+MAX_WORDS = 14  # of an answer
+MAX_BEGINNINGS = 32  # of answers in a fact
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Words `first` up to, not including, `behind` of the memory that was found as number `found`."""
+
+    found: int
+    first: int
+    behind: int
+
+
+def answer_of(
+    backbone: Backbone, hits: Sequence[Retrieved], context: str, informative: float, settings: Settings
+) -> Run | None:
+    """The run that answers the prompt. None where nothing is asked, no memory may speak, or there is nothing to choose.
+
+    informative: nats that a word says at least, to begin or end an answer.
+    """
+    if not form_of(context) or not any(hit.gate > 0 for hit in hits):
+        return None
+    facts = [_fact(hit, informative) for hit in hits]
+    if not any(hit.gate > 0 and _is_open(hit, fact) for hit, fact in zip(hits, facts, strict=True)):
+        return None
+    best: tuple[float, Run] | None = None
+    for number, (hit, fact) in enumerate(zip(hits, facts, strict=True)):
+        for first, behind, score in _weighed(backbone, hit.memory.text, fact, context, settings):
+            score += settings.score_weight * hit.score
+            if best is None or score > best[0]:
+                best = score, Run(number, first, behind)
+    return best[1] if best else None
+
+
+def speaking(hits: Sequence[Retrieved], run: Run) -> list[Retrieved]:
+    """What was found, of which only the run's memory speaks, and of it only the run."""
+    made = [replace(hit, gate=0.0) for hit in hits]
+    alignment = hits[run.found].alignment
+    covered = np.ones_like(alignment.covered)
+    covered[run.first] = 0.0
+    made[run.found] = replace(
+        hits[run.found],
+        gate=max(hit.gate for hit in hits),
+        alignment=replace(alignment, span=(run.first, run.behind), covered=covered),
+    )
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class _Fact:
+    words: list[Word]
+    ends: list[bool]  # of each word, whether an answer may begin or end with it
+
+
+def _fact(hit: Retrieved, informative: float) -> _Fact:
+    """An answer stands in the sentence that the prompt asks about, and neither begins nor ends with what the prompt says."""
+    words = split(hit.memory.text)
+    places = parts(hit.memory.text, words)
+    here = places[min(hit.alignment.span[0], len(words) - 1)].sentence if words else 0
+    says = [
+        float(prior) >= informative or any(c.isdigit() for c in word.form)
+        for word, prior in zip(words, hit.memory.priors, strict=True)
+    ]
+    covered = hit.alignment.covered.tolist()
+    return _Fact(
+        words,
+        [
+            c <= 0.5 and tells and place.sentence == here
+            for c, tells, place in zip(covered, says, places, strict=True)
+        ],
+    )
+
+
+def _is_open(hit: Retrieved, fact: _Fact) -> bool:
+    """Whether the fact has an answer outside of the one that alignment takes."""
+    first, behind = hit.alignment.span
+    return any(may and not first <= i < behind for i, may in enumerate(fact.ends))
+
+
+@torch.inference_mode()
+def _weighed(
+    backbone: Backbone, text: str, fact: _Fact, context: str, settings: Settings
+) -> list[tuple[int, int, float]]:
+    """(first word, behind the last, score) of each run that could be the answer."""
+    begins = [i for i, may in enumerate(fact.ends) if may][:MAX_BEGINNINGS]
+    prompt = backbone.tokenize([context])[0].ids
+    read = backbone.tokenize([f"{EXAMPLES}{text}\n"])[0].ids + prompt
+    if not begins or not prompt:
+        return []
+    runs: list[list[int]] = []
+    lasts: list[list[tuple[int, int]]] = []  # of each beginning, where the run may end: (behind which word, after how many tokens)
+    for i in begins:
+        behind = [j for j in range(i + 1, min(len(fact.words), i + MAX_WORDS) + 1) if fact.ends[j - 1]]
+        start, blank = fact.words[i].start, " " * blank_before(text, fact.words[i].start)
+        tokens = backbone.tokenize([blank + text[start : fact.words[behind[-1] - 1].end]])[0]
+        runs.append(tokens.ids)
+        ends = [fact.words[j - 1].end - start + len(blank) for j in behind]
+        lasts.append(
+            [
+                (j, sum(begun < end for begun, _ in tokens.offsets))
+                for j, end in zip(behind, ends, strict=True)
+            ]
+        )
+    if len(read) + max(map(len, runs)) > backbone.max_positions:
+        return []
+    cache = DynamicCache(config=backbone.model.config)
+    before = _log_p(backbone, torch.tensor([read], device=backbone.device), cache)[0]
+    asked = float(_taken(before[-len(prompt) - 1 : -1], prompt).sum())
+    cache.batch_repeat_interleave(len(runs))
+    padded, _ = backbone.pad(runs)
+    behind_each = _log_p(backbone, padded, cache)
+    stops = torch.tensor(sorted(_line_ends(backbone)), device=backbone.device)
+    found = []
+    for i, tokens, log_p, ends in zip(begins, runs, behind_each, lasts, strict=True):
+        steps = torch.cat([before[-1:], log_p[: len(tokens) - 1]])
+        said = _taken(steps, tokens).cumsum(0)
+        stop = log_p[: len(tokens), stops].logsumexp(-1)
+        for end, count in ends:
+            score = float(said[count - 1]) / math.sqrt(count) + float(stop[count - 1])
+            found.append((i, end, score + settings.question_weight * asked))
+    return found
+
+
+def _log_p(backbone: Backbone, ids: Tensor, cache: DynamicCache) -> Tensor:
+    """[B, T, V] log-probabilities of what follows each token; the cache has them afterwards."""
+    logits: Tensor = backbone.model(input_ids=ids, past_key_values=cache, use_cache=True).logits
+    return logits.float().log_softmax(-1)
+
+
+def _taken(log_p: Tensor, ids: Sequence[int]) -> Tensor:
+    return log_p.gather(-1, torch.tensor(ids, device=log_p.device)[:, None])[:, 0]
+
+
+def _line_ends(backbone: Backbone) -> set[int]:
+    """Tokens with which a line ends."""
+    return {backbone.tokenize([end])[0].ids[0] for end in ("\n", "\n\n")} | set(backbone.eos_ids)
