@@ -121,7 +121,9 @@ def _weighed(
     if not begins or not prompt:
         return []
     runs: list[list[int]] = []
-    lasts: list[list[tuple[int, int]]] = []  # of each beginning, where the run may end: (behind which word, after how many tokens)
+    lasts: list[
+        list[tuple[int, int]]
+    ] = []  # of each beginning, where the run may end: (behind which word, after how many tokens)
     for i in begins:
         behind = [j for j in range(i + 1, min(len(fact.words), i + MAX_WORDS) + 1) if fact.ends[j - 1]]
         start, blank = fact.words[i].start, " " * blank_before(text, fact.words[i].start)
