@@ -74,7 +74,7 @@ def speaking(hits: Sequence[Retrieved], run: Run) -> list[Retrieved]:
     made[run.found] = replace(
         hits[run.found],
         gate=max(hit.gate for hit in hits),
-        alignment=replace(alignment, span=(run.first, run.behind), covered=covered),
+        alignment=alignment._replace(span=(run.first, run.behind), covered=covered),
     )
     return made
 
@@ -146,11 +146,10 @@ def _weighed(
     behind_each = _log_p(backbone, padded, cache)
     stops = torch.tensor(sorted(_line_ends(backbone)), device=backbone.device)
     found = []
-    for i, tokens, log_p, ends in zip(begins, runs, behind_each, lasts, strict=True):
-        steps = torch.cat([before[-1:], log_p[: len(tokens) - 1]])
-        said = _taken(steps, tokens).cumsum(0)
-        stop = log_p[: len(tokens), stops].logsumexp(-1)
-        for end, count in ends:
+    for i, ids, log_p, last in zip(begins, runs, behind_each, lasts, strict=True):
+        said = _taken(torch.cat([before[-1:], log_p[: len(ids) - 1]]), ids).cumsum(0)
+        stop = log_p[: len(ids), stops].logsumexp(-1)
+        for end, count in last:
             score = float(said[count - 1]) / math.sqrt(count) + float(stop[count - 1])
             found.append((i, end, score + settings.question_weight * asked))
     return found
