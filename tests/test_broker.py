@@ -246,7 +246,9 @@ def test_a_dead_letter_keeps_bytes_and_key(settings: KafkaSettings, producer: Pr
 
 
 def test_a_dead_letter_of_nothing_is_nothing(settings: KafkaSettings, producer: Producer) -> None:
-    tombstone = SimpleNamespace(topic=settings.topic(FACTS), partition=1, offset=7, key=None, value=None)
+    tombstone = SimpleNamespace(
+        topic=settings.topic(FACTS), partition=1, offset=7, key=None, value=None, headers=[]
+    )
     kafka_layer.dead_letter(producer, tombstone, "empty", "no value", "encoder", NOW)
     producer.flush_or_raise()
     (letter,) = read(settings, DEAD_LETTERS, 1)
@@ -258,7 +260,7 @@ def test_a_dead_letter_that_fits_nowhere_is_cut(
 ) -> None:
     monkeypatch.setattr(kafka_layer, "DEAD_LETTER_MAX_BYTES", 2**20)
     huge = SimpleNamespace(
-        topic=settings.topic(FACTS), partition=0, offset=0, key=b"k" * 2**21, value=b"v" * 2**21
+        topic=settings.topic(FACTS), partition=0, offset=0, key=b"k" * 2**21, value=b"v" * 2**21, headers=[]
     )
     kafka_layer.dead_letter(producer, huge, "too-large", "too large", "encoder", NOW)
     producer.flush_or_raise()

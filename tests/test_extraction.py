@@ -1,0 +1,86 @@
+"""Answers to questions, read as runs of words: where one is chosen, what may be one, and that the model chooses the right one."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import MemoryLM
+from pipeline.encoder import Encoder
+from pipeline.extraction import Run, answer_of
+from pipeline.memory_lm import Generation
+from pipeline.words import split
+
+KETTLE = "The Zephyr kettle is made of copper, ships from Gdansk, and costs 84 euros."
+LAMP = "The Harlow lamp is made of walnut."
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return Encoder.load()
+
+
+def chosen(lm: MemoryLM, prompt: str) -> Run | None:
+    hits = lm._hits([prompt], [["default"]], 3)[0]
+    return answer_of(lm.encoder.backbone, hits, prompt, lm.encoder.informative, lm.bank.settings)
+
+
+def ask(lm: MemoryLM, question: str, labels: tuple[str, str] = ("Question", "Answer")) -> Generation:
+    return lm.generate([f"{labels[0]}: {question}\n{labels[1]}:"], max_new_tokens=16)[0]
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("What is the Zephyr kettle made of?", "copper"),
+        ("Where does the Zephyr kettle ship from?", "Gdansk"),
+        ("How much does the Zephyr kettle cost?", "84"),
+    ],
+)
+def test_of_what_a_fact_says_the_model_knows_what_was_asked_for(
+    encoder: Encoder, question: str, answer: str
+) -> None:
+    lm = MemoryLM(encoder)
+    lm.learn([KETTLE, LAMP], min_loss_delta=0)
+    made = ask(lm, question)
+    assert answer in made.text and made.text.strip() in KETTLE
+    assert made.finish_reason == "stop" and [m.text for m in made.memories if m.gate > 0] == [KETTLE]
+
+
+def test_in_another_language(encoder: Encoder) -> None:
+    lm = MemoryLM(encoder)
+    fact = "Mira Holt lebt in Porto und arbeitet in Bremen."
+    lm.learn([fact], min_loss_delta=0)
+    made = ask(lm, "Wo arbeitet Mira Holt?", ("Frage", "Antwort"))
+    assert made.text == " Bremen" and made.finish_reason == "stop"
+
+
+def test_nothing_is_chosen_where_nothing_is_asked_or_there_is_one_thing_to_say(encoder: Encoder) -> None:
+    lm = MemoryLM(encoder)
+    lm.learn([KETTLE, LAMP], min_loss_delta=0)
+    assert chosen(lm, "The Zephyr kettle is made of") is None
+    assert chosen(lm, "Question: What is the Harlow lamp made of?\nAnswer:") is None
+    assert chosen(lm, "Question: Who painted the Sistine Chapel?\nAnswer:") is None
+    assert chosen(lm, "Question: What is the Zephyr kettle made of?\nAnswer:") is not None
+
+
+def test_an_answer_is_words_of_the_sentence_that_is_asked_about(encoder: Encoder) -> None:
+    lm = MemoryLM(encoder)
+    long = f"{KETTLE} It was drawn by Ada Brown in Leith, on 3 May. " + "Nobody says more of it. " * 20
+    lm.learn([long], min_loss_delta=0)
+    run = chosen(lm, "Question: What is the Zephyr kettle made of?\nAnswer:")
+    assert run is not None
+    words = split(long)
+    text = long[words[run.first].start : words[run.behind - 1].end]
+    assert text in KETTLE and "Zephyr" not in text
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_where_the_context_has_no_room_the_answer_is_read_from_outside(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    folder: Path = request.getfixturevalue(kind)
+    lm = MemoryLM(Encoder.load(str(folder)))
+    fact = f"{KETTLE} {'It was drawn by Ada Brown. ' * 2}"
+    lm.learn([fact], min_loss_delta=0)
+    assert chosen(lm, "Question: Which Zephyr kettle is made of copper?\nAnswer:") is None
+    assert ask(lm, "Which Zephyr kettle is made of copper?").completion_tokens > 0
