@@ -148,7 +148,7 @@ def write(
     from workers.bench_write import measure
 
     with _clear_errors(), _bar() as progress, tempfile.TemporaryDirectory(prefix="factstream-") as folder:
-        _print(measure(Path(folder), memories, 1, progress), as_json)
+        _figures(measure(Path(folder), memories, 1, progress), as_json)
 
 
 @app.command()
@@ -166,7 +166,7 @@ def query(
     from pipeline.bench_query import measure
 
     with _clear_errors(), _bar() as progress, tempfile.TemporaryDirectory(prefix="factstream-") as folder:
-        _print(measure(Path(folder), rows, flush, 1, progress), as_json)
+        _figures(measure(Path(folder), rows, flush, 1, progress), as_json)
 
 
 @app.command()
@@ -178,18 +178,7 @@ def replica(
     from workers.bench_replica import measure
 
     with _clear_errors(), _bar() as progress, tempfile.TemporaryDirectory(prefix="factstream-") as folder:
-        _print(measure(Path(folder), memories, 1, progress), as_json)
-
-
-def _print(result: Any, as_json: bool) -> None:
-    """A dataclass of figures, as JSON or a line each."""
-    if as_json:
-        print(orjson.dumps(asdict(result)).decode())
-        return
-    for name, value in asdict(result).items():
-        for key, one in value.items() if isinstance(value, dict) else [("", value)]:
-            told = ", ".join(f"{k} {v:,.2f}" for k, v in one.items()) if isinstance(one, dict) else f"{one:,}"
-            console.print(f"{key or name:24}{f'{one:,.2f}' if isinstance(one, float) else told}")
+        _figures(measure(Path(folder), memories, 1, progress), as_json)
 
 
 @app.command()
