@@ -7,6 +7,7 @@ were found are read, each by itself, so one that was found second may answer.
 
     run's score = log p(run | examples, fact, prompt) / √tokens + log p(the line ends | …, run)
                   + question_weight · log p(prompt | examples, fact) + score_weight · the fact's score
+                  + inside_span where alignment sees the answer, too
 
 Knows the backbone and what was found; knows nothing of how an answer is said.
 """
@@ -59,7 +60,8 @@ def answer_of(
     best: tuple[float, Run] | None = None
     for number, (hit, fact) in enumerate(zip(hits, facts, strict=True)):
         for first, behind, score in _weighed(backbone, hit.memory.text, fact, context, settings):
-            score += settings.score_weight * hit.score
+            inside = hit.alignment.span[0] <= first and behind <= hit.alignment.span[1]
+            score += settings.score_weight * hit.score + settings.inside_span * inside
             if best is None or score > best[0]:
                 best = score, Run(number, first, behind)
     return best[1] if best else None

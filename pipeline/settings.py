@@ -60,6 +60,8 @@ class Settings:
     """Of the nats by which a fact makes the question likelier, to those of the answer."""
     score_weight: float = 0.125
     """Of the score by which the fact was found, to them."""
+    inside_span: float = 1.5
+    """Nats for a run within the words that alignment takes for the answer."""
 
     # --- the bank: what is kept ---
     min_loss_delta: float = 0.7
