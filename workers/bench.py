@@ -15,6 +15,9 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
+from workers.errors import clear_errors, errors
+from workers.options import Device, Json, Model
+
 if TYPE_CHECKING:
     from pipeline.bench_recall import Recall
     from pipeline.bench_retrieve import Retrieval
@@ -22,13 +25,7 @@ if TYPE_CHECKING:
     from pipeline.bench_talk import TalkResult
 
 app = typer.Typer(help="Measure the bare model, prompting and the memory side by side.", no_args_is_help=True)
-console, errors = Console(highlight=False), Console(stderr=True)
-
-Model = Annotated[
-    str, typer.Option(help="default, a hub id, a folder or a .gguf file.", envvar="FACTSTREAM_MODEL")
-]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.", envvar="FACTSTREAM_DEVICE")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+console = Console(highlight=False)
 
 # How the table calls the measures, in its order.
 NAMES = {
@@ -80,7 +77,7 @@ def recall(
     any, category, neighbours and reversed_text. Measures are shares; learning is never refused by the loss gate, which
     is measured by itself. Prompting puts the same retriever's best fact before the prompt.
     """
-    with _clear_errors():
+    with clear_errors():
         if plot:
             from workers.bench_plot import draw, need
 
@@ -117,7 +114,7 @@ def talk(
     A line has conversation, facts {text, evidence} and questions {question, answer, evidence, category}. Evidence is
     looked for in categories 1 to 4, where a fact rests on some of it; answers are compared in categories 1 and 4.
     """
-    with _clear_errors():
+    with clear_errors():
         from pipeline.bench_asking import Bench, Limits
         from pipeline.bench_data import read_talks
         from pipeline.bench_talk import measure
@@ -147,7 +144,7 @@ def write(
     """
     from workers.bench_write import measure
 
-    with _clear_errors(), _bar() as progress, tempfile.TemporaryDirectory(prefix="factstream-") as folder:
+    with clear_errors(), _bar() as progress, tempfile.TemporaryDirectory(prefix="factstream-") as folder:
         _figures(measure(Path(folder), memories, 1, progress), as_json)
 
 
@@ -165,7 +162,7 @@ def query(
     """
     from pipeline.bench_query import measure
 
-    with _clear_errors(), _bar() as progress, tempfile.TemporaryDirectory(prefix="factstream-") as folder:
+    with clear_errors(), _bar() as progress, tempfile.TemporaryDirectory(prefix="factstream-") as folder:
         _figures(measure(Path(folder), rows, flush, 1, progress), as_json)
 
 
@@ -177,7 +174,7 @@ def replica(
     """How fast a generator takes over so many memories, beside reading their bytes from the same embedded broker."""
     from workers.bench_replica import measure
 
-    with _clear_errors(), _bar() as progress, tempfile.TemporaryDirectory(prefix="factstream-") as folder:
+    with clear_errors(), _bar() as progress, tempfile.TemporaryDirectory(prefix="factstream-") as folder:
         _figures(measure(Path(folder), memories, 1, progress), as_json)
 
 
@@ -193,7 +190,7 @@ def retrieve(
     Some invented facts are encoded; the bank is made of them and of variants in which names are exchanged, for the model
     alone would take an hour. Prompts are beginnings of facts, paraphrases and questions; encoding them is not counted.
     """
-    with _clear_errors():
+    with clear_errors():
         from pipeline.bench_retrieve import measure
         from pipeline.encoder import Encoder
 
@@ -236,7 +233,7 @@ def encode(
     as_json: Json = False,
 ) -> None:
     """Facts encoded a second, with all that a memory keeps, beside the bare model's forward pass of the same texts."""
-    with _clear_errors(), _bar() as progress:
+    with clear_errors(), _bar() as progress:
         from pipeline.bench_encode import measure
         from pipeline.encoder import Encoder
 
@@ -253,7 +250,7 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Tokens a second with a memory, beside transformers' own generate of the bare model; mixed requests, beside one by one."""
-    with _clear_errors(), _bar() as progress:
+    with clear_errors(), _bar() as progress:
         from pipeline import MemoryLM
         from pipeline.bench_generate import Bench, measure
 
@@ -274,7 +271,7 @@ def stream(
 
     It starts a stack of its own, with an embedded broker on a free port, in a temporary folder.
     """
-    with _clear_errors(), _bar() as progress, tempfile.TemporaryDirectory(prefix="factstream-") as folder:
+    with clear_errors(), _bar() as progress, tempfile.TemporaryDirectory(prefix="factstream-") as folder:
         from workers.bench_stream import measure
 
         _figures(measure(Path(folder), model, device, facts, rounds, progress), as_json)
@@ -336,19 +333,6 @@ def _table(measures: Sequence["Measure"]) -> None:
         by = f"{m.prompting_by} ({m.prompting_asked})" if m.prompting_by else ""
         table.add_row(NAMES[m.name], str(m.asked), *shown, by)
     console.print(table)
-
-
-@contextmanager
-def _clear_errors() -> Iterator[None]:
-    """What a person can mend is one line and exit code 1, not a traceback."""
-    from pipeline.models import ModelError
-    from workers.client import ClientError
-
-    try:
-        yield
-    except (ClientError, ModelError, ValueError, OSError) as error:
-        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
-        raise typer.Exit(1) from None
 
 
 class _Shown:

@@ -5,13 +5,11 @@ needs no data folder, so it may look at a cluster from anywhere. What it keeps i
 anything: it is decoded as the workers do it, and shown without control characters.
 """
 
-import signal
 import sys
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -32,7 +30,7 @@ from schemas.request import decode_request
 from schemas.response import GenerationResponse
 from workers.client import Tail
 from workers.kafka import KafkaSettings, KafkaUnavailable
-from workers.stack import DRAINED
+from workers.stack import DRAINED, signals
 from workers.topics import TopicsMissing, reached, topic_ids
 
 FOLLOWED = (
@@ -205,7 +203,8 @@ def run(settings: KafkaSettings, interval_s: float, as_json: bool) -> None:
     console = Console()
     if not as_json and not console.is_terminal:
         raise ValueError("standard output is no terminal: `factstream watch --json` prints a line a tick")
-    with _stopped_by_signals() as stop:
+    stop = threading.Event()
+    with signals(stop, hurry=stop):
         if as_json:
             for tick in ticks(settings, interval_s, stop):
                 sys.stdout.buffer.write(orjson.dumps(tick) + b"\n")
@@ -216,17 +215,6 @@ def run(settings: KafkaSettings, interval_s: float, as_json: bool) -> None:
             for tick in ticks(settings, interval_s, stop):
                 screen.take(tick)
                 live.update(screen.render(console.height), refresh=True)
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[threading.Event]:
-    stop = threading.Event()
-    handlers = {n: signal.signal(n, lambda *_: stop.set()) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 # --- the terminal ---
