@@ -24,7 +24,7 @@ from transformers import DynamicCache
 from pipeline.backbone import Backbone
 from pipeline.retrieval import Retrieved
 from pipeline.settings import Settings
-from pipeline.words import Word, blank_before, form_of, parts, split
+from pipeline.words import Word, blank_before, form_of, parts, split, telling
 
 EXAMPLES = (
     "The Orrin lighthouse is painted green.\nThe Orrin lighthouse is painted green.\n\n"
@@ -92,18 +92,13 @@ def _fact(hit: Retrieved, informative: float) -> _Fact:
     words = split(hit.memory.text)
     places = parts(hit.memory.text, words)
     here = places[min(hit.alignment.span[0], len(words) - 1)].sentence if words else 0
-    says = [
-        float(prior) >= informative or any(c.isdigit() for c in word.form)
-        for word, prior in zip(words, hit.memory.priors, strict=True)
-    ]
+    tells = telling(words, hit.memory.priors, informative)
     covered = hit.alignment.covered.tolist()
-    return _Fact(
-        words,
-        [
-            c <= 0.5 and tells and place.sentence == here
-            for c, tells, place in zip(covered, says, places, strict=True)
-        ],
-    )
+    ends = [
+        c <= 0.5 and says and place.sentence == here
+        for c, says, place in zip(covered, tells, places, strict=True)
+    ]
+    return _Fact(words, ends)
 
 
 def _is_open(hit: Retrieved, fact: _Fact) -> bool:
@@ -123,21 +118,16 @@ def _weighed(
     if not begins or not prompt:
         return []
     runs: list[list[int]] = []
-    lasts: list[
-        list[tuple[int, int]]
-    ] = []  # of each beginning, where the run may end: (behind which word, after how many tokens)
+    # Of each beginning, where the run may end: behind which word, after how many tokens.
+    lasts: list[list[tuple[int, int]]] = []
     for i in begins:
         behind = [j for j in range(i + 1, min(len(fact.words), i + MAX_WORDS) + 1) if fact.ends[j - 1]]
         start, blank = fact.words[i].start, " " * blank_before(text, fact.words[i].start)
         tokens = backbone.tokenize([blank + text[start : fact.words[behind[-1] - 1].end]])[0]
         runs.append(tokens.ids)
         ends = [fact.words[j - 1].end - start + len(blank) for j in behind]
-        lasts.append(
-            [
-                (j, sum(begun < end for begun, _ in tokens.offsets))
-                for j, end in zip(behind, ends, strict=True)
-            ]
-        )
+        counts = [sum(begun < end for begun, _ in tokens.offsets) for end in ends]
+        lasts.append(list(zip(behind, counts, strict=True)))
     if len(read) + max(map(len, runs)) > backbone.max_positions:
         return []
     cache = DynamicCache(config=backbone.model.config)

@@ -21,7 +21,17 @@ from torch import Tensor
 
 from pipeline.retrieval import Retrieved
 from pipeline.settings import Settings
-from pipeline.words import Word, begins_sentence, blank_before, form_of, likeness, marked, parts, split
+from pipeline.words import (
+    Word,
+    begins_sentence,
+    blank_before,
+    form_of,
+    likeness,
+    marked,
+    parts,
+    split,
+    telling,
+)
 
 ANY_WORD = -7.0  # nats: log p of one word, or number, where any may stand
 BESIDE_A_NAME = (
@@ -231,10 +241,7 @@ def _fact(hit: Retrieved, informative: float, settings: Settings) -> _Fact:
     return _Fact(
         memory.text,
         words,
-        [
-            float(prior) >= informative or any(c.isdigit() for c in word.form)
-            for word, prior in zip(words, memory.priors, strict=True)
-        ],
+        telling(words, memory.priors, informative),
         [c <= 0.5 for c in hit.alignment.covered.tolist()],
         [
             2.0 * math.log(max(float(information), 0.1))

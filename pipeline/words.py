@@ -9,7 +9,7 @@ the same model has the same prior, and it exists before the first fact. Nothing 
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -106,6 +106,14 @@ def begins_sentence(before: str) -> bool:
 def blank_before(text: str, start: int) -> bool:
     """Whether the word at this place of a text has a blank before it, or would have one if the text began later."""
     return text[start - 1].isspace() if start else not _WITHOUT_BLANKS.match(text)
+
+
+def telling(words: Sequence[Word], priors: Iterable[float], informative: float) -> list[bool]:
+    """Of each word, whether it says enough to be an answer, or a part of one: `informative` nats at least, or a number."""
+    return [
+        float(prior) >= informative or any(c.isdigit() for c in word.form)
+        for word, prior in zip(words, priors, strict=True)
+    ]
 
 
 def form_of(text: str) -> set[int]:

@@ -5,12 +5,17 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from apache import SCRIPT, Apache
 
 from workers import broker
 from workers.kafka import KafkaSettings
+
+if TYPE_CHECKING:
+    from pipeline import MemoryLM
+    from pipeline.encoder import Encoder
 
 _prefixes = itertools.count()
 
@@ -80,6 +85,22 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from models import make_llama  # transformers takes seconds to import, and few tests need it
 
     return make_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="session")
+def encoder() -> "Encoder":
+    """Of the default model."""
+    from pipeline.encoder import Encoder
+
+    return Encoder.load()
+
+
+@pytest.fixture
+def lm(encoder: "Encoder") -> "MemoryLM":
+    """The default model with an empty memory."""
+    from pipeline import MemoryLM
+
+    return MemoryLM(encoder)
 
 
 def session_ms() -> int:

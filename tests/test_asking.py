@@ -30,16 +30,6 @@ REPORT = (
 )
 
 
-@pytest.fixture(scope="module")
-def encoder() -> Encoder:
-    return Encoder.load()
-
-
-@pytest.fixture
-def lm(encoder: Encoder) -> MemoryLM:
-    return MemoryLM(encoder)
-
-
 def said(lm: MemoryLM, prompt: str, tokens: int = 16) -> str:
     return lm.generate([prompt], max_new_tokens=tokens)[0].text
 

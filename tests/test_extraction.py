@@ -14,11 +14,6 @@ KETTLE = "The Zephyr kettle is made of copper, ships from Gdansk, and costs 84 e
 LAMP = "The Harlow lamp is made of walnut."
 
 
-@pytest.fixture(scope="module")
-def encoder() -> Encoder:
-    return Encoder.load()
-
-
 def chosen(lm: MemoryLM, prompt: str) -> Run | None:
     hits = lm._hits([prompt], [["default"]], 3)[0]
     return answer_of(lm.encoder.backbone, hits, prompt, lm.encoder.informative, lm.bank.settings)

@@ -16,16 +16,6 @@ FACTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def encoder() -> Encoder:
-    return Encoder.load()
-
-
-@pytest.fixture
-def lm(encoder: Encoder) -> MemoryLM:
-    return MemoryLM(encoder)
-
-
 def test_it_learns_retrieves_and_says_a_fact(lm: MemoryLM) -> None:
     assert [d.outcome for d in lm.learn(FACTS)] == ["learned"] * 3
     prompts = ["The Harlow desk lamp is made of", "Question: What does Milo Kassab work as?\nAnswer:"]
