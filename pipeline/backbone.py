@@ -4,9 +4,10 @@ Works with any causal language model of transformers: nothing here names an arch
 memories or Kafka, and never changes a weight.
 """
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple, Self, cast
@@ -21,27 +22,12 @@ from pipeline.models import ModelError, Progress, model_hash, quiet, resolve, si
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# Padded lengths, in tokens. A text's numbers depend, in their last bits, on the shape that it is computed in, so
-# a text always gets the same shape, whatever is encoded beside it.
-LENGTHS = (
-    *range(8, 32, 2), *range(32, 64, 8), *range(64, 128, 16), *range(128, 256, 32), 256, 320, 384, 448,
-    512, 640, 768, 1024, 1280, 1536, 2048, 2560, 3072, 4096, 6144, 8192,
-)  # fmt: skip
-
 
 class Tokens(NamedTuple):
     """A text's token ids, and for each the (start, end) characters it stands for, without leading blanks."""
 
     ids: list[int]
     offsets: list[tuple[int, int]]
-
-
-class Batch(NamedTuple):
-    """Texts to be computed together: their indices, and the shape [rows, length] to pad them to."""
-
-    indices: list[int]
-    rows: int
-    length: int
 
 
 @dataclass
@@ -53,7 +39,17 @@ class Decoding:
 
 
 class _Reached(Exception):
-    """Ends a forward pass early: the wanted layer's states have been taken."""
+    """Ends a forward pass early: all that was wanted of it has been taken."""
+
+
+class _Pass(threading.local):
+    """What the forward pass of this thread is to hand over: several threads may compute with one model."""
+
+    layer = 0  # the states after so many layers; 0: none
+    until = ""  # where it ends: "layer", "head" or nowhere
+    states: Tensor | None = None
+    given: Tensor | None = None  # what the head is given
+    instead: Tensor | None = None  # what it gets in its place
 
 
 class Backbone:
@@ -73,9 +69,11 @@ class Backbone:
         self.max_positions: int = getattr(config, "max_position_embeddings", None) or 2048
         self.eos_ids = _eos_ids(model, tokenizer)
         self._blocks = _blocks(model, self.n_layers)
-        # Cut to its last position, the state is not contiguous, and the head would copy its weights for each row.
         self._head = model.get_output_embeddings()
-        self._head.register_forward_pre_hook(lambda _m, given: (given[0].contiguous(), *given[1:]))
+        self._pass = _Pass()
+        for number, block in enumerate(self._blocks, 1):
+            block.register_forward_hook(partial(self._behind_layer, number))
+        self._head.register_forward_pre_hook(self._before_head)
         self._accepts = set(signature(model.forward).parameters)
         # A text is data: in it, "<|im_end|>" is eleven characters, not the end of a turn.
         self._plain: Tokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
@@ -140,9 +138,7 @@ class Backbone:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The tokens' text, without markup."""
-        return str(
-            self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        )
+        return self.tokenizer.backend_tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
         """The conversation ({role, content} each) in the model's own template, up to where it is to answer.
@@ -192,63 +188,36 @@ class Backbone:
         ids: [B, T], padded on the right. There a causal model's tokens see no padding, so it gets no mask: with one it
         would take another path where a batch happens to have no padding, whose numbers differ in the last bits.
         """
-        taken: list[Tensor] = []
-        handle = self._blocks[layer - 1].register_forward_hook(
-            lambda _m, _i, output: taken.append(_first(output))
-        )
-        try:
-            given = self._until_head(ids)
-        finally:
-            handle.remove()
-        return given, taken[0].float()
+        states, given = self._run(ids, layer, "head")
+        return given, states.float()
 
     @torch.inference_mode()
     def losses(self, given: Tensor, targets: Sequence[int], rows: int) -> Tensor:
         """-log p of each target, nats, float32 [N]. given: what the head is given, [N, d]; targets: N token ids.
 
-        The head is the widest part of a small model: it reads no padding, but `rows` states at a time, always that many,
-        so that a state's numbers do not depend on what is beside it.
+        The head is the widest part of a small model: it reads no padding but what fills `rows`, so that a state's numbers do
+        not depend on what is beside it.
         """
-        found, wanted = [], torch.tensor(targets, device=self.device)
-        for begin in range(0, len(given), rows):
-            piece = given[begin : begin + rows]
-            logits = self._logits(nn.functional.pad(piece, (0, 0, 0, rows - len(piece))))[: len(piece)]
-            chosen = logits.gather(-1, wanted[begin : begin + rows, None])[:, 0].float()
-            # A few rows at a time, whose sums are made in the processor's cache.
-            found.append(torch.cat([few.float().logsumexp(-1) for few in torch.split(logits, 16)]) - chosen)
-        return torch.cat(found)
-
-    def _until_head(self, ids: Tensor) -> Tensor:
-        taken: list[Tensor] = []
-
-        def take(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            taken.append(inputs[0])
-            raise _Reached
-
-        handle = self._head.register_forward_pre_hook(take)
-        try:
-            self.model(input_ids=ids, use_cache=False)
-        except _Reached:
-            pass
-        finally:
-            handle.remove()
-        return taken[0]
+        logits = self._logits(nn.functional.pad(given, (0, 0, 0, max(0, rows - len(given)))))[: len(given)]
+        chosen = logits.gather(-1, torch.tensor(targets, device=self.device)[:, None])[:, 0].float()
+        # A few rows at a time, whose sums are made in the processor's cache.
+        return torch.cat([few.float().logsumexp(-1) for few in torch.split(logits, 16)]) - chosen
 
     def _logits(self, given: Tensor) -> Tensor:
         """[N, d] to [N, V]. A model that does more to its logits than its head does (scales or caps them) does it here too:
         it reads one token, and `given` takes that token's place before the head."""
         if self._head_is_all:
             return cast(Tensor, self._head(given))
-        handle = self._head.register_forward_pre_hook(lambda _m, _i: (given[None],))
+        self._pass.instead = given[None]
         try:
             return cast(Tensor, self.model(input_ids=self._one_token(), use_cache=False).logits[0])
         finally:
-            handle.remove()
+            self._pass.instead = None
 
     @cached_property
     def _head_is_all(self) -> bool:
         ids = self._one_token()
-        given = self._until_head(ids)
+        given = self._run(ids, 1, "head")[1]
         return torch.equal(self._head(given), self.model(input_ids=ids, use_cache=False).logits)
 
     def _one_token(self) -> Tensor:
@@ -257,20 +226,34 @@ class Backbone:
     @torch.inference_mode()
     def states(self, ids: Tensor, layer: int) -> Tensor:
         """The states after `layer` layers, float32 [B, T, d], as `read` has them; the layers above are not computed."""
-        taken: list[Tensor] = []
+        return self._run(ids, layer, "layer")[0].float()
 
-        def take(_module: nn.Module, _inputs: object, output: Any) -> None:
-            taken.append(_first(output))
-            raise _Reached
-
-        handle = self._blocks[layer - 1].register_forward_hook(take)
+    def _run(self, ids: Tensor, layer: int, until: str) -> tuple[Tensor, Tensor]:
+        """The states after `layer` layers and, if it goes on until the "head", what that is given."""
+        taken = self._pass
+        taken.layer, taken.until = layer, until
         try:
             self.model(input_ids=ids, use_cache=False)
         except _Reached:
             pass
         finally:
-            handle.remove()
-        return taken[0].float()
+            taken.layer, taken.until = 0, ""
+            states, given, taken.states, taken.given = taken.states, taken.given, None, None
+        return cast(Tensor, states), cast(Tensor, given)
+
+    def _behind_layer(self, number: int, _module: nn.Module, _inputs: object, output: Any) -> None:
+        if number == self._pass.layer:
+            self._pass.states = _first(output)
+            if self._pass.until == "layer":
+                raise _Reached
+
+    def _before_head(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if self._pass.until == "head":
+            self._pass.given = inputs[0]
+            raise _Reached
+        given = inputs[0] if self._pass.instead is None else self._pass.instead
+        # Cut to its last position, the state is not contiguous, and the head would copy its weights for each row.
+        return (given.contiguous(), *inputs[1:])
 
     # --- decoding: prompts, padded on the left, one token after the other ---
 
@@ -340,22 +323,6 @@ class Backbone:
         )
         last: Tensor = output.logits[:, -1].float()
         return last
-
-
-def fixed_batches(lengths: Sequence[int], tokens: int = 256) -> list[Batch]:
-    """Groups texts of these lengths (in tokens) into batches of fixed shapes, about `tokens` tokens each.
-
-    The shape that a text is computed in depends on its own length only.
-    """
-    groups: dict[int, list[int]] = {}
-    for index, length in enumerate(lengths):
-        padded = next((fixed for fixed in LENGTHS if fixed >= length), length)
-        groups.setdefault(padded, []).append(index)
-    batches = []
-    for padded, members in sorted(groups.items()):
-        rows = max(1, tokens // padded)
-        batches += [Batch(members[i : i + rows], rows, padded) for i in range(0, len(members), rows)]
-    return batches
 
 
 def _visible(text: str, start: int, end: int) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from pipeline.bench_scores import Measure, share
 from pipeline.memory_lm import MemoryLM
 
 CHUNK = 64  # rows between two signs of progress
+SCORED = 256  # pairs that are scored together: the fewer, the emptier their batches
 TOKENS = 24  # of every generated text
 
 Progress = Callable[[str, int, int], None]
@@ -84,8 +85,8 @@ def _score(
     bench: Bench, lm: MemoryLM, pairs: Sequence[tuple[str, str]], use_memory: bool, what: str
 ) -> list[float]:
     scores: list[float] = []
-    for at in range(0, len(pairs), CHUNK):
-        part = pairs[at : at + CHUNK]
+    for at in range(0, len(pairs), SCORED):
+        part = pairs[at : at + SCORED]
         scores += lm.score([p for p, _ in part], [t for _, t in part], use_memory=use_memory)
         bench.progress(what, len(part), len(pairs))
     return scores

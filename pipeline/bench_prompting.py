@@ -4,20 +4,22 @@ Three wordings, each with the fact always put there, or only when its gate is op
 stands for prompting in it. Knows MemoryLM and its backbone; knows nothing of what is measured.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pipeline.backbone import Backbone, Decoding
+from pipeline.batches import close_batches
 from pipeline.extraction import EXAMPLES
 from pipeline.memory_lm import Job, MemoryLM
 
 WORDINGS = ("plain", "chat", "two examples")
 GATINGS = ("", ", gated")
 
-BATCH = 16
+BATCH = 16  # prompts that are continued together
+TOGETHER = 1024  # tokens of prompts that are read together
 
 Tell = Callable[[int], None]
 """Is told how many more are done."""
@@ -74,7 +76,7 @@ def score(
     """
     contexts = [_ids(backbone, job(wording, f.text, p)) for f, p in zip(facts, prompts, strict=True)]
     done: list[list[float]] = [[] for _ in contexts]
-    for batch in _by_length([len(ids) for ids in contexts]):
+    for batch, _, _ in close_batches([len(ids) for ids in contexts], TOGETHER):
         ids, mask = backbone.pad([contexts[i] for i in batch], left=True)
         first, decoding = backbone.prefill(ids, mask)
         for n in range(len(targets[batch[0]])):
@@ -107,9 +109,3 @@ def _continued(
 def _ids(backbone: Backbone, asked: Job) -> list[int]:
     text = backbone.chat(asked.messages) if asked.messages is not None else asked.prompt or ""
     return backbone.clip(backbone.tokenize_prompt(text), 64)
-
-
-def _by_length(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Indices in batches of like lengths, so that little is padding."""
-    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
-    return (order[at : at + BATCH] for at in range(0, len(order), BATCH))

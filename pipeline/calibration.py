@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
+from torch import Tensor, nn
 
 from pipeline.backbone import Backbone
 from pipeline.models import ModelError, Progress, cache_folder, locked, silent, write_atomically
@@ -56,10 +57,10 @@ class Calibration:
             )
         return cls(model, layer, mean, basis, hashlib.sha256(content).hexdigest())
 
-    def whiten(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
-        """[n, d] states to [n, d] unit vectors, the directions that vary most first."""
-        white = (states - self.mean) @ self.basis
-        return np.asarray(white / np.maximum(np.linalg.norm(white, axis=1, keepdims=True), 1e-9), np.float32)
+    def whiten(self, states: Tensor) -> Tensor:
+        """[n, d] states, float32, to [n, d] unit vectors, the directions that vary most first."""
+        mean, basis = (torch.from_numpy(part).to(states.device) for part in (self.mean, self.basis))
+        return nn.functional.normalize((states - mean) @ basis, dim=1, eps=1e-9)
 
 
 def calibration_of(backbone: Backbone, progress: Progress = silent) -> Calibration:

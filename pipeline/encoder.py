@@ -1,11 +1,13 @@
 """What the encoder measures of a fact: how much each word says and surprises, and what storing the fact would buy.
 
-A pure function of model and text, whatever else is encoded beside it: a text is always computed in the same shape.
+A pure function of model and text, whatever else is encoded beside it: a fact is always computed in the same shape, by
+one core. Prompts are not, they are only asked with.
 Knows the backbone; knows nothing of memories, time or Kafka.
 """
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from typing import Self
 
 import numpy as np
@@ -13,8 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.backbone import Backbone, Tokens, fixed_batches
+from pipeline.backbone import Backbone, Tokens
+from pipeline.batches import Batch, close_batches, fixed_batches
 from pipeline.calibration import Calibration, calibration_of
+from pipeline.cores import each
 from pipeline.encoding import Asked, Encoding
 from pipeline.models import Progress, silent
 from pipeline.settings import Settings
@@ -23,11 +27,9 @@ from pipeline.words import Frequencies, Word, form_of, marked, split
 
 VERSION = "2"  # of what is measured; a part of the encoder id
 PROMPT_TOKENS = 256  # of a prompt that are looked at, from its end
-ENCODED_TOKENS = (
-    256  # of the texts that a CPU computes together, padding included; the more, the emptier the last batch
-)
-CARD_TOKENS = 8192  # the same for a card, which needs more at a time to be busy
-ASKED_TOKENS = 64  # of the prompts that are computed together, padding included: one that comes alone is not to wait for more
+AT_ONCE = 1024  # texts whose states are held at a time
+TOGETHER = 256  # tokens that a CPU computes together, padding included; the more, the emptier the last batch of facts
+CARD_TOGETHER = 8192  # the same for a card, which needs more at a time to be busy
 
 
 class TooLong(ValueError):
@@ -68,6 +70,12 @@ class Encoder:
 
     def encode(self, texts: Sequence[str]) -> list[Encoding]:
         """One encoding a text, in order. Raises TooLong."""
+        made: list[Encoding] = []
+        for at in range(0, len(texts), AT_ONCE):
+            made += self._encode(texts[at : at + AT_ONCE])
+        return made
+
+    def _encode(self, texts: Sequence[str]) -> list[Encoding]:
         tokens = self.backbone.tokenize(texts)
         lead = self.backbone.lead
         rows = [lead + t.ids for t in tokens]
@@ -76,8 +84,7 @@ class Encoder:
                 raise TooLong(
                     f"{len(row)} tokens; the model takes {self.backbone.max_positions}: {text[:60]!r}"
                 )
-        on_cpu = self.backbone.device.type == "cpu"
-        measured = self._forward(rows, ENCODED_TOKENS if on_cpu else CARD_TOKENS)
+        measured = self._forward(rows, fixed=True)
         return [
             self._measure(text, t.offsets, losses, states)
             for text, t, (losses, states) in zip(texts, tokens, measured, strict=True)
@@ -89,44 +96,53 @@ class Encoder:
         lead = self.backbone.lead
         room = min(PROMPT_TOKENS, self.backbone.max_positions - len(lead))
         tokens = [Tokens(t.ids[-room:], t.offsets[-room:]) for t in tokens]
-        measured = self._forward([lead + t.ids for t in tokens], ASKED_TOKENS)
+        measured = self._forward([lead + t.ids for t in tokens], fixed=False)
         return [
             self._words_of(prompt, t.offsets, losses, states)
             for prompt, t, (losses, states) in zip(prompts, tokens, measured, strict=True)
         ]
 
-    @torch.inference_mode()
     def _forward(
-        self, rows: Sequence[list[int]], tokens: int
+        self, rows: Sequence[list[int]], fixed: bool
     ) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """For each row, -log p of each token behind the lead, nats, and those tokens' whitened states [tokens, d].
 
-        tokens: how many are computed together, padding included.
+        fixed: a row's numbers do not depend, not even in their last bits, on what is beside it, nor on how many cores a CPU
+        has. Else all cores compute one batch, and nothing more than there is: the least time for a few rows.
         """
+        begin, on_cpu = len(self.backbone.lead), self.backbone.device.type == "cpu"
+        together, apart = TOGETHER if on_cpu else CARD_TOGETHER, fixed and on_cpu
+        batches = (fixed_batches if fixed else close_batches)([len(row) for row in rows], together)
+        order = [i for batch in batches for i in batch.indices]
+        read = [some for part in each(partial(self._read, rows), batches, apart) for some in part]
+        if not read:
+            return []
+        # The head is the widest part of a small model: it reads no padding, but what is left of all rows in one piece.
+        given = torch.cat([one for one, _ in read])
+        wanted = [token for i in order for token in rows[i][begin:]]
+        pieces = [slice(at, at + together) for at in range(0, len(wanted), together)]
+        padded = together if fixed else 1
+        losses = each(lambda piece: self.backbone.losses(given[piece], wanted[piece], padded), pieces, apart)
+        by_row = torch.cat(losses).cpu().numpy() if losses else np.zeros(0, np.float32)
+        ends = np.cumsum([len(rows[i]) - begin for i in order])
+        found = {
+            i: (own, states)
+            for i, own, (_, states) in zip(order, np.split(by_row, ends[:-1]), read, strict=True)
+        }
+        return [found[i] for i in range(len(rows))]
+
+    @torch.inference_mode()
+    def _read(self, rows: Sequence[list[int]], batch: Batch) -> list[tuple[Tensor, NDArray[np.float32]]]:
+        """For each row of the batch what the head is given [tokens, d], and the whitened states [tokens, d]."""
         backbone, begin = self.backbone, len(self.backbone.lead)
-        seen: dict[int, NDArray[np.float32]] = {}  # of each row, in the order in which they are computed
-        found: list[Tensor] = []
-        given, wanted = torch.zeros(0), list[int]()  # what the head has not read yet
-        for batch in fixed_batches([len(row) for row in rows], tokens):
-            padded, _ = backbone.pad(
-                [rows[i] for i in batch.indices], batch.rows, min(batch.length, backbone.max_positions)
-            )
-            before_head, states = backbone.read(padded, self.calibration.layer)
-            read = states.cpu().numpy()
-            new = [before_head[r, begin - 1 : len(rows[i]) - 1] for r, i in enumerate(batch.indices)]
-            given = torch.cat([given, *new] if len(given) else new)
-            for r, i in enumerate(batch.indices):
-                seen[i] = self.calibration.whiten(read[r, begin : len(rows[i])])
-                wanted += rows[i][begin:]
-            if whole := len(given) // tokens * tokens:
-                found.append(backbone.losses(given[:whole], wanted[:whole], tokens))
-                given, wanted = given[whole:], wanted[whole:]
-        if len(given):
-            found.append(backbone.losses(given, wanted, tokens))
-        losses = torch.cat(found).cpu().numpy() if found else np.zeros(0, np.float32)
-        ends = np.cumsum([len(rows[i]) - begin for i in seen])
-        by_row = dict(zip(seen, np.split(losses, ends[:-1]), strict=True)) if seen else {}
-        return [(by_row[i], seen[i]) for i in range(len(rows))]
+        length = min(batch.length, backbone.max_positions)
+        padded, _ = backbone.pad([rows[i] for i in batch.indices], batch.rows, length)
+        before_head, states = backbone.read(padded, self.calibration.layer)
+        white = self.calibration.whiten(states.flatten(0, 1)).view(states.shape).cpu().numpy()
+        return [
+            (before_head[r, begin - 1 : len(rows[i]) - 1], white[r, begin : len(rows[i])])
+            for r, i in enumerate(batch.indices)
+        ]
 
     def _words_of(
         self,

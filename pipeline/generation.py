@@ -96,21 +96,24 @@ class Batch:
         return ended
 
 
-def _say(backbone: Backbone, rows: Sequence[Row], logits: Tensor) -> list[Row]:
+@torch.inference_mode()
+def _say(backbone: Backbone, slots: Sequence[Row], logits: Tensor) -> list[Row]:
     """Chooses a token for each row that has not ended. Returns those that ended with it."""
-    going = [(row, own) for row, own in zip(rows, logits, strict=True) if not row.finish_reason]
-    for row, own in going:
-        predicted = fused = own
-        if not row.reading.silent:
-            predicted = row.reading.predict(own)
-            fused = predicted.clone()
-            fused[_said_before(row.tokens)] = -torch.inf
-        token = _choose(fused, row)
+    speaking = [i for i, row in enumerate(slots) if not row.finish_reason and not row.reading.silent]
+    if speaking:
+        totals = logits[speaking].logsumexp(-1).tolist()
+        for i, total in zip(speaking, totals, strict=True):
+            slots[i].reading.predict(logits[i], total)
+            if blocked := _said_before(slots[i].tokens):
+                logits[i, blocked] = -torch.inf
+    going = [i for i, row in enumerate(slots) if not row.finish_reason]
+    rows = [slots[i] for i in going]
+    for row, token in zip(rows, _choose(logits[going], rows), strict=True):
+        raised = 0.0 if row.reading.silent or row.moved is None else row.reading.raised(token)
         _take(backbone, row, token)
         if row.moved is not None:
-            raised = _probability(predicted, token) - _probability(own, token)
             row.moved.append((raised, len(row.text)))
-    return [row for row, _ in going if row.finish_reason]
+    return [row for row in rows if row.finish_reason]
 
 
 def _without_ended(backbone: Backbone, slots: Sequence[Row], decoding: Decoding) -> list[Row]:
@@ -136,9 +139,16 @@ def _said_before(tokens: Sequence[int]) -> list[int]:
     return [tokens[end] for end in range(REPEAT - 1, len(tokens)) if tokens[end - REPEAT + 1 : end] == last]
 
 
-def _choose(logits: Tensor, row: Row) -> int:
-    if row.temperature <= 0:
-        return int(logits.argmax())
+def _choose(logits: Tensor, rows: Sequence[Row]) -> list[int]:
+    """A token for each row, whose logits are [rows, V]."""
+    chosen: list[int] = logits.argmax(-1).tolist()
+    for i, row in enumerate(rows):
+        if row.temperature > 0:
+            chosen[i] = _drawn(logits[i], row)
+    return chosen
+
+
+def _drawn(logits: Tensor, row: Row) -> int:
     p = torch.softmax(logits.float().cpu() / row.temperature, -1)
     if row.top_p < 1:
         ordered, order = p.sort(descending=True)
@@ -160,10 +170,6 @@ def pieces(row: Row) -> list[Token] | None:
         found.append(Token(text=row.text[begin:end], moved=moved))
         begin = end
     return found
-
-
-def _probability(logits: Tensor, token: int) -> float:
-    return float(torch.softmax(logits.float(), -1)[token])
 
 
 def _take(backbone: Backbone, row: Row, token: int) -> None:

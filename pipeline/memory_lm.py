@@ -15,11 +15,11 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from pipeline.backbone import fixed_batches
 from pipeline.bank import Bank
+from pipeline.batches import fixed_batches
 from pipeline.decision import Cause, Decision, Memory, NewFact
 from pipeline.encoder import Encoder
-from pipeline.extraction import answer_of, speaking
+from pipeline.extraction import Run, answer_of, speaking
 from pipeline.generation import Batch, Row, generate, pieces
 from pipeline.reading import Reading
 from pipeline.records import from_record, to_record
@@ -209,8 +209,9 @@ class MemoryLM:
         """logits: [tokens, V], those that predict each token of the target."""
         total = 0.0
         for n, token in enumerate(wanted):
-            fused = logits[n] if row.reading.silent else row.reading.predict(logits[n])
-            total += float(torch.log_softmax(fused, -1)[token])
+            if not row.reading.silent:
+                row.reading.predict(logits[n], float(logits[n].logsumexp(-1)))
+            total += float(torch.log_softmax(logits[n], -1)[token])
             if not row.reading.silent:
                 row.reading.advance(token, self.encoder.backbone.decode(wanted[: n + 1]))
         return total / max(1, len(wanted))
@@ -251,7 +252,8 @@ class MemoryLM:
         """Each job's row, for a batch, and the memories that were found for it."""
         names = [job.namespaces if job.use_memory else () for job in jobs]
         hits = self._hits([job.asked() for job in jobs], names, K)
-        return [self._row(job, found) for job, found in zip(jobs, hits, strict=True)]
+        runs: dict[tuple[str, ...], Run | None] = {}
+        return [self._row(job, found, runs) for job, found in zip(jobs, hits, strict=True)]
 
     def made(self, row: Row, hits: Sequence[Hit]) -> Generation:
         """What became of a row that has ended."""
@@ -261,16 +263,19 @@ class MemoryLM:
     # --- inside ---
 
     def _hits(self, texts: Sequence[str], namespaces: Sequence[Sequence[str]], k: int) -> list[list[Hit]]:
-        """For each text its memories; nothing is computed for those whose namespaces are empty."""
-        full = [i for i, names in enumerate(namespaces) if any(self.bank.size(name) for name in names)]
-        hits: list[list[Hit]] = [[] for _ in texts]
-        asked = self.encoder.ask([texts[i] for i in full])
-        found = retrieve_all(self.bank, [namespaces[i] for i in full], asked, k)
-        for i, some in zip(full, found, strict=True):
-            hits[i] = some
-        return hits
+        """For each text its memories. What is asked twice is looked for once, and nothing where there are no memories."""
+        asked = [(text, *names) for text, names in zip(texts, namespaces, strict=True)]
+        full = [one for one in dict.fromkeys(asked) if any(self.bank.size(name) for name in one[1:])]
+        found = retrieve_all(
+            self.bank, [names for _, *names in full], self.encoder.ask([text for text, *_ in full]), k
+        )
+        hits = dict(zip(full, found, strict=True))
+        return [hits.get(one, []) for one in asked]
 
-    def _row(self, job: Job, hits: list[Hit]) -> tuple[Row, list[Hit]]:
+    def _row(
+        self, job: Job, hits: list[Hit], runs: dict[tuple[str, ...], Run | None]
+    ) -> tuple[Row, list[Hit]]:
+        """runs: the answers that were looked for already, by context and the memories' ids."""
         backbone = self.encoder.backbone
         if job.messages is not None:
             context = backbone.chat(job.messages)
@@ -281,7 +286,10 @@ class MemoryLM:
             ids = begin + self._tokenize(context)
         room = min(job.max_new_tokens, max(1, backbone.max_positions // 2))
         informative, settings = self.encoder.informative, self.bank.settings
-        run = answer_of(backbone, hits, context, informative, settings)
+        asked = (context, *(hit.memory.memory_id for hit in hits))
+        if asked not in runs:
+            runs[asked] = answer_of(backbone, hits, context, informative, settings)
+        run = runs[asked]
         hits = speaking(hits, run) if run else hits
         row = Row(
             backbone.clip(ids or backbone.lead, room),

@@ -14,7 +14,7 @@ others: where no gate is open, nothing changes.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -37,6 +37,7 @@ ANY_WORD = -7.0  # nats: log p of one word, or number, where any may stand
 BESIDE_A_NAME = (
     2.0  # nats by which a word of the answer that is no name is less likely to be entered at than one that is
 )
+SETTLED = 400  # characters of an answer that may still be changed
 SAID_BEFORE = 8  # words of the context that the words before an entry are compared with
 
 
@@ -70,6 +71,9 @@ class _Fact:
     biases: list[float]  # log-odds of entering at it
     span: tuple[int, int]  # the answer's words
     sentence: tuple[int, int]  # the words of the sentence that the answer stands in
+    tokens: dict[tuple[int, int, bool], tuple[int, ...]] = field(
+        default_factory=dict
+    )  # of its runs, as they come up
 
 
 class Reading:
@@ -97,6 +101,10 @@ class Reading:
         self._runs: list[_Run] = []
         self._offer: list[_Run] = []
         self._context, self._said = context, ""
+        self._settled: tuple[set[str], int] = (
+            set(),
+            0,
+        )  # words of the answer, and up to which place they stand
         self._labelled, self._whole = bool(form_of(context)), whole
         self._blank = tuple(tokenize(" "))
 
@@ -115,25 +123,32 @@ class Reading:
         end = self._said.find("\n", begin)
         return end if end > begin else None
 
-    def predict(self, logits: Tensor) -> Tensor:
-        """Logits [V] float32 with the memories fused in."""
-        log_p = torch.log_softmax(logits, -1)
+    def predict(self, logits: Tensor, total: float) -> None:
+        """Fuses the memories into the logits [V], float32, in place. total: the log of the sum of their exponentials."""
         going = [run for run in self._runs if run.at < len(run.tokens)]
         reading = sum(run.weight for run in going)
-        self._offer = going + self._starts(log_p, 1.0 - reading)
-        if not self._offer:
-            return logits
-        mass: dict[int, float] = {}
+        self._logits, self._total, self._own = logits, total, dict[int, float]()
+        self._offer = going + self._starts(1.0 - reading)
+        self._mass: dict[int, float] = {}
         for run in self._offer:
-            mass[run.tokens[run.at]] = mass.get(run.tokens[run.at], 0.0) + run.weight
-        rest = max(1e-6, 1.0 - sum(run.weight for run in self._offer))
-        tokens = torch.tensor(list(mass), device=logits.device)
-        weights = torch.tensor(list(mass.values()), device=logits.device, dtype=torch.float32)
-        self._log_p = log_p
-        self._rest = rest
-        fused = logits.clone()
-        fused[tokens] += torch.log1p(weights / rest * torch.exp(-log_p[tokens]).clamp(max=1e30))
-        return fused
+            token = run.tokens[run.at]
+            self._mass[token] = self._mass.get(token, 0.0) + run.weight
+        self._rest = max(1e-6, 1.0 - sum(self._mass.values()))
+        if self._mass:
+            tokens = torch.tensor(list(self._mass), device=logits.device)
+            own = logits[tokens] - total
+            self._own = dict(zip(self._mass, own.tolist(), strict=True))
+            weights = torch.tensor(list(self._mass.values()), device=logits.device)
+            logits[tokens] += torch.log1p(weights / self._rest * torch.exp(-own).clamp(max=1e30))
+
+    def raised(self, token: int) -> float:
+        """How far the memories raise the token's probability at this place."""
+        p = self._p_model(token)
+        return self._rest * p + self._mass.get(token, 0.0) - p
+
+    def _p_model(self, token: int) -> float:
+        own = self._own.get(token)
+        return math.exp(float(self._logits[token]) - self._total if own is None else own)
 
     def advance(self, token: int, said: str) -> None:
         """The token that was chosen, and the text of the answer so far."""
@@ -142,8 +157,7 @@ class Reading:
         self._runs = []
         if not matching:
             return
-        mass = sum(run.weight for run in matching)
-        p = self._rest * float(torch.exp(self._log_p[token])) + mass
+        p = self._rest * self._p_model(token) + sum(run.weight for run in matching)
         for run in matching:
             weight = run.weight / p
             if weight < 1e-3:
@@ -153,18 +167,18 @@ class Reading:
             else:
                 self._runs.append(_Run(run.memory, run.tokens, run.at + 1, weight, run.answers))
 
-    def _starts(self, log_p: Tensor, free: float) -> list[_Run]:
+    def _starts(self, free: float) -> list[_Run]:
         """Runs that could be entered now, sharing out what is not being read already."""
-        if free < 1e-3:
+        if free < 1e-3 or all(self._spoken):
             return []
         runs: list[_Run] = []
-        said = {word.form for word in split(self._said)}
-        before = (self._context + self._said)[-200:]
+        said, before = self._forms_said(), (self._context + self._said)[-200:]
         for m, (hit, fact) in enumerate(zip(self._found, self._facts, strict=True)):
             entries = [] if self._spoken[m] else self._entries(fact, said, before)
             if not entries:
                 continue
-            logits = [entry.bias + 0.5 * self._possible(log_p, entry) for entry in entries]
+            possible = self._possible(entries)
+            logits = [entry.bias + 0.5 * own for entry, own in zip(entries, possible, strict=True)]
             top = max(logits)
             shares = [math.exp(logit - top) for logit in logits]
             for led, one in enumerate(
@@ -179,11 +193,22 @@ class Reading:
             ]
         return [run for run in runs if run.weight > 1e-4]
 
-    def _possible(self, log_p: Tensor, entry: _Entry) -> float:
-        """log p of the run's first token, where it tells something: a blank alone (before a number, for some tokenizers)
+    def _forms_said(self) -> set[str]:
+        """The words of the answer so far. Those that are long said are not looked at again."""
+        forms, upto = self._settled
+        if len(self._said) - upto > SETTLED and (end := self._said.rfind(" ", upto, -SETTLED // 2)) > 0:
+            forms |= {word.form for word in split(self._said[upto:end])}
+            self._settled = forms, end
+        return forms | {word.form for word in split(self._said[self._settled[1] :])}
+
+    def _possible(self, entries: Sequence[_Entry]) -> list[float]:
+        """log p of each run's first token, where it tells something: a blank alone (before a number, for some tokenizers)
         does not, nor does a word of the fact's wording, which may come anywhere."""
-        first = float(log_p[entry.tokens[0]])
-        return min(first, ANY_WORD) if not entry.answers or entry.tokens[:1] == self._blank else first
+        first = self._logits[torch.tensor([e.tokens[0] for e in entries], device=self._logits.device)]
+        return [
+            min(own, ANY_WORD) if not entry.answers or entry.tokens[:1] == self._blank else own
+            for entry, own in zip(entries, (first - self._total).tolist(), strict=True)
+        ]
 
     def _entries(self, fact: _Fact, said: set[str], before: str) -> list[_Entry]:
         """Each run of words that neither the prompt nor the answer so far has."""
@@ -218,8 +243,12 @@ class Reading:
     def _tokens(self, fact: _Fact, first: int, behind: int, before: str) -> tuple[int, ...]:
         """Of these words of the fact, with a blank before them where one belongs."""
         start, end = fact.words[first].start, fact.words[behind - 1].end
-        blank = blank_before(fact.text, start) and before and not before[-1].isspace()
-        return tuple(self._tokenize((" " if blank else "") + fact.text[start:end]))
+        blank = bool(blank_before(fact.text, start) and before and not before[-1].isspace())
+        known = (first, behind, blank)
+        if known not in fact.tokens:
+            text = (" " if blank else "") + fact.text[start:end]
+            fact.tokens[known] = tuple(self._tokenize(text))
+        return fact.tokens[known]
 
     def _follows(self, fact: _Fact, at: int, just_said: list[str]) -> float:
         """Nats for an entry whose words before it are the last that were said."""

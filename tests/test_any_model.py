@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pipeline import MemoryLM, generation
-from pipeline.backbone import fixed_batches
+from pipeline.batches import fixed_batches
 from pipeline.encoder import Encoder
 from pipeline.memory_lm import Job
 
@@ -41,8 +41,8 @@ def chosen_by(lm: MemoryLM, prompts: list[str], **how: Any) -> list[torch.Tensor
     seen: list[torch.Tensor] = []
     choose = generation._choose
 
-    def record(logits: torch.Tensor, *more: Any) -> int:
-        seen.append(logits.clone())
+    def record(logits: torch.Tensor, *more: Any) -> list[int]:
+        seen.extend(logits.clone())
         return choose(logits, *more)
 
     with pytest.MonkeyPatch.context() as patch:

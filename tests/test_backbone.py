@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.backbone import LENGTHS, Backbone, fixed_batches
+from pipeline.backbone import Backbone
+from pipeline.batches import LENGTHS, fixed_batches
 from pipeline.models import ModelError
 
 TEXTS = ["A lamp.", "The Harlow desk lamp is made of walnut.", "Ines Okafor keeps the rota. " * 5]

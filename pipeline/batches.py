@@ -1,0 +1,49 @@
+"""Which texts are computed together, and in which shape. Knows lengths in tokens, and nothing else."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+# Padded lengths, in tokens. A text's numbers depend, in their last bits, on the shape that it is computed in, so
+# a text always gets the same shape, whatever is encoded beside it.
+LENGTHS = (
+    *range(8, 32, 2), *range(32, 64, 8), *range(64, 128, 16), *range(128, 256, 32), 256, 320, 384, 448,
+    512, 640, 768, 1024, 1280, 1536, 2048, 2560, 3072, 4096, 6144, 8192,
+)  # fmt: skip
+
+
+class Batch(NamedTuple):
+    """Texts to be computed together: their indices, and the shape [rows, length] to pad them to."""
+
+    indices: list[int]
+    rows: int
+    length: int
+
+
+def fixed_batches(lengths: Sequence[int], tokens: int = 256) -> list[Batch]:
+    """Groups texts of these lengths (in tokens) into batches of fixed shapes, about `tokens` tokens each.
+
+    The shape that a text is computed in depends on its own length only.
+    """
+    groups: dict[int, list[int]] = {}
+    for index, length in enumerate(lengths):
+        padded = next((fixed for fixed in LENGTHS if fixed >= length), length)
+        groups.setdefault(padded, []).append(index)
+    batches = []
+    for padded, members in sorted(groups.items()):
+        rows = max(1, tokens // padded)
+        batches += [Batch(members[i : i + rows], rows, padded) for i in range(0, len(members), rows)]
+    return batches
+
+
+def close_batches(lengths: Sequence[int], tokens: int) -> list[Batch]:
+    """Groups texts of like lengths into batches of about `tokens` tokens at most, each as long as its longest text: the
+    least work, but a text's numbers depend, in their last bits, on what is beside it."""
+    batches: list[Batch] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        last = batches[-1] if batches else None
+        if last and (last.rows + 1) * lengths[index] <= tokens:
+            last.indices.append(index)
+            batches[-1] = Batch(last.indices, last.rows + 1, lengths[index])
+        else:
+            batches.append(Batch([index], 1, lengths[index]))
+    return batches
