@@ -15,7 +15,7 @@ from pipeline.bench_scores import Measure, share
 from pipeline.memory_lm import MemoryLM
 
 CHUNK = 64  # rows between two signs of progress
-SCORED = 256  # pairs that are scored together: the fewer, the emptier their batches
+SCORED = 256  # pairs that are scored together, and texts that are learned: the fewer, the emptier their batches
 TOKENS = 24  # of every generated text
 
 Progress = Callable[[str, int, int], None]
@@ -63,8 +63,8 @@ class Bench:
 def learn(bench: Bench, lm: MemoryLM, texts: Sequence[str], delta: float | None, what: str) -> Counter[str]:
     """Learns them, and counts what became of them."""
     outcomes: Counter[str] = Counter()
-    for at in range(0, len(texts), CHUNK):
-        part = texts[at : at + CHUNK]
+    for at in range(0, len(texts), SCORED):
+        part = texts[at : at + SCORED]
         outcomes.update(str(d.outcome) for d in lm.learn(part, min_loss_delta=delta))
         bench.progress(what, len(part), len(texts))
     return outcomes

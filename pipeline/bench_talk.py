@@ -9,7 +9,7 @@ from functools import partial
 from random import Random
 
 from pipeline import bench_prompting as prompting
-from pipeline.bench_asking import CHUNK, Bench, best
+from pipeline.bench_asking import CHUNK, SCORED, Bench, best
 from pipeline.bench_data import Talk, TalkQuestion
 from pipeline.bench_prompting import GATINGS, WORDINGS
 from pipeline.bench_scores import Measure, f1, mean, share
@@ -54,8 +54,8 @@ def measure(bench: Bench, talks: Sequence[Talk], limit: int | None = None) -> Ta
     answers = _Answers([], [], [], {})
     for number, talk in enumerate(talks):
         name = f"talk-{number}"
-        for at in range(0, len(talk.facts), CHUNK):
-            part = [fact.text for fact in talk.facts[at : at + CHUNK]]
+        for at in range(0, len(talk.facts), SCORED):
+            part = [fact.text for fact in talk.facts[at : at + SCORED]]
             lm.learn(part, name, min_loss_delta=0.0)
             bench.progress("learning", len(part), sum(len(t.facts) for t in talks))
         asked = [question for question in talk.questions if question.category in ANSWERED]
