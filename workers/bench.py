@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Measure the bare model, prompting and the memory side by side.", no_args_is_help=True)
 console = Console(highlight=False)
+LINE_S = 30.0  # between two lines that tell how far it is, where no bar can be drawn
 
 # How the table calls the measures, in its order.
 NAMES = {
@@ -336,16 +337,21 @@ def _table(measures: Sequence["Measure"]) -> None:
 
 
 class _Shown:
-    """A bar for each thing that is being measured."""
+    """A bar for each thing that is being measured; where none can be drawn, a line now and then."""
 
     def __init__(self, bar: Progress) -> None:
         self._bar = bar
         self._tasks: dict[str, TaskID] = {}
+        self._told = time.monotonic()
 
     def __call__(self, what: str, more: int, total: int) -> None:
         if what not in self._tasks:
             self._tasks[what] = self._bar.add_task(what, total=total)
         self._bar.advance(self._tasks[what], more)
+        if self._bar.disable and time.monotonic() - self._told > LINE_S:
+            self._told = time.monotonic()
+            done = self._bar.tasks[self._tasks[what]].completed
+            errors.print(f"{what}: {done:,.0f} of {total:,}", markup=False, highlight=False)
 
 
 @contextmanager
