@@ -156,6 +156,25 @@ def test_an_encoding_does_not_depend_on_what_is_encoded_beside_it(encoder: Encod
         assert alone.surprisals.tobytes() == one.surprisals.tobytes()
 
 
+def test_an_encoding_does_not_depend_on_how_many_cores_there_are(encoder: Encoder) -> None:
+    texts, threads = (
+        [*FACTS, "Ines Okafor keeps the rota of the harbour office."] * 40,
+        torch.get_num_threads(),
+    )
+    try:
+        torch.set_num_threads(1)
+        by_one = encoder.encode(texts)
+        torch.set_num_threads(3)
+        by_three = encoder.encode(texts)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    for one, other in zip(by_one, by_three, strict=True):
+        assert (one.text, one.loss_delta) == (other.text, other.loss_delta)
+        assert one.surprisals.tobytes() == other.surprisals.tobytes()
+        assert one.vectors.tobytes() == other.vectors.tobytes()
+
+
 @pytest.mark.parametrize("name", ["gpt2", "llama"])  # whose contexts are short
 def test_a_prompt_longer_than_the_context_is_answered_from_its_end(
     request: pytest.FixtureRequest, name: str

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.backbone import Backbone
-from pipeline.batches import LENGTHS, fixed_batches
+from pipeline.batches import LENGTHS, close_batches, fixed_batches
 from pipeline.models import ModelError
 
 TEXTS = ["A lamp.", "The Harlow desk lamp is made of walnut.", "Ines Okafor keeps the rota. " * 5]
@@ -126,6 +126,16 @@ def test_every_text_is_in_one_batch_of_a_shape_that_is_its_own() -> None:
             (alone,) = fixed_batches([lengths[i]])
             assert (alone.rows, alone.length) == (batch.rows, batch.length)
     assert fixed_batches([]) == []
+
+
+def test_prompts_are_put_together_by_length_and_no_wider_than_the_longest() -> None:
+    lengths = [*random.Random(5).choices(range(1, 90), k=100), 700]
+    batches = close_batches(lengths, 256)
+    assert sorted(i for batch in batches for i in batch.indices) == list(range(len(lengths)))
+    for batch in batches:
+        assert batch.rows == len(batch.indices) and batch.length == max(lengths[i] for i in batch.indices)
+        assert batch.rows * batch.length <= 256 or batch.rows == 1
+    assert len(batches) < sum(lengths) / 128 and close_batches([], 256) == []
 
 
 def test_a_texts_numbers_do_not_depend_on_its_neighbours(backbone: Backbone) -> None:
