@@ -15,7 +15,9 @@ from pipeline.bench_scores import Measure, share
 from pipeline.memory_lm import MemoryLM
 
 CHUNK = 64  # rows between two signs of progress
-SCORED = 256  # pairs that are scored together, and texts that are learned: the fewer, the emptier their batches
+SCORED = (
+    256  # pairs that are scored together, and texts that are learned: the fewer, the emptier their batches
+)
 TOKENS = 24  # of every generated text
 
 Progress = Callable[[str, int, int], None]

@@ -99,16 +99,15 @@ class Batch:
 @torch.inference_mode()
 def _say(backbone: Backbone, slots: Sequence[Row], logits: Tensor) -> list[Row]:
     """Chooses a token for each row that has not ended. Returns those that ended with it."""
-    speaking = [i for i, row in enumerate(slots) if not row.finish_reason and not row.reading.silent]
-    if speaking:
-        totals = logits[speaking].logsumexp(-1).tolist()
-        for i, total in zip(speaking, totals, strict=True):
-            slots[i].reading.predict(logits[i], total)
-            if blocked := _said_before(slots[i].tokens):
-                logits[i, blocked] = -torch.inf
+    for row, own in zip(slots, logits, strict=True):
+        if not row.finish_reason and not row.reading.silent:
+            row.reading.predict(own)
+            if blocked := _said_before(row.tokens):
+                own[blocked] = -torch.inf
     going = [i for i, row in enumerate(slots) if not row.finish_reason]
     rows = [slots[i] for i in going]
-    for row, token in zip(rows, _choose(logits[going], rows), strict=True):
+    chosen = _choose(logits if len(going) == len(slots) else logits[going], rows)
+    for row, token in zip(rows, chosen, strict=True):
         raised = 0.0 if row.reading.silent or row.moved is None else row.reading.raised(token)
         _take(backbone, row, token)
         if row.moved is not None:

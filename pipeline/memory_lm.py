@@ -210,7 +210,7 @@ class MemoryLM:
         total = 0.0
         for n, token in enumerate(wanted):
             if not row.reading.silent:
-                row.reading.predict(logits[n], float(logits[n].logsumexp(-1)))
+                row.reading.predict(logits[n])
             total += float(torch.log_softmax(logits[n], -1)[token])
             if not row.reading.silent:
                 row.reading.advance(token, self.encoder.backbone.decode(wanted[: n + 1]))

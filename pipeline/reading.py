@@ -123,26 +123,30 @@ class Reading:
         end = self._said.find("\n", begin)
         return end if end > begin else None
 
-    def predict(self, logits: Tensor, total: float) -> None:
-        """Fuses the memories into the logits [V], float32, in place. total: the log of the sum of their exponentials."""
+    def predict(self, logits: Tensor) -> None:
+        """Fuses the memories into the logits [V], float32, in place."""
         going = [run for run in self._runs if run.at < len(run.tokens)]
+        self._offer, self._mass = [], dict[int, float]()
+        if not going and all(self._spoken):
+            return
         reading = sum(run.weight for run in going)
-        self._logits, self._total, self._own = logits, total, dict[int, float]()
+        self._logits, self._total, self._own = logits, float(logits.logsumexp(-1)), dict[int, float]()
         self._offer = going + self._starts(1.0 - reading)
-        self._mass: dict[int, float] = {}
         for run in self._offer:
             token = run.tokens[run.at]
             self._mass[token] = self._mass.get(token, 0.0) + run.weight
         self._rest = max(1e-6, 1.0 - sum(self._mass.values()))
         if self._mass:
             tokens = torch.tensor(list(self._mass), device=logits.device)
-            own = logits[tokens] - total
+            own = logits[tokens] - self._total
             self._own = dict(zip(self._mass, own.tolist(), strict=True))
             weights = torch.tensor(list(self._mass.values()), device=logits.device)
             logits[tokens] += torch.log1p(weights / self._rest * torch.exp(-own).clamp(max=1e30))
 
     def raised(self, token: int) -> float:
         """How far the memories raise the token's probability at this place."""
+        if not self._mass:
+            return 0.0
         p = self._p_model(token)
         return self._rest * p + self._mass.get(token, 0.0) - p
 
@@ -169,7 +173,7 @@ class Reading:
 
     def _starts(self, free: float) -> list[_Run]:
         """Runs that could be entered now, sharing out what is not being read already."""
-        if free < 1e-3 or all(self._spoken):
+        if free < 1e-3:
             return []
         runs: list[_Run] = []
         said, before = self._forms_said(), (self._context + self._said)[-200:]
