@@ -185,6 +185,7 @@ def retrieve(
     model: Model = "default",
     device: Device = "auto",
     as_json: Json = False,
+    plot: Annotated[Path | None, typer.Option(help="A .png of a prompt's cost by size of memory.")] = None,
 ) -> None:
     """Find the best three of many memories, beside scoring every one of them: speed, recall, size.
 
@@ -192,6 +193,10 @@ def retrieve(
     alone would take an hour. Prompts are beginnings of facts, paraphrases and questions; encoding them is not counted.
     """
     with clear_errors():
+        if plot:
+            from workers.bench_plot import draw_costs, need
+
+            need()
         from pipeline.bench_retrieve import measure
         from pipeline.encoder import Encoder
 
@@ -202,6 +207,8 @@ def retrieve(
             print(orjson.dumps(asdict(result)).decode())
         else:
             _show_retrieval(result)
+        if plot:
+            draw_costs(result.curve, plot)
 
 
 def _show_retrieval(result: "Retrieval") -> None:

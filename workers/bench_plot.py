@@ -1,12 +1,16 @@
-"""Draws how the main measures change with the number of memories. Needs matplotlib, which is an extra."""
+"""Draws how measures and costs change with the number of memories. Needs matplotlib, which is an extra."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from pipeline.bench_recall import Point
+    from pipeline.bench_retrieve import At
 
 LABELS = {
     "efficacy": "recalled, prompt",
@@ -30,23 +34,40 @@ def need() -> None:
 
 
 def draw(curve: Sequence["Point"], file: Path) -> None:
+    """The main measures by size of memory."""
+    with _axes(file, [point.memories for point in curve]) as axes:
+        for name, label in LABELS.items():
+            known = [(p.memories, 100 * s) for p in curve if (s := p.shares.get(name)) is not None]
+            if known:
+                style = "-o" if name in ("efficacy", "paraphrase", "question") else "--o"
+                axes.plot(*zip(*known, strict=True), style, label=label, markersize=4)
+        axes.set_ylim(0, 105)
+        axes.set_ylabel("% of those asked")
+
+
+def draw_costs(curve: Sequence["At"], file: Path) -> None:
+    """What a prompt costs by size of memory, beside a cost that grows as the memory does."""
+    sizes = [at.memories for at in curve]
+    with _axes(file, sizes) as axes:
+        axes.plot(sizes, [at.p99_ms for at in curve], "--o", label="a prompt, p99", markersize=4)
+        axes.plot(sizes, [at.median_ms for at in curve], "-o", label="a prompt, median", markersize=4)
+        axes.plot(sizes, [curve[0].median_ms * size / sizes[0] for size in sizes], ":", label="in proportion")
+        axes.set_yscale("log")
+        axes.set_ylabel("ms")
+
+
+@contextmanager
+def _axes(file: Path, sizes: Sequence[int]) -> Iterator["Axes"]:
+    """Axes over the number of memories, for what is then drawn on them; written to the file afterwards."""
     need()
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
-    sizes = [point.memories for point in curve]
-    for name, label in LABELS.items():
-        shares = [point.shares.get(name) for point in curve]
-        known = [(size, 100 * s) for size, s in zip(sizes, shares, strict=True) if s is not None]
-        if known:
-            style = "-o" if name in ("efficacy", "paraphrase", "question") else "--o"
-            axes.plot(*zip(*known, strict=True), style, label=label, markersize=4)
     axes.set_xscale("log")
+    yield axes
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes], minor=False)
-    axes.set_ylim(0, 105)
     axes.set_xlabel("memories")
-    axes.set_ylabel("% of those asked")
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(file, dpi=150, format="png")
