@@ -157,7 +157,7 @@ def exhaustive(bank: Bank, asked: Sequence[Asked], progress: Progress) -> list[l
     """For each prompt the ids of the best memories, each of which was scored."""
     index, size, settings = bank.index(BANK), bank.size(BANK), bank.settings
     assert index is not None
-    said = [informations_of(index, size, one, settings) for one in asked]
+    said = informations_of(index, size, asked, settings)
     kept: list[list[tuple[float, str]]] = [[] for _ in asked]
     for start in range(0, size, CHUNK):
         rows = np.arange(start, min(start + CHUNK, size), dtype=np.uint32)
@@ -170,10 +170,7 @@ def exhaustive(bank: Bank, asked: Sequence[Asked], progress: Progress) -> list[l
             best.sort(key=lambda one: (-one[0], one[1]))
             del best[2 * settings.aligned :]
         progress("scoring every memory", len(rows), size)
-    found = []
-    for one, information, best in zip(asked, said, kept, strict=True):
-        memories = [m for _, memory_id in best if (m := bank.get(BANK, memory_id))]
-        scores = np.array([score for score, _ in best])
-        hits = best_of(index, size, one, information, memories, scores, settings, BEST)
-        found.append([hit.memory.memory_id for hit in hits])
-    return found
+    best_memories = [[m for _, memory_id in best if (m := bank.get(BANK, memory_id))] for best in kept]
+    best_scores = [np.array([score for score, _ in best]) for best in kept]
+    found = best_of(index, size, asked, said, best_memories, best_scores, settings, BEST)
+    return [[hit.memory.memory_id for hit in hits] for hits in found]

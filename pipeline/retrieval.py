@@ -12,6 +12,7 @@ best. A prompt that asks through the best one is answered by another (hop.py). K
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
@@ -19,11 +20,11 @@ from pipeline.alignment import Alignment, Floats, Words, align, gate
 from pipeline.bank import Bank
 from pipeline.decision import Memory
 from pipeline.encoding import Asked
-from pipeline.hop import hop
+from pipeline.hop import First, Second, hop
 from pipeline.index import NO_STATES, Index, Rows, Stated, pool
 from pipeline.settings import Settings
 from pipeline.vectors import likeness_of
-from pipeline.weights import belonging, forms_of, information_of, words_of
+from pipeline.weights import belonging, forms_of, information_of, informations_in, words_of
 from pipeline.words import split
 
 SHARING = 2  # times as many candidates are found by words as by states: with as many recall@3 of 100,000 was .984, not .993
@@ -53,32 +54,38 @@ def retrieve_all(
         hits = _of_namespace(bank, namespace, [asked[i] for i in those], max(k, 2))
         for i, some in zip(those, hits, strict=True):
             found[i] += some
-    return [_heard(bank, *one, k) for one in zip(namespaces, asked, found, strict=True)]
+    found = [_best(hits, max(k, 2)) for hits in found]
+    speaking = [i for i, hits in enumerate(found) if hits and hits[0].gate]
+    firsts = [
+        First(namespaces[i], asked[i], first.memory, first.information, first.alignment)
+        for i in speaking
+        for first in found[i][:1]
+    ]
+    for i, second in zip(speaking, hop(bank, firsts), strict=True):
+        if second:
+            found[i] = _instead(second, found[i], bank.settings)
+    return [hits[:k] for hits in found]
 
 
-def _heard(
-    bank: Bank, namespaces: Sequence[str], asked: Asked, found: list[Retrieved], k: int
-) -> list[Retrieved]:
-    """Of all that was found the k best, and which of them may speak."""
+def _best(found: list[Retrieved], k: int) -> list[Retrieved]:
     found.sort(key=lambda hit: (hit.score, hit.memory.observed_at, hit.memory.memory_id), reverse=True)
-    found = _newest_of_a_kind(found[: max(k, 2)])
-    if found and found[0].gate:
-        first = found[0]
-        if second := hop(bank, namespaces, asked, first.memory, first.information, first.alignment):
-            opens = gate(second.alignment.share, bank.settings)
-            beyond = Retrieved(second.memory, second.information, second.alignment, first.score, opens)
-            found = [
-                beyond,
-                *(replace(hit, gate=0.0) for hit in found if hit.memory.memory_id != beyond.memory.memory_id),
-            ]
-    return found[:k]
+    return _newest_of_a_kind(found[:k])
+
+
+def _instead(second: Second, found: list[Retrieved], settings: Settings) -> list[Retrieved]:
+    """Where a prompt asks through its first memory, the second one speaks, and no other."""
+    opens = gate(second.alignment.share, settings)
+    beyond = Retrieved(second.memory, second.information, second.alignment, found[0].score, opens)
+    others = [hit for hit in found if hit.memory.memory_id != beyond.memory.memory_id]
+    return [beyond, *(replace(hit, gate=0.0) for hit in others)]
 
 
 def _of_namespace(bank: Bank, namespace: str, asked: Sequence[Asked], k: int) -> list[list[Retrieved]]:
     index, size = bank.index(namespace), bank.size(namespace)
     if index is None or not size or not asked:
         return [[] for _ in asked]
-    informations = [informations_of(index, size, one, bank.settings) for one in asked]
+    settings = bank.settings
+    informations = informations_of(index, size, asked, settings)
 
     def stated(memory_id: str) -> Stated:
         memory = bank.get(namespace, memory_id)
@@ -87,22 +94,26 @@ def _of_namespace(bank: Bank, namespace: str, asked: Sequence[Asked], k: int) ->
     pooled = [
         pool(one.vectors, said.astype(np.float32)) for one, said in zip(asked, informations, strict=True)
     ]
-    near = index.nearest(np.stack(pooled), bank.settings.candidates, stated)
-    found = []
+    near = index.nearest(np.stack(pooled), settings.candidates, stated)
+    memories, scores = [], []
     for one, said, close in zip(asked, informations, near, strict=True):
         masses = dict(zip(one.forms, (said**2).tolist(), strict=True))
-        rows = np.union1d(index.sharing(masses, SHARING * bank.settings.candidates), close)
-        memories = [m for row in rows.tolist() if (m := bank.get(namespace, index.memory_id(row)))]
-        scores = scored(index, size, [one], [said], rows, memories, bank.settings)[0]
-        found.append(best_of(index, size, one, said, memories, scores, bank.settings, k))
-    return found
+        rows = np.union1d(index.sharing(masses, SHARING * settings.candidates), close)
+        memories.append([m for row in rows.tolist() if (m := bank.get(namespace, index.memory_id(row)))])
+        scores += scored(index, size, [one], [said], rows, memories[-1], settings)
+    return best_of(index, size, asked, informations, memories, scores, settings, k)
 
 
-def informations_of(index: Index, size: int, asked: Asked, settings: Settings) -> Floats:
-    """What each of the prompt's words says. One said again says nothing new: its last place counts, the one nearest to
+def informations_of(index: Index, size: int, asked: Sequence[Asked], settings: Settings) -> list[Floats]:
+    """What each of the prompts' words says. One said again says nothing new: its last place counts, the one nearest to
     what is asked."""
-    information = information_of(index, size, asked.forms, asked.priors, settings)
-    return information * [form not in asked.forms[i + 1 :] for i, form in enumerate(asked.forms)]
+    forms, priors = (
+        [form for one in asked for form in one.forms],
+        np.concatenate([one.priors for one in asked]),
+    )
+    said = information_of(index, size, forms, priors, settings)
+    said *= [form not in one.forms[i + 1 :] for one in asked for i, form in enumerate(one.forms)]
+    return np.split(said, np.cumsum([len(one.forms) for one in asked])[:-1])
 
 
 def scored(
@@ -125,38 +136,49 @@ def scored(
 def best_of(
     index: Index,
     size: int,
-    asked: Asked,
-    information: Floats,
-    memories: Sequence[Memory],
-    scores: Floats,
+    asked: Sequence[Asked],
+    informations: Sequence[Floats],
+    memories: Sequence[Sequence[Memory]],
+    scores: Sequence[Floats],
     settings: Settings,
     k: int,
-) -> list[Retrieved]:
-    """The k best: those with the best scores are aligned with the prompt."""
+) -> list[list[Retrieved]]:
+    """For each prompt the k best of its memories: those with the best scores are aligned with it."""
     most = max(k, settings.aligned)
-    least_score = np.partition(scores, -most)[-most] if len(scores) > most else -np.inf
-    best = sorted(
-        np.flatnonzero(scores >= least_score).tolist(), key=lambda i: (-scores[i], memories[i].memory_id)
-    )[:most]
-    least = min((memories[i].importance for i in best), default=0.0)
-    marks = np.array(asked.marks)
-    prompt = Words(
-        asked.forms,
-        belonging(information, asked.priors * (information > 0), marks),
-        asked.surprisals.astype(float),
-        marks,
-        np.zeros((len(marks), 2), int),
-    )
-    hits = []
-    for i in best:
-        memory = memories[i]
-        said = information_of(index, size, forms_of(memory), memory.priors, settings)
-        alignment = align(prompt, words_of(memory, said), settings)
-        # A match of wording alone ("… belongs to the organization of") may score high; what is torn or missing tells.
-        score = float(scores[i]) * (settings.trial_weight + alignment.share)
-        score += abs(score) * _favour(memory, least, asked, settings)
-        hits.append(Retrieved(memory, said, alignment, score, gate(alignment.share, settings)))
-    return sorted(hits, key=lambda hit: (-hit.score, hit.memory.memory_id))[:k]
+    best = [_highest(*one, most) for one in zip(memories, scores, strict=True)]
+    those = [some[i] for some, chosen in zip(memories, best, strict=True) for i in chosen]
+    said = informations_in(index, size, those, settings)
+    prompts = [
+        prompt
+        for one, information, chosen in zip(asked, informations, best, strict=True)
+        for prompt in [_prompt(one, information)] * len(chosen)
+    ]
+    aligned = align(list(zip(prompts, words_of(those, said), strict=True)), settings)
+    pairs = iter(zip(those, said, aligned, strict=True))
+    found = []
+    for one, some, chosen in zip(asked, scores, best, strict=True):
+        its = list(islice(pairs, len(chosen)))
+        least = min((memory.importance for memory, _, _ in its), default=0.0)
+        hits = []
+        for score, (memory, says, alignment) in zip(some[chosen].tolist(), its, strict=True):
+            # A match of wording alone ("… belongs to the organization of") may score high; what is torn or missing tells.
+            score *= settings.trial_weight + alignment.share
+            score += abs(score) * _favour(memory, least, one, settings)
+            hits.append(Retrieved(memory, says, alignment, score, gate(alignment.share, settings)))
+        found.append(sorted(hits, key=lambda hit: (-hit.score, hit.memory.memory_id))[:k])
+    return found
+
+
+def _highest(memories: Sequence[Memory], scores: Floats, most: int) -> list[int]:
+    least = np.partition(scores, -most)[-most] if len(scores) > most else -np.inf
+    high = np.flatnonzero(scores >= least).tolist()
+    return sorted(high, key=lambda i: (-scores[i], memories[i].memory_id))[:most]
+
+
+def _prompt(asked: Asked, information: Floats) -> Words:
+    marks = np.array(asked.marks, float)
+    says = belonging(information, asked.priors * (information > 0), marks)
+    return Words(asked.forms, says, asked.surprisals.astype(float), marks, np.zeros((len(marks), 2), int))
 
 
 def _late_interaction(
