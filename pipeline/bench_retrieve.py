@@ -18,6 +18,7 @@ from pipeline.bench_scores import percentile
 from pipeline.bench_texts import asked_of, made_up_facts
 from pipeline.encoder import Encoder
 from pipeline.encoding import Asked
+from pipeline.lookup import Lookup
 from pipeline.retrieval import best_of, informations_of, retrieve, retrieve_all, scored
 
 SEED = 20261125
@@ -157,13 +158,13 @@ def exhaustive(bank: Bank, asked: Sequence[Asked], progress: Progress) -> list[l
     """For each prompt the ids of the best memories, each of which was scored."""
     index, size, settings = bank.index(BANK), bank.size(BANK), bank.settings
     assert index is not None
-    said = informations_of(index, size, asked, settings)
+    said, lookup = informations_of(index, size, asked, settings), Lookup(index)
     kept: list[list[tuple[float, str]]] = [[] for _ in asked]
     for start in range(0, size, CHUNK):
-        rows = np.arange(start, min(start + CHUNK, size), dtype=np.uint32)
+        rows = np.arange(start, min(start + CHUNK, size))
         memories = [m for row in rows.tolist() if (m := bank.get(BANK, index.memory_id(row)))]
         for best, scores in zip(
-            kept, scored(index, size, asked, said, rows, memories, settings), strict=True
+            kept, scored(lookup, size, asked, said, rows, memories, settings), strict=True
         ):
             top = np.argsort(-scores, kind="stable")[: 2 * settings.aligned]
             best += [(float(scores[i]), memories[i].memory_id) for i in top]

@@ -9,10 +9,12 @@ best. A prompt that asks through the best one is answered by another (hop.py). K
              + rarity_weight · rarity of the matched words together · their share²)
 """
 
-import math
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,13 +23,19 @@ from pipeline.bank import Bank
 from pipeline.decision import Memory
 from pipeline.encoding import Asked
 from pipeline.hop import First, Second, hop
-from pipeline.index import NO_STATES, Index, Rows, Stated, pool
+from pipeline.index import NO_STATES, Index, Stated, pool
+from pipeline.lookup import Lookup, Rows
 from pipeline.settings import Settings
 from pipeline.vectors import likeness_of
 from pipeline.weights import belonging, forms_of, information_of, informations_in, words_of
 from pipeline.words import split
 
 SHARING = 2  # times as many candidates are found by words as by states: with as many recall@3 of 100,000 was .984, not .993
+
+MANY = 8  # prompts, from which on threads are worth their start
+THREADS = min(2, len(os.sched_getaffinity(0)))
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +103,25 @@ def _of_namespace(bank: Bank, namespace: str, asked: Sequence[Asked], k: int) ->
         pool(one.vectors, said.astype(np.float32)) for one, said in zip(asked, informations, strict=True)
     ]
     near = index.nearest(np.stack(pooled), settings.candidates, stated)
-    memories, scores = [], []
-    for one, said, close in zip(asked, informations, near, strict=True):
+    lookup = Lookup(index)
+
+    def candidates(one: Asked, said: Floats, close: Rows) -> tuple[list[Memory], Floats]:
         masses = dict(zip(one.forms, (said**2).tolist(), strict=True))
-        rows = np.union1d(index.sharing(masses, SHARING * settings.candidates), close)
-        memories.append([m for row in rows.tolist() if (m := bank.get(namespace, index.memory_id(row)))])
-        scores += scored(index, size, [one], [said], rows, memories[-1], settings)
+        rows = np.union1d(lookup.sharing(masses, SHARING * settings.candidates), close)
+        memories = [m for row in rows.tolist() if (m := bank.get(namespace, index.memory_id(row)))]
+        return memories, scored(lookup, size, [one], [said], rows, memories, settings)[0]
+
+    each = _each(candidates, asked, informations, near)
+    memories, scores = zip(*each, strict=True)
     return best_of(index, size, asked, informations, memories, scores, settings, k)
+
+
+def _each(do: Callable[..., T], *of: Sequence[Any]) -> list[T]:
+    """For many prompts on two threads: most of the work is numpy's, which lets another thread of Python go on."""
+    if len(of[0]) < MANY or THREADS < 2:
+        return list(map(do, *of))
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(do, *of))
 
 
 def informations_of(index: Index, size: int, asked: Sequence[Asked], settings: Settings) -> list[Floats]:
@@ -117,7 +137,7 @@ def informations_of(index: Index, size: int, asked: Sequence[Asked], settings: S
 
 
 def scored(
-    index: Index,
+    lookup: Lookup,
     size: int,
     asked: Sequence[Asked],
     informations: Sequence[Floats],
@@ -128,7 +148,7 @@ def scored(
     """For each prompt the memories' scores, before any of them is aligned. Their rows ascend."""
     alike = _late_interaction(asked, informations, memories, settings)
     return [
-        likeness + settings.rarity_weight * _rarity(index, size, one, said, rows, settings)
+        likeness + settings.rarity_weight * _rarity(lookup, size, one, said, rows, settings)
         for likeness, one, said in zip(alike, asked, informations, strict=True)
     ]
 
@@ -159,13 +179,15 @@ def best_of(
     for one, some, chosen in zip(asked, scores, best, strict=True):
         its = list(islice(pairs, len(chosen)))
         least = min((memory.importance for memory, _, _ in its), default=0.0)
-        hits = []
-        for score, (memory, says, alignment) in zip(some[chosen].tolist(), its, strict=True):
+        ranks = []
+        for n, (score, (memory, _, alignment)) in enumerate(zip(some[chosen].tolist(), its, strict=True)):
             # A match of wording alone ("… belongs to the organization of") may score high; what is torn or missing tells.
             score *= settings.trial_weight + alignment.share
             score += abs(score) * _favour(memory, least, one, settings)
-            hits.append(Retrieved(memory, says, alignment, score, gate(alignment.share, settings)))
-        found.append(sorted(hits, key=lambda hit: (-hit.score, hit.memory.memory_id))[:k])
+            ranks.append((-score, memory.memory_id, n))
+        found.append(
+            [Retrieved(*its[n], -score, gate(its[n][2].share, settings)) for score, _, n in sorted(ranks)[:k]]
+        )
     return found
 
 
@@ -186,12 +208,13 @@ def _late_interaction(
 ) -> list[Floats]:
     """For each prompt and memory the sum over the prompt's words of information times the likeness of the likest word."""
     scores = [np.zeros(len(memories)) for _ in asked]
-    having = [i for i, m in enumerate(memories) if len(m.numbers) > 8 * m.words]
+    states = [memory.states for memory in memories]
+    having = [i for i, some in enumerate(states) if some]
     if not having:
         return scores
     vectors, counts = np.concatenate([one.vectors for one in asked]), [memories[i].words for i in having]
-    states = np.frombuffer(b"".join([memories[i].states for i in having]), np.uint8)
-    alike = likeness_of(vectors, states.reshape(sum(counts), -1), vectors.shape[1])
+    packed = np.frombuffer(b"".join(states), np.uint8).reshape(sum(counts), -1)
+    alike = likeness_of(vectors, packed, vectors.shape[1])
     likest = np.maximum.reduceat(alike, np.cumsum([0, *counts[:-1]]), axis=1)
     bound, begins = settings.alike_from, np.cumsum([len(one.forms) for one in asked])[:-1]
     likest = np.clip((likest - bound) / (1 - bound), 0.0, 1.0)
@@ -201,25 +224,20 @@ def _late_interaction(
 
 
 def _rarity(
-    index: Index, size: int, asked: Asked, information: Floats, rows: Rows, settings: Settings
+    lookup: Lookup, size: int, asked: Asked, information: Floats, rows: Rows, settings: Settings
 ) -> Floats:
     """How few memories have all the words that this one shares with the prompt (nats), by the share squared of the
     prompt that these are. Words of one wording come together: "belongs to the organization of" is one sign, not five."""
-    priors = dict(zip(asked.forms, asked.priors.tolist(), strict=True))
-    masses = dict(zip(asked.forms, (information**2).tolist(), strict=True))
-    total = sum(masses.values()) or 1.0
-    forms = sorted(masses)
-    shared, of = np.unique(index.shared(forms, rows), return_inverse=True)
-    rarities = []
-    for bits in shared.tolist():
-        words = [form for i, form in enumerate(forms) if bits >> i & 1]
-        if not words:
-            rarities.append(0.0)
-            continue
-        together = index.together(words, settings.postings)
-        rarity = min(math.log((size + settings.pseudo_facts) / together), sum(priors[f] for f in words))
-        rarities.append(rarity * (sum(masses[f] for f in words) / total) ** 2)
-    return np.array(rarities, float)[of]
+    says = dict(
+        zip(asked.forms, zip(asked.priors.tolist(), (information**2).tolist(), strict=True), strict=True)
+    )
+    forms = sorted(says)
+    priors, masses = np.array([says[form] for form in forms]).T
+    sets, of = np.unique(lookup.shared(forms, rows), return_inverse=True)
+    together = np.maximum(lookup.together(forms, sets, settings.postings), 1)
+    has = (sets[:, None] >> np.arange(len(forms), dtype=np.uint64) & np.uint64(1)).astype(float)
+    rarities = np.minimum(np.log((size + settings.pseudo_facts) / together), has @ priors)
+    return np.asarray((rarities * (has @ masses / (masses.sum() or 1.0)) ** 2)[of])
 
 
 def _favour(memory: Memory, least: float, asked: Asked, settings: Settings) -> float:

@@ -17,6 +17,7 @@ _CODES = ((np.arange(256)[:, None] >> _SHIFTS & 3) - 1.5).astype(
 _FOURS = _CODES.view(np.complex128)[:, 0]  # [byte] the same four coordinates as one item of 16 bytes
 _SQUARES = (_CODES**2).sum(1)
 _AT_ONCE = 128  # words' states that are unpacked at a time
+_ONE_THREAD = 1 << 18  # multiplications: OpenBLAS asks no other thread for so few
 
 
 def pack(vectors: Floats) -> NDArray[np.uint8]:
@@ -54,10 +55,23 @@ def likeness_of(vectors: Floats, packed: NDArray[np.uint8], d: int) -> Floats:
     for start in range(0, others, _AT_ONCE):
         part = packed[start : start + _AT_ONCE]
         codes = np.take(_FOURS, part, out=some[: len(part)], mode="clip").view(np.float32)
-        np.matmul(codes, turned, out=cosines[start : start + len(part)])
+        product(codes, turned, cosines[start : start + len(part)])
     inner = np.bitwise_count((packed ^ packed >> 1) & 0b01010101).sum(1, dtype=np.int32)
     lengths = np.sqrt(2.25 * d - 2.0 * inner)  # what pads is 0, and not among the inner ones
     return np.asarray((cosines / np.maximum(lengths, 1e-9)[:, None]).T, np.float32)
+
+
+def product(rows: Floats, columns: Floats, out: Floats) -> None:
+    """[n, d] times [d, m], into [n, m].
+
+    In pieces so small that the linear algebra library computes each where it is asked. Its threads are no help here: they
+    wait for each other many times a prompt, and do it spinning, which takes the processor from everybody else.
+    """
+    (n, d), m = rows.shape, columns.shape[1]
+    piece = max(_ONE_THREAD // max(d * m, 1), 8)
+    whole = n // piece * piece
+    np.matmul(rows[:whole].reshape(-1, piece, d), columns, out=out[:whole].reshape(-1, piece, m))
+    np.matmul(rows[whole:], columns, out=out[whole:])
 
 
 def unit(vectors: Floats) -> Floats:
