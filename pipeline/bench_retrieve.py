@@ -18,6 +18,7 @@ from pipeline.bench_scores import percentile
 from pipeline.bench_texts import asked_of, made_up_facts
 from pipeline.encoder import Encoder
 from pipeline.encoding import Asked
+from pipeline.lookup import Lookup
 from pipeline.retrieval import best_of, informations_of, retrieve, retrieve_all, scored
 
 SEED = 20261125
@@ -157,23 +158,20 @@ def exhaustive(bank: Bank, asked: Sequence[Asked], progress: Progress) -> list[l
     """For each prompt the ids of the best memories, each of which was scored."""
     index, size, settings = bank.index(BANK), bank.size(BANK), bank.settings
     assert index is not None
-    said = [informations_of(index, size, one, settings) for one in asked]
+    said, lookup = informations_of(index, size, asked, settings), Lookup(index)
     kept: list[list[tuple[float, str]]] = [[] for _ in asked]
     for start in range(0, size, CHUNK):
-        rows = np.arange(start, min(start + CHUNK, size), dtype=np.uint32)
+        rows = np.arange(start, min(start + CHUNK, size))
         memories = [m for row in rows.tolist() if (m := bank.get(BANK, index.memory_id(row)))]
         for best, scores in zip(
-            kept, scored(index, size, asked, said, rows, memories, settings), strict=True
+            kept, scored(lookup, size, asked, said, rows, memories, settings), strict=True
         ):
             top = np.argsort(-scores, kind="stable")[: 2 * settings.aligned]
             best += [(float(scores[i]), memories[i].memory_id) for i in top]
             best.sort(key=lambda one: (-one[0], one[1]))
             del best[2 * settings.aligned :]
         progress("scoring every memory", len(rows), size)
-    found = []
-    for one, information, best in zip(asked, said, kept, strict=True):
-        memories = [m for _, memory_id in best if (m := bank.get(BANK, memory_id))]
-        scores = np.array([score for score, _ in best])
-        hits = best_of(index, size, one, information, memories, scores, settings, BEST)
-        found.append([hit.memory.memory_id for hit in hits])
-    return found
+    best_memories = [[m for _, memory_id in best if (m := bank.get(BANK, memory_id))] for best in kept]
+    best_scores = [np.array([score for score, _ in best]) for best in kept]
+    found = best_of(index, size, asked, said, best_memories, best_scores, settings, BEST)
+    return [[hit.memory.memory_id for hit in hits] for hits in found]

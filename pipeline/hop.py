@@ -19,8 +19,18 @@ from pipeline.alignment import Alignment, Floats, Words, align
 from pipeline.bank import Bank
 from pipeline.decision import Memory
 from pipeline.encoding import Asked
-from pipeline.weights import forms_of, information_of, words_of
-from pipeline.words import likeness, split
+from pipeline.weights import informations_in, words_of
+from pipeline.words import BEGINNING, likeness, split
+
+
+class First(NamedTuple):
+    """The memory that was retrieved for a prompt, and how it lies over it."""
+
+    namespaces: Sequence[str]
+    asked: Asked
+    memory: Memory
+    information: Floats  # of its words, nats
+    alignment: Alignment
 
 
 class Second(NamedTuple):
@@ -31,16 +41,37 @@ class Second(NamedTuple):
     alignment: Alignment
 
 
-def hop(
-    bank: Bank,
-    namespaces: Sequence[str],
-    asked: Asked,
-    first: Memory,
-    information: Floats,
-    alignment: Alignment,
-) -> Second | None:
-    """The second memory, if the prompt asks through the first, which is given as it was retrieved."""
-    told = words_of(first, information)
+class _Left(NamedTuple):
+    """What a prompt asks beyond the first memory."""
+
+    rest: list[str]  # words that the first memory lacks
+    bridge: list[str]  # the names in what it answers
+    words: Words  # both
+
+
+def hop(bank: Bank, firsts: Sequence[First]) -> list[Second | None]:
+    """For each prompt the second memory, if it asks through the first."""
+    tried: list[tuple[int, _Left, Memory, Floats]] = []
+    for i, first in enumerate(firsts):
+        if left := _left(first):
+            tried += [(i, left, *one) for one in _about(bank, first, left)]
+    words = words_of([memory for _, _, memory, _ in tried], [said for _, _, _, said in tried])
+    pairs = [(left.words, some) for (_, left, _, _), some in zip(tried, words, strict=True)]
+    found: list[Second | None] = [None] * len(firsts)
+    for (i, left, memory, said), some, over in zip(tried, words, align(pairs, bank.settings), strict=True):
+        has, best = np.flatnonzero(over.covered > 0.5).tolist(), found[i]
+        asks = any(likeness(form, some.forms[h]) > 0.5 for h in has for form in left.rest)
+        if not asks or max(has) >= over.span[0] or _unasked(memory, some, over, firsts[i].asked.informative):
+            continue
+        if over.share >= bank.settings.gate_open and (best is None or over.share > best.alignment.share):
+            found[i] = Second(memory, said, over)
+    return found
+
+
+def _left(first: First) -> _Left | None:
+    """None: the prompt does not ask beyond this memory."""
+    asked, alignment = first.asked, first.alignment
+    [told] = words_of([first.memory], [first.information])
     bridge = [i for i in range(*alignment.span) if told.marks[i] > 0]
     rest = [
         i
@@ -50,29 +81,20 @@ def hop(
         and max(map(partial(likeness, form), told.forms), default=0.0) <= 0.5
     ]
     # "produced by" instead of "developed by" is another wording, one word for one: what is asked beyond it is more.
-    if not bridge or len(rest) < 2 or len(rest) <= _unasked(first, told, alignment, asked.informative):
+    if not bridge or len(rest) < 2 or len(rest) <= _unasked(first.memory, told, alignment, asked.informative):
         return None
-    left = Words(
-        [*(asked.forms[i] for i in rest), *(told.forms[i] for i in bridge)],
-        np.concatenate([asked.priors[rest], told.information[bridge]]).astype(float),
-        np.concatenate([asked.surprisals[rest], told.surprisals[bridge]]).astype(float),
-        np.concatenate([np.zeros(len(rest)), told.marks[bridge]]),
-        np.zeros((len(rest) + len(bridge), 2), int),
+    lacked, names = [asked.forms[i] for i in rest], [told.forms[i] for i in bridge]
+    return _Left(
+        lacked,
+        names,
+        Words(
+            lacked + names,
+            np.concatenate([asked.priors[rest], told.information[bridge]]).astype(float),
+            np.concatenate([asked.surprisals[rest], told.surprisals[bridge]]).astype(float),
+            np.concatenate([np.zeros(len(rest)), told.marks[bridge]]),
+            np.zeros((len(rest) + len(bridge), 2), int),
+        ),
     )
-    best: Second | None = None
-    for memory, said in _about(
-        bank, namespaces, [told.forms[i] for i in bridge], [asked.forms[i] for i in rest]
-    ):
-        words = words_of(memory, said)
-        over = align(left, words, bank.settings)
-        has = np.flatnonzero(over.covered > 0.5).tolist()
-        asks = any(likeness(asked.forms[i], words.forms[h]) > 0.5 for h in has for i in rest)
-        alone = not _unasked(memory, words, over, asked.informative)
-        if memory.memory_id == first.memory_id or not asks or not alone or max(has) >= over.span[0]:
-            continue
-        if over.share >= bank.settings.gate_open and (best is None or over.share > best.alignment.share):
-            best = Second(memory, said, over)
-    return best
 
 
 def _unasked(memory: Memory, words: Words, alignment: Alignment, informative: float) -> int:
@@ -82,16 +104,22 @@ def _unasked(memory: Memory, words: Words, alignment: Alignment, informative: fl
     return int(unasked.sum())
 
 
-def _about(
-    bank: Bank, namespaces: Sequence[str], forms: Sequence[str], rest: Sequence[str]
-) -> Iterator[tuple[Memory, Floats]]:
-    """Memories that have all these words and one like the rest's, of the newest a bounded number; and what their words say."""
-    for namespace in namespaces:
+def _about(bank: Bank, first: First, left: _Left) -> Iterator[tuple[Memory, Floats]]:
+    """Other memories that have all names of the bridge and a word like the rest's, of the newest a bounded number; and
+    what their words say."""
+    for namespace in first.namespaces:
         index = bank.index(namespace)
         if index is None:
             continue
-        for row in index.with_all(forms, bank.settings.postings)[: bank.settings.candidates].tolist():
-            memory = bank.get(namespace, index.memory_id(row))
-            if memory and any(likeness(r, word.form) > 0.5 for word in split(memory.text) for r in rest):
-                size = bank.size(namespace)
-                yield memory, information_of(index, size, forms_of(memory), memory.priors, bank.settings)
+        rows = index.with_all(left.bridge, bank.settings.postings)[: bank.settings.candidates].tolist()
+        memories = [m for row in rows if (m := bank.get(namespace, index.memory_id(row)))]
+        some = [m for m in memories if m.memory_id != first.memory.memory_id and _has_any(m.text, left.rest)]
+        yield from zip(some, informations_in(index, bank.size(namespace), some, bank.settings), strict=True)
+
+
+def _has_any(text: str, forms: Sequence[str]) -> bool:
+    """Whether the text has a word like one of these."""
+    if text.isascii():  # then a glance is enough to see that it has none
+        lower = text.lower()
+        forms = [form for form in forms if form[:BEGINNING] in lower]
+    return any(likeness(form, word.form) > 0.5 for word in (split(text) if forms else ()) for form in forms)

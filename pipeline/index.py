@@ -10,13 +10,13 @@ rows of memories that left stay empty, until they are a fifth of all and the row
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.vectors import unit, unpack_leading
+from pipeline.vectors import product, unit, unpack_leading
 
 POOLED = 128
 """Dimensions of a pooled vector: the leading ones, in which states vary most."""
@@ -25,6 +25,8 @@ _RANGE = 0.5  # of a pooled unit vector's coordinates in eight bits: of 13 milli
 _GONE = 0.2  # the share of rows without a memory from which on the rows are numbered anew
 _FEW = 1024  # so many are never worth it
 _AT_ONCE = 1024  # memories that are pooled together
+_COMPARED = 1024  # of which the pooled states are unpacked together
+_MANY = 16  # prompts, from which on a matrix product is faster than a search for each
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.uint32]
@@ -129,12 +131,14 @@ class Index:
         had = self._by_word.get(form, ())
         return np.array((had,) if isinstance(had, int) else had, np.uint32)
 
-    def shared(self, forms: Sequence[str], rows: Rows) -> NDArray[np.uint64]:
-        """For each row which of up to 64 words its memory has, a bit each."""
-        bits = np.zeros(len(rows), np.uint64)
-        for i, form in enumerate(forms):
-            bits |= _among(rows, self.rows_with(form)).astype(np.uint64) << np.uint64(i)
-        return bits
+    @property
+    def row_count(self) -> int:
+        """Empty rows are among them."""
+        return len(self._ids)
+
+    def keys(self, rows: NDArray[Any]) -> NDArray[np.uint32]:
+        """How the ids of the rows' memories begin, as numbers: an order that every replica has."""
+        return np.asarray(np.frombuffer(self._keys, np.uint32)[rows])
 
     def with_all(self, forms: Sequence[str], bound: int) -> Rows:
         """The rows of the memories that have all the words, newest first; no more than `bound` with the rarest are seen."""
@@ -148,28 +152,6 @@ class Index:
         """How many memories have all the words; of a rarest word in more than `bound`, that word's count."""
         rarest = min(map(self.count, forms), default=0)
         return len(self.with_all(forms, bound)) if 1 < rarest <= bound else rarest
-
-    def sharing(self, masses: Mapping[str, float], count: int) -> Rows:
-        """The rows of the `count` memories that have the heaviest of these words together; ties go by id."""
-        words = sorted(((mass, form) for form, mass in masses.items() if mass > 0), reverse=True)
-        found, left = np.zeros(len(self._ids)), sum(mass for mass, _ in words)
-        rows = np.zeros(0, np.uint32)
-        for mass, form in words:
-            having = self.rows_with(form)
-            # Where many are heavier than all words from here on, who has only these cannot be among the heaviest.
-            if len(having) > len(rows) >= count and np.partition(found[rows], -count)[-count] > left:
-                having = rows[_among(rows, having)]
-            else:
-                rows = np.concatenate([rows, having[found[having] == 0]])
-            found[having] += mass
-            left -= mass
-        if len(rows) <= count:
-            return rows
-        heavy = found[rows]
-        least = np.partition(heavy, -count)[-count]
-        sure, tied = rows[heavy > least], rows[heavy == least]
-        keys = np.frombuffer(self._keys, np.uint32)[tied]
-        return np.concatenate([sure, tied[np.argsort(keys, kind="stable")[: count - len(sure)]]])
 
     def nearest(self, pooled: Floats, count: int, stated: Callable[[str], Stated]) -> list[Rows]:
         """pooled: [prompts, POOLED]. For each the rows of the `count` memories with the nearest pooled states.
@@ -189,12 +171,60 @@ class Index:
             self._pooled.add(
                 pool_packed([stated(i) if i else NO_STATES for i in self._ids[start : start + _AT_ONCE]])
             )
+        count = min(count, len(self.rows))
+        if len(pooled) >= _MANY:
+            return self._nearest_of_many(pooled, count)
         only = None
         if self._gone:
             held = faiss.IDSelectorBitmap(np.packbits(self._held(), bitorder="little"))
             only = faiss.SearchParameters(sel=held)
-        _, rows = self._pooled.search(pooled, min(count, len(self.rows)), params=only)
+        _, rows = self._pooled.search(pooled, count, params=only)
         return [some[some >= 0].astype(np.uint32) for some in rows]
+
+    def _nearest_of_many(self, pooled: Floats, count: int) -> list[Rows]:
+        """The same as matrix products over the codes, some at a time: faiss reads all of them again for each prompt."""
+        held, turned = self._held(), np.ascontiguousarray(pooled.T)
+        states = np.empty((_COMPARED, POOLED), np.float32)
+        alike = np.empty((_COMPARED, len(pooled)), np.float32)
+        least = np.full(
+            len(pooled), -np.inf, np.float32
+        )  # what a row must have to be among a prompt's nearest
+        found = [(np.zeros(0, np.uint32), np.zeros(0, np.float32)) for _ in pooled]
+        seen: list[tuple[NDArray[np.int64], Rows, Floats]] = []  # since then, of all prompts
+        more = _COMPARED
+        for start in range(0, len(self._ids), _COMPARED):
+            n = min(_COMPARED, len(self._ids) - start)
+            self._pooled.reconstruct_n(start, n, states[:n])
+            product(states[:n], turned, alike[:n])
+            if self._gone:
+                alike[:n][~held[start : start + n]] = -np.inf
+            rows, prompts = np.divmod(np.flatnonzero(alike[:n] > least), len(pooled))
+            seen.append((prompts, (rows + start).astype(np.uint32), alike[rows, prompts]))
+            # Each time after twice as many: so only a few more than are looked for are kept.
+            if start + n >= more or start + n == len(self._ids):
+                more = 2 * (start + n)
+                found, seen = _nearer(found, seen, count), []
+                for i, (_, near) in enumerate(found):
+                    if len(near) == count:
+                        least[i] = near.min()
+        return [rows for rows, _ in found]
+
+
+def _nearer(
+    found: list[tuple[Rows, Floats]], seen: list[tuple[NDArray[np.int64], Rows, Floats]], count: int
+) -> list[tuple[Rows, Floats]]:
+    """Of what was found for each prompt, and seen since, the `count` nearest."""
+    prompts, rows, near = map(np.concatenate, zip(*seen, strict=True))
+    order = np.argsort(prompts.astype(np.uint16), kind="stable")
+    rows, near = rows[order], near[order]
+    ends = np.searchsorted(prompts[order], np.arange(len(found) + 1))
+    nearer = []
+    for i, (had, how) in enumerate(found):
+        new = slice(ends[i], ends[i + 1])
+        all_rows, all_near = np.concatenate([had, rows[new]]), np.concatenate([how, near[new]])
+        best = np.argpartition(all_near, -count)[-count:] if len(all_near) > count else slice(None)
+        nearer.append((all_rows[best], all_near[best]))
+    return nearer
 
 
 NO_STATES: Stated = (np.zeros((0, 0), np.uint8), np.zeros(0, np.float32))

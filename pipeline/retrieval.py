@@ -9,9 +9,12 @@ best. A prompt that asks through the best one is answered by another (hop.py). K
              + rarity_weight · rarity of the matched words together · their share²)
 """
 
-import math
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,14 +22,20 @@ from pipeline.alignment import Alignment, Floats, Words, align, gate
 from pipeline.bank import Bank
 from pipeline.decision import Memory
 from pipeline.encoding import Asked
-from pipeline.hop import hop
-from pipeline.index import NO_STATES, Index, Rows, Stated, pool
+from pipeline.hop import First, Second, hop
+from pipeline.index import NO_STATES, Index, Stated, pool
+from pipeline.lookup import Lookup, Rows
 from pipeline.settings import Settings
 from pipeline.vectors import likeness_of
-from pipeline.weights import belonging, forms_of, information_of, words_of
+from pipeline.weights import belonging, forms_of, information_of, informations_in, words_of
 from pipeline.words import split
 
 SHARING = 2  # times as many candidates are found by words as by states: with as many recall@3 of 100,000 was .984, not .993
+
+MANY = 8  # prompts, from which on threads are worth their start
+THREADS = min(2, len(os.sched_getaffinity(0)))
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,32 +62,38 @@ def retrieve_all(
         hits = _of_namespace(bank, namespace, [asked[i] for i in those], max(k, 2))
         for i, some in zip(those, hits, strict=True):
             found[i] += some
-    return [_heard(bank, *one, k) for one in zip(namespaces, asked, found, strict=True)]
+    found = [_best(hits, max(k, 2)) for hits in found]
+    speaking = [i for i, hits in enumerate(found) if hits and hits[0].gate]
+    firsts = [
+        First(namespaces[i], asked[i], first.memory, first.information, first.alignment)
+        for i in speaking
+        for first in found[i][:1]
+    ]
+    for i, second in zip(speaking, hop(bank, firsts), strict=True):
+        if second:
+            found[i] = _instead(second, found[i], bank.settings)
+    return [hits[:k] for hits in found]
 
 
-def _heard(
-    bank: Bank, namespaces: Sequence[str], asked: Asked, found: list[Retrieved], k: int
-) -> list[Retrieved]:
-    """Of all that was found the k best, and which of them may speak."""
+def _best(found: list[Retrieved], k: int) -> list[Retrieved]:
     found.sort(key=lambda hit: (hit.score, hit.memory.observed_at, hit.memory.memory_id), reverse=True)
-    found = _newest_of_a_kind(found[: max(k, 2)])
-    if found and found[0].gate:
-        first = found[0]
-        if second := hop(bank, namespaces, asked, first.memory, first.information, first.alignment):
-            opens = gate(second.alignment.share, bank.settings)
-            beyond = Retrieved(second.memory, second.information, second.alignment, first.score, opens)
-            found = [
-                beyond,
-                *(replace(hit, gate=0.0) for hit in found if hit.memory.memory_id != beyond.memory.memory_id),
-            ]
-    return found[:k]
+    return _newest_of_a_kind(found[:k])
+
+
+def _instead(second: Second, found: list[Retrieved], settings: Settings) -> list[Retrieved]:
+    """Where a prompt asks through its first memory, the second one speaks, and no other."""
+    opens = gate(second.alignment.share, settings)
+    beyond = Retrieved(second.memory, second.information, second.alignment, found[0].score, opens)
+    others = [hit for hit in found if hit.memory.memory_id != beyond.memory.memory_id]
+    return [beyond, *(replace(hit, gate=0.0) for hit in others)]
 
 
 def _of_namespace(bank: Bank, namespace: str, asked: Sequence[Asked], k: int) -> list[list[Retrieved]]:
     index, size = bank.index(namespace), bank.size(namespace)
     if index is None or not size or not asked:
         return [[] for _ in asked]
-    informations = [informations_of(index, size, one, bank.settings) for one in asked]
+    settings = bank.settings
+    informations = informations_of(index, size, asked, settings)
 
     def stated(memory_id: str) -> Stated:
         memory = bank.get(namespace, memory_id)
@@ -87,26 +102,42 @@ def _of_namespace(bank: Bank, namespace: str, asked: Sequence[Asked], k: int) ->
     pooled = [
         pool(one.vectors, said.astype(np.float32)) for one, said in zip(asked, informations, strict=True)
     ]
-    near = index.nearest(np.stack(pooled), bank.settings.candidates, stated)
-    found = []
-    for one, said, close in zip(asked, informations, near, strict=True):
+    near = index.nearest(np.stack(pooled), settings.candidates, stated)
+    lookup = Lookup(index)
+
+    def candidates(one: Asked, said: Floats, close: Rows) -> tuple[list[Memory], Floats]:
         masses = dict(zip(one.forms, (said**2).tolist(), strict=True))
-        rows = np.union1d(index.sharing(masses, SHARING * bank.settings.candidates), close)
+        rows = np.union1d(lookup.sharing(masses, SHARING * settings.candidates), close)
         memories = [m for row in rows.tolist() if (m := bank.get(namespace, index.memory_id(row)))]
-        scores = scored(index, size, [one], [said], rows, memories, bank.settings)[0]
-        found.append(best_of(index, size, one, said, memories, scores, bank.settings, k))
-    return found
+        return memories, scored(lookup, size, [one], [said], rows, memories, settings)[0]
+
+    each = _each(candidates, asked, informations, near)
+    memories, scores = zip(*each, strict=True)
+    return best_of(index, size, asked, informations, memories, scores, settings, k)
 
 
-def informations_of(index: Index, size: int, asked: Asked, settings: Settings) -> Floats:
-    """What each of the prompt's words says. One said again says nothing new: its last place counts, the one nearest to
+def _each(do: Callable[..., T], *of: Sequence[Any]) -> list[T]:
+    """For many prompts on two threads: most of the work is numpy's, which lets another thread of Python go on."""
+    if len(of[0]) < MANY or THREADS < 2:
+        return list(map(do, *of))
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(do, *of))
+
+
+def informations_of(index: Index, size: int, asked: Sequence[Asked], settings: Settings) -> list[Floats]:
+    """What each of the prompts' words says. One said again says nothing new: its last place counts, the one nearest to
     what is asked."""
-    information = information_of(index, size, asked.forms, asked.priors, settings)
-    return information * [form not in asked.forms[i + 1 :] for i, form in enumerate(asked.forms)]
+    forms, priors = (
+        [form for one in asked for form in one.forms],
+        np.concatenate([one.priors for one in asked]),
+    )
+    said = information_of(index, size, forms, priors, settings)
+    said *= [form not in one.forms[i + 1 :] for one in asked for i, form in enumerate(one.forms)]
+    return np.split(said, np.cumsum([len(one.forms) for one in asked])[:-1])
 
 
 def scored(
-    index: Index,
+    lookup: Lookup,
     size: int,
     asked: Sequence[Asked],
     informations: Sequence[Floats],
@@ -117,7 +148,7 @@ def scored(
     """For each prompt the memories' scores, before any of them is aligned. Their rows ascend."""
     alike = _late_interaction(asked, informations, memories, settings)
     return [
-        likeness + settings.rarity_weight * _rarity(index, size, one, said, rows, settings)
+        likeness + settings.rarity_weight * _rarity(lookup, size, one, said, rows, settings)
         for likeness, one, said in zip(alike, asked, informations, strict=True)
     ]
 
@@ -125,38 +156,51 @@ def scored(
 def best_of(
     index: Index,
     size: int,
-    asked: Asked,
-    information: Floats,
-    memories: Sequence[Memory],
-    scores: Floats,
+    asked: Sequence[Asked],
+    informations: Sequence[Floats],
+    memories: Sequence[Sequence[Memory]],
+    scores: Sequence[Floats],
     settings: Settings,
     k: int,
-) -> list[Retrieved]:
-    """The k best: those with the best scores are aligned with the prompt."""
+) -> list[list[Retrieved]]:
+    """For each prompt the k best of its memories: those with the best scores are aligned with it."""
     most = max(k, settings.aligned)
-    least_score = np.partition(scores, -most)[-most] if len(scores) > most else -np.inf
-    best = sorted(
-        np.flatnonzero(scores >= least_score).tolist(), key=lambda i: (-scores[i], memories[i].memory_id)
-    )[:most]
-    least = min((memories[i].importance for i in best), default=0.0)
-    marks = np.array(asked.marks)
-    prompt = Words(
-        asked.forms,
-        belonging(information, asked.priors * (information > 0), marks),
-        asked.surprisals.astype(float),
-        marks,
-        np.zeros((len(marks), 2), int),
-    )
-    hits = []
-    for i in best:
-        memory = memories[i]
-        said = information_of(index, size, forms_of(memory), memory.priors, settings)
-        alignment = align(prompt, words_of(memory, said), settings)
-        # A match of wording alone ("… belongs to the organization of") may score high; what is torn or missing tells.
-        score = float(scores[i]) * (settings.trial_weight + alignment.share)
-        score += abs(score) * _favour(memory, least, asked, settings)
-        hits.append(Retrieved(memory, said, alignment, score, gate(alignment.share, settings)))
-    return sorted(hits, key=lambda hit: (-hit.score, hit.memory.memory_id))[:k]
+    best = [_highest(*one, most) for one in zip(memories, scores, strict=True)]
+    those = [some[i] for some, chosen in zip(memories, best, strict=True) for i in chosen]
+    said = informations_in(index, size, those, settings)
+    prompts = [
+        prompt
+        for one, information, chosen in zip(asked, informations, best, strict=True)
+        for prompt in [_prompt(one, information)] * len(chosen)
+    ]
+    aligned = align(list(zip(prompts, words_of(those, said), strict=True)), settings)
+    pairs = iter(zip(those, said, aligned, strict=True))
+    found = []
+    for one, some, chosen in zip(asked, scores, best, strict=True):
+        its = list(islice(pairs, len(chosen)))
+        least = min((memory.importance for memory, _, _ in its), default=0.0)
+        ranks = []
+        for n, (score, (memory, _, alignment)) in enumerate(zip(some[chosen].tolist(), its, strict=True)):
+            # A match of wording alone ("… belongs to the organization of") may score high; what is torn or missing tells.
+            score *= settings.trial_weight + alignment.share
+            score += abs(score) * _favour(memory, least, one, settings)
+            ranks.append((-score, memory.memory_id, n))
+        found.append(
+            [Retrieved(*its[n], -score, gate(its[n][2].share, settings)) for score, _, n in sorted(ranks)[:k]]
+        )
+    return found
+
+
+def _highest(memories: Sequence[Memory], scores: Floats, most: int) -> list[int]:
+    least = np.partition(scores, -most)[-most] if len(scores) > most else -np.inf
+    high = np.flatnonzero(scores >= least).tolist()
+    return sorted(high, key=lambda i: (-scores[i], memories[i].memory_id))[:most]
+
+
+def _prompt(asked: Asked, information: Floats) -> Words:
+    marks = np.array(asked.marks, float)
+    says = belonging(information, asked.priors * (information > 0), marks)
+    return Words(asked.forms, says, asked.surprisals.astype(float), marks, np.zeros((len(marks), 2), int))
 
 
 def _late_interaction(
@@ -164,12 +208,13 @@ def _late_interaction(
 ) -> list[Floats]:
     """For each prompt and memory the sum over the prompt's words of information times the likeness of the likest word."""
     scores = [np.zeros(len(memories)) for _ in asked]
-    having = [i for i, m in enumerate(memories) if len(m.numbers) > 8 * m.words]
+    states = [memory.states for memory in memories]
+    having = [i for i, some in enumerate(states) if some]
     if not having:
         return scores
     vectors, counts = np.concatenate([one.vectors for one in asked]), [memories[i].words for i in having]
-    states = np.frombuffer(b"".join([memories[i].states for i in having]), np.uint8)
-    alike = likeness_of(vectors, states.reshape(sum(counts), -1), vectors.shape[1])
+    packed = np.frombuffer(b"".join(states), np.uint8).reshape(sum(counts), -1)
+    alike = likeness_of(vectors, packed, vectors.shape[1])
     likest = np.maximum.reduceat(alike, np.cumsum([0, *counts[:-1]]), axis=1)
     bound, begins = settings.alike_from, np.cumsum([len(one.forms) for one in asked])[:-1]
     likest = np.clip((likest - bound) / (1 - bound), 0.0, 1.0)
@@ -179,25 +224,20 @@ def _late_interaction(
 
 
 def _rarity(
-    index: Index, size: int, asked: Asked, information: Floats, rows: Rows, settings: Settings
+    lookup: Lookup, size: int, asked: Asked, information: Floats, rows: Rows, settings: Settings
 ) -> Floats:
     """How few memories have all the words that this one shares with the prompt (nats), by the share squared of the
     prompt that these are. Words of one wording come together: "belongs to the organization of" is one sign, not five."""
-    priors = dict(zip(asked.forms, asked.priors.tolist(), strict=True))
-    masses = dict(zip(asked.forms, (information**2).tolist(), strict=True))
-    total = sum(masses.values()) or 1.0
-    forms = sorted(masses)
-    shared, of = np.unique(index.shared(forms, rows), return_inverse=True)
-    rarities = []
-    for bits in shared.tolist():
-        words = [form for i, form in enumerate(forms) if bits >> i & 1]
-        if not words:
-            rarities.append(0.0)
-            continue
-        together = index.together(words, settings.postings)
-        rarity = min(math.log((size + settings.pseudo_facts) / together), sum(priors[f] for f in words))
-        rarities.append(rarity * (sum(masses[f] for f in words) / total) ** 2)
-    return np.array(rarities, float)[of]
+    says = dict(
+        zip(asked.forms, zip(asked.priors.tolist(), (information**2).tolist(), strict=True), strict=True)
+    )
+    forms = sorted(says)
+    priors, masses = np.array([says[form] for form in forms]).T
+    sets, of = np.unique(lookup.shared(forms, rows), return_inverse=True)
+    together = np.maximum(lookup.together(forms, sets, settings.postings), 1)
+    has = (sets[:, None] >> np.arange(len(forms), dtype=np.uint64) & np.uint64(1)).astype(float)
+    rarities = np.minimum(np.log((size + settings.pseudo_facts) / together), has @ priors)
+    return np.asarray((rarities * (has @ masses / (masses.sum() or 1.0)) ** 2)[of])
 
 
 def _favour(memory: Memory, least: float, asked: Asked, settings: Settings) -> float:

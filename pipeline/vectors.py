@@ -14,7 +14,10 @@ _SHIFTS = np.array([0, 2, 4, 6], np.uint8)
 _CODES = ((np.arange(256)[:, None] >> _SHIFTS & 3) - 1.5).astype(
     np.float32
 )  # [byte, 4] coordinates, not yet of length 1
+_FOURS = _CODES.view(np.complex128)[:, 0]  # [byte] the same four coordinates as one item of 16 bytes
 _SQUARES = (_CODES**2).sum(1)
+_AT_ONCE = 128  # words' states that are unpacked at a time
+_ONE_THREAD = 1 << 18  # multiplications: OpenBLAS asks no other thread for so few
 
 
 def pack(vectors: Floats) -> NDArray[np.uint8]:
@@ -41,18 +44,34 @@ def unpack_leading(packed: NDArray[np.uint8], d: int) -> Floats:
 def likeness_of(vectors: Floats, packed: NDArray[np.uint8], d: int) -> Floats:
     """[words, d] unit vectors and [others, ceil(d / 4)] bytes to [words, others] cosines.
 
-    The bytes' four coordinates are taken one after another, which numpy does many at a time: every fourth of a vector's
-    first, and so on.
+    Of others some are unpacked at a time: as many as the processor's cache holds. What is unpacked of a byte, four
+    coordinates of four bytes each, numpy copies at once if it takes them for one number of 16 bytes.
     """
     others, width = packed.shape
-    codes, turned = np.empty((others, 4 * width), np.float32), np.zeros((len(vectors), 4 * width), np.float32)
-    for i, shift in enumerate(_SHIFTS):
-        codes[:, i * width : (i + 1) * width] = packed >> shift & 3
-        turned[:, i * width : i * width + len(range(i, d, 4))] = vectors[:, i::4]
+    turned = np.zeros((4 * width, len(vectors)), np.float32)  # what pads the last byte is multiplied by 0
+    turned[:d] = vectors.T
+    some = np.empty((min(_AT_ONCE, others), width), np.complex128)
+    cosines = np.empty((others, len(vectors)), np.float32)
+    for start in range(0, others, _AT_ONCE):
+        part = packed[start : start + _AT_ONCE]
+        codes = np.take(_FOURS, part, out=some[: len(part)], mode="clip").view(np.float32)
+        product(codes, turned, cosines[start : start + len(part)])
     inner = np.bitwise_count((packed ^ packed >> 1) & 0b01010101).sum(1, dtype=np.int32)
-    lengths = np.sqrt(2.25 * d - 2.0 * inner)  # what pads the last byte is 0, and not among the inner ones
-    cosines = (turned @ codes.T - 1.5 * turned.sum(1, keepdims=True)) / np.maximum(lengths, 1e-9)
-    return np.asarray(cosines, np.float32)
+    lengths = np.sqrt(2.25 * d - 2.0 * inner)  # what pads is 0, and not among the inner ones
+    return np.asarray((cosines / np.maximum(lengths, 1e-9)[:, None]).T, np.float32)
+
+
+def product(rows: Floats, columns: Floats, out: Floats) -> None:
+    """[n, d] times [d, m], into [n, m].
+
+    In pieces so small that the linear algebra library computes each where it is asked. Its threads are no help here: they
+    wait for each other many times a prompt, and do it spinning, which takes the processor from everybody else.
+    """
+    (n, d), m = rows.shape, columns.shape[1]
+    piece = max(_ONE_THREAD // max(d * m, 1), 8)
+    whole = n // piece * piece
+    np.matmul(rows[:whole].reshape(-1, piece, d), columns, out=out[:whole].reshape(-1, piece, m))
+    np.matmul(rows[whole:], columns, out=out[whole:])
 
 
 def unit(vectors: Floats) -> Floats:

@@ -1,8 +1,8 @@
 """What words weigh among a bank's facts: the numbers that retrieval and alignment reckon with. Knows no model."""
 
-import math
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,23 +15,43 @@ from pipeline.words import marked, parts, split
 
 
 def information_of(
-    index: Index, size: int, forms: Sequence[str], priors: Sequence[float] | np.ndarray, settings: Settings
+    index: Index, size: int, forms: Sequence[str], priors: NDArray[np.float32], settings: Settings
 ) -> Floats:
     """What each word says among these facts, nats. A word that the facts use says less than it does elsewhere, never
     more; one use is not counted: being in one fact is no sign of being common."""
-    pseudo, said = settings.pseudo_facts, []
-    for form, prior in zip(forms, priors, strict=True):
-        others = max(0, index.count(form) - 1)
-        here = math.log((size + pseudo) / (others + pseudo * math.exp(-float(prior))))
-        said.append(max(0.0, min(here, float(prior))))
-    return np.array(said)
+    pseudo, prior = settings.pseudo_facts, priors.astype(float)
+    others = np.maximum(np.array([index.count(form) for form in forms], float) - 1, 0.0)
+    here = np.log((size + pseudo) / (others + pseudo * np.exp(-prior)))
+    return np.asarray(np.maximum(np.minimum(here, prior), 0.0))
 
 
-def words_of(memory: Memory, information: Floats) -> Words:
-    """The memory's words as alignment takes them; information: what each says among the facts."""
-    forms, marks, places = _read(memory.text, memory.priors.tobytes())
-    weighed = belonging(information, memory.priors, marks)
-    return Words(forms, weighed, memory.surprisals.astype(float), marks, places)
+def informations_in(index: Index, size: int, memories: Sequence[Memory], settings: Settings) -> list[Floats]:
+    """What each of the memories' words says among these facts, nats."""
+    forms = [form for memory in memories for form in forms_of(memory)]
+    priors = np.concatenate([memory.priors for memory in memories] or [np.zeros(0, np.float32)])
+    return _parted(information_of(index, size, forms, priors, settings), memories)
+
+
+def words_of(memories: Sequence[Memory], informations: Sequence[Floats]) -> list[Words]:
+    """The memories' words as alignment takes them; informations: what each word says among the facts."""
+    if not memories:
+        return []
+    read = [_read(memory.text, memory.priors.tobytes()) for memory in memories]
+    priors = np.concatenate([memory.priors for memory in memories])
+    surprisals = np.concatenate([memory.surprisals for memory in memories]).astype(float)
+    weighed = belonging(np.concatenate(informations), priors, np.concatenate([marks for _, marks, _ in read]))
+    return [
+        Words(forms, says, surprises, marks, places)
+        for (forms, marks, places), says, surprises in zip(
+            read, _parted(weighed, memories), _parted(surprisals, memories), strict=True
+        )
+    ]
+
+
+def _parted(values: Floats, memories: Sequence[Memory]) -> list[Floats]:
+    """The values of all memories' words, by memory."""
+    ends = list(accumulate((memory.words for memory in memories), initial=0))
+    return [values[start:end] for start, end in pairwise(ends)]
 
 
 def forms_of(memory: Memory) -> list[str]:

@@ -27,6 +27,8 @@ _ENDS = re.compile(r"[.!?…](?=[\s\"'”’»)\]])|[。！？]|\n")
 _CLAUSE_WORDS = 3
 _LABEL = re.compile(r"\s*[^\W\d_]+\s*[:：]")
 
+BEGINNING = 4  # characters that two forms of one word have in common at least
+
 _SYMBOL_FREQUENCY = 1e-3  # of a single letter or digit: its place in the vocabulary says nothing
 
 
@@ -54,7 +56,8 @@ def likeness(a: str, b: str) -> float:
     if a == b:
         return 1.0
     longer = max(len(a), len(b))
-    if min(len(a), len(b)) < 4 or longer > 24 or a[:4] != b[:4] or not (a.isalpha() and b.isalpha()):
+    alike = min(len(a), len(b)) >= BEGINNING and a[:BEGINNING] == b[:BEGINNING] and longer <= 24
+    if not alike or not (a.isalpha() and b.isalpha()):
         return 0.0
     common = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
     return (common / longer) ** 2 if common / longer >= 0.6 else 0.0

@@ -31,12 +31,13 @@ def side(text: str) -> Words:
 
 def opened(prompt: str, fact: str) -> bool:
     settings = Settings()
-    return gate(align(side(prompt), side(fact), settings).share, settings) > 0
+    [alignment] = align([(side(prompt), side(fact))], settings)
+    return gate(alignment.share, settings) > 0
 
 
 def test_the_answer_span_is_what_the_prompt_lacks() -> None:
     fact = "Torben Betts was originally from Munich."
-    alignment = align(side("Torben Betts was originally from"), side(fact), Settings())
+    [alignment] = align([(side("Torben Betts was originally from"), side(fact))], Settings())
     assert [split(fact)[i].form for i in range(*alignment.span)] == ["munich"]
     assert alignment.covered.tolist() == [1, 1, 1, 1, 1, 0]
 

@@ -20,6 +20,7 @@ from pipeline.bench_texts import asked_of, made_up_facts
 from pipeline.decision import Memory, packed
 from pipeline.encoding import Asked, Encoding
 from pipeline.index import Index
+from pipeline.lookup import Lookup
 from pipeline.retrieval import retrieve, retrieve_all
 from pipeline.vectors import likeness_of, pack, unit, unpack
 from pipeline.words import split
@@ -125,7 +126,7 @@ def test_the_memories_with_the_heaviest_words_are_found(
         index.add(str(number), forms)
     heavy = {n: sum(m for form, m in masses.items() if form in forms) for n, forms in enumerate(texts)}
     heavy = {n: mass for n, mass in heavy.items() if mass}
-    rows = index.sharing(masses, count).tolist()
+    rows = Lookup(index).sharing(masses, count).tolist()
     best = Counter(round(mass, 6) for mass in sorted(heavy.values(), reverse=True)[:count])
     assert len(set(rows)) == len(rows) and Counter(round(heavy[n], 6) for n in rows) == best
 
