@@ -24,7 +24,7 @@ from kafka.errors import KafkaError
 from schemas.topics import DEAD_LETTERS, FACT_ENCODINGS, FACTS, GENERATION_REQUESTS, MEMORY_HITS
 from workers import broker, log, metrics
 from workers.kafka import KafkaSettings, KafkaUnavailable
-from workers.loop import READY_FD
+from workers.loop import ALONE, READY_FD
 from workers.topics import ensure_topics, lag
 
 DRAINED = {
@@ -157,6 +157,7 @@ class _Stack:
     def start_child(self, child: Child) -> None:
         read, write = os.pipe()
         env = os.environ | self.settings.env() | {"FACTSTREAM_DATA": str(self.data), READY_FD: str(write)}
+        env[ALONE] = "1" if self.embedded else ""
         _bound(child.log)
         try:
             with open(child.log, "ab") as output:
