@@ -213,8 +213,9 @@ class _Loop:
         finally:
             loaded.set()
             thread.join()
-        until = time.monotonic() + self.settings.session_timeout_ms / 1000
-        self._join(lambda: self.rebalances.joining and time.monotonic() < until)
+            # Also where loading failed: who leaves the embedded broker in the middle of a join keeps others out for minutes.
+            until = time.monotonic() + self.settings.session_timeout_ms / 1000
+            self._join(lambda: self.rebalances.joining and time.monotonic() < until)
         self.consumer.resume(*self.consumer.paused())
 
     def _join(self, more: Callable[[], bool]) -> None:
