@@ -106,7 +106,7 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: Sent) -> Gener
     stop = threading.Event()
     monkeypatch.setattr(MemoryLM, "load", lambda *_: Model(stop))
     made = GeneratorWorker(KafkaSettings(), tmp_path, "default", "cpu", stop)
-    made.load()
+    made.load(alone=False)
     made._producer, made._topic_id, made._partitions = sent, "id", 4  # type: ignore[assignment]
     table = Table(made._lm, None, 4)
     monkeypatch.setattr(table, "catch_up", lambda limit_s: True)

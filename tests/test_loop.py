@@ -198,9 +198,9 @@ def test_the_group_is_joined_while_the_model_is_loaded_where_nobody_else_is_in_i
         joined.set()
 
     class Loading(Recorder):
-        def load(self) -> None:
+        def load(self, alone: bool) -> None:
             self.before = joined.wait(30 if alone else 1)
-            self.calls.append("loaded")
+            self.calls.append(f"loaded {alone}")
 
         def start(self, *told: Any) -> None:
             self.calls.append("started")
@@ -213,7 +213,7 @@ def test_the_group_is_joined_while_the_model_is_loaded_where_nobody_else_is_in_i
     wait_until(lambda: committed(settings, worker) == 2)
     assert worker.before == alone and worker.values == [b"a", b"b"]
     assert running.end() == 0
-    assert worker.calls == ["loaded", "started", "assigned", "process", "closed"]
+    assert worker.calls == [f"loaded {alone}", "started", "assigned", "process", "closed"]
     assert loop.ALONE not in os.environ
 
 
@@ -224,7 +224,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_process_and_leaves_the_group(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Broken(Recorder):
-        def load(self) -> None:
+        def load(self, alone: bool) -> None:
             raise ModelError("there is no folder x")
 
     monkeypatch.setenv(loop.ALONE, "1")

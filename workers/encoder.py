@@ -36,7 +36,7 @@ class EncoderWorker:
         self._producer: Producer | None = None
         self._topic_id = ""
 
-    def load(self) -> None:
+    def load(self, alone: bool) -> None:
         from pipeline.encoder import Encoder
 
         self._encoder = Encoder.load(self._model, self._device)

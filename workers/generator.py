@@ -83,7 +83,7 @@ class GeneratorWorker:
         self._running: dict[Row, Pending] = {}
         self._read: dict[TopicPartition, int] = {}  # the next offset of each partition
 
-    def load(self) -> None:
+    def load(self, alone: bool) -> None:
         from pipeline.memory_lm import MemoryLM
 
         self._lm: MemoryLM = MemoryLM.load(self._model, self._device)

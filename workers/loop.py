@@ -71,7 +71,8 @@ class Worker(Protocol):
     """What the loop runs. `topics` are short names; a TopicPartition carries the full one.
 
     One that goes on with earlier records has `unfinished` too: while it is true, `process` is called again at once,
-    without records if there are no new ones. One that needs a model has `load` too, called once, before `start`.
+    without records if there are no new ones. One that has much to do before it knows its partitions has
+    `load` too, called once, before `start`, with whether all partitions will be its own.
     """
 
     name: str
@@ -195,21 +196,22 @@ class _Loop:
         metrics.RETRIES.labels(worker.name)  # 0, and not nothing
 
     def load(self) -> None:
-        """Has the worker load its model. One that is alone in its group joins it meanwhile, for brokers let the first
-        member wait for others (Apache Kafka 3 s, group.initial.rebalance.delay.ms; the embedded one half of the session's
-        timeout). Where others are, they would lose partitions to one who cannot work yet."""
-        load: Callable[[], None] | None = getattr(self.worker, "load", None)
-        if load is None or not self.alone:
+        """Has the worker load its model, or what it may be. One that is alone in its group joins it meanwhile, for brokers
+        let the first member wait for others (Apache Kafka 3 s, group.initial.rebalance.delay.ms; the embedded one half of
+        the session's timeout). Where others are, they would lose partitions to one who cannot work yet."""
+        load: Callable[[bool], None] | None = getattr(self.worker, "load", None)
+        if load is None:
             self.alone = False
-            if load:
-                load()
+            return
+        if not self.alone:
+            load(False)
             return
         self._subscribe()
         loaded = threading.Event()
         thread = threading.Thread(target=self._join, args=(lambda: not loaded.is_set(),), daemon=True)
         thread.start()
         try:
-            load()
+            load(True)
         finally:
             loaded.set()
             thread.join()
