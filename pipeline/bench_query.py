@@ -26,9 +26,6 @@ REPEATS = 5
 BEGIN_US = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp() * 1e6)
 OUTCOMES = ("learned", "superseded", "used", "reinforced", "skipped", "evicted")
 SHARES = (30, 5, 30, 7, 2, 26)
-TAIL = 10
-"""The last snapshot lacks one row of so many: writers make one when there are as many decisions more as memories."""
-
 ANALYSES = {
     "outcomes": (
         "select outcome, count(*) as facts, avg(loss_delta) from history group by outcome",
@@ -49,6 +46,9 @@ class Analysis:
     seconds: float  # median, with a connection of its own
     flat_seconds: float  # of reading its columns from one flat file
     ratio: float  # flat_seconds / seconds
+    cpu_seconds: float  # the same by the processor's time: where others use the machine as well
+    flat_cpu_seconds: float
+    cpu_ratio: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def measure(folder: Path, rows: int, flush: int, seed: int, shown: Shown) -> Que
             space = spaces[number % PARTITIONS]
             table = space.rows(range(begin, min(begin + flush, rows)), dice)
             history.append_table(data, space.partition, space.written, table)
-            if space.due(rows // TAIL // PARTITIONS, rows // PARTITIONS):
+            if space.due(rows // PARTITIONS):
                 space.snapshot(data, table)
             space.written += 1
             waiting.append(table)
@@ -92,12 +92,12 @@ def measure(folder: Path, rows: int, flush: int, seed: int, shown: Shown) -> Que
     analyses = {}
     for name, (sql, columns) in ANALYSES.items():
         reading = "SELECT " + ", ".join(f"sum({_size(column)})" for column in columns) + f" FROM '{flat}'"
-        times: tuple[list[float], list[float]] = ([], [])
+        ours, flats = list[tuple[float, float]](), list[tuple[float, float]]()
         for _ in range(REPEATS):
-            times[0].append(_timed(lambda sql=sql: query.run(data, sql)))  # type: ignore[misc]
-            times[1].append(_timed(lambda sql=reading: _plain(sql)))  # type: ignore[misc]
-        ours, others = median(times[0]), median(times[1])
-        analyses[name] = Analysis(ours, others, others / ours)
+            ours.append(_timed(lambda sql=sql: query.run(data, sql)))  # type: ignore[misc]
+            flats.append(_timed(lambda sql=reading: _plain(sql)))  # type: ignore[misc]
+        (took_s, cpu), (flat_s, flat_cpu) = (map(median, zip(*x, strict=True)) for x in (ours, flats))
+        analyses[name] = Analysis(took_s, flat_s, flat_s / took_s, cpu, flat_cpu, flat_cpu / cpu)
         shown("analyses", 1, len(ANALYSES))
     files = sum(len(history.files(data, partition)) for partition in range(PARTITIONS))
     return Query(rows, count, sum(space.written for space in spaces), files, took, analyses, 0.5, 2.0)
@@ -110,10 +110,11 @@ def _compact(data: Path, partition: int, steps: int) -> float:
     return time.perf_counter() - began
 
 
-def _timed(call: Callable[[], object]) -> float:
-    began = time.perf_counter()
+def _timed(call: Callable[[], object]) -> tuple[float, float]:
+    """Seconds by the clock, and of the processor."""
+    began, cpu = time.perf_counter(), time.process_time()
     call()
-    return time.perf_counter() - began
+    return time.perf_counter() - began, time.process_time() - cpu
 
 
 def _plain(sql: str) -> object:
@@ -136,8 +137,10 @@ class _Space:
         self.weights: dict[int, float] = {}
         self._kept = False
 
-    def due(self, tail: int, rows: int) -> bool:
-        return not self._kept and self.decided >= rows - tail
+    def due(self, rows: int) -> bool:
+        """Whether a writer's last snapshot before so many rows may be made now, and not later: it makes the next when there
+        are as many decisions more as memories."""
+        return not self._kept and self.decided >= rows - len(self.alive)
 
     def rows(self, numbers: range, dice: Random) -> pa.Table:
         outcomes, about = dice.choices(OUTCOMES, SHARES, k=len(numbers)), list[int]()

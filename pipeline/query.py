@@ -170,6 +170,7 @@ def connect(data: Path) -> duckdb.DuckDBPyConnection:
     try:
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SET python_enable_replacements = false")  # a table is no Python variable
+        connection.execute("SET enable_progress_bar = false")  # which `python -c` and notebooks would get
         folders = [history.HISTORY_FOLDER, history.GENERATIONS_FOLDER, history.DEAD_LETTERS_FOLDER]
         # DuckDB compares a pattern as it is written with these, and what it finds as well.
         allowed = ", ".join(

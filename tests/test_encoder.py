@@ -77,6 +77,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
 
 def worker() -> encoder.EncoderWorker:
     made = encoder.EncoderWorker(KafkaSettings(), "default")
+    made.load(alone=False)
     consumer = SimpleNamespace(partitions_for_topic=lambda _: set(range(PARTITIONS)))
     made.start(consumer, {topics.FACTS: "id"})
     return made

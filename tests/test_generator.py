@@ -19,9 +19,10 @@ from pipeline.memory_lm import Generation, Job, MemoryLM, Retrieved
 from schemas import topics
 from schemas.changelog import changelog_key
 from workers import generator
-from workers.generator import GeneratorWorker, Table
+from workers.generator import GeneratorWorker
 from workers.kafka import KafkaSettings, partition_for
 from workers.loop import Done, Retry
+from workers.replica import Table
 
 REQUESTS = topics.GENERATION_REQUESTS
 
@@ -105,6 +106,7 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: Sent) -> Gener
     stop = threading.Event()
     monkeypatch.setattr(MemoryLM, "load", lambda *_: Model(stop))
     made = GeneratorWorker(KafkaSettings(), tmp_path, "default", "cpu", stop)
+    made.load(alone=False)
     made._producer, made._topic_id, made._partitions = sent, "id", 4  # type: ignore[assignment]
     table = Table(made._lm, None, 4)
     monkeypatch.setattr(table, "catch_up", lambda limit_s: True)

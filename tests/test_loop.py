@@ -17,6 +17,7 @@ import pytest
 from conftest import wait_until
 from kafka import KafkaConsumer, TopicPartition
 
+from pipeline.models import ModelError
 from schemas.topics import FACTS
 from workers import broker, loop
 from workers.kafka import KafkaSettings, Producer
@@ -182,6 +183,56 @@ def test_a_worker_with_much_to_do_between_its_polls_joins_all_the_same(
     other = run(second)
     wait_until(lambda: first.partitions and second.partitions and not first.partitions & second.partitions)
     assert running.end() == other.end() == 0
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_the_group_is_joined_while_the_model_is_loaded_where_nobody_else_is_in_it(
+    settings: KafkaSettings, run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch, alone: bool
+) -> None:
+    publish(settings, b"a", b"b")
+    joined = threading.Event()
+    assigned = loop._Rebalances.on_partitions_assigned
+
+    def tell(rebalances: Any, partitions: Any) -> None:
+        assigned(rebalances, partitions)
+        joined.set()
+
+    class Loading(Recorder):
+        def load(self, alone: bool) -> None:
+            self.before = joined.wait(30 if alone else 1)
+            self.calls.append(f"loaded {alone}")
+
+        def start(self, *told: Any) -> None:
+            self.calls.append("started")
+            super().start(*told)
+
+    monkeypatch.setattr(loop._Rebalances, "on_partitions_assigned", tell)
+    monkeypatch.setenv(loop.ALONE, "1" if alone else "")
+    worker = Loading()
+    running = run(worker)
+    wait_until(lambda: committed(settings, worker) == 2)
+    assert worker.before == alone and worker.values == [b"a", b"b"]
+    assert running.end() == 0
+    assert worker.calls == [f"loaded {alone}", "started", "assigned", "process", "closed"]
+    assert loop.ALONE not in os.environ
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_process_and_leaves_the_group(
+    settings: KafkaSettings,
+    run: Callable[..., Running],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Broken(Recorder):
+        def load(self, alone: bool) -> None:
+            raise ModelError("there is no folder x")
+
+    monkeypatch.setenv(loop.ALONE, "1")
+    assert run(Broken()).join() == 1
+    assert caplog.records[-1].__dict__["fields"]["reason"] == "there is no folder x"
+    worker = Recorder()
+    run(worker)
+    wait_until(lambda: len(worker.partitions) == 4)
 
 
 def test_a_failed_batch_comes_again_after_a_restart(

@@ -67,4 +67,5 @@ def test_every_environment_variable_of_the_code_has_its_row() -> None:
     settings = KafkaSettings(sasl_mechanism="PLAIN", username="u", password="p", ca_file="f")
     used = set(re.findall(r"FACTSTREAM_[A-Z]+(?:_[A-Z]+)*", code)) | set(settings.env())
     told = set(re.findall(r"FACTSTREAM_[A-Z_]+", README.split("## Settings")[1].split("## ")[0]))
-    assert told == used - {"FACTSTREAM_READY_FD"}  # which is between a supervisor and its workers
+    between = {"FACTSTREAM_READY_FD", "FACTSTREAM_ALONE"}  # a supervisor and its workers
+    assert told == used - between

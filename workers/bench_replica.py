@@ -23,8 +23,8 @@ from schemas import topics
 from schemas.changelog import changelog_key
 from schemas.common import encode
 from workers import broker
-from workers.generator import Table
 from workers.kafka import KafkaSettings, caught_up, partition_for
+from workers.replica import Table
 from workers.topics import ensure_topics
 
 REPEATS = 3

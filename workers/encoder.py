@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.encoder import Encoder
 from schemas import encoding as encodings
 from schemas import topics
 from schemas.common import BadMessage
@@ -33,10 +32,14 @@ class EncoderWorker:
     topics: Sequence[str] = (topics.FACTS,)
 
     def __init__(self, settings: KafkaSettings, model: str, device: str = "auto") -> None:
-        self._settings, self._model = settings, model
-        self._encoder = Encoder.load(model, device)
+        self._settings, self._model, self._device = settings, model, device
         self._producer: Producer | None = None
         self._topic_id = ""
+
+    def load(self, alone: bool) -> None:
+        from pipeline.encoder import Encoder
+
+        self._encoder = Encoder.load(self._model, self._device)
 
     def start(self, consumer: Any, topic_ids: dict[str, str]) -> None:
         self._topic_id = topic_ids[topics.FACTS]

@@ -12,6 +12,17 @@ errors = Console(stderr=True)
 @contextmanager
 def clear_errors() -> Iterator[None]:
     """What a person can mend is one line and exit code 1, not a traceback."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, _mendable()):
+            raise
+        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(1) from None
+
+
+def _mendable() -> tuple[type[Exception], ...]:
+    """Imported only where something went wrong: a worker would start later by what it does not need."""
     from kafka.errors import KafkaError
 
     from pipeline.history import HistoryError
@@ -23,11 +34,7 @@ def clear_errors() -> Iterator[None]:
     from workers.stack import StackError
     from workers.topics import TopicsMismatch, TopicsMissing
 
-    try:
-        yield
-    except (
+    return (
         KafkaError, HistoryError, ModelError, QueryError, BrokerError, ClientError, KafkaUnavailable,
         StackError, TopicsMismatch, TopicsMissing, ValueError, OSError,
-    ) as error:  # fmt: skip
-        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
-        raise typer.Exit(1) from None
+    )  # fmt: skip

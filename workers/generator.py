@@ -1,38 +1,40 @@
-"""The generator: a live replica of the memory, and answers from it.
+"""The generator: answers requests from a live replica of the memory (workers/replica.py).
 
-It reads every partition of the changelog from its beginning (Kafka Streams would say a global table), and shares the
-requests with the other generators of its group. Requests join a running batch as they come, and each is answered when it
+It shares the requests with the other generators of its group. Requests join a running batch as they come, and each is answered when it
 ends, so that a short one never waits for a long one. At least once: responses, hits and the generations' file are durable
 before the requests' offsets are committed; a client keeps the first response of a request_id.
 """
+
+from __future__ import annotations  # names of modules that need a model's library are not read at run time
 
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kafka import TopicPartition
 from kafka.errors import KafkaError
 
 from pipeline import history
-from pipeline.generation import Row
-from pipeline.memory_lm import Generation, Job, MemoryLM
-from pipeline.records import from_record
-from pipeline.retrieval import Retrieved
 from schemas import topics
-from schemas.changelog import PositionRecord, decode_changelog
 from schemas.common import BadMessage, encode
 from schemas.hits import Hit, MemoryHits
 from schemas.request import GenerationRequest, decode_request, request_id_of
 from schemas.response import GenerationResponse, ResponseDelta, ResponseError, Timings, Usage, UsedMemory
 from workers import log, metrics, tracing
-from workers.kafka import KafkaSettings, Producer, caught_up, check_readable, dead_letter, partition_for
+from workers.kafka import KafkaSettings, Producer, check_readable, dead_letter, partition_for
 from workers.loop import Done, Retry
+from workers.replica import Table
+
+if TYPE_CHECKING:
+    from pipeline.generation import Row
+    from pipeline.memory_lm import Generation, Job, MemoryLM
+    from pipeline.retrieval import Retrieved
 
 BATCH = 16  # requests that are answered together
 WAIT_S = 5.0  # for a memory that has what a request's `after` names
@@ -63,58 +65,6 @@ class Pending:
         return TopicPartition(self.record.topic, self.record.partition)
 
 
-@dataclass
-class Table:
-    """The replica: the changelog applied to a MemoryLM.
-
-    What cannot be taken is logged and left out. It is no dead letter here, for every generator reads the whole changelog
-    at each start, and each would send the same letters again: the writer, which owns the changelog, does it once.
-    """
-
-    lm: MemoryLM
-    consumer: Any
-    partitions: int  # of the changelog: a record counts only where its namespace lives
-    positions: dict[str, dict[str, int]] = field(default_factory=dict)
-    foreign: int = 0  # memories of another model, which are not loaded
-
-    def catch_up(self, limit_s: float) -> bool:
-        """Reads what the changelog has, and with no time what is here of it already; False when there is still more."""
-        end = time.monotonic() + limit_s
-        while True:
-            for records in self.consumer.poll(timeout_ms=50 if limit_s else 0).values():
-                for record in records:
-                    self.take(record)
-            if caught_up(self.consumer):
-                return True
-            if time.monotonic() > end:
-                return False
-
-    def take(self, record: Any) -> None:
-        try:
-            check_readable(record)
-            told = decode_changelog(record.key, record.value)
-            namespace, _, memory_id = (record.key or b"").decode("utf-8", "replace").partition("/")
-            if partition_for(namespace, self.partitions) != record.partition:
-                raise BadMessage("wrong-partition", f"the namespace {namespace!r} lives in another one")
-            if isinstance(told, PositionRecord):
-                self.positions[told.namespace] = told.positions
-            elif told is not None:
-                self.lm.put(from_record(told))
-            else:
-                self.lm.remove(namespace, memory_id)
-        except (ValueError, BadMessage) as error:
-            self.foreign += 1
-            if self.foreign == 1:
-                log.line("memory not loaded", error=str(error)[:200])
-
-    def has(self, request: GenerationRequest) -> bool:
-        return all(
-            self.positions.get(namespace, {}).get(where, -1) >= offset
-            for namespace, wanted in (request.after or {}).items()
-            for where, offset in wanted.items()
-        )
-
-
 class GeneratorWorker:
     name = "generator"
     topics: Sequence[str] = (topics.GENERATION_REQUESTS,)
@@ -124,15 +74,20 @@ class GeneratorWorker:
     ) -> None:
         """`stop` ends an answer in the making, so that a long one does not keep the worker from stopping."""
         self._settings, self._data, self._stop = settings, data, stop
-        self._lm = MemoryLM.load(model, device)
+        self._model, self._device = model, device
         self._producer: Producer | None = None
         self._table: Table | None = None
         self._consumer: Any = None
         self._open: dict[tuple[TopicPartition, int], Pending] = {}  # what is in hand, by partition and offset
         self._waiting: deque[Pending] = deque()
         self._running: dict[Row, Pending] = {}
-        self._batch = self._lm.batch()
         self._read: dict[TopicPartition, int] = {}  # the next offset of each partition
+
+    def load(self, alone: bool) -> None:
+        from pipeline.memory_lm import MemoryLM
+
+        self._lm: MemoryLM = MemoryLM.load(self._model, self._device)
+        self._batch = self._lm.batch()
 
     def start(self, consumer: Any, topic_ids: dict[str, str]) -> None:
         self._consumer = consumer
@@ -429,6 +384,8 @@ class GeneratorWorker:
 
 
 def _job(r: GenerationRequest) -> Job:
+    from pipeline.memory_lm import Job
+
     messages = [{"role": m.role, "content": m.content} for m in r.messages] if r.messages else None
     return Job(
         r.prompt,

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,15 +28,19 @@ from kafka.errors import (
 )
 
 from pipeline.history import HistoryError
+from pipeline.models import ModelError
 from workers import log, metrics
 from workers.kafka import KafkaSettings, KafkaUnavailable
 from workers.topics import TopicsMismatch, TopicsMissing, ensure_topics, topic_ids
 
 READY_FD = "FACTSTREAM_READY_FD"
 """Names the pipe to which a supervised worker writes that it is ready."""
+ALONE = "FACTSTREAM_ALONE"
+"""Set for a worker whose group nobody else is in: it may join before it can work."""
 MAX_FAILURES = 10
 """Failures in a row after which the process ends, about a minute after the first."""
 IDLE_CHECK_S = 2.0
+JOIN_POLL_MS = 100
 MEASURE_S = 1.0
 COMMIT_TIMEOUT_MS = 4000
 LEAVE_TIMEOUT_MS = 2000
@@ -66,7 +71,8 @@ class Worker(Protocol):
     """What the loop runs. `topics` are short names; a TopicPartition carries the full one.
 
     One that goes on with earlier records has `unfinished` too: while it is true, `process` is called again at once,
-    without records if there are no new ones.
+    without records if there are no new ones. One that has much to do before it knows its partitions has
+    `load` too, called once, before `start`, with whether all partitions will be its own.
     """
 
     name: str
@@ -110,12 +116,15 @@ def run(
     """
     stop = stop or threading.Event()
     handlers = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
-            handlers[number] = signal.signal(number, lambda *_: stop.set())
     loop = None
     try:
         loop = _Loop(worker, settings, data, poll_ms, max_records)
+        loop.load()
+        # Until here a signal ends the process at once: nothing is in hand.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                handlers[number] = signal.signal(number, lambda *_: stop.set())
+        loop.start()
         failures = 0
         while not stop.is_set():
             try:
@@ -139,7 +148,9 @@ def run(
                 (sleep or stop.wait)(min(0.25 * 2**failures, 8.0))
         log.line("stopped")
         return 0
-    except (KafkaUnavailable, TopicsMissing, TopicsMismatch, TopicsReplaced, HistoryError) as error:
+    except (
+        KafkaUnavailable, TopicsMissing, TopicsMismatch, TopicsReplaced, HistoryError, ModelError
+    ) as error:  # fmt: skip
         log.line("failed", log.ERROR, reason=str(error))
         return 1
     except OSError as error:
@@ -181,9 +192,49 @@ class _Loop:
         self.admin = settings.admin()
         self.consumer = settings.consumer(settings.group(worker.name), max_records)
         self.rebalances = _Rebalances()
+        self.alone = os.environ.pop(ALONE, "") == "1"
         metrics.RETRIES.labels(worker.name)  # 0, and not nothing
-        worker.start(self.consumer, self.topic_ids)
-        topics = [settings.topic(name) for name in worker.topics]
+
+    def load(self) -> None:
+        """Has the worker load its model, or what it may be. One that is alone in its group joins it meanwhile, for brokers
+        let the first member wait for others (Apache Kafka 3 s, group.initial.rebalance.delay.ms; the embedded one half of
+        the session's timeout). Where others are, they would lose partitions to one who cannot work yet."""
+        load: Callable[[bool], None] | None = getattr(self.worker, "load", None)
+        if load is None:
+            self.alone = False
+            return
+        if not self.alone:
+            load(False)
+            return
+        self._subscribe()
+        loaded = threading.Event()
+        thread = threading.Thread(target=self._join, args=(lambda: not loaded.is_set(),), daemon=True)
+        thread.start()
+        try:
+            load(True)
+        finally:
+            loaded.set()
+            thread.join()
+            # Also where loading failed: who leaves the embedded broker in the middle of a join keeps others out for minutes.
+            until = time.monotonic() + self.settings.session_timeout_ms / 1000
+            self._join(lambda: self.rebalances.joining and time.monotonic() < until)
+        self.consumer.resume(*self.consumer.paused())
+
+    def _join(self, more: Callable[[], bool]) -> None:
+        """Polls for the group's sake: what comes is read again. The first turn meets an error again."""
+        with suppress(KafkaError):
+            while more():
+                for tp, records in self.consumer.poll(timeout_ms=JOIN_POLL_MS).items():
+                    self.consumer.seek(tp, records[0].offset)
+                self.consumer.pause(*self.consumer.assignment())
+
+    def start(self) -> None:
+        self.worker.start(self.consumer, self.topic_ids)
+        if not self.alone:
+            self._subscribe()
+
+    def _subscribe(self) -> None:
+        topics = [self.settings.topic(name) for name in self.worker.topics]
         self.consumer.subscribe(topics, listener=self.rebalances)
         for topic in topics:  # a group's leader that does not know a topic yet gives nobody its partitions
             self.consumer.partitions_for_topic(topic)
@@ -191,8 +242,10 @@ class _Loop:
     def turn(self) -> None:
         """One poll, and all that follows from it."""
         self.heartbeat.touch()
-        busy = self.ready and not self.rebalances.joining and getattr(self.worker, "unfinished", False)
-        self.batch = self.consumer.poll(timeout_ms=0 if busy else self.poll_ms)
+        joining = self.rebalances.joining
+        busy = self.ready and not joining and getattr(self.worker, "unfinished", False)
+        wait_ms = min(self.poll_ms, JOIN_POLL_MS) if joining else self.poll_ms
+        self.batch = self.consumer.poll(timeout_ms=0 if busy or self.rebalances.events else wait_ms)
         started = time.monotonic()
         while self.rebalances.events:
             self._tell(*self.rebalances.events.popleft())

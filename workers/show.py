@@ -1,14 +1,17 @@
-"""The result of a query, printed: a table for a person, or CSV or JSON for a machine."""
+"""A query and its result, printed: a table for a person, or CSV or JSON for a machine."""
 
 import csv
 import sys
 from enum import StrEnum
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import orjson
 from rich.console import Console
 from rich.table import Table
+
+from workers.errors import clear_errors
 
 SHOWN = 1000  # rows of a table for a person
 
@@ -17,6 +20,14 @@ class Format(StrEnum):
     table = "table"
     csv = "csv"
     json = "json"
+
+
+def show_query(data: Path, sql: str, format: Format) -> None:
+    """The rows of a query over the data folder, which is run in a process of its own."""
+    from pipeline.query import run_confined
+
+    with clear_errors():
+        show(run_confined(data, sql), format)
 
 
 def show(table: Any, format: Format) -> None:

@@ -24,7 +24,7 @@ from kafka.errors import KafkaError
 from schemas.topics import DEAD_LETTERS, FACT_ENCODINGS, FACTS, GENERATION_REQUESTS, MEMORY_HITS
 from workers import broker, log, metrics
 from workers.kafka import KafkaSettings, KafkaUnavailable
-from workers.loop import READY_FD
+from workers.loop import ALONE, READY_FD
 from workers.topics import ensure_topics, lag
 
 DRAINED = {
@@ -123,6 +123,29 @@ def up(
             stack.stop()
 
 
+@contextmanager
+def running(
+    data: Path, model: str | None = None, device: str | None = None
+) -> Iterator[tuple[KafkaSettings, str]]:
+    """`factstream up` as a process, on a free port, while the block runs: where it is, and its ready line.
+
+    The environment says which model and device where they are None. Raises StackError when it does not start; why
+    stands on standard error.
+    """
+    port = broker.free_port()
+    command = [sys.executable, "-m", "workers.cli", "up", "--data", str(data), "--port", str(port)]
+    given = {"FACTSTREAM_MODEL": model, "FACTSTREAM_DEVICE": device}
+    env = os.environ | {name: value for name, value in given.items() if value is not None}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
+        try:
+            assert process.stdout is not None
+            if not (line := process.stdout.readline().strip()):
+                raise StackError("the stack did not start; its message stands above")
+            yield KafkaSettings.from_env(bootstrap=f"{broker.HOST}:{port}"), line
+        finally:
+            broker.stop_process(process, 30.0)
+
+
 class _Stack:
     """The processes."""
 
@@ -157,6 +180,7 @@ class _Stack:
     def start_child(self, child: Child) -> None:
         read, write = os.pipe()
         env = os.environ | self.settings.env() | {"FACTSTREAM_DATA": str(self.data), READY_FD: str(write)}
+        env[ALONE] = "1" if self.embedded else ""
         _bound(child.log)
         try:
             with open(child.log, "ab") as output:

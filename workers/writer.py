@@ -151,10 +151,16 @@ class WriterWorker:
         self._settings, self._data, self._now = settings, data, now
         self._bank_settings = bank_settings or Settings()
         self._held: dict[int, Partition] = {}
+        self._folded: dict[int, Partition] = {}  # and not told yet
         self._topic_ids: dict[str, str] = {}
         self._producer: Producer | None = None
         # Trace contexts of the batch in hand, by the causes of its decisions.
         self._traces: dict[tuple[str, int, int], str] = {}
+
+    def load(self, alone: bool) -> None:
+        """Folds what is there, if all of it will be ours."""
+        for number in history.partitions(self._data) if alone else ():
+            self._folded[number] = load(self._data, number, self._bank_settings)
 
     def start(self, consumer: Any, topic_ids: dict[str, str]) -> None:
         self._topic_ids = topic_ids
@@ -172,7 +178,10 @@ class WriterWorker:
         # Before the fold: what another writer still appends and tells is then behind `end`, and read.
         found = standing(self._reader, [TopicPartition(topic, number) for number in anew])
         for number, (stands, end) in zip(anew, found.values(), strict=True):
-            part = told[number] = load(self._data, number, self._bank_settings)
+            part = self._folded.pop(number, None)
+            if part is None or not self._is_last(number, part):
+                part = load(self._data, number, self._bank_settings)
+            told[number] = part
             self._erase(number, part)
             self._tell(number, part, stands, end)
         self._flush(told)
