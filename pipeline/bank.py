@@ -7,7 +7,8 @@ Knows no model, no files, no Kafka; time is what it is told.
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from pipeline.categories import Categories
 from pipeline.decision import Cause, Decision, Memory, NewFact, packed
 from pipeline.index import Index
+from pipeline.memories import Records
 from pipeline.relation import common, same_relation
 from pipeline.settings import Settings
 from pipeline.words import Word, marked, split
@@ -35,12 +37,52 @@ def words_of(text: str) -> tuple[Word, ...]:
 
 @dataclass(slots=True)
 class _Namespace:
-    memories: dict[str, Memory] = field(default_factory=dict)
-    index: Index = field(default_factory=Index)
-    least: Categories = field(default_factory=Categories)
+    index: Index = field(default_factory=Index)  # has the rows, too
+    records: Records = field(default_factory=Records)
+    least: Categories | None = None  # made for the first eviction: who decides none needs none
     decided: dict[str, int] = field(default_factory=dict)  # Cause.log -> highest offset
     fact_ids: dict[str, None] = field(default_factory=dict)
     request_ids: dict[str, None] = field(default_factory=dict)  # whose uses are counted
+
+    def __len__(self) -> int:
+        return self.index.ids.held
+
+    def get(self, memory_id: str) -> Memory | None:
+        row = self.index.ids.row(memory_id)
+        return None if row is None else Memory.of(memory_id, self.records.kind(row), self.records.record(row))
+
+    def at(self, row: int) -> Memory:
+        return Memory.of(self.index.ids[row], self.records.kind(row), self.records.record(row))
+
+    def __iter__(self) -> Iterator[Memory]:
+        """Oldest first; while it goes on no memory may come or leave."""
+        held = self.index.ids.are_held().tobytes()
+        return (self.at(row) for row, here in enumerate(held) if here)
+
+    def put(self, memory: Memory) -> None:
+        """In the place of the one that has its id, and as the newest."""
+        if known := self.get(memory.memory_id):
+            self.remove(known)
+        self.index.add(memory.memory_id, (word.form for word in words_of(memory.text)))
+        self.records.add(memory)
+        self._weigh(memory)
+
+    def change(self, memory: Memory) -> None:
+        """`memory`: what becomes of the one with its id, by `Memory.changed`."""
+        self.records.change(_present(self.index.ids.row(memory.memory_id)), memory.record)
+        self._weigh(memory)
+
+    def _weigh(self, memory: Memory) -> None:
+        if self.least:
+            self.least.put(memory.category or DEFAULT_CATEGORY, memory.memory_id, memory.importance)
+
+    def remove(self, memory: Memory) -> None:
+        self.records.remove(_present(self.index.ids.row(memory.memory_id)))
+        if self.least:
+            self.least.remove(memory.category or DEFAULT_CATEGORY, memory.memory_id)
+        held = self.index.remove(memory.memory_id, (word.form for word in split(memory.text)))
+        if held is not None:
+            self.records = self.records.only(held)
 
 
 class Bank:
@@ -57,19 +99,21 @@ class Bank:
         return sorted(self._spaces)
 
     def __len__(self) -> int:
-        return sum(len(space.memories) for space in self._spaces.values())
+        return sum(map(len, self._spaces.values()))
 
     def memories(self, namespace: str) -> Iterator[Memory]:
+        """Oldest first; while it goes on none of them may come or leave."""
         space = self._spaces.get(namespace)
-        return iter(list(space.memories.values()) if space else [])
+        return iter(space) if space else iter(())
 
     def size(self, namespace: str) -> int:
         space = self._spaces.get(namespace)
-        return len(space.memories) if space else 0
+        return len(space) if space else 0
 
     def get(self, namespace: str, memory_id: str) -> Memory | None:
+        """As it stands: what is decided later makes it another one."""
         space = self._spaces.get(namespace)
-        return space.memories.get(memory_id) if space else None
+        return space.get(memory_id) if space else None
 
     def index(self, namespace: str) -> Index | None:
         space = self._spaces.get(namespace)
@@ -177,14 +221,14 @@ class Bank:
     def _nearest(self, fact: NewFact) -> tuple[Memory | None, Memory | None, float]:
         """The memory that says the same, or else the one on the same subject and relation, and how alike it is."""
         space = self._spaces[fact.namespace]
-        if known := space.memories.get(memory_id(fact.namespace, fact.encoding.text)):
+        if known := space.get(memory_id(fact.namespace, fact.encoding.text)):
             return known, None, 1.0
         split_words = words_of(fact.encoding.text)
         words, priors = [w.form for w in split_words], fact.encoding.priors
         marks: list[float] | None = None
         best: tuple[float, Memory] | None = None
         for candidate in self._candidates(space, words, priors):
-            memory = space.memories[candidate]
+            memory = space.at(candidate)
             other = [w.form for w in split(memory.text)]
             if words == other:
                 return memory, None, 1.0
@@ -200,34 +244,36 @@ class Bank:
                 best = (alike, memory)
         return (None, best[1], best[0]) if best else (None, None, 0.0)
 
-    def _candidates(self, space: _Namespace, words: list[str], priors: NDArray[np.float32]) -> Iterable[str]:
-        """Of the newest memories that share the rarest words those that may be alike, without a look at their texts."""
-        most = self.settings.candidates
-        needed = sorted((space.index.holding(form) for form in set(words[: common(priors)])), key=len)
+    def _candidates(self, space: _Namespace, words: list[str], priors: NDArray[np.float32]) -> Iterable[int]:
+        """Rows of the newest memories that share the rarest words, of those that may be alike; without a look at texts."""
+        most, holding = self.settings.candidates, space.index.holding
+        needed = sorted(map(holding, set(words[: common(priors)])), key=len)
         if not needed or not needed[0]:
             return ()
-        having: Iterable[str] = needed[0]
-        if len(needed[0]) <= most:  # of a new subject there is none, and no more to be done
-            having = {c for c in having if all(c in ids for ids in needed[1:])}
-            if not having:
-                return ()
-        postings = sorted((len(ids), form) for form in set(words) if (ids := space.index.holding(form)))
-        seen: dict[str, None] = {}
+        # Of a new subject there is none, and no more to be done.
+        if len(needed[0]) <= most and not any(_all_have(needed[1:], row) for row in needed[0]):
+            return ()
+        postings = sorted((len(rows), form) for form in set(words) if (rows := holding(form)))
+        seen: dict[int, None] = {}
         for _, form in postings[: max(1, len(postings) - 1)]:  # the rarest words name the subject
-            for candidate in reversed(space.index.holding(form)):
-                seen.setdefault(candidate)
+            for row in reversed(holding(form)):
+                seen.setdefault(row)
                 if len(seen) >= most:
                     break
             if len(seen) >= most:
                 break
-        return [c for c in seen if c in having and all(c in ids for ids in needed[1:])]
+        return [row for row in seen if _all_have(needed, row)]
 
     def _evictions(self, fact: NewFact, made: Decision, now: datetime) -> list[Decision]:
         """What has to leave: the least important memory of the category with the most memories."""
         space = self._spaces.get(fact.namespace)
-        if space is None or made.memory_id in space.memories or len(space.memories) < self.settings.capacity:
+        if space is None or len(space) < self.settings.capacity or space.get(_present(made.memory_id)):
             return []
-        victim = space.memories[space.least.of_largest(fact.category or DEFAULT_CATEGORY)]
+        if space.least is None:
+            space.least = Categories()
+            for memory in space:
+                space.least.put(memory.category or DEFAULT_CATEGORY, memory.memory_id, memory.importance)
+        victim = _present(space.get(space.least.of_largest(fact.category or DEFAULT_CATEGORY)))
         return [
             Decision(
                 fact.namespace,
@@ -264,42 +310,36 @@ class Bank:
                 ids[one] = None
                 if len(ids) > self.settings.remembered_ids:
                     del ids[next(iter(ids))]
-        memory = space.memories.get(d.memory_id or "")
+        memory = space.get(d.memory_id or "")
         if d.outcome in ("learned", "superseded"):
             changed = {_present(d.memory_id)}
-            if d.outcome == "superseded" and d.nearest in space.memories:
-                self._remove(space, _present(d.nearest))
-                changed.add(_present(d.nearest))
+            if d.outcome == "superseded" and (older := space.get(d.nearest or "")):
+                space.remove(older)
+                changed.add(older.memory_id)
             if d.text is not None:  # else it was erased since, and what follows in the history removes it
-                self._add(space, _made(d))
+                space.put(_made(d))
             return changed
         if memory is None:
             return set()
         if d.outcome in ("evicted", "forgotten", "erased"):
-            self._remove(space, memory.memory_id)
+            space.remove(memory)
         elif d.outcome == "reinforced":
-            memory.reinforced += 1
-            self._weigh(space, memory, _present(d.importance))
-            memory.observed_at = max(memory.observed_at, _present(d.observed_at))
+            space.change(
+                memory.changed(_present(d.importance), observed_at=_present(d.observed_at), reinforced=1)
+            )
         elif d.outcome == "used":
-            memory.uses += 1
-            memory.last_used_at = max(memory.last_used_at or d.decided_at, d.decided_at)
-            self._weigh(space, memory, _present(d.importance))
+            space.change(memory.changed(_present(d.importance), last_used_at=d.decided_at, uses=1))
         else:
             return set()
         return {memory.memory_id}
 
     def put(self, memory: Memory) -> None:
         """Takes a memory as it stands, as a replica does."""
-        space = self._spaces.setdefault(memory.namespace, _Namespace())
-        if memory.memory_id in space.memories:
-            self._remove(space, memory.memory_id)
-        self._add(space, memory)
+        self._spaces.setdefault(memory.namespace, _Namespace()).put(memory)
 
     def remove(self, namespace: str, memory_id: str) -> None:
-        space = self._spaces.get(namespace)
-        if space and memory_id in space.memories:
-            self._remove(space, memory_id)
+        if memory := self.get(namespace, memory_id):
+            self._spaces[namespace].remove(memory)
 
     def known(self, namespace: str) -> tuple[dict[str, int], list[str], list[str]]:
         """What it keeps of a namespace beside the memories: offsets decided, fact_ids and request_ids, oldest first."""
@@ -313,20 +353,6 @@ class Bank:
         self._spaces[namespace] = _Namespace(
             decided=decided, fact_ids=dict.fromkeys(fact_ids), request_ids=dict.fromkeys(request_ids)
         )
-
-    def _add(self, space: _Namespace, memory: Memory) -> None:
-        space.memories[memory.memory_id] = memory
-        space.least.put(memory.category or DEFAULT_CATEGORY, memory.memory_id, memory.importance)
-        space.index.add(memory.memory_id, (word.form for word in words_of(memory.text)))
-
-    def _weigh(self, space: _Namespace, memory: Memory, importance: float) -> None:
-        memory.importance = importance
-        space.least.put(memory.category or DEFAULT_CATEGORY, memory.memory_id, importance)
-
-    def _remove(self, space: _Namespace, memory_id: str) -> None:
-        memory = space.memories.pop(memory_id)
-        space.least.remove(memory.category or DEFAULT_CATEGORY, memory_id)
-        space.index.remove(memory_id, (word.form for word in split(memory.text)))
 
     def digest(self) -> str:
         return digest([self])
@@ -393,6 +419,14 @@ def _made(d: Decision) -> Memory:
         _present(d.encoder_id),
         *packed(_present(d.priors), _present(d.surprisals), _present(d.vectors)),
     )
+
+
+def _all_have(postings: Iterable[Sequence[int]], row: int) -> bool:
+    for rows in postings:
+        at = bisect_left(rows, row)
+        if at == len(rows) or rows[at] != row:
+            return False
+    return True
 
 
 T = TypeVar("T")

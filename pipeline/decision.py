@@ -3,9 +3,11 @@
 Knows their fields; knows nothing of how a decision is made.
 """
 
+import struct
 from dataclasses import dataclass
-from datetime import datetime
-from sys import intern
+from datetime import UTC, datetime, timedelta
+from struct import Struct
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,50 +72,197 @@ class Decision:
     vectors: NDArray[np.uint8] | None = None
 
 
-@dataclass(slots=True)
-class Memory:
-    memory_id: str
+class Kind(NamedTuple):
+    """What many memories of a namespace have in common: each of these is held once."""
+
     namespace: str
-    text: str
+    encoder_id: str
     category: str | None
     source: str | None
-    fact_id: str | None
-    observed_at: datetime
-    learned_at: datetime
-    importance: float  # log2, undecayed: see Bank._raised
-    uses: int
-    reinforced: int
-    loss_delta: float
-    encoder_id: str
-    words: int
-    numbers: bytes  # priors, surprisals and states as `packed` lays them out: three arrays would take 400 bytes more
-    last_used_at: datetime | None = None  # for queries: no decision heeds it, and a replica does not know it
 
-    def __post_init__(self) -> None:
-        # A million memories share these.
-        self.namespace, self.encoder_id = intern(self.namespace), intern(self.encoder_id)
-        self.category = intern(self.category) if self.category is not None else None
+
+class Memory:
+    """One memory, as it stands; it never changes: `changed` makes another one.
+
+    A bank holds hundreds of thousands, and retrieval looks at hundreds a prompt but at few fields of each. So a memory is
+    its record, bytes one behind the other, of which a field is read when it is asked for.
+    """
+
+    __slots__ = ("_numbers", "kind", "memory_id", "record", "words")
+
+    memory_id: str
+    kind: Kind
+    record: bytes  # _HEAD, fact_id, text, numbers
+    words: int
+    _numbers: int  # where these begin
+
+    def __init__(
+        self,
+        memory_id: str,
+        namespace: str,
+        text: str,
+        category: str | None,
+        source: str | None,
+        fact_id: str | None,
+        observed_at: datetime,
+        learned_at: datetime,
+        importance: float,  # log2, undecayed: see Bank._raised
+        uses: int,
+        reinforced: int,
+        loss_delta: float,
+        encoder_id: str,
+        words: int,
+        numbers: bytes,  # priors, surprisals and states as `packed` lays them out
+        last_used_at: datetime
+        | None = None,  # for queries: no decision heeds it, and a replica does not know it
+    ) -> None:
+        """Raises ValueError for a count or a length that 32 bits do not hold."""
+        said, fact = text.encode(), b"" if fact_id is None else fact_id.encode()
+        try:
+            head = _HEAD.pack(
+                _micros(observed_at),
+                _micros(learned_at),
+                _NEVER if last_used_at is None else _micros(last_used_at),
+                importance,
+                loss_delta,
+                uses,
+                reinforced,
+                words,
+                len(said),
+                0 if fact_id is None else 1 + len(fact),
+            )
+        except struct.error as error:
+            raise ValueError(f"memory {memory_id} cannot be held: {error}") from None
+        self._take(
+            memory_id,
+            Kind(namespace, encoder_id, category, source),
+            b"".join((head, fact, said, numbers)),
+        )
+
+    def _take(self, memory_id: str, kind: Kind, record: bytes) -> None:
+        self.memory_id, self.kind, self.record = memory_id, kind, record
+        self.words, said, fact = _LENGTHS.unpack_from(record, _LENGTHS_AT)
+        self._numbers = _HEAD.size + said + (fact and fact - 1)
+
+    @classmethod
+    def of(cls, memory_id: str, kind: Kind, record: bytes) -> "Memory":
+        """The memory that had this record."""
+        memory = cls.__new__(cls)
+        memory._take(memory_id, kind, record)
+        return memory
+
+    def changed(
+        self,
+        importance: float,
+        observed_at: datetime | None = None,
+        last_used_at: datetime | None = None,
+        uses: int = 0,
+        reinforced: int = 0,
+    ) -> "Memory":
+        """After so many more uses and confirmations, with another importance, and later times where these are given."""
+        observed, learned, used, _, loss_delta, used_before, reinforced_before, *lengths = _HEAD.unpack_from(
+            self.record
+        )
+        if observed_at is not None:
+            observed = max(observed, _micros(observed_at))
+        if last_used_at is not None:
+            used = max(used, _micros(last_used_at))
+        head = _HEAD.pack(
+            observed, learned, used, importance, loss_delta,
+            used_before + uses, reinforced_before + reinforced, *lengths,
+        )  # fmt: skip
+        return Memory.of(self.memory_id, self.kind, head + self.record[_HEAD.size :])
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Memory):
+            return NotImplemented
+        return (self.memory_id, self.kind, self.record) == (other.memory_id, other.kind, other.record)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Memory({self.memory_id!r}, {self.namespace!r}, {self.text!r})"
+
+    @property
+    def namespace(self) -> str:
+        return self.kind.namespace
+
+    @property
+    def encoder_id(self) -> str:
+        return self.kind.encoder_id
+
+    @property
+    def category(self) -> str | None:
+        return self.kind.category
+
+    @property
+    def source(self) -> str | None:
+        return self.kind.source
+
+    @property
+    def observed_at(self) -> datetime:
+        return _time(_TIMES.unpack_from(self.record)[0])
+
+    @property
+    def learned_at(self) -> datetime:
+        return _time(_TIMES.unpack_from(self.record)[1])
+
+    @property
+    def last_used_at(self) -> datetime | None:
+        at = _TIMES.unpack_from(self.record)[2]
+        return None if at == _NEVER else _time(at)
+
+    @property
+    def importance(self) -> float:
+        return float(_FLOATS.unpack_from(self.record, _FLOATS_AT)[0])
+
+    @property
+    def loss_delta(self) -> float:
+        return float(_FLOATS.unpack_from(self.record, _FLOATS_AT)[1])
+
+    @property
+    def uses(self) -> int:
+        return int(_COUNTS.unpack_from(self.record, _COUNTS_AT)[0])
+
+    @property
+    def reinforced(self) -> int:
+        return int(_COUNTS.unpack_from(self.record, _COUNTS_AT)[1])
+
+    @property
+    def fact_id(self) -> str | None:
+        fact = _LENGTHS.unpack_from(self.record, _LENGTHS_AT)[2]
+        return self.record[_HEAD.size : _HEAD.size + fact - 1].decode() if fact else None
+
+    @property
+    def text(self) -> str:
+        said = _LENGTHS.unpack_from(self.record, _LENGTHS_AT)[1]
+        return self.record[self._numbers - said : self._numbers].decode()
+
+    @property
+    def numbers(self) -> bytes:
+        """Priors, surprisals and states as `packed` lays them out."""
+        return self.record[self._numbers :]
 
     @property
     def priors(self) -> NDArray[np.float32]:
         """[words] nats."""
-        return np.frombuffer(self.numbers, np.float32, self.words)
+        return np.frombuffer(self.record, np.float32, self.words, self._numbers)
 
     @property
     def surprisals(self) -> NDArray[np.float32]:
         """[words] nats."""
-        return np.frombuffer(self.numbers, np.float32, self.words, 4 * self.words)
+        return np.frombuffer(self.record, np.float32, self.words, self._numbers + 4 * self.words)
 
     @property
     def vectors(self) -> NDArray[np.uint8]:
         """[words, bytes of a packed state]."""
-        states = np.frombuffer(self.states, np.uint8)
+        states = np.frombuffer(self.record, np.uint8)[self._numbers + 8 * self.words :]
         return states.reshape(self.words, -1 if self.words else 0)
 
     @property
     def states(self) -> bytes:
         """The packed states of all words, one behind the other."""
-        return self.numbers[8 * self.words :]
+        return self.record[self._numbers + 8 * self.words :]
 
 
 def packed(
@@ -121,3 +270,22 @@ def packed(
 ) -> tuple[int, bytes]:
     """A memory's `words` and `numbers`."""
     return len(priors), b"".join(array.tobytes() for array in (priors, surprisals, vectors))
+
+
+# A record begins with times (observed, learned, last used; microseconds since 1970), importance and loss delta, counts
+# (uses, reinforced), and lengths: words, bytes of the text, bytes of the fact_id and one, or 0 where there is none.
+_HEAD = Struct("<3q2d2I2IH")
+_TIMES, _FLOATS, _COUNTS, _LENGTHS = Struct("<3q"), Struct("<2d"), Struct("<2I"), Struct("<2IH")
+_FLOATS_AT = _TIMES.size
+_COUNTS_AT = _FLOATS_AT + _FLOATS.size
+_LENGTHS_AT = _COUNTS_AT + _COUNTS.size
+_NEVER = -(2**63)
+_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+
+
+def _micros(at: datetime) -> int:
+    return (at - _EPOCH) // _MICROSECOND
+
+
+def _time(micros: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=micros)

@@ -10,12 +10,13 @@ rows of memories that left stay empty, until they are a fifth of all and the row
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.memories import Ids
 from pipeline.vectors import unit, unpack_leading
 
 POOLED = 128
@@ -32,43 +33,16 @@ Stated = tuple[NDArray[np.uint8], Floats]
 """A memory's packed states [words, ceil(d / 4)], and what each word says [words]."""
 
 
-class Postings:
-    """The ids of the memories that have a word, oldest first, without copying them."""
-
-    __slots__ = ("_index", "_rows")
-
-    def __init__(self, index: "Index", rows: Sequence[int]) -> None:
-        self._index, self._rows = index, rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __iter__(self) -> Iterator[str]:
-        return map(self._index.memory_id, self._rows)
-
-    def __reversed__(self) -> Iterator[str]:
-        return map(self._index.memory_id, reversed(self._rows))
-
-    def __contains__(self, memory_id: object) -> bool:
-        row = self._index.rows.get(memory_id)  # type: ignore[call-overload]
-        at = bisect_left(self._rows, row) if row is not None else len(self._rows)
-        return at < len(self._rows) and self._rows[at] == row
-
-
 class Index:
     def __init__(self) -> None:
-        self.rows: dict[str, int] = {}  # memory id -> row
-        self._ids: list[str] = []  # row -> memory id, empty where the memory left
-        self._keys = array("I")  # row -> how the memory's id begins, as a number
-        self._gone: list[int] = []  # rows whose memories left
+        self.ids = Ids()
         # word -> rows. Most words are in one memory only: these have a number and no array.
         self._by_word: dict[str, int | array[int]] = {}
         self._pooled: Any = None  # made when it is first asked: who only decides needs none
 
     def add(self, memory_id: str, forms: Iterable[str]) -> None:
-        row = self.rows[memory_id] = len(self._ids)
-        self._ids.append(memory_id)
-        self._keys.append(int(memory_id[:8], 16))
+        """The memory gets the next row. Raises ValueError for an id that is none."""
+        row = self.ids.add(memory_id)
         for form in dict.fromkeys(forms):
             had = self._by_word.get(form)
             if had is None:
@@ -78,10 +52,9 @@ class Index:
             else:
                 had.append(row)
 
-    def remove(self, memory_id: str, forms: Iterable[str]) -> None:
-        row = self.rows.pop(memory_id)
-        self._ids[row] = ""
-        self._gone.append(row)
+    def remove(self, memory_id: str, forms: Iterable[str]) -> NDArray[np.bool_] | None:
+        """Where the rows are numbered anew hereby: of each old row whether it is still there."""
+        row = self.ids.remove(memory_id)
         for form in set(forms):
             had = self._by_word[form]
             if isinstance(had, int):
@@ -90,44 +63,36 @@ class Index:
                 self._by_word[form] = had[0] + had[1] - row
             else:
                 del had[bisect_left(had, row)]
-        if len(self._gone) > max(_FEW, _GONE * len(self._ids)):
-            self._renumber()
+        return self._renumber() if self.ids.gone > max(_FEW, _GONE * len(self.ids)) else None
 
-    def _renumber(self) -> None:
-        held, self._gone = self._held(), []
+    def _renumber(self) -> NDArray[np.bool_]:
+        held = self.ids.are_held()
+        self.ids.renumber()
         anew = np.cumsum(held, dtype=np.uint32) - 1
-        self._ids = [memory_id for memory_id in self._ids if memory_id]
-        self._keys = array("I", np.array(self._keys)[held].tobytes())
-        self.rows = {memory_id: row for row, memory_id in enumerate(self._ids)}
         for form, had in self._by_word.items():
             self._by_word[form] = (
                 int(anew[had]) if isinstance(had, int) else array("I", anew[np.array(had)].tobytes())
             )
         if self._pooled is not None:
             self._pooled.remove_ids(np.flatnonzero(~held[: self._pooled.ntotal]))
-
-    def _held(self) -> NDArray[np.bool_]:
-        held = np.ones(len(self._ids), bool)
-        held[self._gone] = False
         return held
 
     def memory_id(self, row: int) -> str:
-        return self._ids[row]
+        return self.ids[row]
 
     def count(self, form: str) -> int:
         """How many memories have the word."""
         had = self._by_word.get(form)
         return 0 if had is None else 1 if isinstance(had, int) else len(had)
 
-    def holding(self, form: str) -> Postings:
-        """The memories that have the word, oldest first."""
+    def holding(self, form: str) -> Sequence[int]:
+        """The rows of the memories that have the word, ascending, without copying them."""
         had = self._by_word.get(form, ())
-        return Postings(self, (had,) if isinstance(had, int) else had)
+        return (had,) if isinstance(had, int) else had
 
     def rows_with(self, form: str) -> Rows:
-        """The rows of the memories that have the word, ascending."""
-        had = self._by_word.get(form, ())
-        return np.array((had,) if isinstance(had, int) else had, np.uint32)
+        """The same as numbers to compute with."""
+        return np.array(self.holding(form), np.uint32)
 
     def shared(self, forms: Sequence[str], rows: Rows) -> NDArray[np.uint64]:
         """For each row which of up to 64 words its memory has, a bit each."""
@@ -152,7 +117,7 @@ class Index:
     def sharing(self, masses: Mapping[str, float], count: int) -> Rows:
         """The rows of the `count` memories that have the heaviest of these words together; ties go by id."""
         words = sorted(((mass, form) for form, mass in masses.items() if mass > 0), reverse=True)
-        found, left = np.zeros(len(self._ids)), sum(mass for mass, _ in words)
+        found, left = np.zeros(len(self.ids)), sum(mass for mass, _ in words)
         rows = np.zeros(0, np.uint32)
         for mass, form in words:
             having = self.rows_with(form)
@@ -168,15 +133,15 @@ class Index:
         heavy = found[rows]
         least = np.partition(heavy, -count)[-count]
         sure, tied = rows[heavy > least], rows[heavy == least]
-        keys = np.frombuffer(self._keys, np.uint32)[tied]
-        return np.concatenate([sure, tied[np.argsort(keys, kind="stable")[: count - len(sure)]]])
+        order = np.argsort(self.ids.keys(tied), kind="stable")
+        return np.concatenate([sure, tied[order[: count - len(sure)]]])
 
     def nearest(self, pooled: Floats, count: int, stated: Callable[[str], Stated]) -> list[Rows]:
         """pooled: [prompts, POOLED]. For each the rows of the `count` memories with the nearest pooled states.
 
-        stated: a memory's states by its id; asked for those that came since the last time.
+        stated: a memory's states by its id, none where it has left; asked for those that came since the last time.
         """
-        if not self.rows:
+        if not self.ids.held:
             return [np.zeros(0, np.uint32)] * len(pooled)
         import faiss
 
@@ -185,16 +150,15 @@ class Index:
                 POOLED, faiss.ScalarQuantizer.QT_8bit_uniform, faiss.METRIC_INNER_PRODUCT
             )
             self._pooled.train(np.array([[-_RANGE], [_RANGE]], np.float32).repeat(POOLED, 1))
-        for start in range(self._pooled.ntotal, len(self._ids), _AT_ONCE):
-            self._pooled.add(
-                pool_packed([stated(i) if i else NO_STATES for i in self._ids[start : start + _AT_ONCE]])
-            )
+        for start in range(self._pooled.ntotal, len(self.ids), _AT_ONCE):
+            rows = range(start, min(start + _AT_ONCE, len(self.ids)))
+            self._pooled.add(pool_packed([stated(self.ids[row]) for row in rows]))
         only = None
-        if self._gone:
-            held = faiss.IDSelectorBitmap(np.packbits(self._held(), bitorder="little"))
+        if self.ids.gone:
+            held = faiss.IDSelectorBitmap(np.packbits(self.ids.are_held(), bitorder="little"))
             only = faiss.SearchParameters(sel=held)
-        _, rows = self._pooled.search(pooled, min(count, len(self.rows)), params=only)
-        return [some[some >= 0].astype(np.uint32) for some in rows]
+        _, found = self._pooled.search(pooled, min(count, self.ids.held), params=only)
+        return [some[some >= 0].astype(np.uint32) for some in found]
 
 
 NO_STATES: Stated = (np.zeros((0, 0), np.uint8), np.zeros(0, np.float32))
