@@ -44,7 +44,8 @@ class _Namespace:
     fact_ids: dict[str, None] = field(default_factory=dict)
     request_ids: dict[str, None] = field(default_factory=dict)  # whose uses are counted
 
-    def __len__(self) -> int:
+    @property
+    def size(self) -> int:
         return self.index.ids.held
 
     def get(self, memory_id: str) -> Memory | None:
@@ -99,7 +100,7 @@ class Bank:
         return sorted(self._spaces)
 
     def __len__(self) -> int:
-        return sum(map(len, self._spaces.values()))
+        return sum(space.size for space in self._spaces.values())
 
     def memories(self, namespace: str) -> Iterator[Memory]:
         """Oldest first; while it goes on none of them may come or leave."""
@@ -108,7 +109,7 @@ class Bank:
 
     def size(self, namespace: str) -> int:
         space = self._spaces.get(namespace)
-        return len(space) if space else 0
+        return space.size if space else 0
 
     def get(self, namespace: str, memory_id: str) -> Memory | None:
         """As it stands: what is decided later makes it another one."""
@@ -267,7 +268,7 @@ class Bank:
     def _evictions(self, fact: NewFact, made: Decision, now: datetime) -> list[Decision]:
         """What has to leave: the least important memory of the category with the most memories."""
         space = self._spaces.get(fact.namespace)
-        if space is None or len(space) < self.settings.capacity or space.get(_present(made.memory_id)):
+        if space is None or space.size < self.settings.capacity or space.get(_present(made.memory_id)):
             return []
         if space.least is None:
             space.least = Categories()

@@ -92,7 +92,7 @@ class Memory:
 
     memory_id: str
     kind: Kind
-    record: bytes  # _HEAD, fact_id, text, numbers
+    record: bytes
     words: int
     _numbers: int  # where these begin
 
@@ -118,31 +118,24 @@ class Memory:
     ) -> None:
         """Raises ValueError for a count or a length that 32 bits do not hold."""
         said, fact = text.encode(), b"" if fact_id is None else fact_id.encode()
+        lengths = (words, len(said), 0 if fact_id is None else len(fact) + 1)
         try:
+            life = _life(uses, reinforced, _NEVER if last_used_at is None else _micros(last_used_at))
             head = _HEAD.pack(
-                _micros(observed_at),
-                _micros(learned_at),
-                _NEVER if last_used_at is None else _micros(last_used_at),
-                importance,
-                loss_delta,
-                uses,
-                reinforced,
-                words,
-                len(said),
-                0 if fact_id is None else 1 + len(fact),
+                _micros(observed_at), _micros(learned_at), importance, loss_delta, *lengths, len(life)
             )
         except struct.error as error:
             raise ValueError(f"memory {memory_id} cannot be held: {error}") from None
         self._take(
             memory_id,
             Kind(namespace, encoder_id, category, source),
-            b"".join((head, fact, said, numbers)),
+            b"".join((head, life, fact, said, numbers)),
         )
 
     def _take(self, memory_id: str, kind: Kind, record: bytes) -> None:
         self.memory_id, self.kind, self.record = memory_id, kind, record
-        self.words, said, fact = _LENGTHS.unpack_from(record, _LENGTHS_AT)
-        self._numbers = _HEAD.size + said + (fact and fact - 1)
+        self.words, said, fact, life = _LENGTHS.unpack_from(record, _LENGTHS_AT)
+        self._numbers = _HEAD.size + life + (fact and fact - 1) + said
 
     @classmethod
     def of(cls, memory_id: str, kind: Kind, record: bytes) -> "Memory":
@@ -160,18 +153,20 @@ class Memory:
         reinforced: int = 0,
     ) -> "Memory":
         """After so many more uses and confirmations, with another importance, and later times where these are given."""
-        observed, learned, used, _, loss_delta, used_before, reinforced_before, *lengths = _HEAD.unpack_from(
-            self.record
-        )
+        observed, learned, _, loss_delta, *lengths, _ = _HEAD.unpack_from(self.record)
+        used_before, reinforced_before, used = self._life()
         if observed_at is not None:
             observed = max(observed, _micros(observed_at))
         if last_used_at is not None:
             used = max(used, _micros(last_used_at))
-        head = _HEAD.pack(
-            observed, learned, used, importance, loss_delta,
-            used_before + uses, reinforced_before + reinforced, *lengths,
-        )  # fmt: skip
-        return Memory.of(self.memory_id, self.kind, head + self.record[_HEAD.size :])
+        life = _life(used_before + uses, reinforced_before + reinforced, used)
+        head = _HEAD.pack(observed, learned, importance, loss_delta, *lengths, len(life))
+        begin = _HEAD.size + self.record[_HEAD.size - 1]
+        return Memory.of(self.memory_id, self.kind, b"".join((head, life, self.record[begin:])))
+
+    def _life(self) -> tuple[int, int, int]:
+        """Uses, reinforced, last used."""
+        return _LIFE.unpack_from(self.record, _HEAD.size) if self.record[_HEAD.size - 1] else (0, 0, _NEVER)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Memory):
@@ -201,37 +196,38 @@ class Memory:
 
     @property
     def observed_at(self) -> datetime:
-        return _time(_TIMES.unpack_from(self.record)[0])
+        return _time(_HEAD.unpack_from(self.record)[0])
 
     @property
     def learned_at(self) -> datetime:
-        return _time(_TIMES.unpack_from(self.record)[1])
-
-    @property
-    def last_used_at(self) -> datetime | None:
-        at = _TIMES.unpack_from(self.record)[2]
-        return None if at == _NEVER else _time(at)
+        return _time(_HEAD.unpack_from(self.record)[1])
 
     @property
     def importance(self) -> float:
-        return float(_FLOATS.unpack_from(self.record, _FLOATS_AT)[0])
+        return float(_HEAD.unpack_from(self.record)[2])
 
     @property
     def loss_delta(self) -> float:
-        return float(_FLOATS.unpack_from(self.record, _FLOATS_AT)[1])
+        return float(_HEAD.unpack_from(self.record)[3])
 
     @property
     def uses(self) -> int:
-        return int(_COUNTS.unpack_from(self.record, _COUNTS_AT)[0])
+        return self._life()[0]
 
     @property
     def reinforced(self) -> int:
-        return int(_COUNTS.unpack_from(self.record, _COUNTS_AT)[1])
+        return self._life()[1]
+
+    @property
+    def last_used_at(self) -> datetime | None:
+        at = self._life()[2]
+        return None if at == _NEVER else _time(at)
 
     @property
     def fact_id(self) -> str | None:
-        fact = _LENGTHS.unpack_from(self.record, _LENGTHS_AT)[2]
-        return self.record[_HEAD.size : _HEAD.size + fact - 1].decode() if fact else None
+        _, _, fact, life = _LENGTHS.unpack_from(self.record, _LENGTHS_AT)
+        begin = _HEAD.size + life
+        return self.record[begin : begin + fact - 1].decode() if fact else None
 
     @property
     def text(self) -> str:
@@ -272,15 +268,18 @@ def packed(
     return len(priors), b"".join(array.tobytes() for array in (priors, surprisals, vectors))
 
 
-# A record begins with times (observed, learned, last used; microseconds since 1970), importance and loss delta, counts
-# (uses, reinforced), and lengths: words, bytes of the text, bytes of the fact_id and one, or 0 where there is none.
-_HEAD = Struct("<3q2d2I2IH")
-_TIMES, _FLOATS, _COUNTS, _LENGTHS = Struct("<3q"), Struct("<2d"), Struct("<2I"), Struct("<2IH")
-_FLOATS_AT = _TIMES.size
-_COUNTS_AT = _FLOATS_AT + _FLOATS.size
-_LENGTHS_AT = _COUNTS_AT + _COUNTS.size
+# A record begins with two times (observed, learned; microseconds since 1970), importance and loss delta, and lengths: words,
+# bytes of the text, of the fact_id and one, or 0 where there is none, and of its life. That is uses, reinforced and last
+# used, and most have none. Fact_id, text and numbers follow.
+_LENGTHS, _LIFE = Struct("<2IHB"), Struct("<2Iq")
+_HEAD = Struct("<2q2d2IHB")
+_LENGTHS_AT = _HEAD.size - _LENGTHS.size
 _NEVER = -(2**63)
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+
+
+def _life(uses: int, reinforced: int, last_used: int) -> bytes:
+    return b"" if (uses, reinforced, last_used) == (0, 0, _NEVER) else _LIFE.pack(uses, reinforced, last_used)
 
 
 def _micros(at: datetime) -> int:

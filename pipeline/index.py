@@ -25,7 +25,7 @@ POOLED = 128
 _RANGE = 0.5  # of a pooled unit vector's coordinates in eight bits: of 13 million none was above .35
 _GONE = 0.2  # the share of rows without a memory from which on the rows are numbered anew
 _FEW = 1024  # so many are never worth it
-_AT_ONCE = 1024  # memories that are pooled together
+_AT_ONCE = 128  # memories that are pooled together: what that leaves behind is counted, too
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.uint32]

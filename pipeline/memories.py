@@ -5,6 +5,7 @@ array, sixteen bytes each, found by a hash table of row numbers; and records sta
 are given in order of arrival; of a memory that left the row stays, empty, until the rows are numbered anew.
 """
 
+import re
 from array import array
 
 import numpy as np
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 
 from pipeline.decision import Kind, Memory
 
-_ID = 16  # bytes: 32 hex digits
+_ID = 16  # bytes
+_HEX = re.compile(f"[0-9a-f]{{{2 * _ID}}}")
 _FREE, _LEFT = -1, -2  # in the hash table
 _FULL = 2 / 3  # of the hash table, from which on it is made anew, at most half full
 _BLOCK = 32  # records: a change copies a block
@@ -41,7 +43,7 @@ class Ids:
 
     def add(self, memory_id: str) -> int:
         """The row of an id that is new. Raises ValueError where it is not 32 hex digits."""
-        if len(memory_id) != 2 * _ID or memory_id != memory_id.lower():
+        if not _HEX.fullmatch(memory_id):
             raise ValueError(f"{memory_id!r} is no memory id")
         row = len(self)
         self._raw += bytes.fromhex(memory_id)
@@ -53,14 +55,22 @@ class Ids:
         return row
 
     def row(self, memory_id: str) -> int | None:
-        slot = self._slot(memory_id)
-        return None if slot is None else self._slots[slot]
+        slots, raw, mask = self._slots, self._raw, len(self._slots) - 1
+        slot = hash(memory_id) & mask
+        while (row := slots[slot]) != _FREE:
+            if row >= 0 and raw[_ID * row : _ID * row + _ID].hex() == memory_id:
+                return row
+            slot = slot + 1 & mask
+        return None
 
     def remove(self, memory_id: str) -> int:
         """The row that it had. Raises KeyError for an id that is not held."""
-        if (slot := self._slot(memory_id)) is None:
+        if (row := self.row(memory_id)) is None:
             raise KeyError(memory_id)
-        row, self._slots[slot] = self._slots[slot], _LEFT
+        slot = hash(memory_id) & len(self._slots) - 1
+        while self._slots[slot] != row:
+            slot = slot + 1 & len(self._slots) - 1
+        self._slots[slot] = _LEFT
         self._gone.append(row)
         return row
 
@@ -83,16 +93,6 @@ class Ids:
         self._raw = bytearray(np.frombuffer(self._raw, f"V{_ID}")[self.are_held()].tobytes())
         self._gone = []
         self._rehash()
-
-    def _slot(self, memory_id: str) -> int | None:
-        """Where the id's row stands in the hash table."""
-        slots, raw, mask = self._slots, self._raw, len(self._slots) - 1
-        slot = hash(memory_id) & mask
-        while (row := slots[slot]) != _FREE:
-            if row >= 0 and raw[_ID * row : _ID * row + _ID].hex() == memory_id:
-                return slot
-            slot = slot + 1 & mask
-        return None
 
     def _rehash(self) -> None:
         size = 8
@@ -139,7 +139,7 @@ class Records:
         return self._kind_of[self._kinds[row]]
 
     def record(self, row: int) -> bytes:
-        block, at = divmod(row, _BLOCK)
+        block, at = row // _BLOCK, row % _BLOCK
         if block == len(self._blocks):
             return self._newest[at]
         return self._blocks[block][self._ends[row - 1] if at else 0 : self._ends[row]]

@@ -83,6 +83,15 @@ def test_the_same_text_reinforces_and_the_same_fact_id_is_decided_once() -> None
     assert outcomes(*again) == ["learned", "reinforced", "duplicate"]
 
 
+def test_a_namespace_that_has_forgotten_all_knows_what_it_has_decided() -> None:
+    bank, fact = Bank(), ("Torben Betts was from Munich.", {"fact_id": "a"})
+    [learned] = feed(bank, fact)
+    for decision in bank.decide_forget("default", str(learned.memory_id), Cause("facts", "t", 1, 0), START):
+        bank.apply(decision)
+    assert not len(bank) and bank.positions("default") == {"t/0": 0, "t/1": 0}
+    assert [row.outcome for row in feed(bank, fact)] == ["duplicate"]
+
+
 def test_the_gate_skips_the_known_but_not_a_contradiction_nor_what_says_otherwise() -> None:
     known: dict[str, Any] = {"loss_delta": 0.25}
     assert outcomes(("Torben Betts was from Munich.", dict(known))) == ["skipped"]
