@@ -16,7 +16,6 @@ from typing import TypeVar
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from pipeline.categories import Categories
 from pipeline.decision import Cause, Decision, Memory, NewFact, packed
@@ -24,7 +23,7 @@ from pipeline.index import Index
 from pipeline.memories import Records
 from pipeline.relation import common, same_relation
 from pipeline.settings import Settings
-from pipeline.words import Word, marked, split
+from pipeline.words import Word, begins, marked, split
 
 DEFAULT_CATEGORY = ""
 
@@ -141,7 +140,8 @@ class Bank:
         """The fact's verdict, and then the evictions that it causes. Changes nothing."""
         settings, space, encoding = self.settings, self._spaces.get(fact.namespace), fact.encoding
         threshold = settings.min_loss_delta if fact.min_loss_delta is None else fact.min_loss_delta
-        same, older, similarity = self._nearest(fact) if space else (None, None, 0.0)
+        own_id = memory_id(fact.namespace, encoding.text)
+        same, older, similarity = self._nearest(fact, own_id) if space else (None, None, 0.0)
         nearest = same or older
 
         def verdict(outcome: str, memory: Memory | None = None, **more: object) -> Decision:
@@ -183,7 +183,7 @@ class Bank:
         weight = 1.0 + min(max(encoding.loss_delta, 0.0), 8.0)
         made = verdict(
             "superseded" if older else "learned",
-            memory_id=memory_id(fact.namespace, encoding.text),
+            memory_id=own_id,
             importance=self._raised(None, weight, fact.published_at),
             priors=encoding.priors,
             surprisals=encoding.surprisals,
@@ -219,18 +219,22 @@ class Bank:
             )
         ]
 
-    def _nearest(self, fact: NewFact) -> tuple[Memory | None, Memory | None, float]:
+    def _nearest(self, fact: NewFact, own_id: str) -> tuple[Memory | None, Memory | None, float]:
         """The memory that says the same, or else the one on the same subject and relation, and how alike it is."""
         space = self._spaces[fact.namespace]
-        if known := space.get(memory_id(fact.namespace, fact.encoding.text)):
+        if known := space.get(own_id):
             return known, None, 1.0
         split_words = words_of(fact.encoding.text)
         words, priors = [w.form for w in split_words], fact.encoding.priors
+        first = common(priors)
         marks: list[float] | None = None
         best: tuple[float, Memory] | None = None
-        for candidate in self._candidates(space, words, priors):
+        for candidate in self._candidates(space, words, first):
             memory = space.at(candidate)
-            other = [w.form for w in split(memory.text)]
+            text = memory.text
+            if not begins(text, words[:first]):
+                continue
+            other = [w.form for w in split(text)]
             if words == other:
                 return memory, None, 1.0
             if marks is None:
@@ -245,30 +249,33 @@ class Bank:
                 best = (alike, memory)
         return (None, best[1], best[0]) if best else (None, None, 0.0)
 
-    def _candidates(self, space: _Namespace, words: list[str], priors: NDArray[np.float32]) -> Iterable[int]:
-        """Rows of the newest memories that share the rarest words, of those that may be alike; without a look at texts."""
-        most, holding = self.settings.candidates, space.index.holding
-        needed = sorted(map(holding, set(words[: common(priors)])), key=len)
+    def _candidates(self, space: _Namespace, words: list[str], first: int) -> Iterable[int]:
+        """Of the newest memories that share the rarest words those that have the first ones: their rows."""
+        most = self.settings.candidates
+        postings = {form: space.index.holding(form) for form in words}
+        needed = sorted((postings[form] for form in dict.fromkeys(words[:first])), key=len)
         if not needed or not needed[0]:
             return ()
-        # Of a new subject there is none, and no more to be done.
-        if len(needed[0]) <= most and not any(_all_have(needed[1:], row) for row in needed[0]):
-            return ()
-        postings = sorted((len(rows), form) for form in set(words) if (rows := holding(form)))
+        having: Sequence[int] | None = None
+        if len(needed[0]) <= most:  # of a new subject there is none, and no more to be done
+            having = [row for row in needed[0] if _all_have(needed[1:], row)]
+            if not having:
+                return ()
+        rarest = sorted((len(rows), form) for form, rows in postings.items() if rows)
         seen: dict[int, None] = {}
-        for _, form in postings[: max(1, len(postings) - 1)]:  # the rarest words name the subject
-            for row in reversed(holding(form)):
-                seen.setdefault(row)
+        for _, form in rarest[: max(1, len(rarest) - 1)]:  # the rarest words name the subject
+            for row in reversed(postings[form]):
+                seen[row] = None
                 if len(seen) >= most:
                     break
             if len(seen) >= most:
                 break
-        return [row for row in seen if _all_have(needed, row)]
+        return [row for row in seen if (_all_have(needed, row) if having is None else row in having)]
 
     def _evictions(self, fact: NewFact, made: Decision, now: datetime) -> list[Decision]:
         """What has to leave: the least important memory of the category with the most memories."""
         space = self._spaces.get(fact.namespace)
-        if space is None or space.size < self.settings.capacity or space.get(_present(made.memory_id)):
+        if space is None or space.size < self.settings.capacity:
             return []
         if space.least is None:
             space.least = Categories()
@@ -311,7 +318,6 @@ class Bank:
                 ids[one] = None
                 if len(ids) > self.settings.remembered_ids:
                     del ids[next(iter(ids))]
-        memory = space.get(d.memory_id or "")
         if d.outcome in ("learned", "superseded"):
             changed = {_present(d.memory_id)}
             if d.outcome == "superseded" and (older := space.get(d.nearest or "")):
@@ -320,6 +326,7 @@ class Bank:
             if d.text is not None:  # else it was erased since, and what follows in the history removes it
                 space.put(_made(d))
             return changed
+        memory = space.get(d.memory_id or "")
         if memory is None:
             return set()
         if d.outcome in ("evicted", "forgotten", "erased"):
@@ -375,11 +382,12 @@ def fold(decisions: Iterable[Decision], settings: Settings | None = None) -> Ban
 def digest(banks: Iterable[Bank]) -> str:
     """SHA-256 of the memories, whatever partitions they are spread over. Leaves out when they were decided."""
     rows = sorted(
-        ((m.namespace, m.memory_id, m) for bank in banks for n in bank.namespaces for m in bank.memories(n)),
+        ((n, m.memory_id, bank) for bank in banks for n in bank.namespaces for m in bank.memories(n)),
         key=lambda row: row[:2],
     )
     sha = hashlib.sha256()
-    for _, _, m in rows:
+    for namespace, one, bank in rows:
+        m = _present(bank.get(namespace, one))
         sha.update(
             orjson.dumps(
                 [

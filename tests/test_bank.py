@@ -163,7 +163,7 @@ stream = st.lists(st.tuples(words, st.integers(0, 9), st.sampled_from([0.25, 4.0
 class Thorough(Bank):
     """Looks at every memory that shares a word."""
 
-    def _candidates(self, space: Any, words: list[str], priors: Any) -> list[int]:
+    def _candidates(self, space: Any, words: list[str], first: int) -> list[int]:
         rarest = sorted((len(rows), form) for form in set(words) if (rows := space.index.holding(form)))
         held = [reversed(space.index.holding(form)) for _, form in rarest[: max(1, len(rarest) - 1)]]
         return list(dict.fromkeys(row for rows in held for row in rows))
