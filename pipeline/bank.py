@@ -9,80 +9,18 @@ import hashlib
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
-from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
 import orjson
 
-from pipeline.categories import Categories
 from pipeline.decision import Cause, Decision, Memory, NewFact, packed
 from pipeline.index import Index
-from pipeline.memories import Records
+from pipeline.namespace import Namespace
 from pipeline.relation import common, same_relation
 from pipeline.settings import Settings
-from pipeline.words import Word, begins, marked, split
-
-DEFAULT_CATEGORY = ""
-
-
-@lru_cache(maxsize=128)
-def words_of(text: str) -> tuple[Word, ...]:
-    """The words of a text that is about to be decided, which is asked for them more than once."""
-    return tuple(split(text))
-
-
-@dataclass(slots=True)
-class _Namespace:
-    index: Index = field(default_factory=Index)  # has the rows, too
-    records: Records = field(default_factory=Records)
-    least: Categories | None = None  # made for the first eviction: who decides none needs none
-    decided: dict[str, int] = field(default_factory=dict)  # Cause.log -> highest offset
-    fact_ids: dict[str, None] = field(default_factory=dict)
-    request_ids: dict[str, None] = field(default_factory=dict)  # whose uses are counted
-
-    @property
-    def size(self) -> int:
-        return self.index.ids.held
-
-    def get(self, memory_id: str) -> Memory | None:
-        row = self.index.ids.row(memory_id)
-        return None if row is None else Memory.of(memory_id, self.records.kind(row), self.records.record(row))
-
-    def at(self, row: int) -> Memory:
-        return Memory.of(self.index.ids[row], self.records.kind(row), self.records.record(row))
-
-    def __iter__(self) -> Iterator[Memory]:
-        """Oldest first; while it goes on no memory may come or leave."""
-        held = self.index.ids.are_held().tobytes()
-        return (self.at(row) for row, here in enumerate(held) if here)
-
-    def put(self, memory: Memory) -> None:
-        """In the place of the one that has its id, and as the newest."""
-        if known := self.get(memory.memory_id):
-            self.remove(known)
-        self.index.add(memory.memory_id, (word.form for word in words_of(memory.text)))
-        self.records.add(memory)
-        self._weigh(memory)
-
-    def change(self, memory: Memory) -> None:
-        """`memory`: what becomes of the one with its id, by `Memory.changed`."""
-        self.records.change(_present(self.index.ids.row(memory.memory_id)), memory.record)
-        self._weigh(memory)
-
-    def _weigh(self, memory: Memory) -> None:
-        if self.least:
-            self.least.put(memory.category or DEFAULT_CATEGORY, memory.memory_id, memory.importance)
-
-    def remove(self, memory: Memory) -> None:
-        self.records.remove(_present(self.index.ids.row(memory.memory_id)))
-        if self.least:
-            self.least.remove(memory.category or DEFAULT_CATEGORY, memory.memory_id)
-        held = self.index.remove(memory.memory_id, (word.form for word in split(memory.text)))
-        if held is not None:
-            self.records = self.records.only(held)
+from pipeline.words import begins, marked, split, words_of
 
 
 class Bank:
@@ -90,7 +28,7 @@ class Bank:
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings()
-        self._spaces: dict[str, _Namespace] = {}
+        self._spaces: dict[str, Namespace] = {}
 
     # --- looking ---
 
@@ -249,7 +187,7 @@ class Bank:
                 best = (alike, memory)
         return (None, best[1], best[0]) if best else (None, None, 0.0)
 
-    def _candidates(self, space: _Namespace, words: list[str], first: int) -> Iterable[int]:
+    def _candidates(self, space: Namespace, words: list[str], first: int) -> Iterable[int]:
         """Of the newest memories that share the rarest words those that have the first ones: their rows."""
         most = self.settings.candidates
         postings = {form: space.index.holding(form) for form in words}
@@ -277,11 +215,7 @@ class Bank:
         space = self._spaces.get(fact.namespace)
         if space is None or space.size < self.settings.capacity:
             return []
-        if space.least is None:
-            space.least = Categories()
-            for memory in space:
-                space.least.put(memory.category or DEFAULT_CATEGORY, memory.memory_id, memory.importance)
-        victim = _present(space.get(space.least.of_largest(fact.category or DEFAULT_CATEGORY)))
+        victim = space.least_of_largest(fact.category)
         return [
             Decision(
                 fact.namespace,
@@ -310,7 +244,7 @@ class Bank:
 
     def apply(self, decision: Decision) -> set[str]:
         """Carries a decision out; the ids of the memories that changed, came or went."""
-        space = self._spaces.setdefault(decision.namespace, _Namespace())
+        space = self._spaces.setdefault(decision.namespace, Namespace())
         cause, d = decision.cause, decision
         space.decided[cause.log] = max(space.decided.get(cause.log, -1), cause.offset)
         for ids, one in ((space.fact_ids, d.fact_id), (space.request_ids, d.request_id)):
@@ -343,7 +277,7 @@ class Bank:
 
     def put(self, memory: Memory) -> None:
         """Takes a memory as it stands, as a replica does."""
-        self._spaces.setdefault(memory.namespace, _Namespace()).put(memory)
+        self._spaces.setdefault(memory.namespace, Namespace()).put(memory)
 
     def remove(self, namespace: str, memory_id: str) -> None:
         if memory := self.get(namespace, memory_id):
@@ -358,7 +292,7 @@ class Bank:
         self, namespace: str, decided: dict[str, int], fact_ids: Iterable[str], request_ids: Iterable[str]
     ) -> None:
         """Takes what `known` gave: with the memories put in their order it is the same bank."""
-        self._spaces[namespace] = _Namespace(
+        self._spaces[namespace] = Namespace(
             decided=decided, fact_ids=dict.fromkeys(fact_ids), request_ids=dict.fromkeys(request_ids)
         )
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from pipeline.bank import words_of
 from pipeline.decision import Memory, packed
+from pipeline.words import words_of
 from schemas.changelog import MemoryRecord
 from schemas.common import BadMessage
 

@@ -44,6 +44,12 @@ def split(text: str) -> list[Word]:
     return [Word(_normal(m.group()), m.start(), m.end()) for m in _WORD.finditer(text)]
 
 
+@lru_cache(maxsize=128)
+def words_of(text: str) -> tuple[Word, ...]:
+    """The words of a text that is about to be decided, which is asked for them more than once."""
+    return tuple(split(text))
+
+
 def begins(text: str, forms: list[str]) -> bool:
     """Whether the first words of `text` have these forms. Reads no more of it than these."""
     return [_normal(m.group()) for m in islice(_WORD.finditer(text), len(forms))] == forms

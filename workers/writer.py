@@ -25,10 +25,11 @@ from kafka import TopicPartition
 from numpy.typing import NDArray
 
 from pipeline import compaction, erasure, history, snapshot
-from pipeline.bank import Bank, words_of
+from pipeline.bank import Bank
 from pipeline.decision import Cause, Decision, NewFact
 from pipeline.encoding import Encoding
 from pipeline.settings import Settings
+from pipeline.words import words_of
 from schemas import dead_letter as dead_letter_schema
 from schemas import topics
 from schemas.common import BadMessage, decode, validate
