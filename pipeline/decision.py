@@ -88,13 +88,14 @@ class Memory:
     its record, bytes one behind the other, of which a field is read when it is asked for.
     """
 
-    __slots__ = ("_numbers", "kind", "memory_id", "record", "words")
+    __slots__ = ("_begin", "_end", "kind", "memory_id", "record", "words")
 
     memory_id: str
     kind: Kind
     record: bytes
     words: int
-    _numbers: int  # where these begin
+    _begin: int  # of its numbers in the record
+    _end: int
 
     def __init__(
         self,
@@ -113,10 +114,12 @@ class Memory:
         encoder_id: str,
         words: int,
         numbers: bytes,  # priors, surprisals and states as `packed` lays them out
-        last_used_at: datetime
-        | None = None,  # for queries: no decision heeds it, and a replica does not know it
+        last_used_at: datetime | None = None,
     ) -> None:
-        """Raises ValueError for a count or a length that 32 bits do not hold."""
+        """`last_used_at` is for queries: no decision heeds it, and a replica does not know it.
+
+        Raises ValueError for a count or a length that the record does not hold: 32 bits, of a fact_id 16.
+        """
         said, fact = text.encode(), b"" if fact_id is None else fact_id.encode()
         lengths = (words, len(said), 0 if fact_id is None else len(fact) + 1)
         try:
@@ -129,13 +132,14 @@ class Memory:
         self._take(
             memory_id,
             Kind(namespace, encoder_id, category, source),
-            b"".join((head, life, fact, said, numbers)),
+            b"".join((head, life, numbers, fact, said)),
         )
 
     def _take(self, memory_id: str, kind: Kind, record: bytes) -> None:
         self.memory_id, self.kind, self.record = memory_id, kind, record
         self.words, said, fact, life = _LENGTHS.unpack_from(record, _LENGTHS_AT)
-        self._numbers = _HEAD.size + life + (fact and fact - 1) + said
+        self._begin = _HEAD.size + life
+        self._end = len(record) - said - (fact and fact - 1)
 
     @classmethod
     def of(cls, memory_id: str, kind: Kind, record: bytes) -> "Memory":
@@ -161,12 +165,14 @@ class Memory:
             used = max(used, _micros(last_used_at))
         life = _life(used_before + uses, reinforced_before + reinforced, used)
         head = _HEAD.pack(observed, learned, importance, loss_delta, *lengths, len(life))
-        begin = _HEAD.size + self.record[_HEAD.size - 1]
-        return Memory.of(self.memory_id, self.kind, b"".join((head, life, self.record[begin:])))
+        return Memory.of(self.memory_id, self.kind, b"".join((head, life, self.record[self._begin :])))
 
     def _life(self) -> tuple[int, int, int]:
         """Uses, reinforced, last used."""
-        return _LIFE.unpack_from(self.record, _HEAD.size) if self.record[_HEAD.size - 1] else (0, 0, _NEVER)
+        if self._begin == _HEAD.size:
+            return 0, 0, _NEVER
+        uses, reinforced, last_used = _LIFE.unpack_from(self.record, _HEAD.size)
+        return uses, reinforced, last_used
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Memory):
@@ -225,40 +231,39 @@ class Memory:
 
     @property
     def fact_id(self) -> str | None:
-        _, _, fact, life = _LENGTHS.unpack_from(self.record, _LENGTHS_AT)
-        begin = _HEAD.size + life
-        return self.record[begin : begin + fact - 1].decode() if fact else None
+        fact = _LENGTHS.unpack_from(self.record, _LENGTHS_AT)[2]
+        return self.record[self._end : self._end + fact - 1].decode() if fact else None
 
     @property
     def text(self) -> str:
         said = _LENGTHS.unpack_from(self.record, _LENGTHS_AT)[1]
-        return self.record[self._numbers - said : self._numbers].decode()
+        return self.record[len(self.record) - said :].decode()
 
     @property
     def numbers(self) -> bytes:
         """Priors, surprisals and states as `packed` lays them out."""
-        return self.record[self._numbers :]
+        return self.record[self._begin : self._end]
 
     @property
     def priors(self) -> NDArray[np.float32]:
         """[words] nats."""
-        return np.frombuffer(self.record, np.float32, self.words, self._numbers)
+        return np.frombuffer(self.record, np.float32, self.words, self._begin)
 
     @property
     def surprisals(self) -> NDArray[np.float32]:
         """[words] nats."""
-        return np.frombuffer(self.record, np.float32, self.words, self._numbers + 4 * self.words)
+        return np.frombuffer(self.record, np.float32, self.words, self._begin + 4 * self.words)
 
     @property
     def vectors(self) -> NDArray[np.uint8]:
         """[words, bytes of a packed state]."""
-        states = np.frombuffer(self.record, np.uint8)[self._numbers + 8 * self.words :]
+        states = np.frombuffer(self.record, np.uint8)[self._begin + 8 * self.words : self._end]
         return states.reshape(self.words, -1 if self.words else 0)
 
     @property
     def states(self) -> bytes:
         """The packed states of all words, one behind the other."""
-        return self.record[self._numbers + 8 * self.words :]
+        return self.record[self._begin + 8 * self.words : self._end]
 
 
 def packed(
@@ -270,10 +275,10 @@ def packed(
 
 # A record begins with two times (observed, learned; microseconds since 1970), importance and loss delta, and lengths: words,
 # bytes of the text, of the fact_id and one, or 0 where there is none, and of its life. That is uses, reinforced and last
-# used, and most have none. Fact_id, text and numbers follow.
+# used, and most have none. Numbers follow, where a processor likes to find them (at a multiple of four), fact_id, text.
 _LENGTHS, _LIFE = Struct("<2IHB"), Struct("<2Iq")
-_HEAD = Struct("<2q2d2IHB")
-_LENGTHS_AT = _HEAD.size - _LENGTHS.size
+_HEAD = Struct("<2q2d2IHBx")
+_LENGTHS_AT = _HEAD.size - _LENGTHS.size - 1
 _NEVER = -(2**63)
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 

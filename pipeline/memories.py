@@ -11,7 +11,7 @@ from array import array
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.decision import Kind, Memory
+from pipeline.decision import Kind
 
 _ID = 16  # bytes
 _HEX = re.compile(f"[0-9a-f]{{{2 * _ID}}}")
@@ -123,14 +123,14 @@ class Records:
         self._numbers: dict[Kind, int] = {}
         self._kind_of: list[Kind] = []
 
-    def add(self, memory: Memory) -> None:
+    def add(self, kind: Kind, record: bytes) -> None:
         """The next row."""
-        number = self._numbers.setdefault(memory.kind, len(self._kind_of))
+        number = self._numbers.setdefault(kind, len(self._kind_of))
         if number == len(self._kind_of):
-            self._kind_of.append(memory.kind)
+            self._kind_of.append(kind)
         self._kinds.append(number)
-        self._newest.append(memory.record)
-        self._ends.append(len(memory.record) + (self._ends[-1] if len(self._newest) > 1 else 0))
+        self._newest.append(record)
+        self._ends.append(len(record) + (self._ends[-1] if len(self._newest) > 1 else 0))
         if len(self._newest) == _BLOCK:
             self._blocks.append(b"".join(self._newest))
             self._newest = []
@@ -150,7 +150,7 @@ class Records:
         if block == len(self._blocks):
             self._newest[at] = record
         else:
-            whole = self._blocks[block]
+            whole = memoryview(self._blocks[block])
             self._blocks[block] = b"".join((whole[:begin], record, whole[end:]))
         if longer := len(record) - (end - begin):
             for after in range(row, min((block + 1) * _BLOCK, len(self._ends))):
@@ -166,7 +166,7 @@ class Records:
             some = range(block * _BLOCK, min((block + 1) * _BLOCK, len(self._ends)))
             for row in some:
                 if held[row]:
-                    kept.add(Memory.of("", self.kind(row), self.record(row)))
+                    kept.add(self.kind(row), self.record(row))
             if block < len(self._blocks):
                 self._blocks[block] = b""
         return kept

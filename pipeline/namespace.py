@@ -45,12 +45,12 @@ class Namespace:
         if known := self.get(memory.memory_id):
             self.remove(known)
         self.index.add(memory.memory_id, (word.form for word in words_of(memory.text)))
-        self.records.add(memory)
+        self.records.add(memory.kind, memory.record)
         self._weigh(memory)
 
     def change(self, memory: Memory) -> None:
         """`memory`: what becomes of the one with its id, by `Memory.changed`."""
-        self.records.change(self._row(memory), memory.record)
+        self.records.change(self._row(memory.memory_id), memory.record)
         self._weigh(memory)
 
     def least_of_largest(self, coming: str | None) -> Memory:
@@ -59,12 +59,10 @@ class Namespace:
             self.least = Categories()
             for memory in self:
                 self._weigh(memory)
-        row = self.index.ids.row(self.least.of_largest(coming or DEFAULT_CATEGORY))
-        assert row is not None
-        return self.at(row)
+        return self.at(self._row(self.least.of_largest(coming or DEFAULT_CATEGORY)))
 
-    def _row(self, memory: Memory) -> int:
-        row = self.index.ids.row(memory.memory_id)
+    def _row(self, memory_id: str) -> int:
+        row = self.index.ids.row(memory_id)
         assert row is not None
         return row
 
@@ -73,7 +71,7 @@ class Namespace:
             self.least.put(memory.category or DEFAULT_CATEGORY, memory.memory_id, memory.importance)
 
     def remove(self, memory: Memory) -> None:
-        self.records.remove(self._row(memory))
+        self.records.remove(self._row(memory.memory_id))
         if self.least:
             self.least.remove(memory.category or DEFAULT_CATEGORY, memory.memory_id)
         held = self.index.remove(memory.memory_id, (word.form for word in split(memory.text)))

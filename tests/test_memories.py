@@ -82,22 +82,17 @@ steps = st.lists(
 def test_records_are_those_that_were_put_there(steps: list[Step]) -> None:
     records, plain = Records(), list[tuple[Kind, bytes]]()
     for step in steps:
-        row = step.row % max(1, len(plain))
+        row, record = step.row % max(1, len(plain)), bytes([step.length] * step.length)
         if step.kind == "add":
-            one = memory(len(plain), "x" * step.length, category=f"c{step.length % 3}")
-            records.add(one)
-            plain.append((one.kind, one.record))
-        elif plain and plain[row][1]:
-            record = b"" if step.kind == "remove" else b"." * step.length
-            records.change(row, record)
-            plain[row] = plain[row][0], record
+            plain.append((Kind("n", "e", f"c{step.length % 3}", None), record))
+            records.add(*plain[-1])
+        elif plain:
+            plain[row] = plain[row][0], record if step.kind == "change" else b""
+            records.change(row, plain[row][1])
     assert [(records.kind(row), records.record(row)) for row in range(len(plain))] == plain
-    held = np.array([bool(record) for _, record in plain], bool)
-    if held.any():
-        with_heads = np.array([record[:1] != b"." for _, record in plain]) & held
-        kept = records.only(with_heads)
-        left = [one for one, here in zip(plain, with_heads, strict=True) if here]
-        assert [(kept.kind(row), kept.record(row)) for row in range(len(left))] == left
+    kept = records.only(np.array([bool(record) for _, record in plain], bool))
+    left = [one for one in plain if one[1]]
+    assert [(kept.kind(row), kept.record(row)) for row in range(len(left))] == left
 
 
 times = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30)).map(lambda at: at.replace(tzinfo=UTC))
