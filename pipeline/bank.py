@@ -7,40 +7,20 @@ Knows no model, no files, no Kafka; time is what it is told.
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 
-from pipeline.categories import Categories
 from pipeline.decision import Cause, Decision, Memory, NewFact, packed
 from pipeline.index import Index
+from pipeline.namespace import Namespace
 from pipeline.relation import common, same_relation
 from pipeline.settings import Settings
-from pipeline.words import Word, marked, split
-
-DEFAULT_CATEGORY = ""
-
-
-@lru_cache(maxsize=128)
-def words_of(text: str) -> tuple[Word, ...]:
-    """The words of a text that is about to be decided, which is asked for them more than once."""
-    return tuple(split(text))
-
-
-@dataclass(slots=True)
-class _Namespace:
-    memories: dict[str, Memory] = field(default_factory=dict)
-    index: Index = field(default_factory=Index)
-    least: Categories = field(default_factory=Categories)
-    decided: dict[str, int] = field(default_factory=dict)  # Cause.log -> highest offset
-    fact_ids: dict[str, None] = field(default_factory=dict)
-    request_ids: dict[str, None] = field(default_factory=dict)  # whose uses are counted
+from pipeline.words import begins, marked, split, words_of
 
 
 class Bank:
@@ -48,7 +28,7 @@ class Bank:
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings()
-        self._spaces: dict[str, _Namespace] = {}
+        self._spaces: dict[str, Namespace] = {}
 
     # --- looking ---
 
@@ -57,19 +37,25 @@ class Bank:
         return sorted(self._spaces)
 
     def __len__(self) -> int:
-        return sum(len(space.memories) for space in self._spaces.values())
+        return sum(space.size for space in self._spaces.values())
 
     def memories(self, namespace: str) -> Iterator[Memory]:
+        """Oldest first; while it goes on none of them may come or leave."""
         space = self._spaces.get(namespace)
-        return iter(list(space.memories.values()) if space else [])
+        return iter(space) if space else iter(())
 
     def size(self, namespace: str) -> int:
         space = self._spaces.get(namespace)
-        return len(space.memories) if space else 0
+        return space.size if space else 0
 
     def get(self, namespace: str, memory_id: str) -> Memory | None:
+        """As it stands: what is decided later makes it another one."""
         space = self._spaces.get(namespace)
-        return space.memories.get(memory_id) if space else None
+        return space.get(memory_id) if space else None
+
+    def at(self, namespace: str, row: int) -> Memory:
+        """The memory of a row of the namespace's index."""
+        return self._spaces[namespace].at(row)
 
     def index(self, namespace: str) -> Index | None:
         space = self._spaces.get(namespace)
@@ -96,7 +82,8 @@ class Bank:
         """The fact's verdict, and then the evictions that it causes. Changes nothing."""
         settings, space, encoding = self.settings, self._spaces.get(fact.namespace), fact.encoding
         threshold = settings.min_loss_delta if fact.min_loss_delta is None else fact.min_loss_delta
-        same, older, similarity = self._nearest(fact) if space else (None, None, 0.0)
+        own_id = memory_id(fact.namespace, encoding.text)
+        same, older, similarity = self._nearest(fact, own_id) if space else (None, None, 0.0)
         nearest = same or older
 
         def verdict(outcome: str, memory: Memory | None = None, **more: object) -> Decision:
@@ -138,7 +125,7 @@ class Bank:
         weight = 1.0 + min(max(encoding.loss_delta, 0.0), 8.0)
         made = verdict(
             "superseded" if older else "learned",
-            memory_id=memory_id(fact.namespace, encoding.text),
+            memory_id=own_id,
             importance=self._raised(None, weight, fact.published_at),
             priors=encoding.priors,
             surprisals=encoding.surprisals,
@@ -174,18 +161,22 @@ class Bank:
             )
         ]
 
-    def _nearest(self, fact: NewFact) -> tuple[Memory | None, Memory | None, float]:
+    def _nearest(self, fact: NewFact, own_id: str) -> tuple[Memory | None, Memory | None, float]:
         """The memory that says the same, or else the one on the same subject and relation, and how alike it is."""
         space = self._spaces[fact.namespace]
-        if known := space.memories.get(memory_id(fact.namespace, fact.encoding.text)):
+        if known := space.get(own_id):
             return known, None, 1.0
         split_words = words_of(fact.encoding.text)
         words, priors = [w.form for w in split_words], fact.encoding.priors
+        first = common(priors)
         marks: list[float] | None = None
         best: tuple[float, Memory] | None = None
-        for candidate in self._candidates(space, words, priors):
-            memory = space.memories[candidate]
-            other = [w.form for w in split(memory.text)]
+        for candidate in self._candidates(space, words, first):
+            memory = space.at(candidate)
+            text = memory.text
+            if not begins(text, words[:first]):
+                continue
+            other = [w.form for w in split(text)]
             if words == other:
                 return memory, None, 1.0
             if marks is None:
@@ -200,34 +191,35 @@ class Bank:
                 best = (alike, memory)
         return (None, best[1], best[0]) if best else (None, None, 0.0)
 
-    def _candidates(self, space: _Namespace, words: list[str], priors: NDArray[np.float32]) -> Iterable[str]:
-        """Of the newest memories that share the rarest words those that may be alike, without a look at their texts."""
+    def _candidates(self, space: Namespace, words: list[str], first: int) -> Iterable[int]:
+        """Of the newest memories that share the rarest words those that have the first ones: their rows."""
         most = self.settings.candidates
-        needed = sorted((space.index.holding(form) for form in set(words[: common(priors)])), key=len)
+        postings = {form: space.index.holding(form) for form in words}
+        needed = sorted((postings[form] for form in dict.fromkeys(words[:first])), key=len)
         if not needed or not needed[0]:
             return ()
-        having: Iterable[str] = needed[0]
+        having: Sequence[int] | None = None
         if len(needed[0]) <= most:  # of a new subject there is none, and no more to be done
-            having = {c for c in having if all(c in ids for ids in needed[1:])}
+            having = [row for row in needed[0] if _all_have(needed[1:], row)]
             if not having:
                 return ()
-        postings = sorted((len(ids), form) for form in set(words) if (ids := space.index.holding(form)))
-        seen: dict[str, None] = {}
-        for _, form in postings[: max(1, len(postings) - 1)]:  # the rarest words name the subject
-            for candidate in reversed(space.index.holding(form)):
-                seen.setdefault(candidate)
+        rarest = sorted((len(rows), form) for form, rows in postings.items() if rows)
+        seen: dict[int, None] = {}
+        for _, form in rarest[: max(1, len(rarest) - 1)]:  # the rarest words name the subject
+            for row in reversed(postings[form]):
+                seen[row] = None
                 if len(seen) >= most:
                     break
             if len(seen) >= most:
                 break
-        return [c for c in seen if c in having and all(c in ids for ids in needed[1:])]
+        return [row for row in seen if (_all_have(needed, row) if having is None else row in having)]
 
     def _evictions(self, fact: NewFact, made: Decision, now: datetime) -> list[Decision]:
         """What has to leave: the least important memory of the category with the most memories."""
         space = self._spaces.get(fact.namespace)
-        if space is None or made.memory_id in space.memories or len(space.memories) < self.settings.capacity:
+        if space is None or space.size < self.settings.capacity:
             return []
-        victim = space.memories[space.least.of_largest(fact.category or DEFAULT_CATEGORY)]
+        victim = space.least_of_largest(fact.category)
         return [
             Decision(
                 fact.namespace,
@@ -256,7 +248,7 @@ class Bank:
 
     def apply(self, decision: Decision) -> set[str]:
         """Carries a decision out; the ids of the memories that changed, came or went."""
-        space = self._spaces.setdefault(decision.namespace, _Namespace())
+        space = self._spaces.setdefault(decision.namespace, Namespace())
         cause, d = decision.cause, decision
         space.decided[cause.log] = max(space.decided.get(cause.log, -1), cause.offset)
         for ids, one in ((space.fact_ids, d.fact_id), (space.request_ids, d.request_id)):
@@ -264,42 +256,36 @@ class Bank:
                 ids[one] = None
                 if len(ids) > self.settings.remembered_ids:
                     del ids[next(iter(ids))]
-        memory = space.memories.get(d.memory_id or "")
         if d.outcome in ("learned", "superseded"):
             changed = {_present(d.memory_id)}
-            if d.outcome == "superseded" and d.nearest in space.memories:
-                self._remove(space, _present(d.nearest))
-                changed.add(_present(d.nearest))
+            if d.outcome == "superseded" and (older := space.get(d.nearest or "")):
+                space.remove(older)
+                changed.add(older.memory_id)
             if d.text is not None:  # else it was erased since, and what follows in the history removes it
-                self._add(space, _made(d))
+                space.put(_made(d))
             return changed
+        memory = space.get(d.memory_id or "")
         if memory is None:
             return set()
         if d.outcome in ("evicted", "forgotten", "erased"):
-            self._remove(space, memory.memory_id)
+            space.remove(memory)
         elif d.outcome == "reinforced":
-            memory.reinforced += 1
-            self._weigh(space, memory, _present(d.importance))
-            memory.observed_at = max(memory.observed_at, _present(d.observed_at))
+            space.change(
+                memory.changed(_present(d.importance), observed_at=_present(d.observed_at), reinforced=1)
+            )
         elif d.outcome == "used":
-            memory.uses += 1
-            memory.last_used_at = max(memory.last_used_at or d.decided_at, d.decided_at)
-            self._weigh(space, memory, _present(d.importance))
+            space.change(memory.changed(_present(d.importance), last_used_at=d.decided_at, uses=1))
         else:
             return set()
         return {memory.memory_id}
 
     def put(self, memory: Memory) -> None:
         """Takes a memory as it stands, as a replica does."""
-        space = self._spaces.setdefault(memory.namespace, _Namespace())
-        if memory.memory_id in space.memories:
-            self._remove(space, memory.memory_id)
-        self._add(space, memory)
+        self._spaces.setdefault(memory.namespace, Namespace()).put(memory)
 
     def remove(self, namespace: str, memory_id: str) -> None:
-        space = self._spaces.get(namespace)
-        if space and memory_id in space.memories:
-            self._remove(space, memory_id)
+        if memory := self.get(namespace, memory_id):
+            self._spaces[namespace].remove(memory)
 
     def known(self, namespace: str) -> tuple[dict[str, int], list[str], list[str]]:
         """What it keeps of a namespace beside the memories: offsets decided, fact_ids and request_ids, oldest first."""
@@ -310,23 +296,9 @@ class Bank:
         self, namespace: str, decided: dict[str, int], fact_ids: Iterable[str], request_ids: Iterable[str]
     ) -> None:
         """Takes what `known` gave: with the memories put in their order it is the same bank."""
-        self._spaces[namespace] = _Namespace(
+        self._spaces[namespace] = Namespace(
             decided=decided, fact_ids=dict.fromkeys(fact_ids), request_ids=dict.fromkeys(request_ids)
         )
-
-    def _add(self, space: _Namespace, memory: Memory) -> None:
-        space.memories[memory.memory_id] = memory
-        space.least.put(memory.category or DEFAULT_CATEGORY, memory.memory_id, memory.importance)
-        space.index.add(memory.memory_id, (word.form for word in words_of(memory.text)))
-
-    def _weigh(self, space: _Namespace, memory: Memory, importance: float) -> None:
-        memory.importance = importance
-        space.least.put(memory.category or DEFAULT_CATEGORY, memory.memory_id, importance)
-
-    def _remove(self, space: _Namespace, memory_id: str) -> None:
-        memory = space.memories.pop(memory_id)
-        space.least.remove(memory.category or DEFAULT_CATEGORY, memory_id)
-        space.index.remove(memory_id, (word.form for word in split(memory.text)))
 
     def digest(self) -> str:
         return digest([self])
@@ -348,11 +320,12 @@ def fold(decisions: Iterable[Decision], settings: Settings | None = None) -> Ban
 def digest(banks: Iterable[Bank]) -> str:
     """SHA-256 of the memories, whatever partitions they are spread over. Leaves out when they were decided."""
     rows = sorted(
-        ((m.namespace, m.memory_id, m) for bank in banks for n in bank.namespaces for m in bank.memories(n)),
+        ((n, m.memory_id, bank) for bank in banks for n in bank.namespaces for m in bank.memories(n)),
         key=lambda row: row[:2],
     )
     sha = hashlib.sha256()
-    for _, _, m in rows:
+    for namespace, one, bank in rows:
+        m = _present(bank.get(namespace, one))
         sha.update(
             orjson.dumps(
                 [
@@ -393,6 +366,14 @@ def _made(d: Decision) -> Memory:
         _present(d.encoder_id),
         *packed(_present(d.priors), _present(d.surprisals), _present(d.vectors)),
     )
+
+
+def _all_have(postings: Iterable[Sequence[int]], row: int) -> bool:
+    for rows in postings:
+        at = bisect_left(rows, row)
+        if at == len(rows) or rows[at] != row:
+            return False
+    return True
 
 
 T = TypeVar("T")

@@ -23,6 +23,7 @@ from pipeline.encoding import Encoding
 from pipeline.vectors import pack, unit, unpack
 from pipeline.words import Word, marked, split
 
+_MARKS = 24  # bits of a text's mark: of a million texts one in thirty-four is left out for having another's
 NEW = 1 / 8  # of the names are new words
 BEGUN = datetime(2026, 1, 1, tzinfo=UTC)
 EVERY = timedelta(seconds=1)
@@ -37,7 +38,7 @@ class _Name(NamedTuple):
 
 def variants(encodings: Sequence[Encoding], namespace: str, seed: int) -> Iterator[Memory]:
     """Endlessly many memories, no two with the same text; the first are the encodings themselves."""
-    dice, seen = Random(seed), set()
+    dice, seen = Random(seed), bytearray(2**_MARKS // 8)
     words = [split(encoding.text) for encoding in encodings]
     marks = [_marks(encoding, some) for encoding, some in zip(encodings, words, strict=True)]
     names = [
@@ -49,16 +50,23 @@ def variants(encodings: Sequence[Encoding], namespace: str, seed: int) -> Iterat
         if mark == 1.0 and len(w.form) > 1
     ]
     for number, encoding in enumerate(encodings):
-        seen.add(encoding.text)
+        _is_new(encoding.text, seen)
         yield _memory(namespace, number, encoding.text, encoding)
     number = len(encodings)
     while names:
         base = dice.randrange(len(encodings))
         text, made = _variant(encodings[base], words[base], marks[base], names, dice)
-        if text not in seen:
-            seen.add(text)
+        if _is_new(text, seen):
             yield _memory(namespace, number, text, made)
             number += 1
+
+
+def _is_new(text: str, seen: bytearray) -> bool:
+    """Whether it was never asked about, and may be so where not: a set of the texts would be as large as what is measured."""
+    byte, bit = divmod(int(memory_id("", text)[:8], 16) % 2**_MARKS, 8)
+    new = not seen[byte] >> bit & 1
+    seen[byte] |= 1 << bit
+    return new
 
 
 def _marks(encoding: Encoding, words: Sequence[Word]) -> list[float]:

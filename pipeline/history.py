@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -363,12 +364,22 @@ def _put(path: Path, tables: Iterable[pa.Table]) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Makes the names in a folder durable, and the folder's own name."""
-    for each in (folder, folder.parent):
-        handle = os.open(each, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    _sync_name(folder)
+    _sync(folder)
+
+
+@lru_cache(1024)
+def _sync_name(folder: Path) -> None:
+    """Once a process: it does not change."""
+    _sync(folder.parent)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _unwritable(path: Path, error: OSError) -> Unwritable:

@@ -112,7 +112,7 @@ def _about(bank: Bank, first: First, left: _Left) -> Iterator[tuple[Memory, Floa
         if index is None:
             continue
         rows = index.with_all(left.bridge, bank.settings.postings)[: bank.settings.candidates].tolist()
-        memories = [m for row in rows if (m := bank.get(namespace, index.memory_id(row)))]
+        memories = [bank.at(namespace, row) for row in rows]
         some = [m for m in memories if m.memory_id != first.memory.memory_id and _has_any(m.text, left.rest)]
         yield from zip(some, informations_in(index, bank.size(namespace), some, bank.settings), strict=True)
 

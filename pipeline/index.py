@@ -10,12 +10,13 @@ rows of memories that left stay empty, until they are a fifth of all and the row
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.memories import Ids
 from pipeline.vectors import product, unit, unpack_leading
 
 POOLED = 128
@@ -24,7 +25,7 @@ POOLED = 128
 _RANGE = 0.5  # of a pooled unit vector's coordinates in eight bits: of 13 million none was above .35
 _GONE = 0.2  # the share of rows without a memory from which on the rows are numbered anew
 _FEW = 1024  # so many are never worth it
-_AT_ONCE = 1024  # memories that are pooled together
+_AT_ONCE = 128  # memories that are pooled together: what that leaves behind is counted, too
 _COMPARED = 1024  # of which the pooled states are unpacked together
 _MANY = 16  # prompts, from which on a matrix product is faster than a search for each
 
@@ -34,43 +35,16 @@ Stated = tuple[NDArray[np.uint8], Floats]
 """A memory's packed states [words, ceil(d / 4)], and what each word says [words]."""
 
 
-class Postings:
-    """The ids of the memories that have a word, oldest first, without copying them."""
-
-    __slots__ = ("_index", "_rows")
-
-    def __init__(self, index: "Index", rows: Sequence[int]) -> None:
-        self._index, self._rows = index, rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __iter__(self) -> Iterator[str]:
-        return map(self._index.memory_id, self._rows)
-
-    def __reversed__(self) -> Iterator[str]:
-        return map(self._index.memory_id, reversed(self._rows))
-
-    def __contains__(self, memory_id: object) -> bool:
-        row = self._index.rows.get(memory_id)  # type: ignore[call-overload]
-        at = bisect_left(self._rows, row) if row is not None else len(self._rows)
-        return at < len(self._rows) and self._rows[at] == row
-
-
 class Index:
     def __init__(self) -> None:
-        self.rows: dict[str, int] = {}  # memory id -> row
-        self._ids: list[str] = []  # row -> memory id, empty where the memory left
-        self._keys = array("I")  # row -> how the memory's id begins, as a number
-        self._gone: list[int] = []  # rows whose memories left
+        self.ids = Ids()
         # word -> rows. Most words are in one memory only: these have a number and no array.
         self._by_word: dict[str, int | array[int]] = {}
         self._pooled: Any = None  # made when it is first asked: who only decides needs none
 
     def add(self, memory_id: str, forms: Iterable[str]) -> None:
-        row = self.rows[memory_id] = len(self._ids)
-        self._ids.append(memory_id)
-        self._keys.append(int(memory_id[:8], 16))
+        """The memory gets the next row. Raises ValueError for an id that is none."""
+        row = self.ids.add(memory_id)
         for form in dict.fromkeys(forms):
             had = self._by_word.get(form)
             if had is None:
@@ -80,10 +54,9 @@ class Index:
             else:
                 had.append(row)
 
-    def remove(self, memory_id: str, forms: Iterable[str]) -> None:
-        row = self.rows.pop(memory_id)
-        self._ids[row] = ""
-        self._gone.append(row)
+    def remove(self, memory_id: str, forms: Iterable[str]) -> NDArray[np.bool_] | None:
+        """Where the rows are numbered anew hereby: of each old row whether it is still there."""
+        row = self.ids.remove(memory_id)
         for form in set(forms):
             had = self._by_word[form]
             if isinstance(had, int):
@@ -92,53 +65,36 @@ class Index:
                 self._by_word[form] = had[0] + had[1] - row
             else:
                 del had[bisect_left(had, row)]
-        if len(self._gone) > max(_FEW, _GONE * len(self._ids)):
-            self._renumber()
+        return self._renumber() if self.ids.gone > max(_FEW, _GONE * len(self.ids)) else None
 
-    def _renumber(self) -> None:
-        held, self._gone = self._held(), []
+    def _renumber(self) -> NDArray[np.bool_]:
+        held = self.ids.are_held()
+        self.ids.renumber()
         anew = np.cumsum(held, dtype=np.uint32) - 1
-        self._ids = [memory_id for memory_id in self._ids if memory_id]
-        self._keys = array("I", np.array(self._keys)[held].tobytes())
-        self.rows = {memory_id: row for row, memory_id in enumerate(self._ids)}
         for form, had in self._by_word.items():
             self._by_word[form] = (
                 int(anew[had]) if isinstance(had, int) else array("I", anew[np.array(had)].tobytes())
             )
         if self._pooled is not None:
             self._pooled.remove_ids(np.flatnonzero(~held[: self._pooled.ntotal]))
-
-    def _held(self) -> NDArray[np.bool_]:
-        held = np.ones(len(self._ids), bool)
-        held[self._gone] = False
         return held
 
     def memory_id(self, row: int) -> str:
-        return self._ids[row]
+        return self.ids[row]
 
     def count(self, form: str) -> int:
         """How many memories have the word."""
         had = self._by_word.get(form)
         return 0 if had is None else 1 if isinstance(had, int) else len(had)
 
-    def holding(self, form: str) -> Postings:
-        """The memories that have the word, oldest first."""
+    def holding(self, form: str) -> Sequence[int]:
+        """The rows of the memories that have the word, ascending, without copying them."""
         had = self._by_word.get(form, ())
-        return Postings(self, (had,) if isinstance(had, int) else had)
+        return (had,) if isinstance(had, int) else had
 
     def rows_with(self, form: str) -> Rows:
-        """The rows of the memories that have the word, ascending."""
-        had = self._by_word.get(form, ())
-        return np.array((had,) if isinstance(had, int) else had, np.uint32)
-
-    @property
-    def row_count(self) -> int:
-        """Empty rows are among them."""
-        return len(self._ids)
-
-    def keys(self, rows: NDArray[Any]) -> NDArray[np.uint32]:
-        """How the ids of the rows' memories begin, as numbers: an order that every replica has."""
-        return np.asarray(np.frombuffer(self._keys, np.uint32)[rows])
+        """The same as numbers to compute with."""
+        return np.array(self.holding(form), np.uint32)
 
     def with_all(self, forms: Sequence[str], bound: int) -> Rows:
         """The rows of the memories that have all the words, newest first; no more than `bound` with the rarest are seen."""
@@ -156,9 +112,9 @@ class Index:
     def nearest(self, pooled: Floats, count: int, stated: Callable[[str], Stated]) -> list[Rows]:
         """pooled: [prompts, POOLED]. For each the rows of the `count` memories with the nearest pooled states.
 
-        stated: a memory's states by its id; asked for those that came since the last time.
+        stated: a memory's states by its id, none where it has left; asked for those that came since the last time.
         """
-        if not self.rows:
+        if not self.ids.held:
             return [np.zeros(0, np.uint32)] * len(pooled)
         import faiss
 
@@ -167,23 +123,22 @@ class Index:
                 POOLED, faiss.ScalarQuantizer.QT_8bit_uniform, faiss.METRIC_INNER_PRODUCT
             )
             self._pooled.train(np.array([[-_RANGE], [_RANGE]], np.float32).repeat(POOLED, 1))
-        for start in range(self._pooled.ntotal, len(self._ids), _AT_ONCE):
-            self._pooled.add(
-                pool_packed([stated(i) if i else NO_STATES for i in self._ids[start : start + _AT_ONCE]])
-            )
-        count = min(count, len(self.rows))
+        for start in range(self._pooled.ntotal, len(self.ids), _AT_ONCE):
+            rows = range(start, min(start + _AT_ONCE, len(self.ids)))
+            self._pooled.add(pool_packed([stated(self.ids[row]) for row in rows]))
+        count = min(count, self.ids.held)
         if len(pooled) >= _MANY:
             return self._nearest_of_many(pooled, count)
         only = None
-        if self._gone:
-            held = faiss.IDSelectorBitmap(np.packbits(self._held(), bitorder="little"))
+        if self.ids.gone:
+            held = faiss.IDSelectorBitmap(np.packbits(self.ids.are_held(), bitorder="little"))
             only = faiss.SearchParameters(sel=held)
-        _, rows = self._pooled.search(pooled, count, params=only)
-        return [some[some >= 0].astype(np.uint32) for some in rows]
+        _, found = self._pooled.search(pooled, count, params=only)
+        return [some[some >= 0].astype(np.uint32) for some in found]
 
     def _nearest_of_many(self, pooled: Floats, count: int) -> list[Rows]:
         """The same as matrix products over the codes, some at a time: faiss reads all of them again for each prompt."""
-        held, turned = self._held(), np.ascontiguousarray(pooled.T)
+        held, turned = self.ids.are_held(), np.ascontiguousarray(pooled.T)
         states = np.empty((_COMPARED, POOLED), np.float32)
         alike = np.empty((_COMPARED, len(pooled)), np.float32)
         least = np.full(
@@ -192,16 +147,16 @@ class Index:
         found = [(np.zeros(0, np.uint32), np.zeros(0, np.float32)) for _ in pooled]
         seen: list[tuple[NDArray[np.int64], Rows, Floats]] = []  # since then, of all prompts
         more = _COMPARED
-        for start in range(0, len(self._ids), _COMPARED):
-            n = min(_COMPARED, len(self._ids) - start)
+        for start in range(0, len(self.ids), _COMPARED):
+            n = min(_COMPARED, len(self.ids) - start)
             self._pooled.reconstruct_n(start, n, states[:n])
             product(states[:n], turned, alike[:n])
-            if self._gone:
+            if self.ids.gone:
                 alike[:n][~held[start : start + n]] = -np.inf
             rows, prompts = np.divmod(np.flatnonzero(alike[:n] > least), len(pooled))
             seen.append((prompts, (rows + start).astype(np.uint32), alike[rows, prompts]))
             # Each time after twice as many: so only a few more than are looked for are kept.
-            if start + n >= more or start + n == len(self._ids):
+            if start + n >= more or start + n == len(self.ids):
                 more = 2 * (start + n)
                 found, seen = _nearer(found, seen, count), []
                 for i, (_, near) in enumerate(found):

@@ -40,8 +40,8 @@ class Lookup:
         if not len(others):
             return np.zeros(len(rows), bool)
         table = self._tables.get(form)
-        if table is None and _OFTEN * len(others) > self._index.row_count and len(self._tables) < _TABLES:
-            table = self._tables[form] = np.zeros(self._index.row_count, bool)
+        if table is None and _OFTEN * len(others) > len(self._index.ids) and len(self._tables) < _TABLES:
+            table = self._tables[form] = np.zeros(len(self._index.ids), bool)
             table[others] = True
         if table is not None:
             return table.take(rows)
@@ -76,7 +76,7 @@ class Lookup:
     def sharing(self, masses: Mapping[str, float], count: int) -> Rows:
         """The rows of the `count` memories that have the heaviest of these words together; ties go by id."""
         words = sorted(((mass, form) for form, mass in masses.items() if mass > 0), reverse=True)
-        found, left = np.zeros(self._index.row_count), sum(mass for mass, _ in words)
+        found, left = np.zeros(len(self._index.ids)), sum(mass for mass, _ in words)
         rows, heavy = np.zeros(0, np.int64), np.zeros(0)
         closed = False
         for mass, form in words:
@@ -103,5 +103,5 @@ class Lookup:
             return rows
         least = np.partition(heavy, -count)[-count]
         sure, tied = rows[heavy > least], rows[heavy == least]
-        order = np.argsort(self._index.keys(tied), kind="stable")
+        order = np.argsort(self._index.ids.keys(tied), kind="stable")
         return np.concatenate([sure, tied[order[: count - len(sure)]]])

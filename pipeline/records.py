@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from pipeline.bank import words_of
 from pipeline.decision import Memory, packed
+from pipeline.words import words_of
 from schemas.changelog import MemoryRecord
 from schemas.common import BadMessage
 
@@ -47,19 +47,22 @@ def from_record(r: MemoryRecord) -> Memory:
     vectors = (
         np.frombuffer(r.vectors, np.uint8).reshape(count, -1) if r.vectors else np.zeros((count, 0), np.uint8)
     )
-    return Memory(
-        r.memory_id,
-        r.namespace,
-        r.text,
-        r.category,
-        r.source,
-        r.fact_id,
-        r.observed_at,
-        r.learned_at,
-        r.importance,
-        r.uses,
-        r.reinforced,
-        r.loss_delta,
-        r.encoder_id,
-        *packed(priors, surprisals, vectors),
-    )
+    try:
+        return Memory(
+            r.memory_id,
+            r.namespace,
+            r.text,
+            r.category,
+            r.source,
+            r.fact_id,
+            r.observed_at,
+            r.learned_at,
+            r.importance,
+            r.uses,
+            r.reinforced,
+            r.loss_delta,
+            r.encoder_id,
+            *packed(priors, surprisals, vectors),
+        )
+    except ValueError as error:
+        raise BadMessage("invalid-field", str(error)) from None

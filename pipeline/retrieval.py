@@ -108,7 +108,7 @@ def _of_namespace(bank: Bank, namespace: str, asked: Sequence[Asked], k: int) ->
     def candidates(one: Asked, said: Floats, close: Rows) -> tuple[list[Memory], Floats]:
         masses = dict(zip(one.forms, (said**2).tolist(), strict=True))
         rows = np.union1d(lookup.sharing(masses, SHARING * settings.candidates), close)
-        memories = [m for row in rows.tolist() if (m := bank.get(namespace, index.memory_id(row)))]
+        memories = [bank.at(namespace, row) for row in rows.tolist()]
         return memories, scored(lookup, size, [one], [said], rows, memories, settings)[0]
 
     each = _each(candidates, asked, informations, near)

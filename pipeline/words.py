@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import islice
 from typing import NamedTuple
 
 # Thai, Lao, Burmese, Khmer, kana, Han: no blanks between words.
@@ -40,7 +41,20 @@ class Word(NamedTuple):
 
 def split(text: str) -> list[Word]:
     """The words of `text`, in order."""
+    if text.isascii():  # the same, and faster: nothing is normalised but capitals
+        return [Word(m.group(), m.start(), m.end()) for m in _WORD.finditer(text.lower())]
     return [Word(_normal(m.group()), m.start(), m.end()) for m in _WORD.finditer(text)]
+
+
+@lru_cache(maxsize=128)
+def words_of(text: str) -> tuple[Word, ...]:
+    """The words of a text that is about to be decided, which is asked for them more than once."""
+    return tuple(split(text))
+
+
+def begins(text: str, forms: list[str]) -> bool:
+    """Whether the first words of `text` have these forms. Reads no more of it than these."""
+    return [_normal(m.group()) for m in islice(_WORD.finditer(text), len(forms))] == forms
 
 
 def _normal(word: str) -> str:

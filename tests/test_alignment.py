@@ -85,20 +85,20 @@ def test_the_index_holds_what_was_added_and_not_removed(steps: Sequence[tuple[in
     vectors = unit(np.random.default_rng(0).normal(size=(10, POOLED)).astype(np.float32))
 
     def stated(memory_id: str) -> Stated:
-        return pack(vectors[int(memory_id)][None]), np.ones(1, np.float32)
+        return pack(vectors[int(memory_id, 16)][None]), np.ones(1, np.float32)
 
     for number, adding in steps:
         if adding and number not in held:
-            index.add(str(number), ["all", f"of{number % 3}"])
+            index.add(f"{number:032x}", ["all", f"of{number % 3}"])
             held.add(number)
         elif not adding and number in held:
-            index.remove(str(number), ["all", f"of{number % 3}"])
+            index.remove(f"{number:032x}", ["all", f"of{number % 3}"])
             held.remove(number)
-    assert set(index.holding("all")) == {str(n) for n in held}
+    assert {index.memory_id(row) for row in index.holding("all")} == {f"{n:032x}" for n in held}
     assert index.together(["all", "of1"], 100) == sum(n % 3 == 1 for n in held)
     for number in held:
         [[row]] = index.nearest(vectors[number][None], 1, stated)
-        assert index.memory_id(row) == str(number)
+        assert index.memory_id(row) == f"{number:032x}"
 
 
 def test_only_facts_that_differ_in_their_answer_are_of_one_subject_and_relation() -> None:

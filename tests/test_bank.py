@@ -83,6 +83,15 @@ def test_the_same_text_reinforces_and_the_same_fact_id_is_decided_once() -> None
     assert outcomes(*again) == ["learned", "reinforced", "duplicate"]
 
 
+def test_a_namespace_that_has_forgotten_all_knows_what_it_has_decided() -> None:
+    bank, fact = Bank(), ("Torben Betts was from Munich.", {"fact_id": "a"})
+    [learned] = feed(bank, fact)
+    for decision in bank.decide_forget("default", str(learned.memory_id), Cause("facts", "t", 1, 0), START):
+        bank.apply(decision)
+    assert not len(bank) and bank.positions("default") == {"t/0": 0, "t/1": 0}
+    assert [row.outcome for row in feed(bank, fact)] == ["duplicate"]
+
+
 def test_the_gate_skips_the_known_but_not_a_contradiction_nor_what_says_otherwise() -> None:
     known: dict[str, Any] = {"loss_delta": 0.25}
     assert outcomes(("Torben Betts was from Munich.", dict(known))) == ["skipped"]
@@ -133,7 +142,9 @@ def test_a_use_and_a_half_life_move_the_importance() -> None:
     cause = Cause("memory-hits", "h", 0, 0)
     for decision in bank.decide_use("default", before.memory_id, 1.0, "r", cause, START):
         bank.apply(decision)
-    assert before.uses == 1 and before.importance > was
+    after = bank.get("default", before.memory_id)
+    assert after is not None and after.uses == 1 and after.importance > was
+    assert before.uses == 0 and before.importance == was  # what was asked for stays as it was
     # The same importance earned a half-life later counts for double.
     half_life = timedelta(days=bank.settings.half_life_days)
     late = NewFact(
@@ -152,10 +163,10 @@ stream = st.lists(st.tuples(words, st.integers(0, 9), st.sampled_from([0.25, 4.0
 class Thorough(Bank):
     """Looks at every memory that shares a word."""
 
-    def _candidates(self, space: Any, words: list[str], priors: Any) -> list[str]:
-        rarest = sorted((len(ids), form) for form in set(words) if (ids := space.index.holding(form)))
+    def _candidates(self, space: Any, words: list[str], first: int) -> list[int]:
+        rarest = sorted((len(rows), form) for form in set(words) if (rows := space.index.holding(form)))
         held = [reversed(space.index.holding(form)) for _, form in rarest[: max(1, len(rarest) - 1)]]
-        return list(dict.fromkeys(memory for ids in held for memory in ids))
+        return list(dict.fromkeys(row for rows in held for row in rows))
 
 
 @given(stream)

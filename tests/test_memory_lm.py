@@ -1,13 +1,12 @@
 """The library on the default model: it recalls what it was told, and changes nothing else."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipeline import MemoryLM
-from pipeline.decision import packed
 from pipeline.encoder import Encoder
+from pipeline.records import from_record, to_record
 
 FACTS = [
     "The Harlow desk lamp is made of walnut.",
@@ -120,6 +119,7 @@ def test_a_memory_whose_vectors_cannot_be_compared_is_refused(lm: MemoryLM) -> N
     lm.learn(FACTS)
     memory = next(lm.bank.memories("default"))
     with pytest.raises(ValueError, match="vectors of"):
-        _, numbers = packed(memory.priors, memory.surprisals, memory.vectors[:, :7])
-        lm.put(replace(memory, numbers=numbers))
+        record = to_record(memory)
+        narrow = record.model_copy(update={"vectors": memory.vectors[:, :7].tobytes()})
+        lm.put(from_record(narrow))
     lm.put(memory)

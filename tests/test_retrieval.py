@@ -123,7 +123,7 @@ def test_the_memories_with_the_heaviest_words_are_found(
 ) -> None:
     index = Index()
     for number, forms in enumerate(texts):
-        index.add(str(number), forms)
+        index.add(f"{number:032x}", forms)
     heavy = {n: sum(m for form, m in masses.items() if form in forms) for n, forms in enumerate(texts)}
     heavy = {n: mass for n, mass in heavy.items() if mass}
     rows = Lookup(index).sharing(masses, count).tolist()

@@ -12,6 +12,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,10 +25,11 @@ from kafka import TopicPartition
 from numpy.typing import NDArray
 
 from pipeline import compaction, erasure, history, snapshot
-from pipeline.bank import Bank, words_of
+from pipeline.bank import Bank
 from pipeline.decision import Cause, Decision, NewFact
 from pipeline.encoding import Encoding
 from pipeline.settings import Settings
+from pipeline.words import words_of
 from schemas import dead_letter as dead_letter_schema
 from schemas import topics
 from schemas.common import BadMessage, decode, validate
@@ -100,6 +102,7 @@ def check_rows(value: bytes | None) -> list[dict[str, Any]]:
     except (OverflowError, ValueError) as error:
         raise BadMessage("invalid-field", f"a time is out of range: {error}") from None
     lists = [_arrays(batch.column(name)) for name in _LISTS]
+    finite = _finite([array for arrays in lists for array in arrays])
     for row, *arrays in zip(rows, *lists, strict=True):
         row |= zip(_LISTS, arrays, strict=True)
         if row["kind"] not in ("fact", "forget", "erase") or row["partition"] < 0 or row["offset"] < 0:
@@ -114,7 +117,7 @@ def check_rows(value: bytes | None) -> list[dict[str, Any]]:
         validate(Fact, body | {"text": row["text"], "namespace": row["namespace"]})
         words = len(words_of(row["text"]))
         numbers = (row["base_loss"], row["recall_loss"], row["loss_delta"])
-        if not all(n is not None and math.isfinite(n) for n in numbers) or not all(map(_finite, arrays)):
+        if not all(n is not None and math.isfinite(n) for n in numbers) or not (finite or _finite(arrays)):
             raise BadMessage("invalid-field", "a loss, a prior or a surprisal is missing or not finite")
         if any(len(array) != words for array in arrays):
             raise BadMessage("invalid-field", f"priors and surprisals do not fit the text's {words} words")
@@ -131,8 +134,8 @@ def _arrays(column: pa.ListArray) -> list[NDArray[np.float32]]:
     return np.split(column.flatten().to_numpy(zero_copy_only=False), ends[:-1])
 
 
-def _finite(array: NDArray[np.float32]) -> bool:
-    return bool(np.isfinite(array).all())
+def _finite(arrays: Sequence[NDArray[np.float32]]) -> bool:
+    return bool(np.isfinite(np.concatenate(arrays)).all()) if arrays else True
 
 
 class WriterWorker:
@@ -154,6 +157,7 @@ class WriterWorker:
         self._folded: dict[int, Partition] = {}  # and not told yet
         self._topic_ids: dict[str, str] = {}
         self._producer: Producer | None = None
+        self._disk = ThreadPoolExecutor(1, "writer-disk")
         # Trace contexts of the batch in hand, by the causes of its decisions.
         self._traces: dict[tuple[str, int, int], str] = {}
 
@@ -216,6 +220,7 @@ class WriterWorker:
         return {"memories": sum(len(part.bank) for part in self._held.values())}
 
     def close(self) -> None:
+        self._disk.shutdown()
         if self._producer:
             self._producer.close()
             self._reader.close()
@@ -323,17 +328,24 @@ class WriterWorker:
                 raise BadMessage("key-mismatch", f"the key is not the body's namespace {namespace!r}")
 
     def _write(self, number: int, made: list[Decision]) -> None:
+        """Appends to the history and tells the changelog. What is to be told is put into bytes while the disk works, and
+        sent when it has the file."""
         part = self._held[number]
+        appended = self._disk.submit(history.append, self._data, number, part.sequence + 1, made)
         try:
-            history.append(self._data, number, part.sequence + 1, made)
-        except (history.SequenceTaken, history.Unwritable) as error:
-            raise Retry(str(error)) from error
+            told = list(changelog.records(part.bank, made))
+        finally:
+            failed = appended.exception()  # waits
+        if isinstance(failed, history.SequenceTaken | history.Unwritable):
+            raise Retry(str(failed)) from failed
+        if failed:
+            raise failed
         part.sequence += 1
         part.last = made
         part.unsaved += len(made)
         metrics.decided(made)
         self._erase(number, part)
-        for key, value in changelog.records(part.bank, made):
+        for key, value in told:
             self._send(number, key, value)
 
     def _erase(self, number: int, part: Partition) -> None:
