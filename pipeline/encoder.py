@@ -6,7 +6,7 @@ Knows the backbone; knows nothing of memories, time or Kafka.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Self
 
@@ -19,7 +19,7 @@ from pipeline.backbone import Backbone, Tokens
 from pipeline.batches import Batch, close_batches, fixed_batches
 from pipeline.calibration import Calibration, calibration_of
 from pipeline.cores import each
-from pipeline.encoding import Asked, Encoding
+from pipeline.encoding import Asked, Encoding, Stopped
 from pipeline.models import Progress, silent
 from pipeline.settings import Settings
 from pipeline.vectors import pack
@@ -68,14 +68,14 @@ class Encoder:
             <= self.backbone.max_positions
         )
 
-    def encode(self, texts: Sequence[str]) -> list[Encoding]:
-        """One encoding a text, in order. Raises TooLong."""
+    def encode(self, texts: Sequence[str], stop: Callable[[], bool] = lambda: False) -> list[Encoding]:
+        """One encoding a text, in order. Raises TooLong, and Stopped within a batch once `stop` says so."""
         made: list[Encoding] = []
         for at in range(0, len(texts), AT_ONCE):
-            made += self._encode(texts[at : at + AT_ONCE])
+            made += self._encode(texts[at : at + AT_ONCE], stop)
         return made
 
-    def _encode(self, texts: Sequence[str]) -> list[Encoding]:
+    def _encode(self, texts: Sequence[str], stop: Callable[[], bool]) -> list[Encoding]:
         tokens = self.backbone.tokenize(texts)
         lead = self.backbone.lead
         rows = [lead + t.ids for t in tokens]
@@ -84,7 +84,7 @@ class Encoder:
                 raise TooLong(
                     f"{len(row)} tokens; the model takes {self.backbone.max_positions}: {text[:60]!r}"
                 )
-        measured = self._forward(rows, fixed=True)
+        measured = self._forward(rows, fixed=True, stop=stop)
         return [
             self._measure(text, t.offsets, losses, states)
             for text, t, (losses, states) in zip(texts, tokens, measured, strict=True)
@@ -103,7 +103,7 @@ class Encoder:
         ]
 
     def _forward(
-        self, rows: Sequence[list[int]], fixed: bool
+        self, rows: Sequence[list[int]], fixed: bool, stop: Callable[[], bool] = lambda: False
     ) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """For each row, -log p of each token behind the lead, nats, and those tokens' whitened states [tokens, d].
 
@@ -114,7 +114,7 @@ class Encoder:
         together, apart = TOGETHER if on_cpu else CARD_TOGETHER, fixed and on_cpu
         batches = (fixed_batches if fixed else close_batches)([len(row) for row in rows], together)
         order = [i for batch in batches for i in batch.indices]
-        read = [some for part in each(partial(self._read, rows), batches, apart) for some in part]
+        read = [some for part in each(partial(self._read, rows, stop), batches, apart) for some in part]
         if not read:
             return []
         # The head is the widest part of a small model: it reads no padding, but what is left of all rows in one piece.
@@ -132,8 +132,12 @@ class Encoder:
         return [found[i] for i in range(len(rows))]
 
     @torch.inference_mode()
-    def _read(self, rows: Sequence[list[int]], batch: Batch) -> list[tuple[Tensor, NDArray[np.float32]]]:
+    def _read(
+        self, rows: Sequence[list[int]], stop: Callable[[], bool], batch: Batch
+    ) -> list[tuple[Tensor, NDArray[np.float32]]]:
         """For each row of the batch what the head is given [tokens, d], and the whitened states [tokens, d]."""
+        if stop():
+            raise Stopped
         backbone, begin = self.backbone, len(self.backbone.lead)
         length = min(batch.length, backbone.max_positions)
         padded, _ = backbone.pad([rows[i] for i in batch.indices], batch.rows, length)

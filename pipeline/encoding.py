@@ -33,3 +33,7 @@ class Asked:
     marks: list[float]  # 0 to 1, how much each looks like a name: words.marked
     vectors: NDArray[np.float32]  # [words, d] whitened states, unit vectors
     informative: float  # nats: what a word must say at least, to be more than wording
+
+
+class Stopped(Exception):
+    """Encoding was told to stop before it was done."""

@@ -1,7 +1,8 @@
 """The encoder as a worker: what cannot be taken stops nobody, and a batch ends in time. The model is a stand-in."""
 
 import math
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from kafka import TopicPartition
 
 from pipeline.encoder import Encoder
-from pipeline.encoding import Encoding
+from pipeline.encoding import Encoding, Stopped
 from pipeline.words import split
 from schemas import topics
 from schemas.encoding import decode_batch
@@ -29,7 +30,9 @@ class Model:
     def fits(self, text: str) -> bool:
         return "long" not in text
 
-    def encode(self, texts: Sequence[str]) -> list[Encoding]:
+    def encode(self, texts: Sequence[str], stop: Callable[[], bool]) -> list[Encoding]:
+        if stop():
+            raise Stopped
         return [_encoding(text) for text in texts]
 
 
@@ -75,8 +78,8 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
     return made
 
 
-def worker() -> encoder.EncoderWorker:
-    made = encoder.EncoderWorker(KafkaSettings(), "default")
+def worker(stop: threading.Event | None = None) -> encoder.EncoderWorker:
+    made = encoder.EncoderWorker(KafkaSettings(), "default", stop=stop)
     made.load(alone=False)
     consumer = SimpleNamespace(partitions_for_topic=lambda _: set(range(PARTITIONS)))
     made.start(consumer, {topics.FACTS: "id"})
@@ -143,6 +146,26 @@ def test_a_long_batch_ends_early_and_says_where_to_go_on(sent: Sent, monkeypatch
     done = worker().process(waiting)
     assert done.offsets == {TopicPartition("facts", 1): 3}  # of the partition whose facts wait longest
     assert [row["text"] for row in sent.rows()] == ["4", "5", "6"]
+
+
+def test_a_worker_that_is_to_stop_leaves_what_it_has_not_measured(
+    sent: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder, "PIECE_BYTES", 1)
+    stop = threading.Event()
+    made = worker(stop)
+    send = made._send
+
+    def send_and_stop(rows: list[dict[str, Any]]) -> None:
+        send(rows)
+        stop.set()
+
+    monkeypatch.setattr(made, "_send", send_and_stop)
+    done = made.process(batch(b'{"text": "a"}', b"{", b'{"text": "b"}'))
+    assert [row["text"] for row in sent.rows()] == ["a"] and sent.reasons() == {}
+    assert done.offsets == {TopicPartition("facts", HOME): 1}
+    again = made.process(batch(b"{", b'{"text": "b"}'))
+    assert again.offsets == {} and len(sent.rows()) == 1, "else it would be committed unread"
 
 
 def test_what_comes_later_is_not_sent_before_what_is_ahead_has_arrived(

@@ -69,6 +69,7 @@ def worker(
         if metrics_port:
             metrics.serve(metrics_port)
         made: Worker
+        stop = threading.Event()
         if name is WorkerName.writer:
             from workers.writer import WriterWorker
 
@@ -76,14 +77,13 @@ def worker(
         elif name is WorkerName.encoder:
             from workers.encoder import EncoderWorker
 
-            made = EncoderWorker(settings, model, device)
+            made = EncoderWorker(settings, model, device, stop)
         else:
             from workers.generator import BATCH, GeneratorWorker
 
-            stop = threading.Event()
             made = GeneratorWorker(settings, data, model, device, stop)
             raise typer.Exit(run(made, settings, data, stop, poll_ms=100, max_records=BATCH))
-        raise typer.Exit(run(made, settings, data))
+        raise typer.Exit(run(made, settings, data, stop))
 
 
 @app.command()

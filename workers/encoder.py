@@ -1,10 +1,11 @@
 """The encoder: facts in, measured facts out. Validates, measures, and sends what cannot be taken to the dead letters.
 
 At least once: encodings are flushed before the facts' offsets are committed; the writer decides each fact once, by the
-coordinates that travel with it. A batch is measured in pieces and ends after a few seconds, however long its texts are:
-what is left of it is read again.
+coordinates that travel with it. A batch is measured in pieces and ends after a few seconds, however long its texts are,
+and at once when the worker is to stop: what is left of it is read again.
 """
 
+import threading
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.encoding import Stopped
 from schemas import encoding as encodings
 from schemas import topics
 from schemas.common import BadMessage
@@ -22,7 +24,7 @@ from workers.kafka import KafkaSettings, Producer, check_readable, dead_letter, 
 from workers.loop import Done
 
 ROWS = 64  # of one message
-PIECE_BYTES = 12 * 1024  # of text measured at a time: some seconds on a CPU, so that a worker stops in time
+PIECE_BYTES = 32 * 1024  # of text measured at a time: the more, the fuller are the model's batches
 MAX_MIN_LOSS_DELTA = 1e6  # nats; what 32 bits cannot hold would spoil the message for the other facts in it
 BATCH_S = 4.0  # after which no further piece is begun
 
@@ -31,8 +33,12 @@ class EncoderWorker:
     name = "encoder"
     topics: Sequence[str] = (topics.FACTS,)
 
-    def __init__(self, settings: KafkaSettings, model: str, device: str = "auto") -> None:
+    def __init__(
+        self, settings: KafkaSettings, model: str, device: str = "auto", stop: threading.Event | None = None
+    ) -> None:
+        """`stop` ends what is being measured: it would take a CPU longer than a worker may take to stop."""
         self._settings, self._model, self._device = settings, model, device
+        self._stop = stop or threading.Event()
         self._producer: Producer | None = None
         self._topic_id = ""
 
@@ -63,26 +69,27 @@ class EncoderWorker:
         waiting = [(partition, record) for partition in oldest for record in records[partition]]
         started, begin, facts, bad = time.monotonic(), 0, 0, 0
         while begin < len(waiting) and (begin == 0 or time.monotonic() - started < BATCH_S):
-            taken, room, end = [], PIECE_BYTES, begin
+            taken, refused, room, end = [], [], PIECE_BYTES, begin
             while end < len(waiting) and room > 0:
                 record, end = waiting[end][1], end + 1
-                if row := self._take(record):
+                try:
+                    row = self._row(record)
+                except BadMessage as bad_message:
+                    refused.append((record, bad_message))
+                else:
                     taken.append((record, row))
                     room -= len((row.get("text") or "").encode())
-            rows = self._encode(taken)
+            try:
+                rows = self._encode(taken)
+            except Stopped:
+                break
+            for record, error in refused:
+                self._refuse(record, error)
             facts, bad, begin = facts + len(rows), bad + end - begin - len(rows), end
             self._send(rows)
         self._producer.flush_or_raise()
         offsets = {partition: record.offset + 1 for partition, record in waiting[:begin]}
         return Done({"facts": facts, "dead_letters": bad}, offsets if begin < len(waiting) else None)
-
-    def _take(self, record: Any) -> dict[str, Any] | None:
-        """The record's row, not measured yet; one that cannot be taken goes to the dead letters."""
-        try:
-            return self._row(record)
-        except BadMessage as error:
-            self._refuse(record, error)
-            return None
 
     def _encode(self, taken: list[tuple[Any, dict[str, Any]]]) -> list[dict[str, Any]]:
         """The rows, measured; those that cannot be go to the dead letters."""
@@ -149,7 +156,8 @@ class EncoderWorker:
         }  # fmt: skip
 
     def _measure(self, rows: list[dict[str, Any]]) -> None:
-        for row, e in zip(rows, self._encoder.encode([row["text"] for row in rows]), strict=True):
+        texts = [row["text"] for row in rows]
+        for row, e in zip(rows, self._encoder.encode(texts, self._stop.is_set), strict=True):
             row |= {
                 "base_loss": e.base_loss, "recall_loss": e.recall_loss, "loss_delta": e.loss_delta,
                 "priors": e.priors, "surprisals": e.surprisals, "vectors": e.vectors.tobytes(),
