@@ -184,7 +184,7 @@ class Index:
     def _nearest_of_many(self, pooled: Floats, count: int) -> list[Rows]:
         """The same as matrix products over the codes, some at a time: faiss reads all of them again for each prompt."""
         held, turned = self._held(), np.ascontiguousarray(pooled.T)
-        states = np.empty((_COMPARED, POOLED), np.float32)
+        states = np.zeros((_COMPARED, POOLED), np.float32)
         alike = np.empty((_COMPARED, len(pooled)), np.float32)
         least = np.full(
             len(pooled), -np.inf, np.float32
@@ -195,7 +195,7 @@ class Index:
         for start in range(0, len(self._ids), _COMPARED):
             n = min(_COMPARED, len(self._ids) - start)
             self._pooled.reconstruct_n(start, n, states[:n])
-            product(states[:n], turned, alike[:n])
+            product(states, turned, alike)
             if self._gone:
                 alike[:n][~held[start : start + n]] = -np.inf
             rows, prompts = np.divmod(np.flatnonzero(alike[:n] > least), len(pooled))

@@ -33,7 +33,7 @@ from pipeline.words import split
 SHARING = 2  # times as many candidates are found by words as by states: with as many recall@3 of 100,000 was .984, not .993
 
 MANY = 8  # prompts, from which on threads are worth their start
-THREADS = min(2, len(os.sched_getaffinity(0)))
+THREADS = min(2, os.cpu_count() or 1)
 
 T = TypeVar("T")
 
