@@ -186,9 +186,8 @@ class Index:
         held, turned = self._held(), np.ascontiguousarray(pooled.T)
         states = np.zeros((_COMPARED, POOLED), np.float32)
         alike = np.empty((_COMPARED, len(pooled)), np.float32)
-        least = np.full(
-            len(pooled), -np.inf, np.float32
-        )  # what a row must have to be among a prompt's nearest
+        # What a row must have to be among a prompt's nearest.
+        least = np.full(len(pooled), -np.inf, np.float32)
         found = [(np.zeros(0, np.uint32), np.zeros(0, np.float32)) for _ in pooled]
         seen: list[tuple[NDArray[np.int64], Rows, Floats]] = []  # since then, of all prompts
         more = _COMPARED
