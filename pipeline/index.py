@@ -139,18 +139,17 @@ class Index:
     def _nearest_of_many(self, pooled: Floats, count: int) -> list[Rows]:
         """The same as matrix products over the codes, some at a time: faiss reads all of them again for each prompt."""
         held, turned = self.ids.are_held(), np.ascontiguousarray(pooled.T)
-        states = np.empty((_COMPARED, POOLED), np.float32)
+        states = np.zeros((_COMPARED, POOLED), np.float32)
         alike = np.empty((_COMPARED, len(pooled)), np.float32)
-        least = np.full(
-            len(pooled), -np.inf, np.float32
-        )  # what a row must have to be among a prompt's nearest
+        # What a row must have to be among a prompt's nearest.
+        least = np.full(len(pooled), -np.inf, np.float32)
         found = [(np.zeros(0, np.uint32), np.zeros(0, np.float32)) for _ in pooled]
         seen: list[tuple[NDArray[np.int64], Rows, Floats]] = []  # since then, of all prompts
         more = _COMPARED
         for start in range(0, len(self.ids), _COMPARED):
             n = min(_COMPARED, len(self.ids) - start)
             self._pooled.reconstruct_n(start, n, states[:n])
-            product(states[:n], turned, alike[:n])
+            product(states, turned, alike)
             if self.ids.gone:
                 alike[:n][~held[start : start + n]] = -np.inf
             rows, prompts = np.divmod(np.flatnonzero(alike[:n] > least), len(pooled))

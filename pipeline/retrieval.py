@@ -33,7 +33,7 @@ from pipeline.words import split
 SHARING = 2  # times as many candidates are found by words as by states: with as many recall@3 of 100,000 was .984, not .993
 
 MANY = 8  # prompts, from which on threads are worth their start
-THREADS = min(2, len(os.sched_getaffinity(0)))
+THREADS = min(2, os.cpu_count() or 1)
 
 T = TypeVar("T")
 
@@ -127,11 +127,8 @@ def _each(do: Callable[..., T], *of: Sequence[Any]) -> list[T]:
 def informations_of(index: Index, size: int, asked: Sequence[Asked], settings: Settings) -> list[Floats]:
     """What each of the prompts' words says. One said again says nothing new: its last place counts, the one nearest to
     what is asked."""
-    forms, priors = (
-        [form for one in asked for form in one.forms],
-        np.concatenate([one.priors for one in asked]),
-    )
-    said = information_of(index, size, forms, priors, settings)
+    forms = [form for one in asked for form in one.forms]
+    said = information_of(index, size, forms, np.concatenate([one.priors for one in asked]), settings)
     said *= [form not in one.forms[i + 1 :] for one in asked for i, form in enumerate(one.forms)]
     return np.split(said, np.cumsum([len(one.forms) for one in asked])[:-1])
 

@@ -18,6 +18,7 @@ _FOURS = _CODES.view(np.complex128)[:, 0]  # [byte] the same four coordinates as
 _SQUARES = (_CODES**2).sum(1)
 _AT_ONCE = 128  # words' states that are unpacked at a time
 _ONE_THREAD = 1 << 18  # multiplications: OpenBLAS asks no other thread for so few
+_ROWS = 16  # that are multiplied together at least
 
 
 def pack(vectors: Floats) -> NDArray[np.uint8]:
@@ -50,28 +51,30 @@ def likeness_of(vectors: Floats, packed: NDArray[np.uint8], d: int) -> Floats:
     others, width = packed.shape
     turned = np.zeros((4 * width, len(vectors)), np.float32)  # what pads the last byte is multiplied by 0
     turned[:d] = vectors.T
-    some = np.empty((min(_AT_ONCE, others), width), np.complex128)
+    some, alike = np.zeros((_AT_ONCE, width), np.complex128), np.empty((_AT_ONCE, len(vectors)), np.float32)
     cosines = np.empty((others, len(vectors)), np.float32)
     for start in range(0, others, _AT_ONCE):
         part = packed[start : start + _AT_ONCE]
-        codes = np.take(_FOURS, part, out=some[: len(part)], mode="clip").view(np.float32)
-        product(codes, turned, cosines[start : start + len(part)])
+        np.take(_FOURS, part, out=some[: len(part)], mode="clip")
+        product(some.view(np.float32), turned, alike)
+        cosines[start : start + _AT_ONCE] = alike[: len(part)]
     inner = np.bitwise_count((packed ^ packed >> 1) & 0b01010101).sum(1, dtype=np.int32)
     lengths = np.sqrt(2.25 * d - 2.0 * inner)  # what pads is 0, and not among the inner ones
     return np.asarray((cosines / np.maximum(lengths, 1e-9)[:, None]).T, np.float32)
 
 
 def product(rows: Floats, columns: Floats, out: Floats) -> None:
-    """[n, d] times [d, m], into [n, m].
+    """[n, d] times [d, m], into [n, m]; n is a power of two.
 
     In pieces so small that the linear algebra library computes each where it is asked. Its threads are no help here: they
-    wait for each other many times a prompt, and do it spinning, which takes the processor from everybody else.
+    wait for each other many times a prompt, and do it spinning, which takes the processor from everybody else. All
+    pieces have the same shape, so that equal rows have equal products, wherever they stand.
     """
     (n, d), m = rows.shape, columns.shape[1]
-    piece = max(_ONE_THREAD // max(d * m, 1), 8)
-    whole = n // piece * piece
-    np.matmul(rows[:whole].reshape(-1, piece, d), columns, out=out[:whole].reshape(-1, piece, m))
-    np.matmul(rows[whole:], columns, out=out[whole:])
+    piece = n
+    while piece > _ROWS and piece * d * m > _ONE_THREAD:
+        piece //= 2
+    np.matmul(rows.reshape(-1, piece, d), columns, out=out.reshape(-1, piece, m))
 
 
 def unit(vectors: Floats) -> Floats:

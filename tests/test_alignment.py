@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.alignment import Words, align, gate
+from pipeline.alignment import Words, align, gate, heaviest_lacks
+from pipeline.bench_texts import asked_of, made_up_facts
 from pipeline.encoder import owners
 from pipeline.index import POOLED, Index, Stated
 from pipeline.relation import same_relation
@@ -50,6 +52,33 @@ def test_another_wording_opens_the_gate_and_another_name_does_not() -> None:
     assert opened("Perry Barr is located in", "Perry Barr can be found in Minnesota.")
     assert not opened("Perry Benson originated in", "Perry Barr can be found in Minnesota.")
     assert not opened("Two plus two is", "The Harlow desk lamp is made of walnut.")
+
+
+def test_what_is_beside_a_pair_does_not_change_its_alignment() -> None:
+    facts = [side(fact) for fact in made_up_facts(60, 2)]
+    long = side(" ".join(made_up_facts(500, 3)))
+    prompts = [side(asked_of(fact)[i % 3]) for i, fact in enumerate(made_up_facts(12, 2))]
+    pairs = [(prompt, fact) for prompt in [*prompts, side("")] for fact in [*facts, long, side("")]]
+    for pair, together in zip(pairs, align(pairs, Settings()), strict=True):
+        [alone] = align([pair], Settings())
+        assert len(together.covered) == len(pair[1].forms)
+        assert alone.span == together.span and (alone.covered == together.covered).all()
+        assert alone.share == (together.share if pair[1] is not long else pytest.approx(together.share))
+
+
+def test_the_heaviest_lack_is_one_run_and_of_equal_ones_the_first() -> None:
+    def heaviest(covered: list[float], mass: list[float], breaks: list[bool]) -> tuple[int, int]:
+        [span] = heaviest_lacks(np.array([covered]), np.array([mass]), np.array([breaks])).tolist()
+        return span[0], span[1]
+
+    whole = [True, False, False, False]
+    assert heaviest([1, 0, 0, 1], [9, 4, 4, 9], whole) == (1, 3)
+    assert heaviest([0, 1, 0, 0], [4, 9, 4, 0], whole) == (0, 1)
+    assert heaviest([0, 0, 0, 0], [4, 0, 4, 5], [True, False, False, True]) == (0, 3)
+    assert heaviest([0, 0, 0, 0], [4, 0, 4, 9], [True, False, False, True]) == (3, 4)
+    assert (
+        heaviest([1, 1, 1, 1], [9, 9, 9, 9], whole) == heaviest([0, 0, 0, 0], [0, 0, 0, 0], whole) == (0, 0)
+    )
 
 
 def test_a_text_without_capitals_has_names_by_what_its_words_say() -> None:

@@ -19,7 +19,7 @@ from pipeline.bench_bank import variants
 from pipeline.bench_texts import asked_of, made_up_facts
 from pipeline.decision import Memory, packed
 from pipeline.encoding import Asked, Encoding
-from pipeline.index import Index
+from pipeline.index import POOLED, Index
 from pipeline.lookup import Lookup
 from pipeline.retrieval import retrieve, retrieve_all
 from pipeline.vectors import likeness_of, pack, unit, unpack
@@ -87,9 +87,14 @@ def test_a_prompt_finds_its_fact_whatever_order_the_memories_came_in() -> None:
 
 def test_prompts_asked_together_find_what_each_finds_alone() -> None:
     bank = bank_of(FACTS)
+    for one in FACTS[200:250]:
+        bank.remove("n", memory_id("n", one))
     together = retrieve_all(bank, [["n"], ["n", "other"]] * 20, PROMPTS, 3)
     for prompt, hits in zip(PROMPTS, together, strict=True):
-        assert [(h.memory.text, round(h.score, 3), round(h.gate, 3)) for h in hits] == found(bank, prompt)
+        alone = retrieve(bank, ["n"], prompt, 3)
+        assert [(h.memory.text, h.score, h.gate) for h in hits] == [
+            (h.memory.text, h.score, h.gate) for h in alone
+        ]
     assert retrieve_all(bank, [["other"], []], PROMPTS[:2], 3) == [[], []]
     assert retrieve_all(bank, [["n"]], [asked("?")], 3) == [[]]
 
@@ -129,6 +134,40 @@ def test_the_memories_with_the_heaviest_words_are_found(
     rows = Lookup(index).sharing(masses, count).tolist()
     best = Counter(round(mass, 6) for mass in sorted(heavy.values(), reverse=True)[:count])
     assert len(set(rows)) == len(rows) and Counter(round(heavy[n], 6) for n in rows) == best
+
+
+@given(st.lists(words, min_size=1, max_size=60), st.integers(0, 9))
+def test_how_many_memories_have_several_words_is_known_of_each_set(
+    texts: list[list[str]], bound: int
+) -> None:
+    index, forms = Index(), "abcdefgh"
+    for number, some in enumerate(texts):
+        index.add(str(number), some)
+    lookup, sets = Lookup(index), np.arange(256, dtype=np.uint64)
+    for _ in range(2):  # the second time it knows them
+        counts = lookup.together(forms, sets, bound).tolist()
+        assert counts == [
+            index.together([form for i, form in enumerate(forms) if bits >> i & 1], bound)
+            for bits in range(256)
+        ]
+
+
+@pytest.mark.parametrize("gone", [0, 700])
+def test_pooled_states_near_many_prompts_are_those_near_each(gone: int) -> None:
+    dice = np.random.default_rng(4)
+    index, states = Index(), pack(unit(dice.normal(size=(2500, POOLED)).astype(np.float32)))
+    for number in range(2500):
+        index.add(f"{number:08x}", ["all"])
+    prompts = unit(dice.normal(size=(40, POOLED)).astype(np.float32))
+
+    def nearest(some: np.ndarray) -> list[list[int]]:
+        found = index.nearest(some, 20, lambda i: (states[int(i, 16)][None], np.ones(1, np.float32)))
+        return [sorted(rows.tolist()) for rows in found]
+
+    nearest(prompts[:1])
+    for number in range(gone):
+        index.remove(f"{3 * number:08x}", ["all"])
+    assert nearest(prompts) == [nearest(one[None])[0] for one in prompts]
 
 
 @given(st.integers(1, 6), st.integers(1, 30), st.integers(0, 2**32 - 1))
