@@ -3,7 +3,7 @@
 Knows files: their names, their order, that only one writer gets a number, that a damaged one is refused. One file a batch,
 `0000000042.parquet`; several that follow each other may have been merged into one, `0000000032-0000000063.parquet`
 (pipeline/compaction.py), and whoever sees both takes the merged one. Every function takes the data folder. Knows nothing of
-what a decision means, and keeps nothing in memory.
+what a decision means, and keeps no rows in memory.
 """
 
 import fcntl
@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,6 +42,7 @@ _FILE = re.compile(r"([0-9]{10})(?:-([0-9]{10}))?\.parquet")
 _TEMPORARY = re.compile(r"\.([0-9]{10})\..*\.tmp")
 MERGING = re.compile(r"\.[0-9]{10}-[0-9]{10}\..*\.tmp")
 """What a merge has not finished."""
+_NAMED = set[Path]()  # folders whose own names this process has made durable: one a partition
 _LOOKS = 5  # at a folder that changes meanwhile
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
@@ -363,23 +363,14 @@ def _put(path: Path, tables: Iterable[pa.Table]) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder durable, and the folder's own name."""
-    _sync_name(folder)
-    _sync(folder)
-
-
-@lru_cache(1024)
-def _sync_name(folder: Path) -> None:
-    """Once a process: it does not change."""
-    _sync(folder.parent)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    """Makes the names in a folder durable, and once a process the folder's own name."""
+    for each in (folder,) if folder in _NAMED else (folder, folder.parent):
+        handle = os.open(each, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    _NAMED.add(folder)
 
 
 def _unwritable(path: Path, error: OSError) -> Unwritable:
