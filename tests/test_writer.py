@@ -375,6 +375,24 @@ def test_a_partition_that_comes_back_unchanged_is_not_folded_again(tmp_path: Pat
     assert made._held[HOME] is held and len(sent.records) == count
 
 
+@pytest.mark.parametrize("wrote", [False, True])
+def test_what_was_folded_before_the_assignment_counts_unless_somebody_wrote_since(
+    tmp_path: Path, wrote: bool
+) -> None:
+    other, _ = writer(tmp_path)
+    other.process(facts())
+    made = WriterWorker(Local(), tmp_path, now=lambda: NOW)
+    made.load(alone=False)
+    assert not made._folded  # the partitions of others are theirs
+    made.load(alone=True)
+    folded = made._folded[HOME]
+    if wrote:
+        other.process(batch(message(row(9, "Ines Okafor keeps the rota.")), start=9))
+    sent = begin(made)
+    assert (made._held[HOME] is folded) != wrote and not made._folded
+    agree(sent, tmp_path)
+
+
 FORGED: dict[str, Callable[[], bytes]] = {
     "not arrow": lambda: b"ARROW1 or so",
     "a loss that is no number": lambda: message(row(0, TEXTS[0], base_loss=math.nan)),

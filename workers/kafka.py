@@ -160,8 +160,6 @@ class KafkaSettings:
                     max_poll_records=max_poll_records,
                     max_partition_fetch_bytes=MAX_RECORD_BYTES,
                     fetch_max_bytes=4 * MAX_RECORD_BYTES,
-                    # Who reads to an end learns it from an answer, and an empty one waits for this long.
-                    fetch_max_wait_ms=500 if group else 50,
                     metrics_enabled=False,
                 )
             ),

@@ -176,13 +176,14 @@ class WriterWorker:
     def assigned(self, partitions: list[Any]) -> None:
         """Folds what is ours, unless it is held and nobody wrote since; then tells the changelog what it lacks of it."""
         told, self._held = self._held, {}  # held again only when the changelog has it
+        folded, self._folded = self._folded, {}
         numbers = sorted({p.partition for p in partitions})
         anew = [n for n in numbers if n not in told or not self._is_last(n, told[n])]
         topic = self._settings.topic(topics.MEMORY_CHANGELOG)
         # Before the fold: what another writer still appends and tells is then behind `end`, and read.
         found = standing(self._reader, [TopicPartition(topic, number) for number in anew])
         for number, (stands, end) in zip(anew, found.values(), strict=True):
-            part = self._folded.pop(number, None)
+            part = folded.get(number)
             if part is None or not self._is_last(number, part):
                 part = load(self._data, number, self._bank_settings)
             told[number] = part
