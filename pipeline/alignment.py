@@ -56,6 +56,9 @@ class Alignment(NamedTuple):
     covered: Floats  # [fact's words] how well the prompt has it by its form: 0 to 1
     span: tuple[int, int]  # the answer: the heaviest run that the prompt lacks; (0, 0) when it lacks none
     share: float  # 0 to 1, how much of what is at stake matches: the gate opens by it
+    asked: (
+        Floats  # [fact's words] how much each is asked for, 0 to 1; 0 is wording within what the prompt says
+    )
 
 
 class _Side(NamedTuple):
@@ -132,9 +135,9 @@ def _align(pairs: Sequence[tuple[Words, Words]], settings: Settings) -> list[Ali
     torn += have * _in_its_place(pairs, prompts, facts, equal, covered)
     shares = _ratio(have, have + rest + lack + torn)
     return [
-        Alignment(over[: len(fact.forms)].copy(), (first, behind), share)
-        for (_, fact), over, (first, behind), share in zip(
-            pairs, covered, spans.tolist(), shares.tolist(), strict=True
+        Alignment(over[: len(fact.forms)].copy(), (first, behind), share, asks[: len(fact.forms)].copy())
+        for (_, fact), over, (first, behind), share, asks in zip(
+            pairs, covered, spans.tolist(), shares.tolist(), asked_of, strict=True
         )
     ]
 

@@ -88,15 +88,16 @@ class _Fact:
 
 
 def _fact(hit: Retrieved, informative: float) -> _Fact:
-    """An answer stands in the sentence that the prompt asks about, and neither begins nor ends with what the prompt says."""
+    """An answer stands in the sentence that the prompt asks about, and neither begins nor ends with what the prompt says, or
+    with what stands within that ("capital city of")."""
     words = split(hit.memory.text)
     places = parts(hit.memory.text, words)
     here = places[min(hit.alignment.span[0], len(words) - 1)].sentence if words else 0
     tells = telling(words, hit.memory.priors, informative)
-    covered = hit.alignment.covered.tolist()
+    covered, asked = hit.alignment.covered.tolist(), hit.alignment.asked.tolist()
     ends = [
-        c <= 0.5 and says and place.sentence == here
-        for c, says, place in zip(covered, tells, places, strict=True)
+        c <= 0.5 and a > 0 and says and place.sentence == here
+        for c, a, says, place in zip(covered, asked, tells, places, strict=True)
     ]
     return _Fact(words, ends)
 

@@ -151,9 +151,9 @@ class MemoryLM:
                 f"memory {memory.memory_id} was encoded by {memory.encoder_id}, not {self.encoder_id}"
             )
         width = -(-len(self.encoder.calibration.mean) // 4)
-        if memory.vectors.size and memory.vectors.shape[1] != width:
+        if (size := len(memory.states)) not in (0, memory.words * width):
             raise ValueError(
-                f"memory {memory.memory_id} has vectors of {memory.vectors.shape[1]} bytes, not {width}"
+                f"memory {memory.memory_id} has {size} bytes of states for {memory.words} words, not {width} a word"
             )
         self.bank.put(memory)
 

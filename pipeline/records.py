@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.decision import Memory, packed
+from pipeline.decision import Memory
 from pipeline.words import words_of
 from schemas.changelog import MemoryRecord
 from schemas.common import BadMessage
@@ -41,12 +41,9 @@ def from_record(r: MemoryRecord) -> Memory:
         raise BadMessage(
             "invalid-field", f"priors, surprisals and vectors do not fit the text's {count} words"
         )
-    priors, surprisals = (np.frombuffer(blob, "<f4").astype(np.float32) for blob in (r.priors, r.surprisals))
-    if not (np.isfinite(priors).all() and np.isfinite(surprisals).all()):
+    said = np.frombuffer(r.priors + r.surprisals, "<f4")
+    if not np.isfinite(said).all():
         raise BadMessage("invalid-field", "priors or surprisals are not finite")
-    vectors = (
-        np.frombuffer(r.vectors, np.uint8).reshape(count, -1) if r.vectors else np.zeros((count, 0), np.uint8)
-    )
     try:
         return Memory(
             r.memory_id,
@@ -62,7 +59,8 @@ def from_record(r: MemoryRecord) -> Memory:
             r.reinforced,
             r.loss_delta,
             r.encoder_id,
-            *packed(priors, surprisals, vectors),
+            count,
+            said.astype(np.float32, copy=False).tobytes() + r.vectors,
         )
     except ValueError as error:
         raise BadMessage("invalid-field", str(error)) from None

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
@@ -336,6 +337,7 @@ def caught_up(consumer: KafkaConsumer) -> bool:
     return True
 
 
+@lru_cache(maxsize=4096)
 def partition_for(key: str, partitions: int) -> int:
     """The partition that any Kafka client gives a record of this key: murmur2, as the Java client has it."""
     return int(murmur2(key.encode()) & 0x7FFFFFFF) % partitions
