@@ -1,7 +1,7 @@
 """Which memories have a prompt's words, and how many have several of them: the index's postings, looked up.
 
 A lookup is for one retrieval, while the bank stands still: what many prompts ask for, or one asks for more than once, is
-kept as long as it lives. Threads may share one. Rows are those of the index. Knows no memory and no model.
+kept as long as it lives. Rows are those of the index. Knows no memory and no model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,7 +43,7 @@ class Lookup:
         if table is None and _OFTEN * len(others) > len(self._index.ids) and len(self._tables) < _TABLES:
             table = np.zeros(len(self._index.ids), bool)
             table[others] = True
-            self._tables[form] = table  # no sooner: another thread may be waiting for it
+            self._tables[form] = table
         if table is not None:
             return table.take(rows)
         at = np.searchsorted(others, rows)

@@ -9,14 +9,12 @@ best. A prompt that asks through the best one is answered by another (hop.py). K
              + rarity_weight · rarity of the matched words together · their share²)
 """
 
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.alignment import Alignment, Floats, Words, align, gate
 from pipeline.bank import Bank
@@ -31,11 +29,6 @@ from pipeline.weights import belonging, forms_of, information_of, informations_i
 from pipeline.words import split
 
 SHARING = 2  # times as many candidates are found by words as by states: with as many recall@3 of 100,000 was .984, not .993
-
-MANY = 8  # prompts, from which on threads are worth their start
-THREADS = min(2, os.cpu_count() or 1)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,23 +98,15 @@ def _of_namespace(bank: Bank, namespace: str, asked: Sequence[Asked], k: int) ->
     near = index.nearest(np.stack(pooled), settings.candidates, stated)
     lookup = Lookup(index)
 
-    def candidates(one: Asked, said: Floats, close: Rows) -> tuple[list[Memory], Floats]:
+    def candidates(one: Asked, said: Floats, close: NDArray[np.uint32]) -> tuple[list[Memory], Floats]:
         masses = dict(zip(one.forms, (said**2).tolist(), strict=True))
         rows = np.union1d(lookup.sharing(masses, SHARING * settings.candidates), close)
         memories = [bank.at(namespace, row) for row in rows.tolist()]
         return memories, scored(lookup, size, [one], [said], rows, memories, settings)[0]
 
-    each = _each(candidates, asked, informations, near)
+    each = map(candidates, asked, informations, near)
     memories, scores = zip(*each, strict=True)
     return best_of(index, size, asked, informations, memories, scores, settings, k)
-
-
-def _each(do: Callable[..., T], *of: Sequence[Any]) -> list[T]:
-    """For many prompts on two threads: most of the work is numpy's, which lets another thread of Python go on."""
-    if len(of[0]) < MANY or THREADS < 2:
-        return list(map(do, *of))
-    with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(do, *of))
 
 
 def informations_of(index: Index, size: int, asked: Sequence[Asked], settings: Settings) -> list[Floats]:
