@@ -3,7 +3,7 @@ could be the answer is weighed by how likely the model would go on with it, and 
 
 For a prompt that ends in an empty label ("Question: …\\nAnswer:"). A fact that says several things which the prompt lacks
 does not tell by itself which of them was asked for; the model does, behind two examples of what is wanted. All facts that
-were found are read, each by itself, so one that was found second may answer.
+were found with a score near the best are read, each by itself, so one that was found second may answer.
 
     run's score = log p(run | examples, fact, prompt) / √tokens + log p(the line ends | …, run)
                   + question_weight · log p(prompt | examples, fact) + score_weight · the fact's score
@@ -58,7 +58,10 @@ def answer_of(
     if not any(hit.gate > 0 and _is_open(hit, fact) for hit, fact in zip(hits, facts, strict=True)):
         return None
     best: tuple[float, Run] | None = None
+    least = settings.near_score * max(hit.score for hit in hits)
     for number, (hit, fact) in enumerate(zip(hits, facts, strict=True)):
+        if hit.score < least:
+            continue
         for first, behind, score in _weighed(backbone, hit.memory.text, fact, context, settings):
             inside = hit.alignment.span[0] <= first and behind <= hit.alignment.span[1]
             score += settings.score_weight * hit.score + settings.inside_span * inside

@@ -56,6 +56,8 @@ class Settings:
     """Nats by which an entry is likelier for each of the (up to three) words before it that were just said."""
 
     # --- answers to questions: which words of a fact, see pipeline/extraction.py ---
+    near_score: float = 0.5
+    """Share of the best fact's score that another one has at least, to be read for the answer."""
     question_weight: float = 0.2
     """Of the nats by which a fact makes the question likelier, to those of the answer."""
     score_weight: float = 0.125

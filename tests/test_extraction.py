@@ -1,10 +1,11 @@
 """Answers to questions, read as runs of words: where one is chosen, what may be one, and that the model chooses the right one."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipeline import MemoryLM
+from pipeline import MemoryLM, extraction
 from pipeline.encoder import Encoder
 from pipeline.extraction import Run, answer_of
 from pipeline.memory_lm import Generation
@@ -56,6 +57,32 @@ def test_nothing_is_chosen_where_nothing_is_asked_or_there_is_one_thing_to_say(e
     assert chosen(lm, "Question: What is the Harlow lamp made of?\nAnswer:") is None
     assert chosen(lm, "Question: Who painted the Sistine Chapel?\nAnswer:") is None
     assert chosen(lm, "Question: What is the Zephyr kettle made of?\nAnswer:") is not None
+
+
+def test_wording_within_what_is_asked_is_no_answer(encoder: Encoder) -> None:
+    """The model would say "city", which the fact has between "capital" and "of"."""
+    lm = MemoryLM(encoder)
+    lm.learn(["Winchester, that is the capital city of Northern Velland."], min_loss_delta=0)
+    assert chosen(lm, "Question: What is the capital of Northern Velland?\nAnswer:") is None
+    assert ask(lm, "What is the capital of Northern Velland?").text.strip().startswith("Winchester")
+
+
+def test_only_facts_that_were_found_nearly_as_well_are_read(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = MemoryLM(encoder)
+    lm.learn([KETTLE, LAMP, "The Zephyr kettle is sold in Leith, Porto and Bremen."], min_loss_delta=0)
+    prompt, read = "Question: What is the Zephyr kettle made of?\nAnswer:", list[str]()
+    first, second, third = lm._hits([prompt], [["default"]], 3)[0]
+    hits = [first, replace(second, score=0.51 * first.score), replace(third, score=0.49 * first.score)]
+
+    def weighed(_: object, text: str, *more: object) -> list[tuple[int, int, float]]:
+        read.append(text)
+        return []
+
+    monkeypatch.setattr(extraction, "_weighed", weighed)
+    answer_of(lm.encoder.backbone, hits, prompt, lm.encoder.informative, lm.bank.settings)
+    assert read == [first.memory.text, second.memory.text]
 
 
 def test_an_answer_is_words_of_the_sentence_that_is_asked_about(encoder: Encoder) -> None:

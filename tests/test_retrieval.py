@@ -142,7 +142,7 @@ def test_how_many_memories_have_several_words_is_known_of_each_set(
 ) -> None:
     index, forms = Index(), "abcdefgh"
     for number, some in enumerate(texts):
-        index.add(str(number), some)
+        index.add(f"{number:032x}", some)
     lookup, sets = Lookup(index), np.arange(256, dtype=np.uint64)
     for _ in range(2):  # the second time it knows them
         counts = lookup.together(forms, sets, bound).tolist()
@@ -157,7 +157,7 @@ def test_pooled_states_near_many_prompts_are_those_near_each(gone: int) -> None:
     dice = np.random.default_rng(4)
     index, states = Index(), pack(unit(dice.normal(size=(2500, POOLED)).astype(np.float32)))
     for number in range(2500):
-        index.add(f"{number:08x}", ["all"])
+        index.add(f"{number:032x}", ["all"])
     prompts = unit(dice.normal(size=(40, POOLED)).astype(np.float32))
 
     def nearest(some: np.ndarray) -> list[list[int]]:
@@ -166,7 +166,7 @@ def test_pooled_states_near_many_prompts_are_those_near_each(gone: int) -> None:
 
     nearest(prompts[:1])
     for number in range(gone):
-        index.remove(f"{3 * number:08x}", ["all"])
+        index.remove(f"{3 * number:032x}", ["all"])
     assert nearest(prompts) == [nearest(one[None])[0] for one in prompts]
 
 
