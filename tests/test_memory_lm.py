@@ -118,7 +118,7 @@ def test_a_known_fact_that_contradicts_a_memory_wins(lm: MemoryLM) -> None:
 def test_a_memory_whose_vectors_cannot_be_compared_is_refused(lm: MemoryLM) -> None:
     lm.learn(FACTS)
     memory = next(lm.bank.memories("default"))
-    with pytest.raises(ValueError, match="vectors of"):
+    with pytest.raises(ValueError, match="bytes of states"):
         record = to_record(memory)
         narrow = record.model_copy(update={"vectors": memory.vectors[:, :7].tobytes()})
         lm.put(from_record(narrow))

@@ -201,7 +201,9 @@ def test_retrieve_tells_each_measure_beside_its_limit(llama: Path, monkeypatch: 
     assert result.exit_code == 0, result.output
     told = orjson.loads(result.stdout)
     measures = {m["name"]: m for m in told["measures"]}
-    assert len(measures) == 5 and all(m["value"] > 0 and m["limit"] > 0 for m in measures.values())
+    assert len(measures) == 5 and all(m["limit"] > 0 for m in measures.values())
+    # So few memories may fit into what the process has free already.
+    assert all(m["value"] > 0 for name, m in measures.items() if "bytes" not in name)
     assert measures["recall of the exhaustive best 3"]["value"] <= 1
     assert told["memories"] == 1200 and told["encoded"] == 60 and told["prompts"] == 9
     assert [at["memories"] for at in told["curve"]] == [1000, 1200]
