@@ -229,7 +229,8 @@ def test_a_model_that_cannot_be_loaded_ends_the_process_and_leaves_the_group(
 
     monkeypatch.setenv(loop.ALONE, "1")
     assert run(Broken()).join() == 1
-    assert caplog.records[-1].__dict__["fields"]["reason"] == "there is no folder x"
+    (failed,) = [record for record in caplog.records if record.getMessage() == "failed"]
+    assert failed.__dict__["fields"]["reason"] == "there is no folder x"
     worker = Recorder()
     run(worker)
     wait_until(lambda: len(worker.partitions) == 4)
