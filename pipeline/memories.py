@@ -2,7 +2,8 @@
 
 A dictionary of a million objects takes several hundred bytes an entry beside what the entry says. So ids stand in one
 array, sixteen bytes each, found by a hash table of row numbers; and records stand in blocks, one behind the other. Rows
-are given in order of arrival; of a memory that left the row stays, empty, until the rows are numbered anew.
+are given in order of arrival; of a memory that left the row stays, empty, until the rows are numbered anew. Knows
+nothing of what a record says, nor of words.
 """
 
 import re

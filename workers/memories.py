@@ -1,4 +1,7 @@
-"""`factstream memories`: look at the memories by queries over the data folder, and forget one by asking its writer."""
+"""`factstream memories`: look at the memories by queries over the data folder, and forget one by asking its writer.
+
+Knows the query and the topic of facts; never changes the folder, which is the writer's.
+"""
 
 from typing import Annotated
 
