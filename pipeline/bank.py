@@ -8,8 +8,10 @@ Knows no model, no files, no Kafka; time is what it is told.
 import hashlib
 import math
 from bisect import bisect_left
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import TypeVar
 
 import numpy as np
@@ -20,7 +22,9 @@ from pipeline.index import Index
 from pipeline.namespace import Namespace
 from pipeline.relation import common, same_relation
 from pipeline.settings import Settings
-from pipeline.words import begins, marked, split, words_of
+from pipeline.words import begins, forms, marked, words_of
+
+_FEW = 16  # memories that have a fact's first words: all of them are looked at
 
 
 class Bank:
@@ -176,7 +180,7 @@ class Bank:
             text = memory.text
             if not begins(text, words[:first]):
                 continue
-            other = [w.form for w in split(text)]
+            other = forms(text)
             if words == other:
                 return memory, None, 1.0
             if marks is None:
@@ -193,25 +197,21 @@ class Bank:
 
     def _candidates(self, space: Namespace, words: list[str], first: int) -> Iterable[int]:
         """Of the newest memories that share the rarest words those that have the first ones: their rows."""
-        most = self.settings.candidates
-        postings = {form: space.index.holding(form) for form in words}
-        needed = sorted((postings[form] for form in dict.fromkeys(words[:first])), key=len)
-        if not needed or not needed[0]:
+        most, index = self.settings.candidates, space.index
+        counts = {form: index.count(form) for form in words}
+        required = sorted(dict.fromkeys(words[:first]), key=counts.__getitem__)
+        if not required or not counts[required[0]]:
             return ()
+        needed = [index.holding(form) for form in required]
         having: Sequence[int] | None = None
-        if len(needed[0]) <= most:  # of a new subject there is none, and no more to be done
+        if counts[required[0]] <= most:  # of a new subject there is none, and no more to be done
             having = [row for row in needed[0] if _all_have(needed[1:], row)]
-            if not having:
-                return ()
-        rarest = sorted((len(rows), form) for form, rows in postings.items() if rows)
+            if len(having) <= _FEW:
+                return reversed(having)
+        rarest = sorted((count, form) for form, count in counts.items() if count)
         seen: dict[int, None] = {}
         for _, form in rarest[: max(1, len(rarest) - 1)]:  # the rarest words name the subject
-            for row in reversed(postings[form]):
-                seen[row] = None
-                if len(seen) >= most:
-                    break
-            if len(seen) >= most:
-                break
+            seen |= dict.fromkeys(islice(index.newest(form), most - len(seen)))
         return [row for row in seen if (_all_have(needed, row) if having is None else row in having)]
 
     def _evictions(self, fact: NewFact, made: Decision, now: datetime) -> list[Decision]:
@@ -255,7 +255,7 @@ class Bank:
             if one is not None:
                 ids[one] = None
                 if len(ids) > self.settings.remembered_ids:
-                    del ids[next(iter(ids))]
+                    ids.popitem(last=False)
         if d.outcome in ("learned", "superseded"):
             changed = {_present(d.memory_id)}
             if d.outcome == "superseded" and (older := space.get(d.nearest or "")):
@@ -297,7 +297,9 @@ class Bank:
     ) -> None:
         """Takes what `known` gave: with the memories put in their order it is the same bank."""
         self._spaces[namespace] = Namespace(
-            decided=decided, fact_ids=dict.fromkeys(fact_ids), request_ids=dict.fromkeys(request_ids)
+            decided=decided,
+            fact_ids=OrderedDict.fromkeys(fact_ids),
+            request_ids=OrderedDict.fromkeys(request_ids),
         )
 
     def digest(self) -> str:

@@ -5,12 +5,13 @@ pooled states find what is said in other words. Both are exact and ask nothing a
 came, so every replica finds the same ones. Exact scores are retrieval's business. Knows no model and no settings.
 
 A memory has a row, a number that grows as memories come; a word's postings are the rows that have it, ascending. The
-rows of memories that left stay empty, until they are a fifth of all and the rows are numbered anew.
+rows of memories that left stay empty, until they are a fifth of all and the rows are numbered anew. Out of the postings
+of a common word they are taken many at a time, for each time the postings are copied.
 """
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ POOLED = 128
 _RANGE = 0.5  # of a pooled unit vector's coordinates in eight bits: of 13 million none was above .35
 _GONE = 0.2  # the share of rows without a memory from which on the rows are numbered anew
 _FEW = 1024  # so many are never worth it
+_COMMON = 1024  # rows of a word, from which on its postings keep some of those who left
+_KEPT = 1 / 8  # of its postings, at most
 _AT_ONCE = 128  # memories that are pooled together: what that leaves behind is counted, too
 _COMPARED = 1024  # of which the pooled states are unpacked together
 _MANY = 16  # prompts, from which on a matrix product is faster than a search for each
@@ -40,6 +43,7 @@ class Index:
         self.ids = Ids()
         # word -> rows. Most words are in one memory only: these have a number and no array.
         self._by_word: dict[str, int | array[int]] = {}
+        self._left: dict[str, int] = {}  # common word -> how many rows in its postings are empty
         self._pooled: Any = None  # made when it is first asked: who only decides needs none
 
     def add(self, memory_id: str, forms: Iterable[str]) -> None:
@@ -63,11 +67,23 @@ class Index:
                 del self._by_word[form]
             elif len(had) == 2:
                 self._by_word[form] = had[0] + had[1] - row
-            else:
+            elif len(had) < _COMMON and form not in self._left:
                 del had[bisect_left(had, row)]
+            else:
+                self._left[form] = self._left.get(form, 0) + 1
+                if self._left[form] > _KEPT * len(had):
+                    self._take_out(form)
         return self._renumber() if self.ids.gone > max(_FEW, _GONE * len(self.ids)) else None
 
+    def _take_out(self, form: str) -> None:
+        """What left, out of a common word's postings."""
+        rows = np.array(self._by_word[form])
+        self._by_word[form] = array("I", rows[self.ids.are_held()[rows]].tobytes())
+        del self._left[form]
+
     def _renumber(self) -> NDArray[np.bool_]:
+        for form in list(self._left):
+            self._take_out(form)
         held = self.ids.are_held()
         self.ids.renumber()
         anew = np.cumsum(held, dtype=np.uint32) - 1
@@ -85,15 +101,23 @@ class Index:
     def count(self, form: str) -> int:
         """How many memories have the word."""
         had = self._by_word.get(form)
-        return 0 if had is None else 1 if isinstance(had, int) else len(had)
+        return 0 if had is None else 1 if isinstance(had, int) else len(had) - self._left.get(form, 0)
 
     def holding(self, form: str) -> Sequence[int]:
-        """The rows of the memories that have the word, ascending, without copying them."""
+        """The rows of the memories that have the word, ascending, without copying them; of a common word empty ones
+        may be among them."""
         had = self._by_word.get(form, ())
         return (had,) if isinstance(had, int) else had
 
+    def newest(self, form: str) -> Iterator[int]:
+        """The rows of the memories that have the word, descending."""
+        rows = reversed(self.holding(form))
+        return filter(self.ids.is_held, rows) if form in self._left else rows
+
     def rows_with(self, form: str) -> Rows:
-        """The same as numbers to compute with."""
+        """The rows of the memories that have the word, ascending, as numbers to compute with."""
+        if form in self._left:
+            self._take_out(form)
         return np.array(self.holding(form), np.uint32)
 
     def with_all(self, forms: Sequence[str], bound: int) -> Rows:
@@ -101,7 +125,7 @@ class Index:
         rarest, *others = sorted(forms, key=self.count)
         rows = self.rows_with(rarest)[-bound:]
         for form in others:
-            rows = rows[_among(rows, self.rows_with(form))]
+            rows = rows[_among(rows, np.array(self.holding(form), np.uint32, copy=None))]
         return rows[::-1]
 
     def together(self, forms: Sequence[str], bound: int) -> int:

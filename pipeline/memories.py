@@ -22,13 +22,15 @@ _BLOCK = 32  # records: a change copies a block
 
 
 class Ids:
-    """Which row a memory's id has, and which id a row: sixteen bytes and a slot of the hash table each."""
+    """Which row a memory's id has, and which id a row: seventeen bytes and a slot of the hash table each."""
 
     def __init__(self) -> None:
         self._raw = bytearray()  # row -> id
         self._slots = array("i", [_FREE]) * 8  # rows, by the hashes of their ids; linear probing
         self._taken = 0  # slots, those of who left among them
-        self._gone: list[int] = []  # rows whose memories left
+        self._held = bytearray()  # row -> whether its memory is still here
+        self.is_held = self._held.__getitem__  # for many rows: no function of ours is called
+        self.gone = 0  # rows whose memories left
 
     def __len__(self) -> int:
         """Rows, empty ones among them."""
@@ -36,11 +38,7 @@ class Ids:
 
     @property
     def held(self) -> int:
-        return len(self) - len(self._gone)
-
-    @property
-    def gone(self) -> int:
-        return len(self._gone)
+        return len(self) - self.gone
 
     def add(self, memory_id: str) -> int:
         """The row of an id that is new. Raises ValueError where it is not 32 hex digits."""
@@ -48,6 +46,7 @@ class Ids:
             raise ValueError(f"{memory_id!r} is no memory id")
         row = len(self)
         self._raw += bytes.fromhex(memory_id)
+        self._held.append(True)
         if self._taken >= _FULL * len(self._slots):
             self._rehash()
         else:
@@ -72,7 +71,8 @@ class Ids:
         while self._slots[slot] != row:
             slot = slot + 1 & len(self._slots) - 1
         self._slots[slot] = _LEFT
-        self._gone.append(row)
+        self._held[row] = False
+        self.gone += 1
         return row
 
     def __getitem__(self, row: int) -> str:
@@ -85,14 +85,13 @@ class Ids:
 
     def are_held(self) -> NDArray[np.bool_]:
         """Of each row whether its memory is here."""
-        held = np.ones(len(self), bool)
-        held[self._gone] = False
-        return held
+        return np.array(self._held, bool)
 
     def renumber(self) -> None:
         """Leaves the empty rows out."""
         self._raw = bytearray(np.frombuffer(self._raw, f"V{_ID}")[self.are_held()].tobytes())
-        self._gone = []
+        self._held[:] = b"\1" * len(self)
+        self.gone = 0
         self._rehash()
 
     def _rehash(self) -> None:
@@ -114,7 +113,10 @@ def _put(slots: "array[int]", memory_id: str, row: int) -> None:
 
 
 class Records:
-    """Records and kinds by row. Records stand in blocks, for a block is one allocation; a change makes a block anew."""
+    """Records and kinds by row. Records stand in blocks, for a block is one allocation; a change makes a block anew.
+
+    The record of a memory that left stays until the rows are numbered anew.
+    """
 
     def __init__(self) -> None:
         self._blocks: list[bytes] = []
@@ -156,9 +158,6 @@ class Records:
         if longer := len(record) - (end - begin):
             for after in range(row, min((block + 1) * _BLOCK, len(self._ends))):
                 self._ends[after] += longer
-
-    def remove(self, row: int) -> None:
-        self.change(row, b"")
 
     def only(self, held: NDArray[np.bool_]) -> "Records":
         """Of those rows only, numbered anew. Uses this one up: each block leaves it as it is read."""

@@ -3,6 +3,7 @@
 What belongs together is changed together here. Knows nothing of how a decision is made.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -10,7 +11,7 @@ from pipeline.categories import Categories
 from pipeline.decision import Memory
 from pipeline.index import Index
 from pipeline.memories import Records
-from pipeline.words import split, words_of
+from pipeline.words import forms
 
 DEFAULT_CATEGORY = ""
 
@@ -21,8 +22,9 @@ class Namespace:
     records: Records = field(default_factory=Records)
     least: Categories | None = None  # made for the first eviction: who decides none needs none
     decided: dict[str, int] = field(default_factory=dict)  # Cause.log -> highest offset
-    fact_ids: dict[str, None] = field(default_factory=dict)
-    request_ids: dict[str, None] = field(default_factory=dict)  # whose uses are counted
+    # Oldest first. In a plain dictionary the oldest is searched for behind all that were taken out before it.
+    fact_ids: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    request_ids: OrderedDict[str, None] = field(default_factory=OrderedDict)  # whose uses are counted
 
     @property
     def size(self) -> int:
@@ -44,7 +46,7 @@ class Namespace:
         """In the place of the one that has its id, and as the newest."""
         if known := self.get(memory.memory_id):
             self.remove(known)
-        self.index.add(memory.memory_id, (word.form for word in words_of(memory.text)))
+        self.index.add(memory.memory_id, forms(memory.text))
         self.records.add(memory.kind, memory.record)
         self._weigh(memory)
 
@@ -71,9 +73,8 @@ class Namespace:
             self.least.put(memory.category or DEFAULT_CATEGORY, memory.memory_id, memory.importance)
 
     def remove(self, memory: Memory) -> None:
-        self.records.remove(self._row(memory.memory_id))
         if self.least:
             self.least.remove(memory.category or DEFAULT_CATEGORY, memory.memory_id)
-        held = self.index.remove(memory.memory_id, (word.form for word in split(memory.text)))
+        held = self.index.remove(memory.memory_id, forms(memory.text))
         if held is not None:
             self.records = self.records.only(held)

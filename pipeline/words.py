@@ -46,6 +46,11 @@ def split(text: str) -> list[Word]:
     return [Word(_normal(m.group()), m.start(), m.end()) for m in _WORD.finditer(text)]
 
 
+def forms(text: str) -> list[str]:
+    """The same words without their places."""
+    return _WORD.findall(text.lower()) if text.isascii() else [_normal(form) for form in _WORD.findall(text)]
+
+
 @lru_cache(maxsize=128)
 def words_of(text: str) -> tuple[Word, ...]:
     """The words of a text that is about to be decided, which is asked for them more than once."""

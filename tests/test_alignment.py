@@ -1,6 +1,7 @@
 """Alignment, packed vectors and the index, without a model: which words match, and what a missing name does to the gate."""
 
 from collections.abc import Sequence
+from random import Random
 
 import numpy as np
 import pytest
@@ -128,6 +129,24 @@ def test_the_index_holds_what_was_added_and_not_removed(steps: Sequence[tuple[in
     for number in held:
         [[row]] = index.nearest(vectors[number][None], 1, stated)
         assert index.memory_id(row) == f"{number:032x}"
+
+
+@pytest.mark.parametrize("every", [10, 370])
+def test_a_common_words_memories_are_known_while_they_leave(every: int) -> None:
+    index, held = Index(), dict.fromkeys(range(3000))
+    for number in held:
+        index.add(f"{number:032x}", ["all", f"of{number % 2}"])
+    for number in Random(5).sample(range(3000), 2990):
+        index.remove(f"{number:032x}", ["all", f"of{number % 2}"])
+        del held[number]
+        if len(held) % every:
+            continue
+        odd = [n for n in held if n % 2]
+        assert (index.count("all"), index.count("of1")) == (len(held), len(odd))
+        assert set(odd) <= {int(index.memory_id(row), 16) for row in index.holding("of1")}
+        assert [int(index.memory_id(row), 16) for row in index.newest("of1")] == odd[::-1]
+        assert [int(index.memory_id(row), 16) for row in index.rows_with("of1")] == odd
+        assert index.together(["all", "of1"], 3000) == len(odd)
 
 
 def test_only_facts_that_differ_in_their_answer_are_of_one_subject_and_relation() -> None:
