@@ -160,6 +160,17 @@ class Index:
         _, found = self._pooled.search(pooled, count, params=only)
         return [some[some >= 0].astype(np.uint32) for some in found]
 
+    def nearness(self, pooled: Floats, rows: NDArray[np.int64]) -> Floats:
+        """How near the pooled states of these rows are to one [POOLED]; of rows that `nearest` has seen.
+
+        In whole numbers below 2**24, which float32 holds: the sum is exact, so the same wherever a row stands.
+        """
+        import faiss
+
+        codes = faiss.rev_swig_ptr(self._pooled.codes.data(), self._pooled.ntotal * POOLED)
+        steps = np.rint(pooled * (127 / max(float(np.abs(pooled).max()), 1e-9)))
+        return np.asarray(codes.reshape(-1, POOLED)[rows].astype(np.float32) @ steps, np.float32)
+
     def _nearest_of_many(self, pooled: Floats, count: int) -> list[Rows]:
         """The same as matrix products over the codes, some at a time: faiss reads all of them again for each prompt."""
         held, turned = self.ids.are_held(), np.ascontiguousarray(pooled.T)

@@ -4,12 +4,13 @@ A lookup is for one retrieval, while the bank stands still: what many prompts as
 kept as long as it lives. Rows are those of the index. Knows no memory and no model.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.index import Index
+from pipeline.index import Floats, Index
 
 Rows = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -74,8 +75,11 @@ class Lookup:
             self._together.update((named[n], count) for n, count in zip(those, counts, strict=True))
         return np.array([self._together[words] if words else 0 for words in named], np.int64)
 
-    def sharing(self, masses: Mapping[str, float], count: int) -> Rows:
-        """The rows of the `count` memories that have the heaviest of these words together; ties go by id."""
+    def sharing(self, masses: Mapping[str, float], count: int, nearness: Callable[[Rows], Floats]) -> Rows:
+        """The rows of the `count` memories that have the heaviest of these words together.
+
+        Of a large bank's memories many share the same words with a prompt: of these the nearest, and then by id.
+        """
         words = sorted(((mass, form) for form, mass in masses.items() if mass > 0), reverse=True)
         found, left = np.zeros(len(self._index.ids)), sum(mass for mass, _ in words)
         rows, heavy = np.zeros(0, np.int64), np.zeros(0)
@@ -102,7 +106,13 @@ class Lookup:
         heavy = heavy if closed else found[rows]
         if len(rows) <= count:
             return rows
-        least = np.partition(heavy, -count)[-count]
-        sure, tied = rows[heavy > least], rows[heavy == least]
-        order = np.argsort(self._index.ids.keys(tied), kind="stable")
-        return np.concatenate([sure, tied[order[: count - len(sure)]]])
+        sure, tied = _above(rows, heavy, count)
+        near, equal = _above(tied, nearness(tied), count - len(sure))
+        order = np.argsort(self._index.ids.keys(equal), kind="stable")
+        return np.concatenate([sure, near, equal[order[: count - len(sure) - len(near)]]])
+
+
+def _above(rows: Rows, by: NDArray[np.floating[Any]], count: int) -> tuple[Rows, Rows]:
+    """Of the rows those that are certainly among the `count` highest, and those of which only some are."""
+    least = np.partition(by, -count)[-count]
+    return rows[by > least], rows[by == least]

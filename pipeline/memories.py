@@ -8,6 +8,7 @@ nothing of what a record says, nor of words.
 
 import re
 from array import array
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,7 +80,7 @@ class Ids:
         """The id of a row; of an empty one the id that it had."""
         return self._raw[_ID * row : _ID * row + _ID].hex()
 
-    def keys(self, rows: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    def keys(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.uint32]:
         """How the rows' ids begin, as numbers."""
         return np.frombuffer(self._raw, ">u4")[_ID // 4 * rows.astype(np.intp)].astype(np.uint32)
 

@@ -11,6 +11,7 @@ best. A prompt that asks through the best one is answered by another (hop.py). K
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -98,13 +99,16 @@ def _of_namespace(bank: Bank, namespace: str, asked: Sequence[Asked], k: int) ->
     near = index.nearest(np.stack(pooled), settings.candidates, stated)
     lookup = Lookup(index)
 
-    def candidates(one: Asked, said: Floats, close: NDArray[np.uint32]) -> tuple[list[Memory], Floats]:
+    def candidates(
+        one: Asked, said: Floats, state: NDArray[np.float32], close: NDArray[np.uint32]
+    ) -> tuple[list[Memory], Floats]:
         masses = dict(zip(one.forms, (said**2).tolist(), strict=True))
-        rows = np.union1d(lookup.sharing(masses, SHARING * settings.candidates), close)
+        sharing = lookup.sharing(masses, SHARING * settings.candidates, partial(index.nearness, state))
+        rows = np.union1d(sharing, close)
         memories = [bank.at(namespace, row) for row in rows.tolist()]
         return memories, scored(lookup, size, [one], [said], rows, memories, settings)[0]
 
-    each = map(candidates, asked, informations, near)
+    each = map(candidates, asked, informations, pooled, near)
     memories, scores = zip(*each, strict=True)
     return best_of(index, size, asked, informations, memories, scores, settings, k)
 

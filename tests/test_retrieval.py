@@ -1,7 +1,9 @@
 """Retrieval without a model: the same memories are found whatever order they came in, however many are asked for at once."""
 
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -131,9 +133,29 @@ def test_the_memories_with_the_heaviest_words_are_found(
         index.add(f"{number:032x}", forms)
     heavy = {n: sum(m for form, m in masses.items() if form in forms) for n, forms in enumerate(texts)}
     heavy = {n: mass for n, mass in heavy.items() if mass}
-    rows = Lookup(index).sharing(masses, count).tolist()
+    rows = Lookup(index).sharing(masses, count, lambda rows: np.zeros(len(rows), np.float32)).tolist()
     best = Counter(round(mass, 6) for mass in sorted(heavy.values(), reverse=True)[:count])
     assert len(set(rows)) == len(rows) and Counter(round(heavy[n], 6) for n in rows) == best
+
+
+def test_of_memories_that_share_the_same_words_the_nearest_are_found_in_whatever_order_they_came() -> None:
+    dice = np.random.default_rng(7)
+    vectors = unit(dice.normal(size=(400, POOLED)).astype(np.float32))
+    states, prompt = pack(vectors), unit(vectors[[123]] + vectors[[321]])
+
+    def sharing(order: Sequence[int], count: int) -> set[str]:
+        index = Index()
+        for number in order:
+            index.add(f"{number:032x}", ["all", "odd"][: 1 + number % 2])
+        index.nearest(prompt, 1, lambda i: (states[int(i, 16)][None], np.ones(1, np.float32)))
+        rows = Lookup(index).sharing({"all": 1.0, "odd": 2.0}, count, partial(index.nearness, prompt[0]))
+        assert len(rows) == count
+        return {index.memory_id(row) for row in rows.tolist()}
+
+    order = list(range(400))
+    assert sharing(order, 2) == {f"{123:032x}", f"{321:032x}"}
+    assert sharing(order, 50) == sharing(order[::-1], 50) == sharing(dice.permutation(400).tolist(), 50)
+    assert sharing(order, 250) > {f"{number:032x}" for number in range(1, 400, 2)}
 
 
 @given(st.lists(words, min_size=1, max_size=60), st.integers(0, 9))
