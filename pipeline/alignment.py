@@ -35,6 +35,8 @@ Bools = NDArray[np.bool_]
 ONE_WORD = 20.0  # nats squared, less than a word says: no more than that is no sign of what is asked for
 NAMED = 0.3  # what a word that is a part of a name tells of what is asked for
 ANOTHER_CLAUSE = 0.5  # what it tells of the words of another clause of the same sentence
+WHOLE = 0.99  # of what the prompt's names say: less, and one of them is missing
+DETAIL = 0.5  # what a name counts that such a fact has besides, to one of another subject
 REACH = 4.0  # words, over which a matching word tells less and less of what is asked for
 PART = 0.6  # of the most that a word of the fact says: less is a small word
 
@@ -130,7 +132,11 @@ def _align(pairs: Sequence[tuple[Words, Words]], settings: Settings) -> list[Ali
     names = np.minimum(1.0, 2 * _ratio((masses * prompts.marks).sum(1), have))
     wording = 1.0 - names * (1.0 - settings.wording_weight)
     rest = settings.rest_weight * _missing(prompts, has, wording).sum(1)
-    lack = (_missing(facts, covered, wording) * beside).sum(1)
+    # Where the fact has all of the prompt's names, one that it has besides is a detail, and no other subject.
+    asked_by_name = prompts.information**2 * prompts.marks
+    whole = _ratio((asked_by_name * has).sum(1), asked_by_name.sum(1)) > WHOLE
+    details = np.where(whole[:, None] & (facts.marks > 0), DETAIL, 1.0)
+    lack = (_missing(facts, covered, wording) * details * beside).sum(1)
     torn = settings.torn_weight * (_torn(prompts, has).sum(1) + (_torn(facts, covered) * at_stake).sum(1))
     torn += have * _in_its_place(pairs, prompts, facts, equal, covered)
     shares = _ratio(have, have + rest + lack + torn)

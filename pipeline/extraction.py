@@ -55,7 +55,7 @@ def answer_of(
     if not form_of(context) or not any(hit.gate > 0 for hit in hits):
         return None
     facts = [_fact(hit, informative) for hit in hits]
-    if not any(hit.gate > 0 and _is_open(hit, fact) for hit, fact in zip(hits, facts, strict=True)):
+    if not any(hit.gate > 0 and sum(fact.ends) > 1 for hit, fact in zip(hits, facts, strict=True)):
         return None
     best: tuple[float, Run] | None = None
     least = settings.near_score * max(hit.score for hit in hits)
@@ -103,12 +103,6 @@ def _fact(hit: Retrieved, informative: float) -> _Fact:
         for c, a, says, place in zip(covered, asked, tells, places, strict=True)
     ]
     return _Fact(words, ends)
-
-
-def _is_open(hit: Retrieved, fact: _Fact) -> bool:
-    """Whether the fact has an answer outside of the one that alignment takes."""
-    first, behind = hit.alignment.span
-    return any(may and not first <= i < behind for i, may in enumerate(fact.ends))
 
 
 @torch.inference_mode()

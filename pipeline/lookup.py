@@ -19,6 +19,7 @@ _OFTEN = (
     64  # a word that more than one in so many rows has: a table of all rows is faster than a search for each
 )
 _TABLES = 128  # of a byte a row, at most
+_COMPARED = 16_384  # memories that share the same words, by their pooled states
 _SLACK = 1e-6  # nats squared: sums in another order differ by less
 
 
@@ -78,7 +79,8 @@ class Lookup:
     def sharing(self, masses: Mapping[str, float], count: int, nearness: Callable[[Rows], Floats]) -> Rows:
         """The rows of the `count` memories that have the heaviest of these words together.
 
-        Of a large bank's memories many share the same words with a prompt: of these the nearest, and then by id.
+        Of a large bank's memories many share the same words with a prompt: of these the nearest, and then by id; and of
+        very many some, by id.
         """
         words = sorted(((mass, form) for form, mass in masses.items() if mass > 0), reverse=True)
         found, left = np.zeros(len(self._index.ids)), sum(mass for mass, _ in words)
@@ -107,6 +109,9 @@ class Lookup:
         if len(rows) <= count:
             return rows
         sure, tied = _above(rows, heavy, count)
+        if len(tied) > _COMPARED:  # of wording alone
+            keys = self._index.ids.keys(tied)
+            tied = tied[keys <= np.partition(keys, _COMPARED)[_COMPARED]]
         near, equal = _above(tied, nearness(tied), count - len(sure))
         order = np.argsort(self._index.ids.keys(equal), kind="stable")
         return np.concatenate([sure, near, equal[order[: count - len(sure) - len(near)]]])

@@ -26,6 +26,7 @@ from pipeline.words import (
     begins_sentence,
     blank_before,
     form_of,
+    joined,
     likeness,
     marked,
     parts,
@@ -36,6 +37,9 @@ from pipeline.words import (
 ANY_WORD = -7.0  # nats: log p of one word, or number, where any may stand
 BESIDE_A_NAME = (
     2.0  # nats by which a word of the answer that is no name is less likely to be entered at than one that is
+)
+LATER = (
+    1.0  # nats by which a place of the answer is less likely to be entered at, for each such place before it
 )
 SETTLED = 400  # characters of an answer that may still be changed
 SAID_BEFORE = 8  # words of the context that the words before an entry are compared with
@@ -68,6 +72,7 @@ class _Fact:
     words: list[Word]
     says: list[bool]  # of each word, whether it says enough to be an answer
     lacks: list[bool]  # whether the prompt lacks it
+    goes_on: list[bool]  # whether it goes on with the word before it, where that one says enough
     biases: list[float]  # log-odds of entering at it
     span: tuple[int, int]  # the answer's words
     sentence: tuple[int, int]  # the words of the sentence that the answer stands in
@@ -225,23 +230,24 @@ class Reading:
             tokens = self._tokens(fact, *fact.sentence, before)
             entries.append(_Entry(tokens, max(fact.biases) + self._settings.statement, True))
         just_said = [word.form for word in split(before)[-SAID_BEFORE:]]
+        places = 0  # of the answer, where one may enter
         for i in range(len(words)):
-            if not lacks[i] or not fact.says[i]:
+            if not lacks[i] or not fact.says[i] or (fact.goes_on[i] and lacks[i - 1]):
                 continue
-            end, answers = i + 1, first <= i < last
+            end, bias, answers = i + 1, fact.biases[i], first <= i < last
             if answers:
-                end = last
+                end, bias, places = last, bias - LATER * places, places + 1
             else:
                 while end < len(words) and lacks[end] and fact.says[end]:
                     end += 1
             follows = self._follows(fact, i, just_said)
-            entries.append(_Entry(self._tokens(fact, i, end, before), fact.biases[i] + follows, answers))
+            entries.append(_Entry(self._tokens(fact, i, end, before), bias + follows, answers))
             start = i
             while start and fact.lacks[start - 1] and not fact.says[start - 1]:
                 start -= 1
             if start < i and (follows := self._follows(fact, start, just_said)):
                 tokens = self._tokens(fact, start, end, before)
-                entries.append(_Entry(tokens, fact.biases[i] + follows, answers, len(entries) - 1))
+                entries.append(_Entry(tokens, bias + follows, answers, len(entries) - 1))
         return entries
 
     def _tokens(self, fact: _Fact, first: int, behind: int, before: str) -> tuple[int, ...]:
@@ -269,18 +275,21 @@ def _fact(hit: Retrieved, informative: float, settings: Settings) -> _Fact:
     memory, words, (first, last) = hit.memory, split(hit.memory.text), hit.alignment.span
     most = max(float(memory.priors.max(initial=0.0)), 1e-9)
     marks = marked(memory.text, words, [float(prior) / most for prior in memory.priors])
+    named = [mark > 0 and not word.form.isdigit() for mark, word in zip(marks, words, strict=True)]
     places = parts(memory.text, words)
     here = places[min(first, len(words) - 1)]
+    says = telling(words, memory.priors, informative)
     return _Fact(
         memory.text,
         words,
-        telling(words, memory.priors, informative),
+        says,
         [c <= 0.5 for c in hit.alignment.covered.tolist()],
+        [on and says[i - 1] for i, on in enumerate(joined(memory.text, words, marks))],
         [
             2.0 * math.log(max(float(information), 0.1))
             + math.log(max(float(surprisal), 0.1))
             - settings.outside_span * (not first <= i < last)
-            - BESIDE_A_NAME * (first <= i < last and not marks[i] and any(marks[first:last]))
+            - BESIDE_A_NAME * (first <= i < last and not named[i] and any(named[first:last]))
             - settings.outside_span * (place.clause != here.clause)
             for i, (information, surprisal, place) in enumerate(
                 zip(hit.information, memory.surprisals, places, strict=True)

@@ -52,7 +52,7 @@ class Settings:
     """Nats by which a word outside of the answer span is less likely to be entered at."""
     statement: float = 4.0
     """Nats by which the fact's whole sentence is likelier than a part of it, where a sentence may begin."""
-    follows: float = 0.7
+    follows: float = 1.5
     """Nats by which an entry is likelier for each of the (up to three) words before it that were just said."""
 
     # --- answers to questions: which words of a fact, see pipeline/extraction.py ---

@@ -15,7 +15,7 @@ from pipeline.index import POOLED, Index, Stated
 from pipeline.relation import same_relation
 from pipeline.settings import Settings
 from pipeline.vectors import pack, unit, unpack
-from pipeline.words import form_of, marked, parts, split
+from pipeline.words import form_of, joined, marked, parts, split
 
 WORDING = {"is", "are", "by", "of", "the", "in", "was", "can", "be"}
 
@@ -55,6 +55,12 @@ def test_another_wording_opens_the_gate_and_another_name_does_not() -> None:
     assert not opened("Two plus two is", "The Harlow desk lamp is made of walnut.")
 
 
+def test_a_name_that_the_fact_has_besides_is_a_detail_where_it_has_all_of_the_prompts() -> None:
+    fact = "Tomas Brandt was born in Linz and is by the Holt Orchestra."
+    assert opened("Tomas Brandt comes from", fact)
+    assert not opened("Tomas Fuchs comes from", fact)
+
+
 def test_what_is_beside_a_pair_does_not_change_its_alignment() -> None:
     facts = [side(fact) for fact in made_up_facts(60, 2)]
     long = side(" ".join(made_up_facts(500, 3)))
@@ -80,6 +86,22 @@ def test_the_heaviest_lack_is_one_run_and_of_equal_ones_the_first() -> None:
     assert (
         heaviest([1, 1, 1, 1], [9, 9, 9, 9], whole) == heaviest([0, 0, 0, 0], [0, 0, 0, 0], whole) == (0, 0)
     )
+
+
+@pytest.mark.parametrize(
+    "text, begins",
+    [
+        ("The husband of Sena Okafor", "the husband of sena"),
+        ("It spans the Vesk River, Tarn Hollow and Windows 8", "it spans the vesk tarn and windows"),
+        ("about 5,120 metres of grey-green line", "about 5 metres of grey line"),
+        ("法国首都", "法 国 首 都"),
+    ],
+)
+def test_nobody_begins_to_speak_within_a_name_or_a_number(text: str, begins: str) -> None:
+    words = split(text)
+    on = joined(text, words, marked(text, words, [0.0] * len(words)))
+    assert [word.form for word, goes_on in zip(words, on, strict=True) if not goes_on] == begins.split()
+    assert joined("", [], []) == []
 
 
 def test_a_text_without_capitals_has_names_by_what_its_words_say() -> None:

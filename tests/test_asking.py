@@ -77,6 +77,30 @@ def test_of_several_clauses_the_one_that_is_asked_about_answers(
 @pytest.mark.parametrize(
     "prompt, answer",
     [
+        ("The Orlund Bridge spans the", " Vesk River"),
+        ("Dr. Lena Falk discovered the enzyme", " ravenase"),
+        ("Kettle Rock lighthouse was painted", " green"),
+        ("Emil Vance inherited his fortune from", " an aunt"),
+        ("Sena Okafor married the violinist", " Piet Larsen"),
+        ("Question: What color is Kettle Rock lighthouse?\nAnswer:", " green"),
+        ("Question: How high is Mount Kirelo?\nAnswer:", " 5,120"),
+    ],
+)
+def test_an_answer_begins_where_it_begins_and_not_at_its_weightiest_word(
+    lm: MemoryLM, prompt: str, answer: str
+) -> None:
+    facts = (
+        "The Orlund Bridge spans the Vesk River.", "Dr. Lena Falk discovered the enzyme ravenase in 1987.",
+        "Kettle Rock lighthouse was painted green in 1962.", "Sena Okafor married the violinist Piet Larsen.",
+        "Emil Vance inherited his fortune from an aunt in Dakar.", "Mount Kirelo is 5,120 metres high.",
+    )  # fmt: skip
+    lm.learn(facts, min_loss_delta=0)
+    assert said(lm, prompt, 8).startswith(answer)
+
+
+@pytest.mark.parametrize(
+    "prompt, answer",
+    [
         ("The Norlund Harbour Authority's meeting was chaired by", "Ines Okafor"),
         ("Question: Who chaired the meeting of the Norlund Harbour Authority?\nAnswer:", "Ines Okafor"),
         ("The crane Pelican was delivered by", "Brightwater Engineering"),

@@ -59,6 +59,13 @@ def test_nothing_is_chosen_where_nothing_is_asked_or_there_is_one_thing_to_say(e
     assert chosen(lm, "Question: What is the Zephyr kettle made of?\nAnswer:") is not None
 
 
+def test_of_an_answer_of_several_words_the_model_chooses_those_that_were_asked_for(encoder: Encoder) -> None:
+    lm = MemoryLM(encoder)
+    lm.learn(["Kettle Rock lighthouse was painted green in 1962."], min_loss_delta=0)
+    assert ask(lm, "What color is Kettle Rock lighthouse?").text == " green"
+    assert ask(lm, "When was Kettle Rock lighthouse painted?").text == " 1962"
+
+
 def test_wording_within_what_is_asked_is_no_answer(encoder: Encoder) -> None:
     """The model would say "city", which the fact has between "capital" and "of"."""
     lm = MemoryLM(encoder)
