@@ -102,10 +102,12 @@ def test_the_whole_stack_over_tls_and_no_secret_in_its_logs(
         "--data",
         str(data),
     ]
-    stack = subprocess.Popen(
-        [*command, "--model", str(llama), "--json"], env=os.environ | env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )  # fmt: skip
-    assert stack.stdout is not None and stack.stderr is not None
+    # Into a file: whoever writes more into a pipe than it holds waits for a reader.
+    with (tmp_path / "errors").open("wb") as errors:
+        stack = subprocess.Popen(
+            [*command, "--model", str(llama), "--json"], env=os.environ | env, stdout=subprocess.PIPE, stderr=errors
+        )  # fmt: skip
+    assert stack.stdout is not None
     try:
         pids = json.loads(stack.stdout.readline())["pids"]
         facts = tmp_path / "facts.txt"
@@ -141,6 +143,6 @@ def test_the_whole_stack_over_tls_and_no_secret_in_its_logs(
         assert not any(secret in one.stdout + one.stderr for one in said for secret in (password, WRONG))
     finally:
         stack.terminate()
-        _, errors = stack.communicate(timeout=60)
-    logs = [path.read_bytes() for path in (data / "logs").iterdir()] + [errors]
+        stack.communicate(timeout=60)
+    logs = [path.read_bytes() for path in [*(data / "logs").iterdir(), tmp_path / "errors"]]
     assert len(logs) >= 4 and not any(password.encode() in log for log in logs)
