@@ -1,9 +1,10 @@
-"""Which words of a fact answer a question: the frozen model reads the fact before the question, and each run of words that
+"""Which words of a fact a prompt asks for: the frozen model reads the fact before the prompt, and each run of words that
 could be the answer is weighed by how likely the model would go on with it, and with nothing else.
 
-For a prompt that ends in an empty label ("Question: …\\nAnswer:"). A fact that says several things which the prompt lacks
-does not tell by itself which of them was asked for; the model does, behind two examples of what is wanted. All facts that
-were found with a score near the best are read, each by itself, so one that was found second may answer.
+For a prompt that ends in an empty label ("Question: …\\nAnswer:"), or breaks off within a sentence that the fact does not
+go on with. A fact that says several things which the prompt lacks does not tell by itself which of them was asked for; the
+model does, behind two examples of what is wanted. All facts that were found with a score near the best are read, each by
+itself, so of a question one that was found second may be the answer.
 
     run's score = log p(run | examples, fact, prompt) / √tokens + log p(the line ends | …, run)
                   + question_weight · log p(prompt | examples, fact) + score_weight · the fact's score
@@ -14,7 +15,9 @@ Knows the backbone and what was found; knows nothing of how an answer is said.
 
 import math
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -24,14 +27,28 @@ from transformers import DynamicCache
 from pipeline.backbone import Backbone
 from pipeline.retrieval import Retrieved
 from pipeline.settings import Settings
-from pipeline.words import Word, blank_before, form_of, parts, split, telling
-
-EXAMPLES = (
-    "The Orrin lighthouse is painted green.\nThe Orrin lighthouse is painted green.\n\n"
-    "Marla Quist plays the cello.\nQuestion: Which instrument does Marla Quist play?\nAnswer: cello\n\n"
+from pipeline.words import (
+    SAID_BEFORE,
+    Word,
+    begins_sentence,
+    blank_before,
+    follows,
+    form_of,
+    marked,
+    parts,
+    split,
+    telling,
 )
+
+_REPEATED = "The Orrin lighthouse is painted green.\nThe Orrin lighthouse is painted green.\n\n"
+EXAMPLES = f"{_REPEATED}Marla Quist plays the cello.\nQuestion: Which instrument does Marla Quist play?\nAnswer: cello\n\n"
 """Invented, and always the same: one is continued, one is asked. They show that an answer is words of the fact, and where it
 ends; the facts and prompts behind them may be in any language."""
+CONTINUED = (
+    f"{_REPEATED}Marla Quist plays the cello in Vienna.\nThe instrument of Marla Quist is the cello.\n\n"
+)
+"""The same for a sentence that breaks off."""
+MAX_PROMPT = 256  # tokens of a prompt that are read, from its end
 MAX_WORDS = 14  # of an answer
 MAX_BEGINNINGS = 32  # of answers in a fact
 
@@ -43,6 +60,7 @@ class Run:
     found: int
     first: int
     behind: int
+    begins: int  # the first of the small words before it that may be said with it
 
 
 def answer_of(
@@ -52,21 +70,24 @@ def answer_of(
 
     informative: nats that a word says at least, to begin or end an answer.
     """
-    if not form_of(context) or not any(hit.gate > 0 for hit in hits):
+    asked = bool(form_of(context))
+    if not any(hit.gate > 0 for hit in hits) or (not asked and begins_sentence(context)):
         return None
+    said = [] if asked else [word.form for word in split(context)[-SAID_BEFORE:]]
     facts = [_fact(hit, informative) for hit in hits]
-    if not any(hit.gate > 0 and sum(fact.ends) > 1 for hit, fact in zip(hits, facts, strict=True)):
+    may = [fact for hit, fact in zip(hits, facts, strict=True) if hit.gate > 0]
+    if not any(sum(fact.ends) > 1 for fact in may) or any(said and _goes_on(fact, said) for fact in may):
         return None
     best: tuple[float, Run] | None = None
     least = settings.near_score * max(hit.score for hit in hits)
     for number, (hit, fact) in enumerate(zip(hits, facts, strict=True)):
-        if hit.score < least:
+        if hit.score < least or (not asked and not hit.gate > 0):
             continue
         for first, behind, score in _weighed(backbone, hit.memory.text, fact, context, settings):
             inside = hit.alignment.span[0] <= first and behind <= hit.alignment.span[1]
             score += settings.score_weight * hit.score + settings.inside_span * inside
             if best is None or score > best[0]:
-                best = score, Run(number, first, behind)
+                best = score, Run(number, first, behind, first if asked else fact.begins[first])
     return best[1] if best else None
 
 
@@ -75,7 +96,7 @@ def speaking(hits: Sequence[Retrieved], run: Run) -> list[Retrieved]:
     made = [replace(hit, gate=0.0) for hit in hits]
     alignment = hits[run.found].alignment
     covered = np.ones_like(alignment.covered)
-    covered[run.first] = 0.0
+    covered[run.begins : run.first + 1] = 0.0
     made[run.found] = replace(
         hits[run.found],
         gate=max(hit.gate for hit in hits),
@@ -88,21 +109,39 @@ def speaking(hits: Sequence[Retrieved], run: Run) -> list[Retrieved]:
 class _Fact:
     words: list[Word]
     ends: list[bool]  # of each word, whether an answer may begin or end with it
+    begins: list[int]  # of each word, the first of the small words before it that the prompt lacks, too
+    wording: list[bool]  # of each word, whether it says something and is no name
 
 
 def _fact(hit: Retrieved, informative: float) -> _Fact:
     """An answer stands in the sentence that the prompt asks about, and neither begins nor ends with what the prompt says, or
     with what stands within that ("capital city of")."""
-    words = split(hit.memory.text)
-    places = parts(hit.memory.text, words)
+    memory, words = hit.memory, split(hit.memory.text)
+    places = parts(memory.text, words)
     here = places[min(hit.alignment.span[0], len(words) - 1)].sentence if words else 0
-    tells = telling(words, hit.memory.priors, informative)
+    tells = telling(words, memory.priors, informative)
     covered, asked = hit.alignment.covered.tolist(), hit.alignment.asked.tolist()
     ends = [
         c <= 0.5 and a > 0 and says and place.sentence == here
         for c, a, says, place in zip(covered, asked, tells, places, strict=True)
     ]
-    return _Fact(words, ends)
+    begins: list[int] = []
+    for i in range(len(words)):
+        small = i > 0 and covered[i - 1] <= 0.5 and not tells[i - 1]
+        begins.append(begins[i - 1] if small else i)
+    most = max(float(memory.priors.max(initial=0.0)), 1e-9)
+    marks = marked(memory.text, words, [float(prior) / most for prior in memory.priors])
+    return _Fact(words, ends, begins, [says and not mark for says, mark in zip(tells, marks, strict=True)])
+
+
+def _goes_on(fact: _Fact, said: Sequence[str]) -> bool:
+    """Whether the fact goes on with an answer where the prompt breaks off: all that was said last stands before it, or so
+    much of it that it tells what is asked ("leads", but not "Mira Holt is")."""
+    for at in {at for i, may in enumerate(fact.ends) if may for at in (i, fact.begins[i])}:
+        count = follows(fact.words, at, said)
+        if count == len(said) or any(fact.wording[at - count : at]):
+            return True
+    return False
 
 
 @torch.inference_mode()
@@ -111,8 +150,9 @@ def _weighed(
 ) -> list[tuple[int, int, float]]:
     """(first word, behind the last, score) of each run that could be the answer."""
     begins = [i for i, may in enumerate(fact.ends) if may][:MAX_BEGINNINGS]
-    prompt = backbone.tokenize([context])[0].ids
-    read = backbone.tokenize([f"{EXAMPLES}{text}\n"])[0].ids + prompt
+    asked = bool(form_of(context))
+    prompt = backbone.tokenize([context])[0].ids[-MAX_PROMPT:]
+    read = backbone.tokenize([f"{EXAMPLES if asked else CONTINUED}{text}\n"])[0].ids + prompt
     if not begins or not prompt:
         return []
     runs: list[list[int]] = []
@@ -128,21 +168,37 @@ def _weighed(
         lasts.append(list(zip(behind, counts, strict=True)))
     if len(read) + max(map(len, runs)) > backbone.max_positions:
         return []
-    cache = DynamicCache(config=backbone.model.config)
-    before = _log_p(backbone, torch.tensor([read], device=backbone.device), cache)[0]
-    asked = float(_taken(before[-len(prompt) - 1 : -1], prompt).sum())
+    shown, cache = _read_before(backbone, EXAMPLES if asked else CONTINUED)
+    if read[: len(shown)] != shown:  # the tokenizer joined the examples' end with what follows
+        shown, cache = [], DynamicCache(config=backbone.model.config)
+    before = _log_p(backbone, torch.tensor([read[len(shown) :]], device=backbone.device), cache)[0]
+    likelier = float(_taken(before[-len(prompt) - 1 : -1], prompt).sum())
     cache.batch_repeat_interleave(len(runs))
     padded, _ = backbone.pad(runs)
     behind_each = _log_p(backbone, padded, cache)
-    stops = torch.tensor(sorted(_line_ends(backbone)), device=backbone.device)
+    stops = torch.tensor(sorted(_ends(backbone, asked)), device=backbone.device)
     found = []
     for i, ids, log_p, last in zip(begins, runs, behind_each, lasts, strict=True):
         said = _taken(torch.cat([before[-1:], log_p[: len(ids) - 1]]), ids).cumsum(0)
         stop = log_p[: len(ids), stops].logsumexp(-1)
         for end, count in last:
             score = float(said[count - 1]) / math.sqrt(count) + float(stop[count - 1])
-            found.append((i, end, score + settings.question_weight * asked))
+            found.append((i, end, score + settings.question_weight * likelier))
     return found
+
+
+def _read_before(backbone: Backbone, text: str) -> tuple[list[int], DynamicCache]:
+    """The tokens of what is always read first, and a cache of its own that has them."""
+    ids, cache = _read_once(backbone, text)
+    return ids, deepcopy(cache)
+
+
+@lru_cache(maxsize=4)
+def _read_once(backbone: Backbone, text: str) -> tuple[list[int], DynamicCache]:
+    ids = backbone.tokenize([f"{text}A"])[0].ids[:-1]  # as it is split where a word follows
+    cache = DynamicCache(config=backbone.model.config)
+    _log_p(backbone, torch.tensor([ids], device=backbone.device), cache)
+    return ids, cache
 
 
 def _log_p(backbone: Backbone, ids: Tensor, cache: DynamicCache) -> Tensor:
@@ -155,6 +211,7 @@ def _taken(log_p: Tensor, ids: Sequence[int]) -> Tensor:
     return log_p.gather(-1, torch.tensor(ids, device=log_p.device)[:, None])[:, 0]
 
 
-def _line_ends(backbone: Backbone) -> set[int]:
-    """Tokens with which a line ends."""
-    return {backbone.tokenize([end])[0].ids[0] for end in ("\n", "\n\n")} | set(backbone.eos_ids)
+def _ends(backbone: Backbone, asked: bool) -> set[int]:
+    """Tokens with which a line ends, or a sentence."""
+    marks = ("\n", "\n\n") if asked else ("\n", "\n\n", ".", ".\n")
+    return {backbone.tokenize([end])[0].ids[0] for end in marks} | set(backbone.eos_ids)

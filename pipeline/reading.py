@@ -22,12 +22,13 @@ from torch import Tensor
 from pipeline.retrieval import Retrieved
 from pipeline.settings import Settings
 from pipeline.words import (
+    SAID_BEFORE,
     Word,
     begins_sentence,
     blank_before,
+    follows,
     form_of,
     joined,
-    likeness,
     marked,
     parts,
     split,
@@ -42,7 +43,6 @@ LATER = (
     1.0  # nats by which a place of the answer is less likely to be entered at, for each such place before it
 )
 SETTLED = 400  # characters of an answer that may still be changed
-SAID_BEFORE = 8  # words of the context that the words before an entry are compared with
 
 
 @dataclass(slots=True)
@@ -262,13 +262,7 @@ class Reading:
 
     def _follows(self, fact: _Fact, at: int, just_said: list[str]) -> float:
         """Nats for an entry whose words before it are the last that were said."""
-        count = 0
-        while (
-            count < min(at, len(just_said))
-            and likeness(fact.words[at - 1 - count].form, just_said[-1 - count]) > 0.5
-        ):
-            count += 1
-        return self._settings.follows * min(count, 3)
+        return self._settings.follows * min(follows(fact.words, at, just_said), 3)
 
 
 def _fact(hit: Retrieved, informative: float, settings: Settings) -> _Fact:

@@ -28,6 +28,7 @@ _ENDS = re.compile(r"[.!?…](?=[\s\"'”’»)\]])|[。！？]|\n")
 _CLAUSE_WORDS = 3
 _LABEL = re.compile(r"\s*[^\W\d_]+\s*[:：]")
 
+SAID_BEFORE = 8  # words of a text, from its end, that the words before a place are compared with
 BEGINNING = 4  # characters that two forms of one word have in common at least
 
 _SYMBOL_FREQUENCY = 1e-3  # of a single letter or digit: its place in the vocabulary says nothing
@@ -139,6 +140,14 @@ def begins_sentence(before: str) -> bool:
 def blank_before(text: str, start: int) -> bool:
     """Whether the word at this place of a text has a blank before it, or would have one if the text began later."""
     return text[start - 1].isspace() if start else not _WITHOUT_BLANKS.match(text)
+
+
+def follows(words: Sequence[Word], at: int, said: Sequence[str]) -> int:
+    """How many of the words before the place `at` are the last that were said, in this order."""
+    count = 0
+    while count < min(at, len(said)) and likeness(words[at - 1 - count].form, said[-1 - count]) > 0.5:
+        count += 1
+    return count
 
 
 def telling(words: Sequence[Word], priors: Iterable[float], informative: float) -> list[bool]:

@@ -42,6 +42,53 @@ def test_of_what_a_fact_says_the_model_knows_what_was_asked_for(
     assert made.finish_reason == "stop" and [m.text for m in made.memories if m.gate > 0] == [KETTLE]
 
 
+@pytest.mark.parametrize(
+    ("fact", "prompt", "answer"),
+    [
+        ("Jens Toivola plays goalkeeper for Kallio United.", "The position of Jens Toivola is", "goalkeeper"),
+        (
+            "Oskar Lindqvist died of pneumonia in Uppsala.",
+            "The cause of death of Oskar Lindqvist was",
+            "pneumonia",
+        ),
+        (KETTLE, "The Polish city from which the Zephyr kettle comes is", "Gdansk"),
+    ],
+)
+def test_where_a_prompt_breaks_off_in_other_words_the_model_chooses_too(
+    encoder: Encoder, fact: str, prompt: str, answer: str
+) -> None:
+    lm = MemoryLM(encoder)
+    lm.learn([fact], min_loss_delta=0)
+    assert lm.generate([prompt], max_new_tokens=4)[0].text.startswith(f" {answer}")
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "The Zephyr kettle is made of",  # the fact's own words
+        "The Zephyr kettle ships from",
+        "They say that the kettle named Zephyr costs",  # and as much of them as tells what is asked
+        "Tell me about the Zephyr kettle.",  # a sentence is said there
+    ],
+)
+def test_nothing_is_chosen_where_the_fact_goes_on_or_a_sentence_begins(encoder: Encoder, prompt: str) -> None:
+    lm = MemoryLM(encoder)
+    lm.learn([KETTLE, LAMP], min_loss_delta=0)
+    assert chosen(lm, prompt) is None
+
+
+def test_what_is_always_read_first_is_read_once_and_stays_as_it_is(encoder: Encoder) -> None:
+    lm = MemoryLM(encoder)
+    lm.learn([KETTLE, "The Harlow lamp is made of walnut in Porto."], min_loss_delta=0)
+    prompts = [
+        f"Question: What is the {thing} made of?\nAnswer:" for thing in ("Zephyr kettle", "Harlow lamp")
+    ]
+    extraction._read_once.cache_clear()
+    first = [chosen(lm, prompt) for prompt in prompts]
+    assert extraction._read_once.cache_info().misses == 1
+    assert [chosen(lm, prompt) for prompt in prompts] == first and None not in first
+
+
 def test_in_another_language(encoder: Encoder) -> None:
     lm = MemoryLM(encoder)
     fact = "Mira Holt lebt in Porto und arbeitet in Bremen."
