@@ -49,6 +49,7 @@ CONTINUED = (
 )
 """The same for a sentence that breaks off."""
 MAX_PROMPT = 256  # tokens of a prompt that are read, from its end
+MAX_CACHED = 8192  # tokens whose keys and values are held for runs that are weighed together
 MAX_WORDS = 14  # of an answer
 MAX_BEGINNINGS = 32  # of answers in a fact
 
@@ -173,17 +174,19 @@ def _weighed(
         shown, cache = [], DynamicCache(config=backbone.model.config)
     before = _log_p(backbone, torch.tensor([read[len(shown) :]], device=backbone.device), cache)[0]
     likelier = float(_taken(before[-len(prompt) - 1 : -1], prompt).sum())
-    cache.batch_repeat_interleave(len(runs))
-    padded, _ = backbone.pad(runs)
-    behind_each = _log_p(backbone, padded, cache)
     stops = torch.tensor(sorted(_ends(backbone, asked)), device=backbone.device)
-    found = []
-    for i, ids, log_p, last in zip(begins, runs, behind_each, lasts, strict=True):
-        said = _taken(torch.cat([before[-1:], log_p[: len(ids) - 1]]), ids).cumsum(0)
-        stop = log_p[: len(ids), stops].logsumexp(-1)
-        for end, count in last:
-            score = float(said[count - 1]) / math.sqrt(count) + float(stop[count - 1])
-            found.append((i, end, score + settings.question_weight * likelier))
+    found, rows = [], max(1, MAX_CACHED // len(read))
+    for at in range(0, len(runs), rows):
+        some = slice(at, at + rows)
+        repeated = deepcopy(cache)
+        repeated.batch_repeat_interleave(len(runs[some]))
+        behind_each = _log_p(backbone, backbone.pad(runs[some])[0], repeated)
+        for i, ids, log_p, last in zip(begins[some], runs[some], behind_each, lasts[some], strict=True):
+            said = _taken(torch.cat([before[-1:], log_p[: len(ids) - 1]]), ids).cumsum(0)
+            stop = log_p[: len(ids), stops].logsumexp(-1)
+            for end, count in last:
+                score = float(said[count - 1]) / math.sqrt(count) + float(stop[count - 1])
+                found.append((i, end, score + settings.question_weight * likelier))
     return found
 
 

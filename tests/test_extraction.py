@@ -150,6 +150,15 @@ def test_an_answer_is_words_of_the_sentence_that_is_asked_about(encoder: Encoder
     assert text in KETTLE and "Zephyr" not in text
 
 
+def test_many_runs_are_weighed_a_few_at_a_time(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = MemoryLM(encoder)
+    lm.learn([KETTLE], min_loss_delta=0)
+    prompt = "Question: Where does the Zephyr kettle ship from?\nAnswer:"
+    together = chosen(lm, prompt)
+    monkeypatch.setattr(extraction, "MAX_CACHED", 1)
+    assert chosen(lm, prompt) == together is not None
+
+
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_where_the_context_has_no_room_the_answer_is_read_from_outside(
     kind: str, request: pytest.FixtureRequest
