@@ -3,17 +3,16 @@ could be the answer is weighed by how likely the model would go on with it, and 
 
 For a prompt that ends in an empty label ("Question: …\\nAnswer:"), or breaks off within a sentence that the fact does not
 go on with. A fact that says several things which the prompt lacks does not tell by itself which of them was asked for; the
-model does, behind two examples of what is wanted. All facts that were found with a score near the best are read, each by
-itself, so of a question one that was found second may be the answer.
+model does, behind two examples of what is wanted. Several facts are read, each by itself: of a question those that were
+found with a score near the best; where a sentence breaks off, all about its subject, for its words say little else.
 
-    run's score = log p(run | examples, fact, prompt) / √tokens + log p(the line ends | …, run)
-                  + question_weight · log p(prompt | examples, fact) + score_weight · the fact's score
-                  + inside_span where alignment sees the answer, too
+    run's score = log p(run | examples, fact, prompt) / tokens^power + log p(the line ends | …, run)
+                  + question_weight · log p(prompt | examples, fact) + inside_span where alignment sees the answer, too
+                  + score_weight · the fact's score, of a question
 
 Knows the backbone and what was found; knows nothing of how an answer is said.
 """
 
-import math
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -48,6 +47,9 @@ CONTINUED = (
     f"{_REPEATED}Marla Quist plays the cello in Vienna.\nThe instrument of Marla Quist is the cello.\n\n"
 )
 """The same for a sentence that breaks off."""
+ASKED_POWER, CONTINUED_POWER = 0.5, 0.25
+"""How much a longer run is forgiven. Where a sentence goes on, a small model likes to go on with the fact's own wording
+("works as" with "profession is a surgeon"), of which only the first word costs it anything."""
 MAX_PROMPT = 256  # tokens of a prompt that are read, from its end
 MAX_CACHED = 8192  # tokens whose keys and values are held for runs that are weighed together
 MAX_WORDS = 14  # of an answer
@@ -65,28 +67,38 @@ class Run:
 
 
 def answer_of(
-    backbone: Backbone, hits: Sequence[Retrieved], context: str, informative: float, settings: Settings
+    backbone: Backbone,
+    hits: Sequence[Retrieved],
+    context: str,
+    k: int,
+    informative: float,
+    settings: Settings,
 ) -> Run | None:
     """The run that answers the prompt. None where nothing is asked, no memory may speak, or there is nothing to choose.
 
+    k: how many of the best are read for a question; where a sentence breaks off, all that are eligible.
     informative: nats that a word says at least, to begin or end an answer.
     """
     asked = bool(form_of(context))
     if not any(hit.gate > 0 for hit in hits) or (not asked and begins_sentence(context)):
         return None
-    said = [] if asked else [word.form for word in split(context)[-SAID_BEFORE:]]
     facts = [_fact(hit, informative) for hit in hits]
-    may = [fact for hit, fact in zip(hits, facts, strict=True) if hit.gate > 0]
-    if not any(sum(fact.ends) > 1 for fact in may) or any(said and _goes_on(fact, said) for fact in may):
+    if asked:
+        least = settings.near_score * max(hit.score for hit in hits)
+        read = [n for n, hit in enumerate(hits[:k]) if hit.score >= least]
+        choice = any(hit.gate > 0 and sum(fact.ends) > 1 for hit, fact in zip(hits, facts, strict=True))
+    else:
+        said = [word.form for word in split(context)[-SAID_BEFORE:]]
+        read = [n for n, hit in enumerate(hits) if hit.eligible]
+        choice = sum(sum(facts[n].ends) for n in read) > 1 and not any(_goes_on(facts[n], said) for n in read)
+    if not choice:
         return None
     best: tuple[float, Run] | None = None
-    least = settings.near_score * max(hit.score for hit in hits)
-    for number, (hit, fact) in enumerate(zip(hits, facts, strict=True)):
-        if hit.score < least or (not asked and not hit.gate > 0):
-            continue
+    for number in read:
+        hit, fact = hits[number], facts[number]
         for first, behind, score in _weighed(backbone, hit.memory.text, fact, context, settings):
             inside = hit.alignment.span[0] <= first and behind <= hit.alignment.span[1]
-            score += settings.score_weight * hit.score + settings.inside_span * inside
+            score += settings.score_weight * hit.score * asked + settings.inside_span * inside
             if best is None or score > best[0]:
                 best = score, Run(number, first, behind, first if asked else fact.begins[first])
     return best[1] if best else None
@@ -152,6 +164,7 @@ def _weighed(
     """(first word, behind the last, score) of each run that could be the answer."""
     begins = [i for i, may in enumerate(fact.ends) if may][:MAX_BEGINNINGS]
     asked = bool(form_of(context))
+    power = ASKED_POWER if asked else CONTINUED_POWER
     prompt = backbone.tokenize([context])[0].ids[-MAX_PROMPT:]
     read = backbone.tokenize([f"{EXAMPLES if asked else CONTINUED}{text}\n"])[0].ids + prompt
     if not begins or not prompt:
@@ -185,7 +198,7 @@ def _weighed(
             said = _taken(torch.cat([before[-1:], log_p[: len(ids) - 1]]), ids).cumsum(0)
             stop = log_p[: len(ids), stops].logsumexp(-1)
             for end, count in last:
-                score = float(said[count - 1]) / math.sqrt(count) + float(stop[count - 1])
+                score = float(said[count - 1]) / count**power + float(stop[count - 1])
                 found.append((i, end, score + settings.question_weight * likelier))
     return found
 

@@ -32,6 +32,7 @@ from schemas.response import Token
 
 MEMORIES = "memories.jsonl"
 K = 3  # memories that may take part in an answer
+OTHERS = 5  # more, of which the model may choose one
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +252,7 @@ class MemoryLM:
     def prepare(self, jobs: Sequence[Job]) -> list[tuple[Row, list[Hit]]]:
         """Each job's row, for a batch, and the memories that were found for it."""
         names = [job.namespaces if job.use_memory else () for job in jobs]
-        hits = self._hits([job.asked() for job in jobs], names, K)
+        hits = self._hits([job.asked() for job in jobs], names, K, OTHERS)
         runs: dict[tuple[str, ...], Run | None] = {}
         return [self._row(job, found, runs) for job, found in zip(jobs, hits, strict=True)]
 
@@ -262,12 +263,14 @@ class MemoryLM:
 
     # --- inside ---
 
-    def _hits(self, texts: Sequence[str], namespaces: Sequence[Sequence[str]], k: int) -> list[list[Hit]]:
+    def _hits(
+        self, texts: Sequence[str], namespaces: Sequence[Sequence[str]], k: int, others: int = 0
+    ) -> list[list[Hit]]:
         """For each text its memories. What is asked twice is looked for once, and nothing where there are no memories."""
         asked = [(text, *names) for text, names in zip(texts, namespaces, strict=True)]
         full = [one for one in dict.fromkeys(asked) if any(self.bank.size(name) for name in one[1:])]
         found = retrieve_all(
-            self.bank, [names for _, *names in full], self.encoder.ask([text for text, *_ in full]), k
+            self.bank, [names for _, *names in full], self.encoder.ask([text for text, *_ in full]), k, others
         )
         hits = dict(zip(full, found, strict=True))
         return [hits.get(one, []) for one in asked]
@@ -288,9 +291,11 @@ class MemoryLM:
         informative, settings = self.encoder.informative, self.bank.settings
         asked = (context, *(hit.memory.memory_id for hit in hits))
         if asked not in runs:
-            runs[asked] = answer_of(backbone, hits, context, informative, settings)
+            runs[asked] = answer_of(backbone, hits, context, K, informative, settings)
         run = runs[asked]
-        hits = speaking(hits, run) if run else hits
+        if run:
+            hits = speaking(hits, run)
+        hits = [hit for n, hit in enumerate(hits) if n < K or (run and n == run.found)]
         row = Row(
             backbone.clip(ids or backbone.lead, room),
             Reading(hits, self._tokenize, informative, settings, context, whole=run is not None),

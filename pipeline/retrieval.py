@@ -17,7 +17,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.alignment import Alignment, Floats, Words, align, gate
+from pipeline.alignment import PART, Alignment, Floats, Words, align, gate
 from pipeline.bank import Bank
 from pipeline.decision import Memory
 from pipeline.encoding import Asked
@@ -26,7 +26,7 @@ from pipeline.index import NO_STATES, Index, Stated, pool
 from pipeline.lookup import Lookup, Rows
 from pipeline.settings import Settings
 from pipeline.vectors import likeness_of
-from pipeline.weights import belonging, forms_of, information_of, informations_in, words_of
+from pipeline.weights import belonging, forms_of, information_of, informations_in, marks_of, words_of
 from pipeline.words import split
 
 SHARING = 2  # times as many candidates are found by words as by states: with as many recall@3 of 100,000 was .984, not .993
@@ -39,6 +39,9 @@ class Retrieved:
     alignment: Alignment
     score: float  # nats, with importance and category
     gate: float  # 0: keeps silent
+    eligible: bool = (
+        False  # whether the model may choose it for an answer, though others match as well (extraction.py)
+    )
 
 
 def retrieve(bank: Bank, namespaces: Sequence[str], asked: Asked, k: int) -> list[Retrieved]:
@@ -47,16 +50,19 @@ def retrieve(bank: Bank, namespaces: Sequence[str], asked: Asked, k: int) -> lis
 
 
 def retrieve_all(
-    bank: Bank, namespaces: Sequence[Sequence[str]], asked: Sequence[Asked], k: int
+    bank: Bank, namespaces: Sequence[Sequence[str]], asked: Sequence[Asked], k: int, others: int = 0
 ) -> list[list[Retrieved]]:
-    """The same for many prompts, each with its namespaces; what can be is computed for all of them at once."""
+    """The same for many prompts, each with its namespaces; what can be is computed for all of them at once.
+
+    others: so many more of each prompt's, which keep silent unless the model chooses one of them.
+    """
     found: list[list[Retrieved]] = [[] for _ in asked]
     for namespace in dict.fromkeys(name for names in namespaces for name in names):
         those = [i for i, names in enumerate(namespaces) if namespace in names and asked[i].forms]
-        hits = _of_namespace(bank, namespace, [asked[i] for i in those], max(k, 2))
+        hits = _of_namespace(bank, namespace, [asked[i] for i in those], max(k, 2) + others)
         for i, some in zip(those, hits, strict=True):
             found[i] += some
-    found = [_best(hits, max(k, 2)) for hits in found]
+    found = [_best(hits, max(k, 2), others) for hits in found]
     speaking = [i for i, hits in enumerate(found) if hits and hits[0].gate]
     firsts = [
         First(namespaces[i], asked[i], first.memory, first.information, first.alignment)
@@ -66,20 +72,21 @@ def retrieve_all(
     for i, second in zip(speaking, hop(bank, firsts), strict=True):
         if second:
             found[i] = _instead(second, found[i], bank.settings)
-    return [hits[:k] for hits in found]
+    return [hits[: k + others] for hits in found]
 
 
-def _best(found: list[Retrieved], k: int) -> list[Retrieved]:
+def _best(found: list[Retrieved], k: int, others: int) -> list[Retrieved]:
     found.sort(key=lambda hit: (hit.score, hit.memory.observed_at, hit.memory.memory_id), reverse=True)
-    return _newest_of_a_kind(found[:k])
+    found = _eligible(found[: k + others])
+    return [*_newest_of_a_kind(found[:k]), *(replace(hit, gate=0.0) for hit in found[k:])]
 
 
 def _instead(second: Second, found: list[Retrieved], settings: Settings) -> list[Retrieved]:
     """Where a prompt asks through its first memory, the second one speaks, and no other."""
     opens = gate(second.alignment.share, settings)
-    beyond = Retrieved(second.memory, second.information, second.alignment, found[0].score, opens)
+    beyond = Retrieved(second.memory, second.information, second.alignment, found[0].score, opens, opens > 0)
     others = [hit for hit in found if hit.memory.memory_id != beyond.memory.memory_id]
-    return [beyond, *(replace(hit, gate=0.0) for hit in others)]
+    return [beyond, *(replace(hit, gate=0.0, eligible=False) for hit in others)]
 
 
 def _of_namespace(bank: Bank, namespace: str, asked: Sequence[Asked], k: int) -> list[list[Retrieved]]:
@@ -239,13 +246,43 @@ def _newest_of_a_kind(found: Sequence[Retrieved]) -> list[Retrieved]:
     newest: dict[tuple[frozenset[str], float], Retrieved] = {}
     kinds = []
     for hit in found:
-        matched = frozenset(
-            f for f, c in zip(forms_of(hit.memory), hit.alignment.covered.tolist(), strict=True) if c > 0.5
-        )
-        kind = (matched, round(hit.alignment.share, 1))
+        kind = (_matched(hit), round(hit.alignment.share, 1))
         kinds.append(kind)
         if kind not in newest or hit.memory.observed_at > newest[kind].memory.observed_at:
             newest[kind] = hit
     return [
         hit if newest[kind] is hit else replace(hit, gate=0.0) for hit, kind in zip(found, kinds, strict=True)
     ]
+
+
+def _eligible(found: Sequence[Retrieved]) -> list[Retrieved]:
+    """Marks those whose gates are open, but for what a newer one says anew. Two that match a prompt by the same words say
+    the same thing of it only if they also share wording that the prompt lacks, or one has none: "plays goalkeeper" and
+    "drives a Volvo" do not contradict each other."""
+    says = [(_matched(hit), _wording(hit)) for hit in found]
+    marked = []
+    for hit, (matched, wording) in zip(found, says, strict=True):
+        anew = (
+            other.gate > 0
+            and other.memory.observed_at > hit.memory.observed_at
+            and others == matched
+            and (not theirs or not wording or bool(theirs & wording))
+            for other, (others, theirs) in zip(found, says, strict=True)
+        )
+        marked.append(replace(hit, eligible=hit.gate > 0 and not any(anew)))
+    return marked
+
+
+def _matched(hit: Retrieved) -> frozenset[str]:
+    """The fact's words that the prompt has."""
+    covered = hit.alignment.covered.tolist()
+    return frozenset(form for form, has in zip(forms_of(hit.memory), covered, strict=True) if has > 0.5)
+
+
+def _wording(hit: Retrieved) -> frozenset[str]:
+    """The fact's words that the prompt lacks, without names and small words."""
+    priors, lacks = hit.memory.priors, hit.alignment.covered <= 0.5
+    those = lacks & (marks_of(hit.memory) == 0) & (priors >= PART * priors.max(initial=0.0))
+    return frozenset(
+        form for form, is_one in zip(forms_of(hit.memory), those.tolist(), strict=True) if is_one
+    )

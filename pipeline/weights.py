@@ -59,6 +59,11 @@ def forms_of(memory: Memory) -> list[str]:
     return _read(memory.text, memory.priors.tobytes())[0]
 
 
+def marks_of(memory: Memory) -> Floats:
+    """How much each of the memory's words looks like a name."""
+    return _read(memory.text, memory.priors.tobytes())[1]
+
+
 @lru_cache(maxsize=4096)
 def _read(text: str, priors: bytes) -> tuple[list[str], Floats, NDArray[np.int64]]:
     """The words of a text, how much each looks like a name, and where it stands. Many prompts concern the same memories."""

@@ -1,6 +1,8 @@
 """Answers to questions, read as runs of words: where one is chosen, what may be one, and that the model chooses the right one."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from pipeline import MemoryLM, extraction
 from pipeline.encoder import Encoder
 from pipeline.extraction import Run, answer_of
-from pipeline.memory_lm import Generation
+from pipeline.memory_lm import OTHERS, Generation, K
 from pipeline.words import split
 
 KETTLE = "The Zephyr kettle is made of copper, ships from Gdansk, and costs 84 euros."
@@ -16,8 +18,8 @@ LAMP = "The Harlow lamp is made of walnut."
 
 
 def chosen(lm: MemoryLM, prompt: str) -> Run | None:
-    hits = lm._hits([prompt], [["default"]], 3)[0]
-    return answer_of(lm.encoder.backbone, hits, prompt, lm.encoder.informative, lm.bank.settings)
+    hits = lm._hits([prompt], [["default"]], K, OTHERS)[0]
+    return answer_of(lm.encoder.backbone, hits, prompt, K, lm.encoder.informative, lm.bank.settings)
 
 
 def ask(lm: MemoryLM, question: str, labels: tuple[str, str] = ("Question", "Answer")) -> Generation:
@@ -52,6 +54,7 @@ def test_of_what_a_fact_says_the_model_knows_what_was_asked_for(
             "pneumonia",
         ),
         (KETTLE, "The Polish city from which the Zephyr kettle comes is", "Gdansk"),
+        ("Olaf Brun's profession is an astronaut.", "Olaf Brun, who works as", "astronaut"),
     ],
 )
 def test_where_a_prompt_breaks_off_in_other_words_the_model_chooses_too(
@@ -60,6 +63,42 @@ def test_where_a_prompt_breaks_off_in_other_words_the_model_chooses_too(
     lm = MemoryLM(encoder)
     lm.learn([fact], min_loss_delta=0)
     assert lm.generate([prompt], max_new_tokens=4)[0].text.startswith(f" {answer}")
+
+
+JENS = [
+    "Jens Toivola plays goalkeeper for Kallio United.",
+    "Jens Toivola was born in Turku.",
+    "Jens Toivola is married to the dentist Aino Rask.",
+    "Jens Toivola drives a green Volvo.",
+]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "fact", "answer"),
+    [
+        ("The position of Jens Toivola on the field is", JENS[0], "goalkeeper"),
+        ("The birthplace of Jens Toivola is", JENS[1], "Turku"),
+        ("The car of Jens Toivola is a", JENS[3], "Volvo"),
+    ],
+)
+def test_of_several_facts_about_a_subject_the_model_chooses_the_one_that_is_asked_for(
+    encoder: Encoder, prompt: str, fact: str, answer: str
+) -> None:
+    lm = MemoryLM(encoder)
+    lm.learn(JENS, min_loss_delta=0)
+    made = lm.generate([prompt], max_new_tokens=6)[0]
+    assert answer in made.text and [memory.text for memory in made.memories if memory.gate > 0] == [fact]
+
+
+def test_an_older_fact_that_a_newer_one_says_anew_is_never_chosen(encoder: Encoder) -> None:
+    days = count(1)
+    lm = MemoryLM(encoder, clock=lambda: datetime(2026, 1, next(days), tzinfo=UTC))
+    old, new = "Mira Holt resides in Oslo with her aunt.", "Mira Holt resides in Porto with her aunt."
+    lm.learn([old], namespace="a", min_loss_delta=0)
+    lm.learn([new], namespace="b", min_loss_delta=0)
+    for names in (["a", "b"], ["b", "a"]):
+        [made] = lm.generate(["The home of Mira Holt is the city of"], namespace=names, max_new_tokens=4)
+        assert "Porto" in made.text and [memory.text for memory in made.memories if memory.gate > 0] == [new]
 
 
 @pytest.mark.parametrize(
@@ -135,7 +174,7 @@ def test_only_facts_that_were_found_nearly_as_well_are_read(
         return []
 
     monkeypatch.setattr(extraction, "_weighed", weighed)
-    answer_of(lm.encoder.backbone, hits, prompt, lm.encoder.informative, lm.bank.settings)
+    answer_of(lm.encoder.backbone, hits, prompt, K, lm.encoder.informative, lm.bank.settings)
     assert read == [first.memory.text, second.memory.text]
 
 
