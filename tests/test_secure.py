@@ -88,6 +88,7 @@ def run(env: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=os.environ | env, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.timeout(400)  # eight processes that import a model's library or a client's, on a busy machine
 def test_the_whole_stack_over_tls_and_no_secret_in_its_logs(
     secure: KafkaSettings, llama: Path, tmp_path: Path
 ) -> None:
