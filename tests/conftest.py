@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _prefixes = itertools.count()
 
+os.environ.pop("PYTHONUNBUFFERED", None)  # the processes that tests start write as a user's do
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(

@@ -4,6 +4,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -377,6 +378,10 @@ def demo(facts: Annotated[Path | None, typer.Option(help="JSON Lines to stream a
 
 
 def main() -> None:
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(
+            line_buffering=True
+        )  # who reads us through a pipe waits for lines, not for 8 KiB
     app()
 
 
