@@ -26,6 +26,7 @@ from transformers import DynamicCache
 from pipeline.backbone import Backbone
 from pipeline.retrieval import Retrieved
 from pipeline.settings import Settings
+from pipeline.weights import marks_of
 from pipeline.words import (
     SAID_BEFORE,
     Word,
@@ -33,7 +34,6 @@ from pipeline.words import (
     blank_before,
     follows,
     form_of,
-    marked,
     parts,
     split,
     telling,
@@ -142,9 +142,8 @@ def _fact(hit: Retrieved, informative: float) -> _Fact:
     for i in range(len(words)):
         small = i > 0 and covered[i - 1] <= 0.5 and not tells[i - 1]
         begins.append(begins[i - 1] if small else i)
-    most = max(float(memory.priors.max(initial=0.0)), 1e-9)
-    marks = marked(memory.text, words, [float(prior) / most for prior in memory.priors])
-    return _Fact(words, ends, begins, [says and not mark for says, mark in zip(tells, marks, strict=True)])
+    wording = [says and not mark for says, mark in zip(tells, marks_of(memory).tolist(), strict=True)]
+    return _Fact(words, ends, begins, wording)
 
 
 def _goes_on(fact: _Fact, said: Sequence[str]) -> bool:
@@ -182,7 +181,8 @@ def _weighed(
         lasts.append(list(zip(behind, counts, strict=True)))
     if len(read) + max(map(len, runs)) > backbone.max_positions:
         return []
-    shown, cache = _read_before(backbone, EXAMPLES if asked else CONTINUED)
+    shown, known = _read_once(backbone, EXAMPLES if asked else CONTINUED)
+    cache = deepcopy(known)
     if read[: len(shown)] != shown:  # the tokenizer joined the examples' end with what follows
         shown, cache = [], DynamicCache(config=backbone.model.config)
     before = _log_p(backbone, torch.tensor([read[len(shown) :]], device=backbone.device), cache)[0]
@@ -203,14 +203,9 @@ def _weighed(
     return found
 
 
-def _read_before(backbone: Backbone, text: str) -> tuple[list[int], DynamicCache]:
-    """The tokens of what is always read first, and a cache of its own that has them."""
-    ids, cache = _read_once(backbone, text)
-    return ids, deepcopy(cache)
-
-
 @lru_cache(maxsize=4)
 def _read_once(backbone: Backbone, text: str) -> tuple[list[int], DynamicCache]:
+    """The tokens of what is always read first, and a cache that has them: for all who read on, so nobody may add to it."""
     ids = backbone.tokenize([f"{text}A"])[0].ids[:-1]  # as it is split where a word follows
     cache = DynamicCache(config=backbone.model.config)
     _log_p(backbone, torch.tensor([ids], device=backbone.device), cache)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pipeline.retrieval import Retrieved
 from pipeline.settings import Settings
+from pipeline.weights import marks_of
 from pipeline.words import (
     SAID_BEFORE,
     Word,
@@ -29,7 +30,6 @@ from pipeline.words import (
     follows,
     form_of,
     joined,
-    marked,
     parts,
     split,
     telling,
@@ -267,8 +267,7 @@ class Reading:
 
 def _fact(hit: Retrieved, informative: float, settings: Settings) -> _Fact:
     memory, words, (first, last) = hit.memory, split(hit.memory.text), hit.alignment.span
-    most = max(float(memory.priors.max(initial=0.0)), 1e-9)
-    marks = marked(memory.text, words, [float(prior) / most for prior in memory.priors])
+    marks = marks_of(memory).tolist()
     named = [mark > 0 and not word.form.isdigit() for mark, word in zip(marks, words, strict=True)]
     places = parts(memory.text, words)
     here = places[min(first, len(words) - 1)]

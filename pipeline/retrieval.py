@@ -39,9 +39,7 @@ class Retrieved:
     alignment: Alignment
     score: float  # nats, with importance and category
     gate: float  # 0: keeps silent
-    eligible: bool = (
-        False  # whether the model may choose it for an answer, though others match as well (extraction.py)
-    )
+    eligible: bool = False  # whether the model may choose it for an answer, see extraction.py
 
 
 def retrieve(bank: Bank, namespaces: Sequence[str], asked: Asked, k: int) -> list[Retrieved]:

@@ -1,4 +1,4 @@
-"""Answers to questions, read as runs of words: where one is chosen, what may be one, and that the model chooses the right one."""
+"""Answers, read as runs of words: where one is chosen, what may be one, and that the model chooses the right one."""
 
 from dataclasses import replace
 from datetime import UTC, datetime

@@ -379,9 +379,8 @@ def demo(facts: Annotated[Path | None, typer.Option(help="JSON Lines to stream a
 
 def main() -> None:
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(
-            line_buffering=True
-        )  # who reads us through a pipe waits for lines, not for 8 KiB
+        # Who reads us through a pipe waits for lines, not for 8 KiB.
+        sys.stdout.reconfigure(line_buffering=True)
     app()
 
 
