@@ -107,7 +107,7 @@ def test_an_older_fact_that_a_newer_one_says_anew_is_never_chosen(encoder: Encod
         "The Zephyr kettle is made of",  # the fact's own words
         "The Zephyr kettle ships from",
         "They say that the kettle named Zephyr costs",  # and as much of them as tells what is asked
-        "Tell me about the Zephyr kettle.",  # a sentence is said there
+        "The Zephyr kettle? Tell me more.",  # a sentence is said there
     ],
 )
 def test_nothing_is_chosen_where_the_fact_goes_on_or_a_sentence_begins(encoder: Encoder, prompt: str) -> None:
