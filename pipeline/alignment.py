@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.settings import Settings
-from pipeline.words import BEGINNING, likeness
+from pipeline.words import BEGINNING, dated, likeness, numbered
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -57,7 +57,10 @@ class Words(NamedTuple):
 class Alignment(NamedTuple):
     covered: Floats  # [fact's words] how well the prompt has it by its form: 0 to 1
     span: tuple[int, int]  # the answer: the heaviest run that the prompt lacks; (0, 0) when it lacks none
-    share: float  # 0 to 1, how much of what is at stake matches: the gate opens by it
+    share: float  # 0 to 1, how much of what is at stake matches
+    opening: (
+        float  # the same where a date is not missed by a fact that does not say when: the gate opens by it
+    )
     asked: (
         Floats  # [fact's words] how much each is asked for, 0 to 1; 0 is wording within what the prompt says
     )
@@ -83,11 +86,11 @@ def align(pairs: Sequence[tuple[Words, Words]], settings: Settings) -> list[Alig
     return [alignment for alignment in found if alignment]
 
 
-def gate(share: float, settings: Settings) -> float:
+def gate(opening: float, settings: Settings) -> float:
     """0: the memory keeps silent; 1: it speaks with all its weight."""
-    if share < settings.gate_open:
+    if opening < settings.gate_open:
         return 0.0
-    return min(1.0, 0.5 + 0.5 * (share - settings.gate_open) / (settings.gate_full - settings.gate_open))
+    return min(1.0, 0.5 + 0.5 * (opening - settings.gate_open) / (settings.gate_full - settings.gate_open))
 
 
 def _of_like_lengths(pairs: Sequence[tuple[Words, Words]]) -> Iterator[list[int]]:
@@ -131,19 +134,23 @@ def _align(pairs: Sequence[tuple[Words, Words]], settings: Settings) -> list[Ali
     # Other wording is forgiven around a name that matches, not where wording is all that does.
     names = np.minimum(1.0, 2 * _ratio((masses * prompts.marks).sum(1), have))
     wording = 1.0 - names * (1.0 - settings.wording_weight)
-    rest = settings.rest_weight * _missing(prompts, has, wording).sum(1)
     # Where the fact has all of the prompt's names, one that it has besides is a detail, and no other subject.
     asked_by_name = prompts.information**2 * prompts.marks
     whole = _ratio((asked_by_name * has).sum(1), asked_by_name.sum(1)) > WHOLE
     details = np.where(whole[:, None] & (facts.marks > 0), DETAIL, 1.0)
+    rest = settings.rest_weight * _missing(prompts, has, wording)
     lack = (_missing(facts, covered, wording) * details * beside).sum(1)
     torn = settings.torn_weight * (_torn(prompts, has).sum(1) + (_torn(facts, covered) * at_stake).sum(1))
     torn += have * _in_its_place(pairs, prompts, facts, equal, covered)
-    shares = _ratio(have, have + rest + lack + torn)
+    against = have + lack + torn
+    shares = _ratio(have, against + rest.sum(1))
+    openings = _ratio(have, against + (rest * ~_undated(pairs, prompts, has)).sum(1))
     return [
-        Alignment(over[: len(fact.forms)].copy(), (first, behind), share, asks[: len(fact.forms)].copy())
-        for (_, fact), over, (first, behind), share, asks in zip(
-            pairs, covered, spans.tolist(), shares.tolist(), asked_of, strict=True
+        Alignment(
+            over[: len(fact.forms)].copy(), (first, behind), share, opening, asks[: len(fact.forms)].copy()
+        )
+        for (_, fact), over, (first, behind), share, opening, asks in zip(
+            pairs, covered, spans.tolist(), shares.tolist(), openings.tolist(), asked_of, strict=True
         )
     ]
 
@@ -209,6 +216,19 @@ def _torn(side: _Side, has: Floats) -> Floats:
     beside[:, :-1] = named[:, 1:] * joined
     beside[:, 1:] = np.maximum(beside[:, 1:], named[:, :-1] * joined)
     return np.asarray(side.marks * (has < 0.5) * _weights(side) * beside)
+
+
+def _undated(pairs: Sequence[tuple[Words, Words]], prompts: _Side, has: Floats) -> Bools:
+    """[pairs, p] the words of the prompt's dates, where the fact has its other names, and no number: it does not say when,
+    and so does not say another time."""
+    found = np.zeros(has.shape, bool)
+    dates = {id(prompt): dated(prompt.forms, prompt.marks.tolist()) for prompt, _ in pairs}
+    for i, (prompt, fact) in enumerate(pairs):
+        if any(those := dates[id(prompt)]) and not any(map(numbered, fact.forms)):
+            found[i, : len(those)] = those
+    says = prompts.information >= PART * prompts.information.max(1, keepdims=True)
+    names = prompts.information**2 * prompts.marks * (says & ~found)  # a capital alone ("The") is no name
+    return found & (_ratio((names * has).sum(1), names.sum(1)) > WHOLE)[:, None]
 
 
 def _in_its_place(

@@ -63,7 +63,9 @@ def hop(bank: Bank, firsts: Sequence[First]) -> list[Second | None]:
         asks = any(likeness(form, some.forms[h]) > 0.5 for h in has for form in left.rest)
         if not asks or max(has) >= over.span[0] or _unasked(memory, some, over, firsts[i].asked.informative):
             continue
-        if over.share >= bank.settings.gate_open and (best is None or over.share > best.alignment.share):
+        if over.opening >= bank.settings.gate_open and (
+            best is None or over.opening > best.alignment.opening
+        ):
             found[i] = Second(memory, said, over)
     return found
 

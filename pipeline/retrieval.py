@@ -81,7 +81,7 @@ def _best(found: list[Retrieved], k: int, others: int) -> list[Retrieved]:
 
 def _instead(second: Second, found: list[Retrieved], settings: Settings) -> list[Retrieved]:
     """Where a prompt asks through its first memory, the second one speaks, and no other."""
-    opens = gate(second.alignment.share, settings)
+    opens = gate(second.alignment.opening, settings)
     beyond = Retrieved(second.memory, second.information, second.alignment, found[0].score, opens, opens > 0)
     others = [hit for hit in found if hit.memory.memory_id != beyond.memory.memory_id]
     return [beyond, *(replace(hit, gate=0.0, eligible=False) for hit in others)]
@@ -177,7 +177,10 @@ def best_of(
             score += abs(score) * _favour(memory, least, one, settings)
             ranks.append((-score, memory.memory_id, n))
         found.append(
-            [Retrieved(*its[n], -score, gate(its[n][2].share, settings)) for score, _, n in sorted(ranks)[:k]]
+            [
+                Retrieved(*its[n], -score, gate(its[n][2].opening, settings))
+                for score, _, n in sorted(ranks)[:k]
+            ]
         )
     return found
 

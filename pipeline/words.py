@@ -92,12 +92,30 @@ def marked(text: str, words: Sequence[Word], priors: Sequence[float]) -> list[fl
     marks = []
     for word in words:
         surface = text[word.start : word.end]
-        named = surface != surface.lower() or any(c.isdigit() for c in surface)
+        named = surface != surface.lower() or numbered(surface)
         begins = text[: word.start].rstrip()[-1:] in _BEFORE_A_SENTENCE
         marks.append((0.5 if begins else 1.0) if named else 0.0)
     if any(marks):
         return marks
     return [min(1.0, max(0.0, (share - 0.7) / 0.25)) for share in priors]
+
+
+def numbered(form: str) -> bool:
+    """Whether a word is a number, or has one in it."""
+    return any(map(str.isdigit, form))
+
+
+def dated(forms: Sequence[str], marks: Sequence[float]) -> list[bool]:
+    """Of each word, whether it is a part of a date: a year, and a name and a number at most right before it ("21 May 2023")."""
+    found = [form.isdecimal() and len(form) == 4 for form in forms]
+    for year in [i for i, is_one in enumerate(found) if is_one]:
+        kinds: set[bool] = set()
+        for i in range(year - 1, max(-1, year - 3), -1):
+            if not marks[i] or numbered(forms[i]) in kinds:
+                break
+            kinds.add(numbered(forms[i]))
+            found[i] = True
+    return found
 
 
 def joined(text: str, words: Sequence[Word], marks: Sequence[float]) -> list[bool]:
@@ -153,8 +171,7 @@ def follows(words: Sequence[Word], at: int, said: Sequence[str]) -> int:
 def telling(words: Sequence[Word], priors: Iterable[float], informative: float) -> list[bool]:
     """Of each word, whether it says enough to be an answer, or a part of one: `informative` nats at least, or a number."""
     return [
-        float(prior) >= informative or any(c.isdigit() for c in word.form)
-        for word, prior in zip(words, priors, strict=True)
+        float(prior) >= informative or numbered(word.form) for word, prior in zip(words, priors, strict=True)
     ]
 
 

@@ -35,7 +35,7 @@ def side(text: str) -> Words:
 def opened(prompt: str, fact: str) -> bool:
     settings = Settings()
     [alignment] = align([(side(prompt), side(fact))], settings)
-    return gate(alignment.share, settings) > 0
+    return gate(alignment.opening, settings) > 0
 
 
 def test_the_answer_span_is_what_the_prompt_lacks() -> None:
@@ -59,6 +59,18 @@ def test_a_name_that_the_fact_has_besides_is_a_detail_where_it_has_all_of_the_pr
     fact = "Tomas Brandt was born in Linz and is by the Holt Orchestra."
     assert opened("Tomas Brandt comes from", fact)
     assert not opened("Tomas Fuchs comes from", fact)
+
+
+def test_a_fact_that_does_not_say_when_misses_no_date() -> None:
+    fact = "Mira Holt signed with the Vesk Wolves."
+    for date in ("2023", "May 2023", "21 May, 2023", "May 21, 2023", "8th May 2023"):
+        assert opened(f"the team that Mira Holt signed with in {date} is", fact)
+    assert opened("in May 2023 Mira Holt signed with", fact)
+    assert not opened("the team that Mira Holt signed with in 2023 is", fact.replace(".", " in 2019."))
+    # What has no other name is no date of anything, but a name itself.
+    assert not opened("The language of Melodifestivalen 1996 is", "The language is of Danish.")
+    assert not opened("the team that Mira Brandt signed with in May 2023 is", fact)
+    assert not opened("the World Cup 2018 that Mira Holt signed with is", fact)
 
 
 def test_what_is_beside_a_pair_does_not_change_its_alignment() -> None:
