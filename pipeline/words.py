@@ -106,7 +106,8 @@ def numbered(form: str) -> bool:
 
 
 def dated(forms: Sequence[str], marks: Sequence[float]) -> list[bool]:
-    """Of each word, whether it is a part of a date: a year, and a name and a number at most right before it ("21 May 2023")."""
+    """Of each word, whether it is a part of a date: a year, with a name and a number at most right before it ("21 May 2023"),
+    or short numbers behind it ("2023-05-21")."""
     found = [form.isdecimal() and len(form) == 4 for form in forms]
     for year in [i for i, is_one in enumerate(found) if is_one]:
         kinds: set[bool] = set()
@@ -114,6 +115,10 @@ def dated(forms: Sequence[str], marks: Sequence[float]) -> list[bool]:
             if not marks[i] or numbered(forms[i]) in kinds:
                 break
             kinds.add(numbered(forms[i]))
+            found[i] = True
+        for i in range(year + 1, min(len(forms), year + 3)):
+            if not (forms[i].isdecimal() and len(forms[i]) <= 2):
+                break
             found[i] = True
     return found
 

@@ -63,7 +63,7 @@ def test_a_name_that_the_fact_has_besides_is_a_detail_where_it_has_all_of_the_pr
 
 def test_a_fact_that_does_not_say_when_misses_no_date() -> None:
     fact = "Mira Holt signed with the Vesk Wolves."
-    for date in ("2023", "May 2023", "21 May, 2023", "May 21, 2023", "8th May 2023"):
+    for date in ("2023", "May 2023", "21 May, 2023", "May 21, 2023", "8th May 2023", "2023-05-21"):
         assert opened(f"the team that Mira Holt signed with in {date} is", fact)
     assert opened("in May 2023 Mira Holt signed with", fact)
     assert not opened("the team that Mira Holt signed with in 2023 is", fact.replace(".", " in 2019."))
