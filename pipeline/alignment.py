@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.settings import Settings
-from pipeline.words import BEGINNING, dated, likeness, numbered
+from pipeline.words import BEGINNING, dated, is_year, likeness
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -219,12 +219,12 @@ def _torn(side: _Side, has: Floats) -> Floats:
 
 
 def _undated(pairs: Sequence[tuple[Words, Words]], prompts: _Side, has: Floats) -> Bools:
-    """[pairs, p] the words of the prompt's dates, where the fact has its other names, and no number: it does not say when,
+    """[pairs, p] the words of the prompt's dates, where the fact has its other names, and no year: it does not say when,
     and so does not say another time."""
     found = np.zeros(has.shape, bool)
     dates = {id(prompt): dated(prompt.forms, prompt.marks.tolist()) for prompt, _ in pairs}
     for i, (prompt, fact) in enumerate(pairs):
-        if any(those := dates[id(prompt)]) and not any(map(numbered, fact.forms)):
+        if any(those := dates[id(prompt)]) and not any(map(is_year, fact.forms)):
             found[i, : len(those)] = those
     says = prompts.information >= PART * prompts.information.max(1, keepdims=True)
     names = prompts.information**2 * prompts.marks * (says & ~found)  # a capital alone ("The") is no name

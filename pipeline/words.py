@@ -105,21 +105,25 @@ def numbered(form: str) -> bool:
     return any(map(str.isdigit, form))
 
 
+def is_year(form: str) -> bool:
+    return form.isdecimal() and len(form) == 4
+
+
 def dated(forms: Sequence[str], marks: Sequence[float]) -> list[bool]:
     """Of each word, whether it is a part of a date: a year, with a name and a number at most right before it ("21 May 2023"),
-    or short numbers behind it ("2023-05-21")."""
-    found = [form.isdecimal() and len(form) == 4 for form in forms]
-    for year in [i for i, is_one in enumerate(found) if is_one]:
-        kinds: set[bool] = set()
-        for i in range(year - 1, max(-1, year - 3), -1):
-            if not marks[i] or numbered(forms[i]) in kinds:
-                break
-            kinds.add(numbered(forms[i]))
-            found[i] = True
-        for i in range(year + 1, min(len(forms), year + 3)):
-            if not (forms[i].isdecimal() and len(forms[i]) <= 2):
-                break
-            found[i] = True
+    or short numbers behind it ("2023-05-21"). Right before a name it is a part of that ("1955 Dodge")."""
+    found = [False] * len(forms)
+    for year in [i for i, form in enumerate(forms) if is_year(form)]:
+        end = year + 1
+        while end < min(len(forms), year + 3) and forms[end].isdecimal() and len(forms[end]) <= 2:
+            end += 1
+        if end < len(forms) and marks[end]:
+            continue
+        begin, kinds = year, set[bool]()
+        while begin > max(0, year - 2) and marks[begin - 1] and numbered(forms[begin - 1]) not in kinds:
+            begin -= 1
+            kinds.add(numbered(forms[begin]))
+        found[begin:end] = [True] * (end - begin)
     return found
 
 

@@ -65,7 +65,8 @@ def test_a_fact_that_does_not_say_when_misses_no_date() -> None:
     fact = "Mira Holt signed with the Vesk Wolves."
     for date in ("2023", "May 2023", "21 May, 2023", "May 21, 2023", "8th May 2023", "2023-05-21"):
         assert opened(f"the team that Mira Holt signed with in {date} is", fact)
-    assert opened("in May 2023 Mira Holt signed with", fact)
+    assert not opened("1955 Dodge is developed by", "cars developed by Dodge.")
+    assert opened("the team that Mira Holt signed with on 21 May 2023 is", fact.replace(".", ", shirt 84."))
     assert not opened("the team that Mira Holt signed with in 2023 is", fact.replace(".", " in 2019."))
     # What has no other name is no date of anything, but a name itself.
     assert not opened("The language of Melodifestivalen 1996 is", "The language is of Danish.")
