@@ -8,7 +8,7 @@ found with a score near the best; where a sentence breaks off, all about its sub
 
     run's score = log p(run | examples, fact, prompt) / tokens^power + log p(the line ends | …, run)
                   + question_weight · log p(prompt | examples, fact) + inside_span where alignment sees the answer, too
-                  + score_weight · the fact's score, of a question
+                  + score_weight · the fact's score, half of it where a sentence breaks off
 
 Knows the backbone and what was found; knows nothing of how an answer is said.
 """
@@ -50,6 +50,7 @@ CONTINUED = (
 ASKED_POWER, CONTINUED_POWER = 0.5, 0.25
 """How much a longer run is forgiven. Where a sentence goes on, a small model likes to go on with the fact's own wording
 ("works as" with "profession is a surgeon"), of which only the first word costs it anything."""
+CONTINUED_SCORE = 0.5  # what a fact's score counts where a sentence breaks off, to behind a label
 MAX_PROMPT = 256  # tokens of a prompt that are read, from its end
 MAX_CACHED = 8192  # tokens whose keys and values are held for runs that are weighed together
 MAX_WORDS = 14  # of an answer
@@ -98,7 +99,8 @@ def answer_of(
         hit, fact = hits[number], facts[number]
         for first, behind, score in _weighed(backbone, hit.memory.text, fact, context, settings):
             inside = hit.alignment.span[0] <= first and behind <= hit.alignment.span[1]
-            score += settings.score_weight * hit.score * asked + settings.inside_span * inside
+            found = settings.score_weight * (1.0 if asked else CONTINUED_SCORE) * hit.score
+            score += found + settings.inside_span * inside
             if best is None or score > best[0]:
                 best = score, Run(number, first, behind, first if asked else fact.begins[first])
     return best[1] if best else None
