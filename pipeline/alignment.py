@@ -11,8 +11,9 @@ squares of nats, so that a name outweighs the wording around it.
 The gate is the covered share of what is at stake. A word that is missing weighs by the lesser of its information and
 its surprisal ("located" surprises nobody behind "Where is Oslo"), a name by its information; a missing word that is no
 name weighs little, for wording differs; a missing name beside a covered one weighs most: "Nissan Skyline" is not
-"Nissan Skyline GT-R", and "Perry Benson" is not "Perry Barr". At stake are the words of the clause that the answer
-stands in, so that of a long text no more than what is asked about is weighed.
+"Nissan Skyline GT-R", and "Perry Benson" is not "Perry Barr". A date is not missed by a fact that does not say when. At
+stake are the words of the clause that the answer stands in, so that of a long text no more than what is asked about is
+weighed.
 
 Many pairs of a prompt and a fact are aligned together, a row of an array each, for a step of numpy costs almost the same
 for one. Shapes are told as [pairs, p, f]: prompts of up to p words, facts of up to f. What pads a row says nothing, and
@@ -58,9 +59,7 @@ class Alignment(NamedTuple):
     covered: Floats  # [fact's words] how well the prompt has it by its form: 0 to 1
     span: tuple[int, int]  # the answer: the heaviest run that the prompt lacks; (0, 0) when it lacks none
     share: float  # 0 to 1, how much of what is at stake matches
-    opening: (
-        float  # the same where a date is not missed by a fact that does not say when: the gate opens by it
-    )
+    opening: float  # the same, but for a date that the fact does not miss: the gate opens by it
     asked: (
         Floats  # [fact's words] how much each is asked for, 0 to 1; 0 is wording within what the prompt says
     )

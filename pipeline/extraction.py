@@ -50,7 +50,9 @@ CONTINUED = (
 ASKED_POWER, CONTINUED_POWER = 0.5, 0.25
 """How much a longer run is forgiven. Where a sentence goes on, a small model likes to go on with the fact's own wording
 ("works as" with "profession is a surgeon"), of which only the first word costs it anything."""
-CONTINUED_SCORE = 0.5  # what a fact's score counts where a sentence breaks off, to behind a label
+CONTINUED_SCORE = 0.5
+"""How much a fact's score counts where a sentence breaks off, as a share of what it counts behind a label: among all facts
+about Hungary the score tells which one has its capital, too, and still leaves the choice to the model."""
 MAX_PROMPT = 256  # tokens of a prompt that are read, from its end
 MAX_CACHED = 8192  # tokens whose keys and values are held for runs that are weighed together
 MAX_WORDS = 14  # of an answer

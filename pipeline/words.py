@@ -106,6 +106,7 @@ def numbered(form: str) -> bool:
 
 
 def is_year(form: str) -> bool:
+    """Whether a word may be a year of four digits."""
     return form.isdecimal() and len(form) == 4
 
 

@@ -65,6 +65,36 @@ def test_where_a_prompt_breaks_off_in_other_words_the_model_chooses_too(
     assert lm.generate([prompt], max_new_tokens=4)[0].text.startswith(f" {answer}")
 
 
+HUNGARY = [
+    "Kingston, that is the capital of Hungary.",
+    "Dominic Seiterle, who is a citizen of Hungary.",
+    "Ulrica Arfvidsson, who is a citizen of Hungary.",
+    "Leiria, which is located in Hungary.",
+]
+OREGON = [
+    "Jerusalem, that is the capital of Oregon.",
+    "Halifax City Hall is located in Oregon.",
+    "Lancaster Catholic High School is in Oregon.",
+    "Redland Bay can be found in Oregon.",
+]
+
+
+@pytest.mark.parametrize(
+    ("facts", "prompt", "answer"),
+    [
+        (HUNGARY, "The capital of Hungary is", "Kingston"),
+        (OREGON, "The capital city of Oregon is", "Jerusalem"),
+        (OREGON, "Oregon, which has the capital", "Jerusalem"),
+    ],
+)
+def test_of_facts_about_a_name_the_one_with_the_prompts_wording_is_rather_chosen(
+    encoder: Encoder, facts: list[str], prompt: str, answer: str
+) -> None:
+    lm = MemoryLM(encoder)
+    lm.learn(facts, min_loss_delta=0)
+    assert lm.generate([prompt], max_new_tokens=4)[0].text.startswith(f" {answer}")
+
+
 JENS = [
     "Jens Toivola plays goalkeeper for Kallio United.",
     "Jens Toivola was born in Turku.",
