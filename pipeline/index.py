@@ -31,6 +31,7 @@ _KEPT = 1 / 8  # of its postings, at most
 _AT_ONCE = 128  # memories that are pooled together: what that leaves behind is counted, too
 _COMPARED = 1024  # of which the pooled states are unpacked together
 _MANY = 16  # prompts, from which on a matrix product is faster than a search for each
+_STEPS = 5_000  # in a unit vector's length: its product with codes below 256 is less than 2**24, so float32 holds every sum
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.uint32]
@@ -150,7 +151,7 @@ class Index:
         for start in range(self._pooled.ntotal, len(self.ids), _AT_ONCE):
             rows = range(start, min(start + _AT_ONCE, len(self.ids)))
             self._pooled.add(pool_packed([stated(self.ids[row]) for row in rows]))
-        count = min(count, self.ids.held)
+        pooled, count = np.rint(pooled * np.float32(_STEPS)), min(count, self.ids.held)
         if len(pooled) >= _MANY:
             return self._nearest_of_many(pooled, count)
         only = None
@@ -161,19 +162,20 @@ class Index:
         return [some[some >= 0].astype(np.uint32) for some in found]
 
     def nearness(self, pooled: Floats, rows: NDArray[np.int64]) -> Floats:
-        """How near the pooled states of these rows are to one [POOLED]; of rows that `nearest` has seen.
+        """How near the pooled states of these rows are to one [POOLED]; of rows that `nearest` has seen."""
+        return np.asarray(self._codes()[rows].astype(np.float32) @ np.rint(pooled * np.float32(_STEPS)))
 
-        In whole numbers below 2**24, which float32 holds: the sum is exact, so the same wherever a row stands.
-        """
+    def _codes(self) -> NDArray[np.uint8]:
+        """[rows, POOLED] the pooled states as faiss keeps them."""
         import faiss
 
-        codes = faiss.rev_swig_ptr(self._pooled.codes.data(), self._pooled.ntotal * POOLED)
-        steps = np.rint(pooled * (127 / max(float(np.abs(pooled).max()), 1e-9)))
-        return np.asarray(codes.reshape(-1, POOLED)[rows].astype(np.float32) @ steps, np.float32)
+        return np.asarray(
+            faiss.rev_swig_ptr(self._pooled.codes.data(), self._pooled.ntotal * POOLED).reshape(-1, POOLED)
+        )
 
     def _nearest_of_many(self, pooled: Floats, count: int) -> list[Rows]:
         """The same as matrix products over the codes, some at a time: faiss reads all of them again for each prompt."""
-        held, turned = self.ids.are_held(), np.ascontiguousarray(pooled.T)
+        codes, held, turned = self._codes(), self.ids.are_held(), np.ascontiguousarray(pooled.T)
         states = np.zeros((_COMPARED, POOLED), np.float32)
         alike = np.empty((_COMPARED, len(pooled)), np.float32)
         # What a row must have to be among a prompt's nearest.
@@ -183,7 +185,7 @@ class Index:
         more = _COMPARED
         for start in range(0, len(self.ids), _COMPARED):
             n = min(_COMPARED, len(self.ids) - start)
-            self._pooled.reconstruct_n(start, n, states[:n])
+            states[:n] = codes[start : start + n]
             product(states, turned, alike)
             if self.ids.gone:
                 alike[:n][~held[start : start + n]] = -np.inf

@@ -213,7 +213,8 @@ def _late_interaction(
     bound, begins = settings.alike_from, np.cumsum([len(one.forms) for one in asked])[:-1]
     likest = np.clip((likest - bound) / (1 - bound), 0.0, 1.0)
     for one, said, those in zip(scores, informations, np.split(likest, begins), strict=True):
-        one[having] = said @ those
+        # No matrix product: that one adds in an order that hangs on where a memory stands.
+        one[having] = (said[:, None] * those).sum(0)
     return scores
 
 
@@ -230,8 +231,8 @@ def _rarity(
     sets, of = np.unique(lookup.shared(forms, rows), return_inverse=True)
     together = np.maximum(lookup.together(forms, sets, settings.postings), 1)
     has = (sets[:, None] >> np.arange(len(forms), dtype=np.uint64) & np.uint64(1)).astype(float)
-    rarities = np.minimum(np.log((size + settings.pseudo_facts) / together), has @ priors)
-    return np.asarray((rarities * (has @ masses / (masses.sum() or 1.0)) ** 2)[of])
+    rarities = np.minimum(np.log((size + settings.pseudo_facts) / together), (has * priors).sum(1))
+    return np.asarray((rarities * ((has * masses).sum(1) / (masses.sum() or 1.0)) ** 2)[of])
 
 
 def _favour(memory: Memory, least: float, asked: Asked, settings: Settings) -> float:
