@@ -103,6 +103,6 @@ def _new(names: Sequence[_Name], dice: Random) -> _Name:
 def _memory(namespace: str, number: int, text: str, e: Encoding) -> Memory:
     at = BEGUN + number * EVERY
     return Memory(
-        memory_id(namespace, text), namespace, text, None, None, None, at, at + EVERY, 1.0 * number, 0, 0, e.loss_delta, e.encoder_id,
+        memory_id(namespace, text), namespace, text, None, None, None, at, at + EVERY, 0.0, 0, 0, e.loss_delta, e.encoder_id,
         *packed(e.priors, e.surprisals, e.vectors),
     )  # fmt: skip

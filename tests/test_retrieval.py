@@ -199,6 +199,16 @@ def test_likeness_of_packed_states_is_that_of_unpacked_ones(count: int, d: int, 
     assert np.allclose(likeness_of(a, pack(b), d), a @ unpack(pack(b), d).T, atol=1e-5)
 
 
+@given(st.integers(1, 600), st.integers(2, 33), st.integers(0, 2**32 - 1))
+def test_likeness_does_not_hang_on_where_a_word_stands(d: int, count: int, seed: int) -> None:
+    dice = np.random.default_rng(seed)
+    a, b = (unit(dice.normal(size=(n, d)).astype(np.float32)) for n in (count, 200))
+    packed, order = pack(b), dice.permutation(200)
+    alike = likeness_of(a, packed, d)
+    assert (likeness_of(a, packed[order], d) == alike[:, order]).all()
+    assert (likeness_of(a[1:2], packed[:100], d) == alike[1:2, :100]).all()
+
+
 def test_the_bank_of_the_measurements_is_made_of_what_was_encoded() -> None:
     encodings = [encoding(fact) for fact in FACTS[:50]]
     made = list(islice(variants(encodings, "n", 3), 400))
@@ -241,4 +251,7 @@ def test_exhaustive_scoring_finds_what_a_small_bank_holds() -> None:
         bank.put(one)
     prompts = [asked(asked_of(fact.text)[0]) for fact in facts[:10]]
     _, found = bench_retrieve.one_by_one(bank, prompts, lambda: 0.0)
-    assert bench_retrieve.exhaustive(bank, prompts, lambda *_: None) == found
+    every = bench_retrieve.exhaustive(bank, prompts, lambda *_: None)
+    for hits, best in zip(found, every, strict=True):
+        assert [h.memory.memory_id for h in hits] == [h.memory.memory_id for h in best]
+        assert [h.score for h in hits] == pytest.approx([h.score for h in best], rel=bench_retrieve.ALIKE)
