@@ -89,13 +89,14 @@ def test_dead_letters_are_tried_again_too(disk: Disk, tmp_path: Path) -> None:
 
 
 def test_a_file_that_may_not_grow_leaves_nothing_behind(tmp_path: Path) -> None:
-    """The real thing, for the process: a limit of the kernel."""
+    """The real thing, for the process: a limit of the kernel. It writes no bytecode (-B): that would be cut off, too, and read
+    by the next one."""
     script = (
         "import resource, sys; from pathlib import Path; sys.path.insert(0, 'tests')\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
         "from test_history import sample; sample(Path(sys.argv[1]))"
     )
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-B", "-c", script, str(tmp_path)], capture_output=True, text=True)
     assert (
         done.returncode
         and "Unwritable" in done.stderr
