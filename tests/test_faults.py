@@ -138,7 +138,7 @@ def test_a_damaged_history_ends_the_writer_with_one_line(
     else:
         path.unlink()
     said = ended(settings, tmp_path, capfd)
-    [line] = [line for line in said.splitlines() if "failed" in line]
+    [line] = [line for line in said.splitlines() if "writer ERROR failed reason=" in line]
     assert str(path) in line and ("upgrade" if damage == "newer" else "backup") in line
     assert "Traceback" not in said
 
