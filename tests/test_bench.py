@@ -15,6 +15,9 @@ from pipeline.bench_scores import divided, f1, percentile, repeated_4grams, says
 from workers import bench
 from workers.cli import app
 
+# The run that most tests here read lasts a minute and a half on a slow processor, and more on a busy one.
+pytestmark = pytest.mark.timeout(600)
+
 RUNNER = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
 NAMES = [
     ("Orla Venn", "Tromso", "Madrid"), ("Milo Kassab", "Gdansk", "Lyon"), ("Ines Okafor", "Bergen", "Rome"),
