@@ -151,7 +151,7 @@ class Index:
         for start in range(self._pooled.ntotal, len(self.ids), _AT_ONCE):
             rows = range(start, min(start + _AT_ONCE, len(self.ids)))
             self._pooled.add(pool_packed([stated(self.ids[row]) for row in rows]))
-        pooled, count = np.rint(pooled * np.float32(_STEPS)), min(count, self.ids.held)
+        pooled, count = np.rint(pooled * _STEPS), min(count, self.ids.held)
         if len(pooled) >= _MANY:
             return self._nearest_of_many(pooled, count)
         only = None
@@ -163,7 +163,7 @@ class Index:
 
     def nearness(self, pooled: Floats, rows: NDArray[np.int64]) -> Floats:
         """How near the pooled states of these rows are to one [POOLED]; of rows that `nearest` has seen."""
-        return np.asarray(self._codes()[rows].astype(np.float32) @ np.rint(pooled * np.float32(_STEPS)))
+        return np.asarray(self._codes()[rows].astype(np.float32) @ np.rint(pooled * _STEPS))
 
     def _codes(self) -> NDArray[np.uint8]:
         """[rows, POOLED] the pooled states as faiss keeps them."""
