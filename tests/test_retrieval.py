@@ -23,7 +23,7 @@ from pipeline.decision import Memory, packed
 from pipeline.encoding import Asked, Encoding
 from pipeline.index import POOLED, Index
 from pipeline.lookup import Lookup
-from pipeline.retrieval import retrieve, retrieve_all
+from pipeline.retrieval import _late_interaction, retrieve, retrieve_all
 from pipeline.vectors import likeness_of, pack, unit, unpack
 from pipeline.words import split
 from workers.cli import app
@@ -207,6 +207,15 @@ def test_likeness_does_not_hang_on_where_a_word_stands(d: int, count: int, seed:
     alike = likeness_of(a, packed, d)
     assert (likeness_of(a, packed[order], d) == alike[:, order]).all()
     assert (likeness_of(a[1:2], packed[:100], d) == alike[1:2, :100]).all()
+
+
+def test_scores_do_not_hang_on_where_a_memory_stands() -> None:
+    bank = bank_of(FACTS[:150])
+    memories = [found for fact in FACTS[:150] if (found := bank.get("n", memory_id("n", fact)))]
+    said = [np.sqrt(np.arange(1.0, len(one.forms) + 1)) for one in PROMPTS]
+    one_way = _late_interaction(PROMPTS, said, memories, bank.settings)
+    other_way = _late_interaction(PROMPTS, said, memories[::-1], bank.settings)
+    assert all((a == b[::-1]).all() for a, b in zip(one_way, other_way, strict=True))
 
 
 def test_the_bank_of_the_measurements_is_made_of_what_was_encoded() -> None:
