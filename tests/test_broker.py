@@ -1,7 +1,9 @@
 """The embedded broker, the clients' settings, the topics, and what a producer promises."""
 
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -78,6 +80,18 @@ def test_starts_answers_and_stops(tmp_path: Path) -> None:
 def test_a_taken_port_says_what_to_do(embedded: broker.EmbeddedBroker, tmp_path: Path) -> None:
     with pytest.raises(broker.BrokerError, match=rf"--port N.*--bootstrap 127\.0\.0\.1:{embedded.port}"):
         broker.start(embedded.port, tmp_path / "broker.log")
+
+
+def test_a_row_of_free_ports_has_none_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = broker.free_port(row=6) + 2
+    tries = iter([taken - 2, taken - 1, taken, taken + 1])
+    monkeypatch.setattr(random, "randrange", lambda low, high: next(tries))
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", taken))
+        assert broker.free_port(row=3) == taken + 1
+        monkeypatch.setattr(random, "randrange", lambda low, high: taken)
+        with pytest.raises(broker.BrokerError, match="no 3 ports"):
+            broker.free_port(row=3)
 
 
 def test_a_missing_binary_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

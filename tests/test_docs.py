@@ -68,7 +68,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m workers.cli "$@"\n')
     command.chmod(0o755)
-    port, first = free_port(), free_port()
+    first = free_port(row=4)  # the metrics of three workers, then the broker
+    port = first + 3
     env = os.environ | {
         "PATH": f"{command.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}", "COLUMNS": "200",
         "FACTSTREAM_DATA": str(folder / "data"), "PYTHONPATH": str(ROOT),

@@ -14,21 +14,16 @@ import pytest
 from kafka import TopicPartition
 
 from workers import metrics, stack
+from workers.broker import free_port
 from workers.kafka import KafkaSettings
 
 
 @pytest.fixture
 def server() -> Iterator[HTTPServer]:
-    made = metrics.serve("127.0.0.1:" + str(_free()))
+    made = metrics.serve("127.0.0.1:" + str(free_port()))
     yield made
     made.shutdown()
     made.server_close()
-
-
-def _free() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def get(server: HTTPServer, path: str, method: str = "GET") -> tuple[int, bytes]:

@@ -105,8 +105,8 @@ class Stack:
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     data, collector = tmp_path_factory.mktemp("data"), Collector()
-    settings = KafkaSettings(f"127.0.0.1:{free_port()}")
-    first = free_port()
+    first = free_port(row=4)  # the metrics of three workers, then the broker
+    settings = KafkaSettings(f"127.0.0.1:{first + 3}")
     ports = {name: first + n for n, name in enumerate(("encoder", "writer", "generator"))}
     env = os.environ | {
         "FACTSTREAM_DATA": str(data), "FACTSTREAM_BOOTSTRAP": settings.bootstrap, "OTEL_TRACES_EXPORTER": "otlp",

@@ -7,6 +7,7 @@ This file knows how it is started and stopped, and not what is on it.
 import contextlib
 import ctypes
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -98,12 +99,20 @@ def start(port: int, log: Path) -> EmbeddedBroker:
     return broker
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_port(row: int = 1) -> int:
+    """The first of `row` ports of 127.0.0.1, one after the other, that nobody uses at this moment.
+
+    They are below those that systems give to connections (32768 on Linux, 49152 by RFC 6335): what connects somewhere
+    before the caller listens takes none of them.
+    Raises BrokerError where a hundred tries found none.
+    """
+    for _ in range(100):
+        first = random.randrange(20_000, 32_768 - row)
+        with contextlib.ExitStack() as probes, contextlib.suppress(OSError):
+            for port in range(first, first + row):
+                probes.enter_context(socket.socket()).bind((HOST, port))
+            return first
+    raise BrokerError(f"no {row} ports in a row are free between 20000 and 32767 of {HOST}")
 
 
 def _listens(port: int) -> bool:
