@@ -57,9 +57,15 @@ class Bench:
     limits: Limits
     clock: Callable[[], float]
     progress: Progress = lambda what, more, total: None
+    measured: Callable[[Measure], None] = lambda measure: None
+    """Told each measure as soon as it is known: who stops a run of hours has seen what it had measured."""
     scored: dict[tuple[str, str], float] = field(default_factory=dict)
     said: dict[str, str] = field(default_factory=dict)
     measures: list[Measure] = field(default_factory=list)
+
+    def add(self, measure: Measure) -> None:
+        self.measures.append(measure)
+        self.measured(measure)
 
 
 def learn(bench: Bench, lm: MemoryLM, texts: Sequence[str], delta: float | None, what: str) -> Counter[str]:
@@ -168,7 +174,7 @@ def compare(bench: Bench, lm: MemoryLM, name: str, cases: Sequence[Case]) -> Non
     ways = {way: share(told) for way, told in prompted_wins(bench, lm, some, what).items()}
     top, by = best(ways)
     there = share(won[: len(some)])
-    bench.measures.append(Measure(name, len(cases), bare, top, share(won), len(some), by, there))
+    bench.add(Measure(name, len(cases), bare, top, share(won), len(some), by, there))
 
 
 def best(ways: Mapping[str, float | None]) -> tuple[float | None, str]:

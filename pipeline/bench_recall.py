@@ -140,7 +140,7 @@ def neighbours(bench: Bench, lm: MemoryLM, asked: Sequence[FactRow]) -> None:
     compare(bench, lm, "neighbours_true", cases)
     true = bench.measures[-1]
     few = share(wins(bench, lm, cases[: true.prompting_asked], False, "neighbours true"))
-    bench.measures.append(
+    bench.add(
         Measure(
             "neighbour_retention", true.asked, divided(true.bare, true.bare), divided(true.prompting, few),
             divided(true.memory, true.bare), true.prompting_asked, true.prompting_by,
@@ -148,7 +148,7 @@ def neighbours(bench: Bench, lm: MemoryLM, asked: Sequence[FactRow]) -> None:
         )
     )  # fmt: skip
     opened = [any(hit.gate > 0 for hit in hits) for hits in lm.retrieve([case.prompt for case in cases])]
-    bench.measures.append(Measure("neighbours_gate_open", len(cases), memory=share(opened)))
+    bench.add(Measure("neighbours_gate_open", len(cases), memory=share(opened)))
 
 
 def retrieval(bench: Bench, lm: MemoryLM, asked: Sequence[FactRow]) -> list[float]:
@@ -162,7 +162,7 @@ def retrieval(bench: Bench, lm: MemoryLM, asked: Sequence[FactRow]) -> list[floa
             times.append(bench.clock() - begun)
             first.append(bool(hits) and hits[0].text == row.text)
             bench.progress("retrieving", 1, len(KINDS) * len(asked))
-        bench.measures.append(Measure(f"retrieved_{kind}", len(asked), memory=share(first)))
+        bench.add(Measure(f"retrieved_{kind}", len(asked), memory=share(first)))
     return times
 
 
@@ -185,9 +185,7 @@ def said(bench: Bench, lm: MemoryLM, name: str, rows: Sequence[FactRow], kind: s
     ways = prompted_texts(bench, lm, few, what)
     top, by = best({way: _told(some, rows) for way, some in ways.items()})
     there = _told(memory[: len(few)], rows)
-    bench.measures.append(
-        Measure(name, len(rows), _told(bare, rows), top, _told(memory, rows), len(few), by, there)
-    )
+    bench.add(Measure(name, len(rows), _told(bare, rows), top, _told(memory, rows), len(few), by, there))
     texts.memory += memory
     texts.bare += bare
     for way, some in ways.items():
@@ -204,7 +202,7 @@ def repeats(bench: Bench, texts: Texts) -> None:
     known = {way: value for way, value in ways.items() if value is not None}
     by = min(known, key=lambda way: known[way], default="")
     few = len(texts.prompting.get(by, []))
-    bench.measures.append(
+    bench.add(
         Measure(
             "repeated_4grams", len(texts.memory), repeated_4grams(texts.bare), known.get(by),
             repeated_4grams(texts.memory), few, by,
@@ -245,7 +243,7 @@ def untouched(bench: Bench, lm: MemoryLM) -> None:
     off = generate(bench, lm, prompts, False, "untouched")
     on = generate(bench, lm, prompts, True, "untouched")
     same = share(a == b for a, b in zip(on, off, strict=True))
-    bench.measures.append(Measure("untouched", len(prompts), memory=same))
+    bench.add(Measure("untouched", len(prompts), memory=same))
 
 
 def drift(bench: Bench, lm: MemoryLM) -> None:
@@ -261,7 +259,7 @@ def drift(bench: Bench, lm: MemoryLM) -> None:
         sum(s * n for s, n in zip(score(bench, lm, pairs, use, "prose"), lengths, strict=True)) / total
         for use in (True, False)
     )
-    bench.measures.append(Measure("perplexity_drift", len(pairs), memory=exp(off - on) - 1))
+    bench.add(Measure("perplexity_drift", len(pairs), memory=exp(off - on) - 1))
 
 
 def gate(bench: Bench, rows: Sequence[FactRow], asked: Sequence[FactRow]) -> None:
@@ -279,7 +277,7 @@ def gate(bench: Bench, rows: Sequence[FactRow], asked: Sequence[FactRow]) -> Non
     for name, texts in (("skipped_known", known), ("skipped_new", [row.text for row in asked])):
         outcomes = learn(bench, MemoryLM(lm.encoder, lm.bank.settings), texts, None, "the loss gate")
         skipped = outcomes["skipped"] / len(texts) if texts else None
-        bench.measures.append(Measure(name, len(texts), memory=skipped))
+        bench.add(Measure(name, len(texts), memory=skipped))
 
 
 def _tokens(lm: MemoryLM, text: str) -> int:

@@ -1,5 +1,6 @@
 """The measurements: what they count on cases that can be checked by hand, and whole runs on a handful of facts."""
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,7 +81,15 @@ def recalled(quick: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     parsed: dict[str, Any] = orjson.loads(result.stdout)
-    return parsed
+    return parsed | {"stderr": result.stderr}
+
+
+def test_recall_tells_each_measure_as_soon_as_it_is_known(recalled: dict[str, Any]) -> None:
+    told = [line.partition(": ") for line in recalled["stderr"].splitlines()]
+    names = [m["name"] for m in recalled["measures"]]
+    assert [name for name, _, _ in told if name in names] == names
+    [line] = [line for name, _, line in told if name == "efficacy"]
+    assert re.fullmatch(r"bare [\d.]+%, prompting [\d.]+%, memory [\d.]+%", line)
 
 
 def test_recall_tells_every_measure(recalled: dict[str, Any]) -> None:

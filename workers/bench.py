@@ -92,7 +92,7 @@ def recall(
             from pipeline import MemoryLM
 
             lm = MemoryLM.load(model, device)
-            bench = Bench(lm, Limits(limit, said, prompted), time.perf_counter, progress)
+            bench = Bench(lm, Limits(limit, said, prompted), time.perf_counter, progress, progress.tell)
             result = measure(bench, rows, extra, Path(folder), _resident, plot is not None)
         if as_json:
             print(orjson.dumps(asdict(result)).decode())
@@ -337,10 +337,15 @@ def _table(measures: Sequence["Measure"]) -> None:
     table = Table("measure", "asked", "bare", "prompting", "memory", "best prompting (asked)")
     order = list(NAMES)
     for m in sorted(measures, key=lambda m: order.index(m.name)):
-        shown = ("" if value is None else f"{100 * value:.1f}%" for value in (m.bare, m.prompting, m.memory))
         by = f"{m.prompting_by} ({m.prompting_asked})" if m.prompting_by else ""
-        table.add_row(NAMES[m.name], str(m.asked), *shown, by)
+        table.add_row(NAMES[m.name], str(m.asked), *_percents(m).values(), by)
     console.print(table)
+
+
+def _percents(m: "Measure") -> dict[str, str]:
+    """By who was asked; empty where it was not."""
+    values = {"bare": m.bare, "prompting": m.prompting, "memory": m.memory}
+    return {who: "" if value is None else f"{100 * value:.1f}%" for who, value in values.items()}
 
 
 class _Shown:
@@ -359,6 +364,11 @@ class _Shown:
             self._told = time.monotonic()
             done = self._bar.tasks[self._tasks[what]].completed
             errors.print(f"{what}: {done:,.0f} of {total:,}", markup=False, highlight=False)
+
+    def tell(self, m: "Measure") -> None:
+        """A measure as soon as it is known, above the bars."""
+        told = ", ".join(f"{who} {value}" for who, value in _percents(m).items() if value)
+        errors.print(f"{m.name}: {told or 'nothing asked'}", markup=False, highlight=False)
 
 
 @contextmanager
