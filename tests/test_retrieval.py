@@ -192,6 +192,21 @@ def test_pooled_states_near_many_prompts_are_those_near_each(gone: int) -> None:
     assert nearest(prompts) == [nearest(one[None])[0] for one in prompts]
 
 
+def test_how_near_a_pooled_state_is_does_not_hang_on_what_it_is_compared_with() -> None:
+    dice = np.random.default_rng(11)
+    index, states = Index(), pack(unit(dice.normal(size=(300, POOLED)).astype(np.float32)))
+    for number in range(300):
+        index.add(f"{number:032x}", ["all"])
+    [prompt] = unit(dice.normal(size=(1, POOLED)).astype(np.float32))
+    index.nearest(prompt[None], 1, lambda i: (states[int(i, 16)][None], np.ones(1, np.float32)))
+    together = index.nearness(prompt, np.arange(300))
+    assert len(set(together.tolist())) > 200
+    for few in (1, 3, 16):
+        for start in range(0, 300 - few):
+            rows = np.arange(start, start + few)
+            assert index.nearness(prompt, rows).tolist() == together[rows].tolist()
+
+
 @given(st.integers(1, 6), st.integers(1, 30), st.integers(0, 2**32 - 1))
 def test_likeness_of_packed_states_is_that_of_unpacked_ones(count: int, d: int, seed: int) -> None:
     dice = np.random.default_rng(seed)
