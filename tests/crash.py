@@ -51,6 +51,9 @@ CHUNK = 100
 within a call."""
 PLACES = ("in the old hall", "by the river", "under glass", "at the north gate", "behind the mill")
 BROKER = ("restart", "wipe", "node")
+JOIN_S = 150.0
+"""Within which a worker has taken something, whatever was done before. The embedded broker keeps all others of a group out for
+about a minute where a member leaves while it joins."""
 Pair = tuple[str, Fact | Forget]
 
 
@@ -306,7 +309,7 @@ class Run:
                 self._tend()  # whom the last order killed may die only now, and facts must go on
                 return False
 
-            self._until(obeyed, 60, "a file that nobody was told of")
+            self._until(obeyed, JOIN_S, "a file that nobody was told of")
         if fault.step:
             self._order(own, fault, number)
         else:
@@ -329,7 +332,7 @@ class Run:
                 turned = time.monotonic() + 5
             return False
 
-        self._until(struck, 60, f"{fault.kind} at {fault.step!r} of the {fault.worker}")
+        self._until(struck, JOIN_S, f"{fault.kind} at {fault.step!r} of the {fault.worker}")
         for process in own:
             process.order.unlink(missing_ok=True)
         report.kills[f"{fault.worker}: {fault.step or 'at any moment'}"] += 1
