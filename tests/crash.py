@@ -281,7 +281,7 @@ class Run:
             time.sleep(dice.uniform(0.5, 2))
         elif fault.kind == "remove":
             gone = dice.choice(own if len(own) > 1 else [p for p in self.workers if p.kind != fault.worker])
-            # The embedded broker's group may stand still for ever when a member leaves it while others join, as they do
+            # The embedded broker's group may stand still for minutes when a member leaves it while others join, as they do
             # here all the time (plain consumers show it). One that dies it puts out of the group.
             gone.send(signal.SIGKILL if self.cluster.kind == "embedded" else signal.SIGTERM)
             self.workers.remove(gone)

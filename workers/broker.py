@@ -1,7 +1,7 @@
 """The embedded broker: one process of Tansu, a small broker that speaks Kafka's protocol, on loopback.
 
 It keeps topics in memory only: a broker that is started again is an empty one, with new topic ids.
-A group of several members may stand still for ever when one leaves while others join; `up` has one member a group.
+A group of several members may stand still for minutes when one leaves while others join; `up` has one member a group.
 This file knows how it is started and stopped, and not what is on it.
 """
 
