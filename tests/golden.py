@@ -1,0 +1,126 @@
+"""Golden figures of the memory: what a change of the code's shape, and not of its behaviour, leaves byte-equal.
+
+    python tests/golden.py write FOLDER --facts FILE      # before the change
+    python tests/golden.py compare FOLDER --facts FILE    # after it, on the same machine
+
+`stream.json` holds the digest and the outcomes of a crash-harness stream under a small random model, `answers.json` the
+answers, scores and gates of 200 prompts under the default model, `recall.json` the figures of `bench recall --limit 100`.
+Floating-point sums differ between processors, so a golden folder belongs to one machine and is not kept in the repository.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+
+import crash
+from models import make_gpt2
+
+from pipeline import MemoryLM
+from pipeline.bank import Bank
+from pipeline.decision import Cause, NewFact
+from pipeline.encoder import Encoder
+from schemas.fact import Forget
+
+SEED, STREAM, LEARNED, ASKED = 20261129, 2000, 400, 200
+BEGIN = crash.datetime(2026, 1, 1, tzinfo=crash.UTC)
+
+
+def stream() -> Any:
+    """The digest after a crash-harness stream that nobody disturbs, and how often each outcome was decided."""
+    crash.BEGIN = BEGIN - timedelta(hours=1)
+    pairs = crash.stream(SEED, STREAM)
+    with tempfile.TemporaryDirectory() as folder:
+        encoder = Encoder.load(str(make_gpt2(Path(folder))))
+    texts = [fact.text for _, fact in pairs if not isinstance(fact, Forget)]
+    encodings = iter(encoder.encode(texts))
+    bank, outcomes = Bank(), Counter[str]()
+    for offset, (namespace, fact) in enumerate(pairs):
+        cause, now = Cause("facts", "golden", 0, offset), BEGIN + timedelta(seconds=offset)
+        if isinstance(fact, Forget):
+            decisions = bank.decide_forget(namespace, fact.forget, cause, now)
+        else:
+            new = NewFact(
+                namespace, next(encodings), fact.observed_at or now, now, cause, fact.category,
+                fact.source, fact.fact_id, fact.min_loss_delta,
+            )  # fmt: skip
+            decisions = bank.decide(new, now)
+        for decision in decisions:
+            bank.apply(decision)
+            outcomes[decision.outcome] += 1
+    return {"digest": bank.digest(), "outcomes": dict(sorted(outcomes.items()))}
+
+
+def answers(facts: Path) -> Any:
+    """Answers with their memories' scores and gates: cloze prompts, paraphrases, questions, and neighbours' prompts."""
+    rows = [json.loads(line) for line in facts.read_text().splitlines()[:LEARNED]]
+    lm = MemoryLM.load(clock=lambda: BEGIN)
+    learned = lm.learn([row["text"] for row in rows], min_loss_delta=0.0)
+    prompts = []
+    for row in rows[: ASKED // 4]:
+        neighbour = (row["neighbours"] or [row["paraphrases"][-1]])[0]
+        prompts += [row["prompt"], row["paraphrases"][0], f"Question: {row['question']}\nAnswer:", neighbour]
+    answered = lm.generate(prompts, max_new_tokens=16)
+    return {
+        "learned": [[d.outcome, d.memory_id, d.nearest, repr(d.loss_delta)] for d in learned],
+        "answers": [
+            {
+                "prompt": prompt,
+                "text": answer.text,
+                "finish_reason": answer.finish_reason,
+                "memories": [[m.memory_id, repr(float(m.score)), repr(float(m.gate))] for m in answer.memories],
+            }
+            for prompt, answer in zip(prompts, answered, strict=True)
+        ],
+    }
+
+
+def recall(facts: Path) -> Any:
+    """`bench recall --limit 100 --json`, less what is timed."""
+    command = [sys.executable, "-m", "workers.cli", "bench", "recall", "--facts", str(facts), "--limit", "100"]
+    printed = subprocess.run([*command, "--json"], check=True, stdout=subprocess.PIPE).stdout
+    figures = json.loads(printed)
+    for timed in ("cost", "seconds"):
+        figures.pop(timed, None)
+    return figures
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=("write", "compare"))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--facts", type=Path, required=True, help="facts with ways to ask for them, JSON Lines")
+    parser.add_argument("--only", nargs="*", default=["stream", "answers", "recall"])
+    told = parser.parse_args()
+    figures: dict[str, Callable[[], Any]] = {
+        "stream": stream,
+        "answers": partial(answers, told.facts),
+        "recall": partial(recall, told.facts),
+    }
+    told.folder.mkdir(parents=True, exist_ok=True)
+    differ = 0
+    for name in told.only:
+        path, text = told.folder / f"{name}.json", json.dumps(figures[name](), indent=1, ensure_ascii=False)
+        if told.action == "write":
+            path.write_text(text)
+            print(f"{name}: written", flush=True)
+        elif path.read_text() == text:
+            print(f"{name}: equal", flush=True)
+        else:
+            path.with_suffix(".now.json").write_text(text)
+            print(f"{name}: DIFFERS, see {path.with_suffix('.now.json')}", flush=True)
+            differ += 1
+    return 1 if differ else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
