@@ -36,14 +36,15 @@ browser:  ## find a Chromium for the tests of the web page, or install Debian's 
 		apt-get install -y -qq --no-install-recommends chromium-headless-shell fonts-dejavu-core
 
 hostile: $(STAMP)  ## the long run of hostile messages, 20,000 over all topics; prints what it saw
-	HOSTILE_MESSAGES=20000 $(BIN)/python -m pytest -s --show-capture=no tests/test_hostile.py
+	HOSTILE_MESSAGES=20000 $(BIN)/python -m pytest -s --show-capture=no tests/faults/test_hostile.py
 
 fuzz: $(STAMP)  ## fuzz the decoders of all consumed topics, a minute each (Linux on x86-64)
 	for target in facts fact-encodings memory-hits memory-changelog generation-requests dead-letters record-batches; do \
-		$(BIN)/python tests/fuzz.py $$target -max_total_time=60 -verbosity=0 || exit 1; done
+		$(BIN)/python -m tests.faults.fuzz $$target -max_total_time=60 -verbosity=0 || exit 1; done
 
-# What talks to a broker; on the embedded one in `make test`, too. Three nodes: ON_KAFKA=tests/test_cluster.py
-ON_KAFKA := $(addprefix tests/test_,broker.py client.py loop.py writer.py pipeline.py crash.py)
+# What talks to a broker; on the embedded one in `make test`, too. Three nodes: ON_KAFKA=tests/faults/test_cluster.py
+ON_KAFKA := $(addprefix tests/,kafka/test_broker.py client/test_client.py runtime/test_loop.py write/test_writer.py \
+	end_to_end/test_pipeline.py faults/test_crash.py)
 
 test-kafka: $(STAMP)  ## run the end-to-end tests on Apache Kafka: at KAFKA_BOOTSTRAP, or started by ../shared/kafka/kafka
 	$(BIN)/python -m pytest --kafka -k "not embedded" $(ON_KAFKA)
@@ -59,7 +60,7 @@ lint: $(STAMP)  ## check style, types, layout, and the container and CI files
 	$(BIN)/mypy
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/ci.yml
-	$(BIN)/python -m pytest --quiet tests/test_layout.py
+	$(BIN)/python -m pytest --quiet tests/docs/test_layout.py
 
 clean:  ## remove .venv, caches and build outputs
 	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -55,7 +55,7 @@ class Settings:
     follows: float = 1.5
     """Nats by which an entry is likelier for each of the (up to three) words before it that were just said."""
 
-    # --- answers to questions: which words of a fact, see pipeline/extraction.py ---
+    # --- answers to questions: which words of a fact, see pipeline/fusion/answer_span.py ---
     near_score: float = 0.5
     """Share of the best fact's score that another one has at least, to be read for the answer."""
     question_weight: float = 0.2

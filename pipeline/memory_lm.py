@@ -15,17 +15,17 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from pipeline.bank import Bank
-from pipeline.batches import fixed_batches
-from pipeline.decision import Cause, Decision, Memory, NewFact
-from pipeline.encoder import Encoder
-from pipeline.extraction import Run, answer_of, speaking
-from pipeline.generation import Batch, Row, generate, pieces
-from pipeline.reading import Reading
-from pipeline.records import from_record, to_record
-from pipeline.retrieval import Retrieved as Hit
-from pipeline.retrieval import retrieve_all
-from pipeline.settings import Settings
+from pipeline.config import Settings
+from pipeline.fusion.answer_span import Run, answer_of, speaking
+from pipeline.fusion.engine import Batch, Row, generate, pieces
+from pipeline.fusion.fusion import Reading
+from pipeline.ingest.encoder import Encoder
+from pipeline.memory.bank import Bank
+from pipeline.memory.record import Cause, Decision, Memory, NewFact
+from pipeline.memory.records import from_record, to_record
+from pipeline.model.batching import fixed_batches
+from pipeline.retrieve.retriever import Retrieved as Hit
+from pipeline.retrieve.retriever import retrieve_all
 from schemas.changelog import MAX_CHANGELOG_BYTES, MemoryRecord
 from schemas.common import decode, encode
 from schemas.response import Token

@@ -67,7 +67,7 @@ class MemoryRecord(Message):
     fact_id: ShortText | None = None
     observed_at: Timestamp
     learned_at: Timestamp
-    importance: Finite = Field(description="log2 of the undecayed importance; see pipeline/bank.py.")
+    importance: Finite = Field(description="log2 of the undecayed importance; see pipeline/memory/bank.py.")
     uses: Annotated[int, Field(ge=0)] = 0
     reinforced: Annotated[int, Field(ge=0)] = 0
     loss_delta: Finite
@@ -75,7 +75,7 @@ class MemoryRecord(Message):
     priors: Blob = Field(description="Prior information of each word, nats; little-endian float32.")
     surprisals: Blob = Field(description="Surprisal of each word in the fact, nats; little-endian float32.")
     vectors: Blob = Field(
-        description="One whitened state a word, two bits a dimension (pipeline/vectors.py), row-major."
+        description="One whitened state a word, two bits a dimension (pipeline/ingest/quantize.py), row-major."
     )
 
 

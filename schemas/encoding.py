@@ -37,7 +37,7 @@ FACT_ENCODINGS = pa.schema(
         pa.field("loss_delta", pa.float32()),
         pa.field("priors", pa.list_(pa.float32())),  # information of each word before any memory, nats
         pa.field("surprisals", pa.list_(pa.float32())),  # of each word in the fact, nats
-        pa.field("vectors", pa.binary()),  # uint8 [words, ceil(d / 4)]: pipeline/vectors.py
+        pa.field("vectors", pa.binary()),  # uint8 [words, ceil(d / 4)]: pipeline/ingest/quantize.py
     ]
 )
 

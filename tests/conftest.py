@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from apache import SCRIPT, Apache
 
-from workers import broker
-from workers.kafka import KafkaSettings
+from tests.helpers.apache import SCRIPT, Apache
+from workers.kafka.clients import KafkaSettings
+from workers.runtime import embedded_broker as broker
 
 if TYPE_CHECKING:
     from pipeline import MemoryLM
-    from pipeline.encoder import Encoder
+    from pipeline.ingest.encoder import Encoder
 
 _prefixes = itertools.count()
 
@@ -77,14 +77,14 @@ def settings(request: pytest.FixtureRequest, kafka: str | None) -> KafkaSettings
 
 @pytest.fixture(scope="session")
 def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from models import make_gpt2  # transformers takes seconds to import, and few tests need it
+    from tests.helpers.models import make_gpt2  # transformers takes seconds to import, and few tests need it
 
     return make_gpt2(tmp_path_factory.mktemp("gpt2"))
 
 
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from models import make_llama  # transformers takes seconds to import, and few tests need it
+    from tests.helpers.models import make_llama  # transformers takes seconds to import, and few tests need it
 
     return make_llama(tmp_path_factory.mktemp("llama"))
 
@@ -92,7 +92,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def encoder() -> "Encoder":
     """Of the default model."""
-    from pipeline.encoder import Encoder
+    from pipeline.ingest.encoder import Encoder
 
     return Encoder.load()
 

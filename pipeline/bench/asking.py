@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
-from pipeline import bench_prompting as prompting
-from pipeline.bench_prompting import GATINGS, WORDINGS, Found
-from pipeline.bench_scores import Measure, share
+from pipeline.bench import prompting
+from pipeline.bench.prompting import GATINGS, WORDINGS, Found
+from pipeline.bench.scores import Measure, share
 from pipeline.memory_lm import MemoryLM
 
 CHUNK = 64  # rows between two signs of progress

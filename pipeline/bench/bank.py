@@ -17,11 +17,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.bank import memory_id
-from pipeline.decision import Memory, packed
-from pipeline.encoding import Encoding
-from pipeline.vectors import pack, unit, unpack
-from pipeline.words import Word, marked, split
+from pipeline.ingest.encoding import Encoding
+from pipeline.ingest.quantize import pack, unit, unpack
+from pipeline.memory.bank import memory_id
+from pipeline.memory.record import Memory, packed
+from pipeline.text.words import Word, marked, split
 
 _MARKS = 24  # bits of a text's mark: of a million texts one in thirty-four is left out for having another's
 NEW = 1 / 8  # of the names are new words

@@ -11,8 +11,8 @@ from statistics import median
 
 import torch
 
-from pipeline.bench_texts import made_up_facts
-from pipeline.encoder import Encoder
+from pipeline.bench.texts import made_up_facts
+from pipeline.ingest.encoder import Encoder
 
 BATCHES = (8, 16, 32)  # texts; of which the best is looked for
 TRIED = 64  # texts by which it is looked for

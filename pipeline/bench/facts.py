@@ -13,10 +13,10 @@ from random import Random
 
 import numpy as np
 
-from pipeline.bench_texts import made_up_facts
-from pipeline.decision import Cause, NewFact
-from pipeline.encoding import Encoding
-from pipeline.words import split
+from pipeline.bench.texts import made_up_facts
+from pipeline.ingest.encoding import Encoding
+from pipeline.memory.record import Cause, NewFact
+from pipeline.text.words import split
 
 DIMENSIONS = 576  # of the default model's states
 MOST = 13.0  # nats that a word can say

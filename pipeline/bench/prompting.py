@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.backbone import Backbone, Decoding
-from pipeline.batches import close_batches
-from pipeline.extraction import EXAMPLES
+from pipeline.fusion.answer_span import EXAMPLES
 from pipeline.memory_lm import Job, MemoryLM
+from pipeline.model.backbone import Backbone, Decoding
+from pipeline.model.batching import close_batches
 
 WORDINGS = ("plain", "chat", "two examples")
 GATINGS = ("", ", gated")

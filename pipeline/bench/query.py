@@ -17,8 +17,11 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import compaction, history, query, snapshot
-from pipeline.rows import from_table
+from pipeline.history import checkpoint as snapshot
+from pipeline.history import compaction
+from pipeline.history import log as history
+from pipeline.memory.codec import from_table
+from pipeline.query import run as query
 from schemas.history import HISTORY, SNAPSHOT
 
 PARTITIONS = 4

@@ -10,7 +10,7 @@ from math import exp
 from pathlib import Path
 from random import Random
 
-from pipeline.bench_asking import (
+from pipeline.bench.asking import (
     Bench,
     Case,
     best,
@@ -21,9 +21,9 @@ from pipeline.bench_asking import (
     score,
     wins,
 )
-from pipeline.bench_data import FactRow
-from pipeline.bench_scores import Measure, divided, percentile, repeated_4grams, says, share
-from pipeline.bench_texts import PROSE, everyday_prompts, made_up_facts
+from pipeline.bench.data import FactRow
+from pipeline.bench.scores import Measure, divided, percentile, repeated_4grams, says, share
+from pipeline.bench.texts import PROSE, everyday_prompts, made_up_facts
 from pipeline.memory_lm import MEMORIES, MemoryLM
 
 SEED = 20261123

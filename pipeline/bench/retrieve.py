@@ -14,14 +14,14 @@ from random import Random
 
 import numpy as np
 
-from pipeline.bank import Bank
-from pipeline.bench_bank import variants
-from pipeline.bench_scores import percentile
-from pipeline.bench_texts import asked_of, made_up_facts
-from pipeline.encoder import Encoder
-from pipeline.encoding import Asked
-from pipeline.lookup import Lookup
-from pipeline.retrieval import Retrieved, best_of, informations_of, retrieve, retrieve_all, scored
+from pipeline.bench.bank import variants
+from pipeline.bench.scores import percentile
+from pipeline.bench.texts import asked_of, made_up_facts
+from pipeline.ingest.encoder import Encoder
+from pipeline.ingest.encoding import Asked
+from pipeline.memory.bank import Bank
+from pipeline.memory.lookup import Lookup
+from pipeline.retrieve.retriever import Retrieved, best_of, informations_of, retrieve, retrieve_all, scored
 
 SEED = 20261125
 ENCODED = 1200  # facts

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from random import Random
 
-from pipeline import bench_prompting as prompting
-from pipeline.bench_asking import CHUNK, SCORED, Bench, best
-from pipeline.bench_data import Talk, TalkQuestion
-from pipeline.bench_prompting import GATINGS, WORDINGS
-from pipeline.bench_scores import Measure, f1, mean, share
+from pipeline.bench import prompting
+from pipeline.bench.asking import CHUNK, SCORED, Bench, best
+from pipeline.bench.data import Talk, TalkQuestion
+from pipeline.bench.prompting import GATINGS, WORDINGS
+from pipeline.bench.scores import Measure, f1, mean, share
 
 SEED = 20261123
 TOKENS = 24  # of every answer

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from pipeline.backbone import Backbone, Decoding
-from pipeline.reading import Reading
+from pipeline.fusion.fusion import Reading
+from pipeline.model.backbone import Backbone, Decoding
 from schemas.response import Token
 
 REPEAT = 5  # tokens

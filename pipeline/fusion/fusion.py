@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from pipeline.retrieval import Retrieved
-from pipeline.settings import Settings
-from pipeline.weights import marks_of
-from pipeline.words import (
+from pipeline.config import Settings
+from pipeline.retrieve.idf import marks_of
+from pipeline.retrieve.retriever import Retrieved
+from pipeline.text.words import (
     SAID_BEFORE,
     Word,
     begins_sentence,

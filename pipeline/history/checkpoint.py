@@ -2,7 +2,7 @@
 
 A snapshot is no truth but what a fold would make, and may be removed at any time; an erasure removes it. It stands beside
 the history's files, a Parquet file whose name has the batch's number and the SHA-256 of its bytes, and it says which batch
-that was: one that is damaged, or of another history, is refused. Queries begin with it, too (pipeline/query.py). Knows what
+that was: one that is damaged, or of another history, is refused. Queries begin with it, too (pipeline/query/run.py). Knows what
 a bank keeps; knows no decisions.
 """
 
@@ -19,10 +19,10 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import history
-from pipeline.bank import Bank
-from pipeline.decision import Decision, Memory, packed
-from pipeline.settings import Settings
+from pipeline.config import Settings
+from pipeline.history import log as history
+from pipeline.memory.bank import Bank
+from pipeline.memory.record import Decision, Memory, packed
 from schemas.history import SNAPSHOT
 
 _PLAIN = [name for name in SNAPSHOT.names if name not in ("priors", "surprisals", "vectors")]

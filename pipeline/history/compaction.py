@@ -9,7 +9,7 @@ import math
 import os
 from pathlib import Path
 
-from pipeline import history
+from pipeline.history import log as history
 
 FAN = 32
 """Files of one size that are merged into one."""

@@ -14,8 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import compaction, history, snapshot
-from pipeline.bank import memory_id
+from pipeline.history import checkpoint as snapshot
+from pipeline.history import compaction
+from pipeline.history import log as history
+from pipeline.memory.bank import memory_id
 
 BLANKED = ("text", "category", "source", "priors", "surprisals", "vectors")
 """What leaves a row of the history. The states and surprisals are made of the text, and tell much of it."""

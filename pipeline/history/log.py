@@ -2,7 +2,7 @@
 
 Knows files: their names, their order, that only one writer gets a number, that a damaged one is refused. One file a batch,
 `0000000042.parquet`; several that follow each other may have been merged into one, `0000000032-0000000063.parquet`
-(pipeline/compaction.py), and whoever sees both takes the merged one. Every function takes the data folder. Knows nothing of
+(pipeline/history/compaction.py), and whoever sees both takes the merged one. Every function takes the data folder. Knows nothing of
 what a decision means, and keeps no rows in memory.
 """
 
@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.decision import Decision
-from pipeline.rows import from_table, to_table
+from pipeline.memory.codec import from_table, to_table
+from pipeline.memory.record import Decision
 from schemas.dead_letter import DEAD_LETTERS
 from schemas.history import GENERATIONS, HISTORY
 

@@ -15,15 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.backbone import Backbone, Tokens
-from pipeline.batches import Batch, close_batches, fixed_batches
-from pipeline.calibration import Calibration, calibration_of
-from pipeline.cores import each
-from pipeline.encoding import Asked, Encoding, Stopped
-from pipeline.models import Progress, silent
-from pipeline.settings import Settings
-from pipeline.vectors import pack
-from pipeline.words import Frequencies, Word, form_of, marked, split
+from pipeline.config import Settings
+from pipeline.ingest.encoding import Asked, Encoding, Stopped
+from pipeline.ingest.quantize import pack
+from pipeline.model.backbone import Backbone, Tokens
+from pipeline.model.batching import Batch, close_batches, fixed_batches
+from pipeline.model.calibration import Calibration, calibration_of
+from pipeline.model.cores import each
+from pipeline.model.hub import Progress, silent
+from pipeline.text.words import Frequencies, Word, form_of, marked, split
 
 VERSION = "2"  # of what is measured; a part of the encoder id
 PROMPT_TOKENS = 256  # of a prompt that are looked at, from its end

@@ -17,12 +17,12 @@ from typing import TypeVar
 import numpy as np
 import orjson
 
-from pipeline.decision import Cause, Decision, Memory, NewFact, packed
-from pipeline.index import Index
-from pipeline.namespace import Namespace
-from pipeline.relation import common, same_relation
-from pipeline.settings import Settings
-from pipeline.words import begins, forms, marked, words_of
+from pipeline.config import Settings
+from pipeline.decide.dedup import common, same_relation
+from pipeline.memory.namespace import Namespace
+from pipeline.memory.postings import Index
+from pipeline.memory.record import Cause, Decision, Memory, NewFact, packed
+from pipeline.text.words import begins, forms, marked, words_of
 
 _FEW = 16  # memories that have a fact's first words: all of them are looked at
 
@@ -140,7 +140,7 @@ class Bank:
     def decide_forget(
         self, namespace: str, memory_id: str, cause: Cause, now: datetime, erase: bool = False
     ) -> list[Decision]:
-        """With `erase` the text is not repeated: it is about to leave the history, see pipeline/erasure.py."""
+        """With `erase` the text is not repeated: it is about to leave the history, see pipeline/history/erasure.py."""
         memory = self.get(namespace, memory_id)
         text = memory.text if memory and not erase else None
         outcome = "erased" if erase else "forgotten"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.decision import Cause, Decision
+from pipeline.memory.record import Cause, Decision
 from schemas.history import HISTORY
 
 _CAUSE = [field.name for field in fields(Cause)]

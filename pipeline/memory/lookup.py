@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.index import Floats, Index
+from pipeline.memory.postings import Floats, Index
 
 Rows = NDArray[np.int64]
 Bools = NDArray[np.bool_]

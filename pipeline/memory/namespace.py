@@ -7,11 +7,11 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from pipeline.categories import Categories
-from pipeline.decision import Memory
-from pipeline.index import Index
-from pipeline.memories import Records
-from pipeline.words import forms
+from pipeline.memory.eviction import Categories
+from pipeline.memory.postings import Index
+from pipeline.memory.record import Memory
+from pipeline.memory.table import Records
+from pipeline.text.words import forms
 
 DEFAULT_CATEGORY = ""
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.memories import Ids
-from pipeline.vectors import product, unit, unpack_leading
+from pipeline.ingest.quantize import product, unit, unpack_leading
+from pipeline.memory.table import Ids
 
 POOLED = 128
 """Dimensions of a pooled vector: the leading ones, in which states vary most."""

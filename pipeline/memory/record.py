@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.encoding import Encoding
+from pipeline.ingest.encoding import Encoding
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from pipeline.decision import Memory
-from pipeline.words import words_of
+from pipeline.memory.record import Memory
+from pipeline.text.words import words_of
 from schemas.changelog import MemoryRecord
 from schemas.common import BadMessage
 

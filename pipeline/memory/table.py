@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.decision import Kind
+from pipeline.memory.record import Kind
 
 _ID = 16  # bytes
 _HEX = re.compile(f"[0-9a-f]{{{2 * _ID}}}")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedTokenizerFast
 from transformers.cache_utils import DynamicLayer
 
-from pipeline.models import ModelError, Progress, model_hash, quiet, resolve, silent
+from pipeline.model.hub import ModelError, Progress, model_hash, quiet, resolve, silent
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from torch import Tensor, nn
 
-from pipeline.backbone import Backbone
-from pipeline.models import ModelError, Progress, cache_folder, locked, silent, write_atomically
+from pipeline.model.backbone import Backbone
+from pipeline.model.hub import ModelError, Progress, cache_folder, locked, silent, write_atomically
 
 TEXTS = 288  # that the model writes, half of them from nothing, half from a line break
 TOKENS = 32  # each
@@ -68,7 +68,7 @@ def calibration_of(backbone: Backbone, progress: Progress = silent) -> Calibrati
 
     Workers on several machines must have the same: give them the same file (`factstream model calibrate` prints its path).
     """
-    path, shipped = calibration_path(backbone), resources.files("pipeline") / SHIPPED
+    path, shipped = calibration_path(backbone), resources.files("pipeline.model") / SHIPPED
     if not path.is_file() and shipped.is_file():
         found = Calibration.from_bytes(shipped.read_bytes(), shipped)
         if found.model_hash == backbone.hash:

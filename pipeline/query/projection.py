@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
-from pipeline import history
-from pipeline.vectors import Floats, unit, unpack
+from pipeline.history import log as history
+from pipeline.ingest.quantize import Floats, unit, unpack
 
 Key = tuple[str, str]
 """(namespace, memory_id)"""

@@ -18,7 +18,8 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from pipeline import history, snapshot
+from pipeline.history import checkpoint as snapshot
+from pipeline.history import log as history
 from schemas.dead_letter import DEAD_LETTERS
 from schemas.history import GENERATIONS, HISTORY, SNAPSHOT
 
@@ -263,7 +264,7 @@ def _run(data: Path, sql: str, timeout_s: float, until: float) -> pa.Table:
 def run_confined(data: Path, sql: str, timeout_s: float = TIMEOUT_S) -> pa.Table:
     """As `run`, but in a process of its own: it is killed when it does not end in time, and gets no more memory than
     `MAX_PROCESS_BYTES`, no file to write, and none of our environment. Takes a third of a second more."""
-    command = [sys.executable, "-m", "pipeline.query", str(data), str(timeout_s)]
+    command = [sys.executable, "-m", "pipeline.query.run", str(data), str(timeout_s)]
     env = {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path), "OMP_NUM_THREADS": "1"}
     try:
         done = subprocess.run(command, input=sql.encode("utf-8", "replace"), capture_output=True, env=env,

@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.settings import Settings
-from pipeline.words import BEGINNING, dated, is_year, likeness
+from pipeline.config import Settings
+from pipeline.text.words import BEGINNING, dated, is_year, likeness
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -7,11 +7,11 @@ from itertools import accumulate, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.alignment import Floats, Words
-from pipeline.decision import Memory
-from pipeline.index import Index
-from pipeline.settings import Settings
-from pipeline.words import marked, parts, split
+from pipeline.config import Settings
+from pipeline.memory.postings import Index
+from pipeline.memory.record import Memory
+from pipeline.retrieve.alignment import Floats, Words
+from pipeline.text.words import marked, parts, split
 
 
 def information_of(

@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.alignment import Alignment, Floats, Words, align
-from pipeline.bank import Bank
-from pipeline.decision import Memory
-from pipeline.encoding import Asked
-from pipeline.weights import informations_in, words_of
-from pipeline.words import BEGINNING, likeness, split
+from pipeline.ingest.encoding import Asked
+from pipeline.memory.bank import Bank
+from pipeline.memory.record import Memory
+from pipeline.retrieve.alignment import Alignment, Floats, Words, align
+from pipeline.retrieve.idf import informations_in, words_of
+from pipeline.text.words import BEGINNING, likeness, split
 
 
 class First(NamedTuple):

@@ -17,17 +17,17 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.alignment import PART, Alignment, Floats, Words, align, gate
-from pipeline.bank import Bank
-from pipeline.decision import Memory
-from pipeline.encoding import Asked
-from pipeline.hop import First, Second, hop
-from pipeline.index import NO_STATES, Index, Stated, pool
-from pipeline.lookup import Lookup, Rows
-from pipeline.settings import Settings
-from pipeline.vectors import likeness_of
-from pipeline.weights import belonging, forms_of, information_of, informations_in, marks_of, words_of
-from pipeline.words import split
+from pipeline.config import Settings
+from pipeline.ingest.encoding import Asked
+from pipeline.ingest.quantize import likeness_of
+from pipeline.memory.bank import Bank
+from pipeline.memory.lookup import Lookup, Rows
+from pipeline.memory.postings import NO_STATES, Index, Stated, pool
+from pipeline.memory.record import Memory
+from pipeline.retrieve.alignment import PART, Alignment, Floats, Words, align, gate
+from pipeline.retrieve.idf import belonging, forms_of, information_of, informations_in, marks_of, words_of
+from pipeline.retrieve.multihop import First, Second, hop
+from pipeline.text.words import split
 
 SHARING = 2  # times as many candidates are found by words as by states: with as many recall@3 of 100,000 was .984, not .993
 

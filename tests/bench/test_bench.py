@@ -10,11 +10,16 @@ import orjson
 import pytest
 from typer.testing import CliRunner
 
-from pipeline import MemoryLM, bench_asking, bench_prompting, bench_recall, bench_talk, bench_texts
-from pipeline.bench_data import BenchFileError, read_facts, read_talks
-from pipeline.bench_scores import divided, f1, percentile, repeated_4grams, says, share
-from workers import bench
-from workers.cli import app
+from pipeline import MemoryLM
+from pipeline.bench import asking as bench_asking
+from pipeline.bench import prompting as bench_prompting
+from pipeline.bench import recall as bench_recall
+from pipeline.bench import talk as bench_talk
+from pipeline.bench import texts as bench_texts
+from pipeline.bench.data import BenchFileError, read_facts, read_talks
+from pipeline.bench.scores import divided, f1, percentile, repeated_4grams, says, share
+from workers.cli import bench
+from workers.cli.app import app
 
 # The run that most tests here read lasts a minute and a half on a slow processor, and more on a busy one.
 pytestmark = pytest.mark.timeout(600)

@@ -7,9 +7,11 @@ import orjson
 import pytest
 from typer.testing import CliRunner
 
-from pipeline import MemoryLM, bench_encode, bench_generate
-from pipeline.encoder import Encoder
-from workers.cli import app
+from pipeline import MemoryLM
+from pipeline.bench import encode as bench_encode
+from pipeline.bench import generate as bench_generate
+from pipeline.ingest.encoder import Encoder
+from workers.cli.app import app
 
 RUNNER = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
 

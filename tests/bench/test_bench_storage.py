@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import bench_query
-from pipeline.bench_facts import made_up_stream
-from workers import bench_replica, bench_write
+from pipeline.bench import query as bench_query
+from pipeline.bench.facts import made_up_stream
+from workers.bench import replica as bench_replica
+from workers.bench import write as bench_write
 
 
 def quiet(*_: object) -> None: ...

@@ -10,16 +10,18 @@ import orjson
 import pytest
 from typer.testing import CliRunner
 
-from pipeline import history
-from pipeline.bank import Bank
-from pipeline.decision import Cause, NewFact
-from pipeline.encoding import Encoding
-from pipeline.words import split
+from pipeline.history import log as history
+from pipeline.ingest.encoding import Encoding
+from pipeline.memory.bank import Bank
+from pipeline.memory.record import Cause, NewFact
+from pipeline.text.words import split
 from schemas.common import BadMessage
 from schemas.response import GenerationResponse, ResponseDelta, ResponseError
-from workers import cli, client, positions
-from workers.cli import app
-from workers.kafka import KafkaSettings
+from workers.cli import app as cli
+from workers.cli.app import app
+from workers.client import positions
+from workers.client import publish as client
+from workers.kafka.clients import KafkaSettings
 
 RUNNER = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
 NOWHERE = ("--bootstrap", "127.0.0.1:1")  # a port at which nothing listens

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import wait_until
 from kafka import TopicPartition
 from kafka.errors import KafkaTimeoutError
 
@@ -21,9 +20,11 @@ from schemas.changelog import Decided, PositionRecord, changelog_key
 from schemas.common import encode
 from schemas.fact import Fact, Forget, decode_fact
 from schemas.request import GenerationRequest, decode_request
-from workers import broker, client
-from workers.kafka import KafkaSettings, KafkaUnavailable, Producer, dead_letter
-from workers.topics import ensure_topics
+from tests.conftest import wait_until
+from workers.client import publish as client
+from workers.kafka.admin import ensure_topics
+from workers.kafka.clients import KafkaSettings, KafkaUnavailable, Producer, dead_letter
+from workers.runtime import embedded_broker as broker
 
 PAIRS: list[tuple[str, Fact | Forget]] = [("default", Fact(text=f"Fact {n}.")) for n in range(3)]
 

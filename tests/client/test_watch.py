@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
-import hostile
 import pytest
 from rich.console import Console
 
@@ -17,8 +16,9 @@ from schemas.common import Message, encode
 from schemas.fact import Fact
 from schemas.request import GenerationRequest
 from schemas.response import GenerationResponse, ResponseDelta, ResponseError, Timings, UsedMemory
-from workers.kafka import KafkaSettings
-from workers.watch import KEPT, Screen, Seen
+from tests.faults import hostile
+from workers.client.watch import KEPT, Screen, Seen
+from workers.kafka.clients import KafkaSettings
 
 ID = "a" * 32
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -154,6 +154,6 @@ def test_a_broker_that_is_not_there_and_a_pipe_are_one_clear_line() -> None:
         (["--json", "--bootstrap", "127.0.0.1:9"], "error: no broker answers at 127.0.0.1:9"),
         ([], "error: standard output is no terminal: `factstream watch --json`"),
     ):
-        command = [sys.executable, "-m", "workers.cli", "watch", *options]
+        command = [sys.executable, "-m", "workers.cli.app", "watch", *options]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 1 and done.stderr.startswith(said), done.stderr

@@ -1,7 +1,7 @@
 """docs/: every command and program of the pages is run against a real stack, in the order of a page.
 
 What cannot be run here says why, in a comment before it; of that the commands and options are checked. The pages of queries
-(tests/test_analytics.py) and of promises, whose commands are tests, have theirs.
+(tests/query/test_analytics.py) and of promises, whose commands are tests, have theirs.
 """
 
 import json
@@ -17,20 +17,20 @@ from typing import Any, NamedTuple, get_args
 
 import pytest
 import yaml
-from conftest import wait_until
 from prometheus_client import REGISTRY
 from typer.testing import CliRunner
 
 from schemas.changelog import Outcome
 from schemas.fact import Fact
 from schemas.topics import FACT_ENCODINGS, FACTS, MEMORY_HITS
-from workers import metrics
-from workers.broker import free_port
-from workers.cli import app
-from workers.kafka import KafkaSettings
-from workers.topics import lag
+from tests.conftest import wait_until
+from workers.cli.app import app
+from workers.kafka.admin import lag
+from workers.kafka.clients import KafkaSettings
+from workers.observe import metrics
+from workers.runtime.embedded_broker import free_port
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
 PAGES = ("quickstart", "publishing", "consuming", "operating")  # in this order, on one stack
 SAID = {
@@ -66,7 +66,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("docs")
     command = folder / "bin" / "factstream"  # as pip makes it, of this very tree
     command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m workers.cli "$@"\n')
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m workers.cli.app "$@"\n')
     command.chmod(0o755)
     first = free_port(row=4)  # the metrics of three workers, then the broker
     port = first + 3

@@ -10,7 +10,7 @@ import pytest
 
 from schemas.fact import Fact, decode_fact
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
 
 @pytest.fixture(scope="module")

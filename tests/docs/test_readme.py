@@ -8,12 +8,12 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from pipeline import query
+from pipeline.query import run as query
 from schemas import topics
-from workers.cli import app
-from workers.kafka import KafkaSettings
+from workers.cli.app import app
+from workers.kafka.clients import KafkaSettings
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"(?:<!-- (\w+) -->\n)?```python\n(.*?)```", README, re.DOTALL)
 COMMANDS = sorted(

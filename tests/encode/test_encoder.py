@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from kafka import TopicPartition
 
-from pipeline.encoder import Encoder
-from pipeline.encoding import Encoding, Stopped
-from pipeline.words import split
+from pipeline.ingest.encoder import Encoder
+from pipeline.ingest.encoding import Encoding, Stopped
+from pipeline.text.words import split
 from schemas import topics
 from schemas.encoding import decode_batch
-from workers import encoder
-from workers.kafka import KafkaSettings, partition_for
-from workers.writer import check_rows
+from workers.encode import worker as encoder
+from workers.kafka.clients import KafkaSettings, partition_for
+from workers.write.worker import check_rows
 
 PARTITIONS = 4
 HOME = partition_for("default", PARTITIONS)

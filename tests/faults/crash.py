@@ -3,8 +3,8 @@
 Afterwards nothing may be lost, nothing decided twice, the changelog must say what the history says, and the digest must
 be that of a run on the same facts that nobody disturbed. The facts and the faults follow from a seed; the moments do not.
 
-    python tests/crash.py --broker apache --kills 100 --facts 6000
-    python tests/crash.py --broker embedded --restarts 10 --rebalances 20 --pauses 10
+    python -m tests.faults.crash --broker apache --kills 100 --facts 6000
+    python -m tests.faults.crash --broker embedded --restarts 10 --rebalances 20 --pauses 10
 """
 
 import argparse
@@ -26,20 +26,22 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from apache import Apache
-from conftest import runs
-from crash_worker import STARTING, STEPS
 from kafka import TopicPartition
 
-from pipeline import bank, history
-from pipeline.records import to_record
+from pipeline.history import log as history
+from pipeline.memory import bank
+from pipeline.memory.records import to_record
 from schemas import topics
 from schemas.changelog import MAX_CHANGELOG_BYTES, PositionRecord, changelog_key
 from schemas.common import decode, encode
 from schemas.fact import Fact, Forget
-from workers import broker, client
-from workers.kafka import KafkaSettings, KafkaUnavailable
-from workers.topics import end_offsets, ensure_topics
+from tests.conftest import runs
+from tests.faults.crash_worker import STARTING, STEPS
+from tests.helpers.apache import Apache
+from workers.client import publish as client
+from workers.kafka.admin import end_offsets, ensure_topics
+from workers.kafka.clients import KafkaSettings, KafkaUnavailable
+from workers.runtime import embedded_broker as broker
 
 HERE = Path(__file__).parent
 BEGIN = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
@@ -193,9 +195,9 @@ class Run:
         self.cluster, self.settings, self.data, self.log = cluster, settings, folder / "data", folder / "log"
         folder.mkdir(parents=True, exist_ok=True)
         self._host = subprocess.Popen(
-            [sys.executable, str(HERE / "crash_worker.py"), str(model)],
+            [sys.executable, "-m", "tests.faults.crash_worker", str(model)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=os.environ | {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"},
+            env=os.environ | {"PYTHONPATH": str(HERE.parent.parent), "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         self._say()
         self._folder, self._names = folder, itertools.count()
@@ -484,7 +486,7 @@ def both(
 
 
 def main() -> int:
-    from models import make_gpt2
+    from tests.helpers.models import make_gpt2
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -14,13 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline import compaction, history
-from pipeline.encoder import Encoder
+from pipeline.history import compaction
+from pipeline.history import log as history
+from pipeline.ingest.encoder import Encoder
 from schemas import topics
-from workers import log, loop
-from workers.encoder import EncoderWorker
-from workers.kafka import KafkaSettings, Producer
-from workers.writer import WriterWorker
+from workers.encode.worker import EncoderWorker
+from workers.kafka.clients import KafkaSettings, Producer
+from workers.observe import log
+from workers.runtime import loop
+from workers.write.worker import WriterWorker
 
 STEPS = {
     "encoder": ("taken", "before producing", "half produced", "produced", "before the commit", "after the commit"),

@@ -4,8 +4,8 @@ Whatever comes is taken, or refused with BadMessage; a batch that cannot be read
 libFuzzer prints the trace, and writes the input to a file that it names.
 
     make fuzz                                            a minute for each target
-    python tests/fuzz.py facts -runs=100000              one target, with libFuzzer's own options
-    python tests/fuzz.py facts crash-4f0c…               a finding, once more
+    python -m tests.faults.fuzz facts -runs=100000              one target, with libFuzzer's own options
+    python -m tests.faults.fuzz facts crash-4f0c…               a finding, once more
 """
 
 import sys
@@ -21,7 +21,7 @@ BATCHES = "record-batches"
 
 def decoders() -> dict[str, Decoder]:
     """By topic: what a worker makes of (key, value) before it believes it; raises BadMessage."""
-    from pipeline.records import from_record
+    from pipeline.memory.records import from_record
     from schemas import topics
     from schemas.changelog import MemoryRecord, decode_changelog
     from schemas.common import BadMessage, decode
@@ -29,7 +29,7 @@ def decoders() -> dict[str, Decoder]:
     from schemas.fact import decode_fact
     from schemas.hits import MemoryHits
     from schemas.request import decode_request
-    from workers.writer import check_rows
+    from workers.write.worker import check_rows
 
     def taken(key: bytes | None, value: bytes | None) -> None:
         record = decode_changelog(key, value)
@@ -71,11 +71,11 @@ def target(name: str) -> Callable[[bytes], None]:
 
 def _read(data: bytes) -> None:
     """The records behind a batch's header that says what `data` begins with: codec, then how many they are."""
-    import hostile
     from kafka import TopicPartition
     from kafka.record.memory_records import MemoryRecords
 
-    from workers.fetch import _PartitionRecords
+    from tests.faults import hostile
+    from workers.kafka.consumer import _PartitionRecords
 
     raw = hostile.batch(data[2:], data[0] % 8 if data else 0, data[1] if len(data) > 1 else 1)
     records = _PartitionRecords(0, TopicPartition("facts", 0), MemoryRecords(raw)).take(1_000)
@@ -87,9 +87,8 @@ def seeds(name: str) -> list[bytes]:
     import json
     import random
 
-    import hostile
-
     from schemas import topics
+    from tests.faults import hostile
 
     if name == topics.DEAD_LETTERS:
         return [b"facts\n3\n17\ninvalid-json\nno JSON\nencoder\n2026-01-02T00:00:00+00:00"]
@@ -106,7 +105,6 @@ def seeds(name: str) -> list[bytes]:
 def main() -> None:
     import atheris
 
-    sys.path.insert(0, str(Path(__file__).parent.parent))
     name = sys.argv[1] if len(sys.argv) > 1 else "-"
     with atheris.instrument_imports(include=["schemas", "pipeline", "workers"]):
         names = [*decoders(), BATCHES]

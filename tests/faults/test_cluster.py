@@ -1,13 +1,14 @@
 """A cluster of three nodes, three replicas and two of them in sync: it loses one node after the other under load.
 
-Collected only with --kafka (`make test-kafka ON_KAFKA=tests/test_cluster.py`): the embedded broker is one node.
+Collected only with --kafka (`make test-kafka ON_KAFKA=tests/faults/test_cluster.py`): the embedded broker is one node.
 """
 
 from pathlib import Path
 
-import crash
 import pytest
-from conftest import session_ms
+
+from tests.conftest import session_ms
+from tests.faults import crash
 
 
 @pytest.mark.timeout(400)

@@ -1,13 +1,14 @@
-"""Nothing lost and nothing twice, whatever dies: the short version of tests/crash.py, on either broker."""
+"""Nothing lost and nothing twice, whatever dies: the short version of tests/faults/crash.py, on either broker."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import crash
 import pytest
-from conftest import session_ms
-from crash_worker import STARTING, STEPS
+
+from tests.conftest import session_ms
+from tests.faults import crash
+from tests.faults.crash_worker import STARTING, STEPS
 
 POINTS = sum(len(names) + 1 for names in STEPS.values()) + len(STARTING)
 """Each step of either worker, and any moment in between."""

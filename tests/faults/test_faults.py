@@ -11,8 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_history import assert_same, sample
-from test_writer import (
+
+from pipeline.history import log as history
+from pipeline.history.log import HistoryError
+from schemas import topics
+from tests.history.test_history import assert_same, sample
+from tests.write.test_writer import (
     HOME,
     NOW,
     OUTCOMES,
@@ -28,15 +32,11 @@ from test_writer import (
     take,
     writer,
 )
-
-from pipeline import history
-from pipeline.history import HistoryError
-from schemas import topics
-from workers import loop
-from workers.kafka import KafkaSettings
-from workers.loop import Retry
-from workers.topics import ensure_topics
-from workers.writer import WriterWorker
+from workers.kafka.admin import ensure_topics
+from workers.kafka.clients import KafkaSettings
+from workers.runtime import loop
+from workers.runtime.loop import Retry
+from workers.write.worker import WriterWorker
 
 
 class Disk:
@@ -107,7 +107,7 @@ def test_a_file_that_may_not_grow_leaves_nothing_behind(tmp_path: Path) -> None:
 
 def ended(settings: KafkaSettings, data: Path, capfd: pytest.CaptureFixture[str]) -> str:
     """What the log says of a writer that cannot start."""
-    from workers import log
+    from workers.observe import log
 
     log.setup("writer")
     assert loop.run(WriterWorker(settings, data), settings, data, poll_ms=50, sleep=lambda _: None) == 1

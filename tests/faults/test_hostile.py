@@ -1,6 +1,6 @@
 """Nothing on a topic stops a worker, makes it grow, or is lost: hostile messages on every topic that is consumed.
 
-`HOSTILE_MESSAGES=20000 pytest tests/test_hostile.py -s` (`make hostile`) is the long run; it prints what it saw.
+`HOSTILE_MESSAGES=20000 pytest tests/faults/test_hostile.py -s` (`make hostile`) is the long run; it prints what it saw.
 """
 
 import json
@@ -18,26 +18,26 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import fuzz
-import hostile
 import pyarrow.parquet as pq
 import pytest
-from conftest import wait_until
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 from kafka import TopicPartition
 from kafka.record.default_records import DefaultRecordBatch
 
-from pipeline.query import run as query
+from pipeline.query.run import run as query
 from schemas import topics
 from schemas.common import BadMessage
 from schemas.dead_letter import decode_headers
 from schemas.fact import Fact
 from schemas.request import GenerationRequest
-from workers import broker, client
-from workers.kafka import KafkaSettings, partition_for
-from workers.topics import ensure_topics
+from tests.conftest import wait_until
+from tests.faults import fuzz, hostile
+from workers.client import publish as client
+from workers.kafka.admin import ensure_topics
+from workers.kafka.clients import KafkaSettings, partition_for
+from workers.runtime import embedded_broker as broker
 
 MESSAGES = int(os.environ.get("HOSTILE_MESSAGES", "600"))
 CONSUMED = (
@@ -45,7 +45,7 @@ CONSUMED = (
     topics.DEAD_LETTERS,
 )  # fmt: skip
 GROWTH = 256 * 1024 * 1024
-"""Bytes that a worker may grow by under fire: what `workers.fetch` lets a poll bring, several times. One bomb is 1 GiB."""
+"""Bytes that a worker may grow by under fire: what `workers.kafka.consumer` lets a poll bring, several times. One bomb is 1 GiB."""
 
 
 DECODERS = fuzz.decoders()
@@ -88,8 +88,9 @@ def test_a_decoder_takes_or_refuses_whatever_comes(
 def test_what_coverage_guides_to_is_taken_or_refused(name: str, tmp_path: Path) -> None:
     """A short run of the fuzzer; `make fuzz` is a longer one."""
     pytest.importorskip("atheris", reason="atheris comes for Linux on x86-64")
-    command = [sys.executable, fuzz.__file__, name, "-runs=3000", "-seed=1", "-verbosity=0"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    command = [sys.executable, "-m", "tests.faults.fuzz", name, "-runs=3000", "-seed=1", "-verbosity=0"]
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent.parent)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
 
 
@@ -133,7 +134,7 @@ def stack(tmp_path: Path, llama: Path) -> Any:
     command = [
         sys.executable,
         "-m",
-        "workers.cli",
+        "workers.cli.app",
         "up",
         "--data",
         str(data),

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from pipeline import MemoryLM
-from pipeline.encoder import Encoder
+from pipeline.ingest.encoder import Encoder
 from pipeline.memory_lm import Job
 
 STAFF = "Mira Holt joined Brightwater in 2019, leads the customs desk, and lives in Porto."

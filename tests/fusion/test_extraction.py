@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import MemoryLM, extraction
-from pipeline.encoder import Encoder
-from pipeline.extraction import Run, answer_of
+from pipeline import MemoryLM
+from pipeline.fusion import answer_span as extraction
+from pipeline.fusion.answer_span import Run, answer_of
+from pipeline.ingest.encoder import Encoder
 from pipeline.memory_lm import OTHERS, Generation, K
-from pipeline.words import split
+from pipeline.text.words import split
 
 KETTLE = "The Zephyr kettle is made of copper, ships from Gdansk, and costs 84 euros."
 LAMP = "The Harlow lamp is made of walnut."

@@ -4,7 +4,7 @@ import pytest
 from transformers import DynamicCache
 
 from pipeline import MemoryLM
-from pipeline.generation import Batch, Row, _text, generate
+from pipeline.fusion.engine import Batch, Row, _text, generate
 from pipeline.memory_lm import Job
 
 PROMPTS = ["The lamp of the", "Question: what is", "Bado and rit are in " * 4, "It"]

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import MemoryLM
-from pipeline.encoder import Encoder
-from pipeline.records import from_record, to_record
+from pipeline.ingest.encoder import Encoder
+from pipeline.memory.records import from_record, to_record
 
 FACTS = [
     "The Harlow desk lamp is made of walnut.",

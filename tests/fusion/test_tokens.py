@@ -3,8 +3,8 @@
 import pytest
 
 from pipeline import MemoryLM
-from pipeline.encoder import Encoder
-from pipeline.generation import Row, pieces
+from pipeline.fusion.engine import Row, pieces
+from pipeline.ingest.encoder import Encoder
 from pipeline.memory_lm import Job
 
 FACT, PROMPT = "The Harlow desk lamp is made of walnut.", "The Harlow desk lamp is made of"

@@ -18,11 +18,11 @@ from kafka.errors import KafkaTimeoutError
 from pipeline.memory_lm import Generation, Job, MemoryLM, Retrieved
 from schemas import topics
 from schemas.changelog import changelog_key
-from workers import generator
-from workers.generator import GeneratorWorker
-from workers.kafka import KafkaSettings, partition_for
-from workers.loop import Done, Retry
-from workers.replica import Table
+from workers.generate import worker as generator
+from workers.generate.replica import Table
+from workers.generate.worker import GeneratorWorker
+from workers.kafka.clients import KafkaSettings, partition_for
+from workers.runtime.loop import Done, Retry
 
 REQUESTS = topics.GENERATION_REQUESTS
 

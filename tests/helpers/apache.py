@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 SCRIPT = Path(
-    os.environ.get("KAFKA_SCRIPT") or Path(__file__).parent.parent.parent / "shared" / "kafka" / "kafka"
+    os.environ.get("KAFKA_SCRIPT")
+    or Path(__file__).parent.parent.parent.parent / "shared" / "kafka" / "kafka"
 )
 
 

@@ -1,7 +1,7 @@
 """Golden figures of the memory: what a change of the code's shape, and not of its behaviour, leaves byte-equal.
 
-    python tests/golden.py write FOLDER --facts FILE      # before the change
-    python tests/golden.py compare FOLDER --facts FILE    # after it, on the same machine
+    python -m tests.helpers.golden write FOLDER --facts FILE      # before the change
+    python -m tests.helpers.golden compare FOLDER --facts FILE    # after it, on the same machine
 
 `stream.json` holds the digest and the outcomes of a crash-harness stream under a small random model, `answers.json` the
 answers, scores and gates of 200 prompts under the default model, `recall.json` the figures of `bench recall --limit 100`.
@@ -15,24 +15,21 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
-
-import crash
-from models import make_gpt2
-
 from pipeline import MemoryLM
-from pipeline.bank import Bank
-from pipeline.decision import Cause, NewFact
-from pipeline.encoder import Encoder
+from pipeline.ingest.encoder import Encoder
+from pipeline.memory.bank import Bank
+from pipeline.memory.record import Cause, NewFact
 from schemas.fact import Forget
+from tests.faults import crash
+from tests.helpers.models import make_gpt2
 
 SEED, STREAM, LEARNED, ASKED = 20261129, 2000, 400, 200
-BEGIN = crash.datetime(2026, 1, 1, tzinfo=crash.UTC)
+BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def stream() -> Any:
@@ -77,7 +74,9 @@ def answers(facts: Path) -> Any:
                 "prompt": prompt,
                 "text": answer.text,
                 "finish_reason": answer.finish_reason,
-                "memories": [[m.memory_id, repr(float(m.score)), repr(float(m.gate))] for m in answer.memories],
+                "memories": [
+                    [m.memory_id, repr(float(m.score)), repr(float(m.gate))] for m in answer.memories
+                ],
             }
             for prompt, answer in zip(prompts, answered, strict=True)
         ],
@@ -86,7 +85,17 @@ def answers(facts: Path) -> Any:
 
 def recall(facts: Path) -> Any:
     """`bench recall --limit 100 --json`, less what is timed."""
-    command = [sys.executable, "-m", "workers.cli", "bench", "recall", "--facts", str(facts), "--limit", "100"]
+    command = [
+        sys.executable,
+        "-m",
+        "workers.cli.app",
+        "bench",
+        "recall",
+        "--facts",
+        str(facts),
+        "--limit",
+        "100",
+    ]
     printed = subprocess.run([*command, "--json"], check=True, stdout=subprocess.PIPE).stdout
     figures = json.loads(printed)
     for timed in ("cost", "seconds"):
@@ -95,10 +104,14 @@ def recall(facts: Path) -> Any:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("action", choices=("write", "compare"))
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--facts", type=Path, required=True, help="facts with ways to ask for them, JSON Lines")
+    parser.add_argument(
+        "--facts", type=Path, required=True, help="facts with ways to ask for them, JSON Lines"
+    )
     parser.add_argument("--only", nargs="*", default=["stream", "answers", "recall"])
     told = parser.parse_args()
     figures: dict[str, Callable[[], Any]] = {

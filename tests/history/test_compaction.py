@@ -12,13 +12,15 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from test_erasure import SAID, ask, holding, said
-from test_history import assert_same, decision
-from test_writer import HOME, agree, batch, decided, take, writer
 
-from pipeline import compaction, history, query
-from pipeline.bank import fold
-from pipeline.decision import Decision
+from pipeline.history import compaction
+from pipeline.history import log as history
+from pipeline.memory.bank import fold
+from pipeline.memory.record import Decision
+from pipeline.query import run as query
+from tests.history.test_erasure import SAID, ask, holding, said
+from tests.history.test_history import assert_same, decision
+from tests.write.test_writer import HOME, agree, batch, decided, take, writer
 
 NEVER, ALWAYS = 0.0, float("inf")
 """Moments at which nothing that was merged is old enough to be removed, and all of it is."""

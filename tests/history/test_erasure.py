@@ -14,15 +14,16 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 from kafka.errors import KafkaTimeoutError
-from test_writer import HOME, agree, batch, decided, message, row, take, writer
 
-from pipeline import history, query
-from pipeline.bank import Bank, fold, memory_id
-from pipeline.decision import Decision
-from pipeline.erasure import erase
-from pipeline.words import split
-from workers.loop import Retry
-from workers.writer import check_rows, decide_rows
+from pipeline.history import log as history
+from pipeline.history.erasure import erase
+from pipeline.memory.bank import Bank, fold, memory_id
+from pipeline.memory.record import Decision
+from pipeline.query import run as query
+from pipeline.text.words import split
+from tests.write.test_writer import HOME, agree, batch, decided, message, row, take, writer
+from workers.runtime.loop import Retry
+from workers.write.worker import check_rows, decide_rows
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 SECRET = "Torben Betts was from Munich."

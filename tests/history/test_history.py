@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import history
-from pipeline.decision import Cause, Decision
+from pipeline.history import log as history
+from pipeline.memory.record import Cause, Decision
 from schemas.dead_letter import DEAD_LETTERS
 from schemas.history import HISTORY
 

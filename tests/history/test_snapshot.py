@@ -9,15 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from test_erasure import ask, holding, said, texts
-from test_writer import HOME, NOW, agree, batch, decided, message, row, writer
 
-from pipeline import compaction, history, snapshot
-from pipeline.bank import Bank, fold, memory_id
-from pipeline.settings import Settings
+from pipeline.config import Settings
+from pipeline.history import checkpoint as snapshot
+from pipeline.history import compaction
+from pipeline.history import log as history
+from pipeline.memory.bank import Bank, fold, memory_id
 from schemas.history import SNAPSHOT
-from workers import writer as module
-from workers.writer import check_rows, decide_rows, load
+from tests.history.test_erasure import ask, holding, said, texts
+from tests.write.test_writer import HOME, NOW, agree, batch, decided, message, row, writer
+from workers.write import worker as module
+from workers.write.worker import check_rows, decide_rows, load
 
 SETTINGS = Settings()
 

@@ -23,22 +23,23 @@ from urllib.parse import urlencode
 
 import numpy as np
 import pytest
-from conftest import wait_until
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from pipeline import history
-from pipeline.bank import Bank
-from pipeline.decision import Cause, NewFact
-from pipeline.encoder import Encoder
-from pipeline.encoding import Encoding
-from pipeline.projection import pca
-from pipeline.words import split
+from pipeline.history import log as history
+from pipeline.ingest.encoder import Encoder
+from pipeline.ingest.encoding import Encoding
+from pipeline.memory.bank import Bank
+from pipeline.memory.record import Cause, NewFact
+from pipeline.query.projection import pca
+from pipeline.text.words import split
 from schemas.request import GenerationRequest
 from schemas.response import GenerationResponse, ResponseError, Token
-from workers import client
-from workers.broker import free_port
-from workers.kafka import KafkaSettings
-from workers.ui import guard, look, server, streams
+from tests.conftest import wait_until
+from workers.client import publish as client
+from workers.http import guard, server, streams
+from workers.http import pages as look
+from workers.kafka.clients import KafkaSettings
+from workers.runtime.embedded_broker import free_port
 
 HOSTILE = "<img src=x onerror=\"window.pwned=1\"><script>window.pwned=1</script> is a lamp's 'name'."
 PAGES = ["/", "/memories?state=all", "/time", "/map"]
@@ -94,7 +95,7 @@ def ui(gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running
     settings = KafkaSettings(f"127.0.0.1:{free_port()}", session_timeout_ms=1500)
     command = ["up", "--data", str(data), "--model", str(gpt2), "--port", settings.bootstrap.split(":")[1]]
     stack = subprocess.Popen(
-        [sys.executable, "-m", "workers.cli", *command], stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-m", "workers.cli.app", *command], stdout=subprocess.PIPE, text=True,
         env=os.environ | {"FACTSTREAM_SESSION_TIMEOUT_MS": "1500"},
     )  # fmt: skip
     assert stack.stdout is not None
@@ -519,7 +520,7 @@ def test_it_does_not_listen_everywhere(tmp_path: Path, host: str) -> None:
 def test_it_ends_on_a_signal_and_says_when_its_port_is_taken(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        command = [sys.executable, "-m", "workers.cli", "ui", "--data", str(tmp_path), "--port"]
+        command = [sys.executable, "-m", "workers.cli.app", "ui", "--data", str(tmp_path), "--port"]
         done = subprocess.run([*command, port], capture_output=True, text=True)
         assert done.returncode == 1 and done.stderr.startswith("error: ") and "in use" in done.stderr
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -14,7 +14,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import runs, wait_until
 from kafka import TopicPartition
 from kafka.errors import KafkaTimeoutError
 from kafka.future import Future
@@ -22,10 +21,9 @@ from kafka.partitioner.default import DefaultPartitioner
 
 from schemas import dead_letter as dead_letter_schema
 from schemas.topics import DEAD_LETTERS, FACTS, MAX_RECORD_BYTES, MEMORY_HITS, TOPICS
-from workers import broker
-from workers import kafka as kafka_layer
-from workers.kafka import KafkaSettings, KafkaUnavailable, Producer, RecordTooLarge, caught_up, partition_for
-from workers.topics import (
+from tests.conftest import runs, wait_until
+from workers.kafka import clients as kafka_layer
+from workers.kafka.admin import (
     TopicsMismatch,
     _check_configs,
     end_offsets,
@@ -35,6 +33,15 @@ from workers.topics import (
     standing,
     topic_ids,
 )
+from workers.kafka.clients import (
+    KafkaSettings,
+    KafkaUnavailable,
+    Producer,
+    RecordTooLarge,
+    caught_up,
+    partition_for,
+)
+from workers.runtime import embedded_broker as broker
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

@@ -5,7 +5,6 @@ import random
 import tracemalloc
 from typing import Any
 
-import hostile
 import lz4.frame
 import pyarrow as pa
 import pytest
@@ -17,9 +16,10 @@ from kafka import TopicPartition
 from kafka.record.memory_records import MemoryRecords
 
 from schemas import topics
-from workers.fetch import MAX_HEADERS, MAX_UNPACKED, POLL_BYTES, Unreadable, _PartitionRecords
-from workers.kafka import KafkaSettings
-from workers.topics import ensure_topics
+from tests.faults import hostile
+from workers.kafka.admin import ensure_topics
+from workers.kafka.clients import KafkaSettings
+from workers.kafka.consumer import MAX_HEADERS, MAX_UNPACKED, POLL_BYTES, Unreadable, _PartitionRecords
 
 PLACE = TopicPartition("facts", 0)
 GOOD = hostile.records((b"ada", b'{"text":"one"}'), (None, None), headers=[("trace", b"7"), ("none", None)])

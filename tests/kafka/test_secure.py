@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from apache import SCRIPT
 from kafka import TopicPartition
 
 from schemas import topics
-from workers.kafka import MECHANISMS, KafkaSettings, KafkaUnavailable
-from workers.topics import ensure_topics
+from tests.helpers.apache import SCRIPT
+from workers.kafka.admin import ensure_topics
+from workers.kafka.clients import MECHANISMS, KafkaSettings, KafkaUnavailable
 
 WRONG = "not-the-passw0rd"
 
@@ -84,7 +84,7 @@ def test_a_login_that_fails_says_why(secure: KafkaSettings, change: dict[str, An
 
 
 def run(env: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "workers.cli", *words]
+    command = [sys.executable, "-m", "workers.cli.app", *words]
     return subprocess.run(command, env=os.environ | env, capture_output=True, text=True, timeout=120)
 
 
@@ -96,7 +96,7 @@ def test_the_whole_stack_over_tls_and_no_secret_in_its_logs(
     command = [
         sys.executable,
         "-m",
-        "workers.cli",
+        "workers.cli.app",
         "up",
         "--bootstrap",
         secure.bootstrap,

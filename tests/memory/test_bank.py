@@ -8,12 +8,12 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.bank import Bank, fold
-from pipeline.decision import Cause, Decision, NewFact
-from pipeline.encoding import Encoding
-from pipeline.records import from_record, to_record
-from pipeline.settings import Settings
-from pipeline.words import split
+from pipeline.config import Settings
+from pipeline.ingest.encoding import Encoding
+from pipeline.memory.bank import Bank, fold
+from pipeline.memory.record import Cause, Decision, NewFact
+from pipeline.memory.records import from_record, to_record
+from pipeline.text.words import split
 from schemas.changelog import MemoryRecord
 from schemas.common import decode, encode
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.categories import SLACK, Categories
+from pipeline.memory.eviction import SLACK, Categories
 
 actions = st.tuples(
     st.sampled_from(["put", "remove"]), st.sampled_from("abcd"), st.integers(0, 8), st.floats(-4, 4, width=32)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.decision import Kind, Memory, packed
-from pipeline.memories import Ids, Records
+from pipeline.memory.record import Kind, Memory, packed
+from pipeline.memory.table import Ids, Records
 
 AT = datetime(2026, 1, 1, 12, 30, 1, 999_999, tzinfo=UTC)
 

@@ -13,16 +13,19 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline import MemoryLM, generation
-from pipeline.batches import fixed_batches
-from pipeline.encoder import Encoder
+from pipeline import MemoryLM
+from pipeline.fusion import engine as generation
+from pipeline.ingest.encoder import Encoder
 from pipeline.memory_lm import Job
+from pipeline.model.batching import fixed_batches
 
 FACTS = ["The Harlow desk lamp is made of walnut.", "Milo Kassab works as a glaciologist."]
 PROMPT = "The Harlow desk lamp is made of"
 QUESTION = "What does Milo Kassab work as?"
 UNRELATED = "Once upon a time there was a"
-SOURCES = {path.name: path for path in sorted((Path(__file__).parent.parent / "pipeline").glob("*.py"))}
+SOURCES = {
+    path.name: path for path in sorted((Path(__file__).parent.parent.parent / "pipeline").rglob("*.py"))
+}
 
 
 @pytest.fixture(scope="module", params=["gpt2", "llama", "default"])
@@ -237,7 +240,7 @@ def architectures(source: str) -> Iterator[str]:
 @pytest.mark.parametrize(
     # models.py names files' formats; in bench_texts.py a falcon is a bird
     "name",
-    [name for name in SOURCES if name not in ("models.py", "bench_texts.py")],
+    [name for name in SOURCES if name not in ("hub.py", "texts.py")],
 )
 def test_no_code_names_an_architecture(name: str) -> None:
     assert not list(architectures(SOURCES[name].read_text(encoding="utf-8")))

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.backbone import Backbone
-from pipeline.batches import LENGTHS, close_batches, fixed_batches
-from pipeline.models import ModelError
+from pipeline.model.backbone import Backbone
+from pipeline.model.batching import LENGTHS, close_batches, fixed_batches
+from pipeline.model.hub import ModelError
 
 TEXTS = ["A lamp.", "The Harlow desk lamp is made of walnut.", "Ines Okafor keeps the rota. " * 5]
 

@@ -11,9 +11,9 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
-from pipeline import models
-from pipeline.backbone import Backbone
-from pipeline.models import ModelError, model_hash, resolve
+from pipeline.model import hub as models
+from pipeline.model.backbone import Backbone
+from pipeline.model.hub import ModelError, model_hash, resolve
 
 
 @pytest.fixture(autouse=True)

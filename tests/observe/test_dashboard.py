@@ -11,9 +11,9 @@ import pytest
 import yaml
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 
-from workers import metrics
+from workers.observe import metrics
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy"
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana" / "factstream.json").read_text())

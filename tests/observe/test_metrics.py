@@ -13,9 +13,10 @@ from types import SimpleNamespace
 import pytest
 from kafka import TopicPartition
 
-from workers import metrics, stack
-from workers.broker import free_port
-from workers.kafka import KafkaSettings
+from workers.kafka.clients import KafkaSettings
+from workers.observe import metrics
+from workers.runtime import supervisor as stack
+from workers.runtime.embedded_broker import free_port
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def test_a_port_that_is_taken_is_one_clear_line(server: HTTPServer) -> None:
     command = [
         sys.executable,
         "-m",
-        "workers.cli",
+        "workers.cli.app",
         "worker",
         "writer",
         "--metrics-port",

@@ -14,11 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import history, query
-from pipeline.bank import fold
-from pipeline.decision import Cause, Decision
+from pipeline.history import log as history
+from pipeline.memory.bank import fold
+from pipeline.memory.record import Cause, Decision
+from pipeline.query import run as query
 
-PAGE = (Path(__file__).parent.parent / "docs" / "analytics.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parent.parent.parent / "docs" / "analytics.md").read_text(encoding="utf-8")
 QUERIES = dict(re.findall(r"### ([^\n]+)\n[^#]*?```sql\n(.*?)```", PAGE, re.DOTALL))
 GATE, GATE_NOW, LAMP, LAKE, KETTLE, MILO = ("a1", "a2", "b0", "c0", "d0", "e0")
 TEXTS = {
@@ -182,7 +183,7 @@ def test_a_query_of_the_page_gives_what_is_known(data: Path, title: str) -> None
 
 @pytest.mark.parametrize("line", re.findall(r"^    factstream (query .+)$", PAGE, re.MULTILINE))
 def test_a_command_of_the_page_runs(data: Path, line: str) -> None:
-    command = [sys.executable, "-m", "workers.cli", *shlex.split(line), "--data", str(data)]
+    command = [sys.executable, "-m", "workers.cli.app", *shlex.split(line), "--data", str(data)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and len(done.stdout.splitlines()) >= 1, done.stderr
 

@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import history, query, snapshot
-from pipeline.bank import fold
-from pipeline.decision import Cause, Decision
+from pipeline.history import checkpoint as snapshot
+from pipeline.history import log as history
+from pipeline.memory.bank import fold
+from pipeline.memory.record import Cause, Decision
+from pipeline.query import run as query
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 REFUSED = "disabled (by|through) configuration|configuration has been locked|SELECT statement"

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.alignment import Words, align, gate, heaviest_lacks
-from pipeline.bench_texts import asked_of, made_up_facts
-from pipeline.encoder import owners
-from pipeline.index import POOLED, Index, Stated
-from pipeline.relation import same_relation
-from pipeline.settings import Settings
-from pipeline.vectors import pack, unit, unpack
-from pipeline.words import form_of, joined, marked, parts, split
+from pipeline.bench.texts import asked_of, made_up_facts
+from pipeline.config import Settings
+from pipeline.decide.dedup import same_relation
+from pipeline.ingest.encoder import owners
+from pipeline.ingest.quantize import pack, unit, unpack
+from pipeline.memory.postings import POOLED, Index, Stated
+from pipeline.retrieve.alignment import Words, align, gate, heaviest_lacks
+from pipeline.text.words import form_of, joined, marked, parts, split
 
 WORDING = {"is", "are", "by", "of", "the", "in", "was", "can", "be"}
 

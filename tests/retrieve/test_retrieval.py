@@ -14,19 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-import pipeline.index
-from pipeline import bench_retrieve
-from pipeline.bank import Bank, memory_id
-from pipeline.bench_bank import variants
-from pipeline.bench_texts import asked_of, made_up_facts
-from pipeline.decision import Memory, packed
-from pipeline.encoding import Asked, Encoding
-from pipeline.index import POOLED, Index
-from pipeline.lookup import Lookup
-from pipeline.retrieval import _late_interaction, retrieve, retrieve_all
-from pipeline.vectors import likeness_of, pack, unit, unpack
-from pipeline.words import split
-from workers.cli import app
+import pipeline.memory.postings
+from pipeline.bench import retrieve as bench_retrieve
+from pipeline.bench.bank import variants
+from pipeline.bench.texts import asked_of, made_up_facts
+from pipeline.ingest.encoding import Asked, Encoding
+from pipeline.ingest.quantize import likeness_of, pack, unit, unpack
+from pipeline.memory.bank import Bank, memory_id
+from pipeline.memory.lookup import Lookup
+from pipeline.memory.postings import POOLED, Index
+from pipeline.memory.record import Memory, packed
+from pipeline.retrieve.retriever import _late_interaction, retrieve, retrieve_all
+from pipeline.text.words import split
+from workers.cli.app import app
 
 D = 40
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -102,7 +102,7 @@ def test_prompts_asked_together_find_what_each_finds_alone() -> None:
 
 
 def test_memories_that_leave_are_not_found_and_those_that_stay_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline.index, "_FEW", 20)
+    monkeypatch.setattr(pipeline.memory.postings, "_FEW", 20)
     bank = bank_of(FACTS)
     retrieve(bank, ["n"], PROMPTS[0], 3)  # the pooled states are there before anybody leaves
     for fact in FACTS[1::2]:

@@ -14,16 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import wait_until
 from kafka import KafkaConsumer, TopicPartition
 
-from pipeline.models import ModelError
+from pipeline.model.hub import ModelError
 from schemas.topics import FACTS
-from workers import broker, loop
-from workers.kafka import KafkaSettings, Producer
-from workers.topics import ensure_topics
+from tests.conftest import wait_until
+from workers.kafka.admin import ensure_topics
+from workers.kafka.clients import KafkaSettings, Producer
+from workers.runtime import embedded_broker as broker
+from workers.runtime import loop
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 class Recorder:
@@ -337,10 +338,9 @@ def test_topics_made_anew_end_the_process(tmp_path: Path, caplog: pytest.LogCapt
 SLOW_WORKER = """
 import sys, time
 from pathlib import Path
-sys.path.insert(0, "tests")
 from test_loop import Recorder
 from workers import log, loop
-from workers.kafka import KafkaSettings
+from workers.kafka.clients import KafkaSettings
 
 def process(worker, batch):
     print("took", len(batch), flush=True)
@@ -407,7 +407,7 @@ def test_readiness_is_told_once_after_the_assignment(
 
 
 def test_a_message_cannot_forge_a_log_line(capsys: pytest.CaptureFixture[str]) -> None:
-    from workers import log
+    from workers.observe import log
 
     logger = logging.getLogger("factstream")
     before = logger.handlers, logger.level, logger.propagate

@@ -13,18 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import runs, wait_until
 
 from schemas.topics import FACTS
-from workers import broker, stack
-from workers.kafka import KafkaSettings
-from workers.topics import ensure_topics
+from tests.conftest import runs, wait_until
+from workers.kafka.admin import ensure_topics
+from workers.kafka.clients import KafkaSettings
+from workers.runtime import embedded_broker as broker
+from workers.runtime import supervisor as stack
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 STAND_IN = """
 import os, sys, time
 from pathlib import Path
-from workers.loop import tell_ready
+from workers.runtime.loop import tell_ready
 starts = Path(sys.argv[1])
 with starts.open("a") as file:
     file.write(f"{os.getpid()}\\n")
@@ -37,10 +38,9 @@ DIES_EARLY = STAND_IN + "sys.exit('no such model')"
 CONSUMES = """
 import os, sys, time
 from pathlib import Path
-sys.path.insert(0, "tests")
 from test_loop import Recorder
 from workers import loop
-from workers.kafka import KafkaSettings
+from workers.kafka.clients import KafkaSettings
 
 class Encoder(Recorder):
     name = "encoder"
@@ -234,7 +234,7 @@ SUPERVISOR = """
 import json, sys
 from pathlib import Path
 from workers import stack
-from workers.kafka import KafkaSettings
+from workers.kafka.clients import KafkaSettings
 data, starts, script = sys.argv[1:]
 stack.up(Path(data), KafkaSettings.from_env(), {"writer": [sys.executable, "-c", script, starts]}, "tiny",
 True,          say=lambda line: print(line, flush=True), as_json=True)

@@ -10,22 +10,23 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from conftest import wait_until
 from kafka import OffsetAndMetadata, TopicPartition
 from kafka.errors import KafkaTimeoutError
 
-from pipeline import history
-from pipeline.decision import Cause, Decision
-from pipeline.words import split
+from pipeline.history import log as history
+from pipeline.memory.record import Cause, Decision
+from pipeline.text.words import split
 from schemas import topics
 from schemas.changelog import MemoryRecord, PositionRecord, changelog_key
 from schemas.common import decode
 from schemas.encoding import FACT_ENCODINGS, encode_batch
-from workers import changelog, loop
-from workers.kafka import KafkaSettings, partition_for
-from workers.loop import Retry
-from workers.topics import ensure_topics
-from workers.writer import WriterWorker, load
+from tests.conftest import wait_until
+from workers.kafka.admin import ensure_topics
+from workers.kafka.clients import KafkaSettings, partition_for
+from workers.runtime import loop
+from workers.runtime.loop import Retry
+from workers.write import changelog
+from workers.write.worker import WriterWorker, load
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 TEXTS = [

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from pipeline.bench_recall import Point
-    from pipeline.bench_retrieve import At
+    from pipeline.bench.recall import Point
+    from pipeline.bench.retrieve import At
 
 LABELS = {
     "efficacy": "recalled, prompt",

@@ -14,18 +14,18 @@ from typing import Any
 
 from kafka import TopicPartition
 
-from pipeline.bank import Bank
-from pipeline.bench_facts import DIMENSIONS, made_up_stream
+from pipeline.bench.facts import DIMENSIONS, made_up_stream
+from pipeline.config import Settings
+from pipeline.memory.bank import Bank
+from pipeline.memory.records import to_record
 from pipeline.memory_lm import MemoryLM
-from pipeline.records import to_record
-from pipeline.settings import Settings
 from schemas import topics
 from schemas.changelog import changelog_key
 from schemas.common import encode
-from workers import broker
-from workers.kafka import KafkaSettings, caught_up, partition_for
-from workers.replica import Table
-from workers.topics import ensure_topics
+from workers.generate.replica import Table
+from workers.kafka.admin import ensure_topics
+from workers.kafka.clients import KafkaSettings, caught_up, partition_for
+from workers.runtime import embedded_broker as broker
 
 REPEATS = 3
 Shown = Callable[[str, int, int], None]

@@ -15,12 +15,13 @@ from statistics import median
 
 import torch
 
-from pipeline.bench_texts import made_up_facts
-from pipeline.encoder import Encoder
+from pipeline.bench.texts import made_up_facts
+from pipeline.ingest.encoder import Encoder
 from schemas.common import DEFAULT_NAMESPACE
 from schemas.fact import Fact
-from workers import client, stack
-from workers.kafka import KafkaSettings
+from workers.client import publish as client
+from workers.kafka.clients import KafkaSettings
+from workers.runtime import supervisor as stack
 
 Tell = Callable[[str, int, int], object]
 

@@ -17,12 +17,12 @@ from typing import Any
 import pyarrow as pa
 from kafka import TopicPartition
 
-from pipeline.bench_facts import made_up_stream
-from pipeline.decision import NewFact
+from pipeline.bench.facts import made_up_stream
+from pipeline.memory.record import NewFact
 from schemas import topics
 from schemas.encoding import FACT_ENCODINGS, encode_batch
-from workers.kafka import KafkaSettings
-from workers.writer import WriterWorker
+from workers.kafka.clients import KafkaSettings
+from workers.write.worker import WriterWorker
 
 SMALL = 1_000
 ROWS = 64  # of a message, as the encoder sends them

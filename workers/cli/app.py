@@ -15,11 +15,11 @@ from rich.progress import Progress
 
 from schemas.common import DEFAULT_NAMESPACE, BadMessage, validate
 from schemas.fact import Fact, Forget
-from workers.bench import app as bench_app
-from workers.errors import clear_errors as _clear_errors
-from workers.errors import errors
-from workers.memories import app as memories_app
-from workers.options import (
+from workers.cli.bench import app as bench_app
+from workers.cli.errors import clear_errors as _clear_errors
+from workers.cli.errors import errors
+from workers.cli.memories import app as memories_app
+from workers.cli.options import (
     DATA,
     Bootstrap,
     Data,
@@ -31,7 +31,7 @@ from workers.options import (
     Prefix,
     WorkerName,
 )
-from workers.show import Format, show_query
+from workers.cli.show import Format, show_query
 
 app = typer.Typer(help="Continual learning for frozen language models, as a stream.", no_args_is_help=True)
 model_app = typer.Typer(help="The frozen model.", no_args_is_help=True)
@@ -59,9 +59,9 @@ def worker(
     metrics_port: MetricsPort = None,
 ) -> None:
     """Run one worker against a Kafka cluster until SIGTERM or Ctrl-C."""
-    from workers import log, metrics, tracing
-    from workers.kafka import KafkaSettings
-    from workers.loop import Worker, run
+    from workers.kafka.clients import KafkaSettings
+    from workers.observe import log, metrics, tracing
+    from workers.runtime.loop import Worker, run
 
     log.setup(name.value, log_format.value)
     with _clear_errors():
@@ -72,15 +72,15 @@ def worker(
         made: Worker
         stop = threading.Event()
         if name is WorkerName.writer:
-            from workers.writer import WriterWorker
+            from workers.write.worker import WriterWorker
 
             made = WriterWorker(settings, data)
         elif name is WorkerName.encoder:
-            from workers.encoder import EncoderWorker
+            from workers.encode.worker import EncoderWorker
 
             made = EncoderWorker(settings, model, device, stop)
         else:
-            from workers.generator import BATCH, GeneratorWorker
+            from workers.generate.worker import BATCH, GeneratorWorker
 
             made = GeneratorWorker(settings, data, model, device, stop)
             raise typer.Exit(run(made, settings, data, stop, poll_ms=100, max_records=BATCH))
@@ -101,17 +101,17 @@ def up(
 
     With --metrics-port the encoder's metrics are on that port, the writer's on the next one, then the generator's.
     """
-    from workers import log
-    from workers.kafka import KafkaSettings
-    from workers.stack import up as run_stack
-    from workers.stack import worker_commands
+    from workers.kafka.clients import KafkaSettings
+    from workers.observe import log
+    from workers.runtime.supervisor import up as run_stack
+    from workers.runtime.supervisor import worker_commands
 
     log.setup("up")
     with _clear_errors():
         embedded = not (bootstrap or os.environ.get("FACTSTREAM_BOOTSTRAP"))
         where = f"127.0.0.1:{port}" if embedded else bootstrap
         settings = KafkaSettings.from_env(bootstrap=where, topic_prefix=topic_prefix)
-        from pipeline.models import resolve
+        from pipeline.model.hub import resolve
 
         resolve(model)
         commands = worker_commands(settings, data.absolute(), model, "text", metrics_port)
@@ -136,8 +136,10 @@ def publish(
     With --wait, what a broker did not confirm or has lost is sent again, and counts once; the position that was
     reached is printed, and `factstream ask` on this machine is answered from a memory that has it.
     """
-    from workers import client, positions, tracing
-    from workers.kafka import KafkaSettings
+    from workers.client import positions
+    from workers.client import publish as client
+    from workers.kafka.clients import KafkaSettings
+    from workers.observe import tracing
 
     given = {"namespace": namespace, "category": category, "source": source, "min_loss_delta": min_loss_delta}
     left_out: dict[str, None] = {}
@@ -226,8 +228,10 @@ def ask(
     from schemas.common import decode
     from schemas.request import GenerationRequest
     from schemas.response import ResponseDelta
-    from workers import client, positions, tracing
-    from workers.kafka import KafkaSettings
+    from workers.client import positions
+    from workers.client import publish as client
+    from workers.kafka.clients import KafkaSettings
+    from workers.observe import tracing
 
     with _clear_errors():
         settings = KafkaSettings.from_env(bootstrap=bootstrap, topic_prefix=topic_prefix)
@@ -267,8 +271,8 @@ def watch(
     as_json: Json = False,
 ) -> None:
     """Lag, facts a second, decisions and answers as they come; with --json a line a look. Ctrl-C ends it."""
-    from workers.kafka import KafkaSettings
-    from workers.watch import run
+    from workers.client.watch import run
+    from workers.kafka.clients import KafkaSettings
 
     with _clear_errors():
         run(KafkaSettings.from_env(bootstrap=bootstrap, topic_prefix=topic_prefix), interval, as_json)
@@ -287,8 +291,8 @@ def ui(
     data: Data = DATA, bootstrap: Bootstrap = None, topic_prefix: Prefix = None,
 ) -> None:  # fmt: skip
     """A web page until Ctrl-C: ask with and without memory, publish, see what was learned and why."""
-    from workers.kafka import KafkaSettings
-    from workers.ui.server import serve
+    from workers.http.server import serve
+    from workers.kafka.clients import KafkaSettings
 
     with _clear_errors():
         serve(KafkaSettings.from_env(bootstrap=bootstrap, topic_prefix=topic_prefix), data, host, port)
@@ -297,7 +301,8 @@ def ui(
 @app.command()
 def digest(data: Data = DATA) -> None:
     """SHA-256 of the memory that the history leads to."""
-    from pipeline import bank, history
+    from pipeline.history import log as history
+    from pipeline.memory import bank
 
     with _clear_errors():
         banks = [
@@ -310,7 +315,7 @@ def digest(data: Data = DATA) -> None:
 @model_app.command("pull")
 def model_pull(model: Annotated[str, typer.Argument(envvar="FACTSTREAM_MODEL")] = "default") -> None:
     """Fetch and convert a model, and print its folder."""
-    from pipeline.models import resolve
+    from pipeline.model.hub import resolve
 
     with _clear_errors():
         print(resolve(model))
@@ -322,8 +327,8 @@ def model_calibrate(model: Annotated[str, typer.Argument(envvar="FACTSTREAM_MODE
 
     Workers make it by themselves when it is missing; all of them must have the same file, so make it once and copy it.
     """
-    from pipeline.backbone import Backbone
-    from pipeline.calibration import calibrate, calibration_path, keep
+    from pipeline.model.backbone import Backbone
+    from pipeline.model.calibration import calibrate, calibration_path, keep
 
     with _clear_errors():
         backbone = Backbone.load(model)
@@ -350,8 +355,8 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """What is installed, which model, which broker; exit code 1 when something is wrong."""
-    from workers.doctor import examine
-    from workers.kafka import KafkaSettings
+    from workers.cli.doctor import examine
+    from workers.kafka.clients import KafkaSettings
 
     with _clear_errors():
         settings = KafkaSettings.from_env(bootstrap=bootstrap, topic_prefix=topic_prefix)
@@ -371,7 +376,7 @@ def doctor(
 @app.command()
 def demo(facts: Annotated[Path | None, typer.Option(help="JSON Lines to stream at the end.")] = None) -> None:
     """The main job end to end, in a temporary folder on a free port."""
-    from workers.demo import run
+    from workers.cli.demo import run
 
     with _clear_errors():
         raise typer.Exit(run(facts))
@@ -382,7 +387,3 @@ def main() -> None:
         # Who reads us through a pipe waits for lines, not for 8 KiB.
         sys.stdout.reconfigure(line_buffering=True)
     app()
-
-
-if __name__ == "__main__":
-    main()

@@ -15,14 +15,14 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
-from workers.errors import clear_errors, errors
-from workers.options import Device, Json, Model
+from workers.cli.errors import clear_errors, errors
+from workers.cli.options import Device, Json, Model
 
 if TYPE_CHECKING:
-    from pipeline.bench_recall import Recall
-    from pipeline.bench_retrieve import Retrieval
-    from pipeline.bench_scores import Measure
-    from pipeline.bench_talk import TalkResult
+    from pipeline.bench.recall import Recall
+    from pipeline.bench.retrieve import Retrieval
+    from pipeline.bench.scores import Measure
+    from pipeline.bench.talk import TalkResult
 
 app = typer.Typer(help="Measure the bare model, prompting and the memory side by side.", no_args_is_help=True)
 console = Console(highlight=False)
@@ -80,12 +80,12 @@ def recall(
     """
     with clear_errors():
         if plot:
-            from workers.bench_plot import draw, need
+            from workers.bench.plot import draw, need
 
             need()
-        from pipeline.bench_asking import Bench, Limits
-        from pipeline.bench_data import read_facts
-        from pipeline.bench_recall import measure
+        from pipeline.bench.asking import Bench, Limits
+        from pipeline.bench.data import read_facts
+        from pipeline.bench.recall import measure
 
         rows = read_facts(facts)
         with _bar() as progress, tempfile.TemporaryDirectory(prefix="factstream-") as folder:
@@ -116,9 +116,9 @@ def talk(
     looked for in categories 1 to 4, where a fact rests on some of it; answers are compared in categories 1 and 4.
     """
     with clear_errors():
-        from pipeline.bench_asking import Bench, Limits
-        from pipeline.bench_data import read_talks
-        from pipeline.bench_talk import measure
+        from pipeline.bench.asking import Bench, Limits
+        from pipeline.bench.data import read_talks
+        from pipeline.bench.talk import measure
 
         talks = read_talks(talk)
         with _bar() as progress:
@@ -143,7 +143,7 @@ def write(
 
     Checked, decided, appended to a history and told, all but the broker; on made-up encodings, without a model.
     """
-    from workers.bench_write import measure
+    from workers.bench.write import measure
 
     with clear_errors(), _bar() as progress, tempfile.TemporaryDirectory(prefix="factstream-") as folder:
         _figures(measure(Path(folder), memories, 1, progress), as_json)
@@ -161,7 +161,7 @@ def query(
 
     Beside each stands how long DuckDB takes to read the columns that it rests on from one flat Parquet file.
     """
-    from pipeline.bench_query import measure
+    from pipeline.bench.query import measure
 
     with clear_errors(), _bar() as progress, tempfile.TemporaryDirectory(prefix="factstream-") as folder:
         _figures(measure(Path(folder), rows, flush, 1, progress), as_json)
@@ -173,7 +173,7 @@ def replica(
     as_json: Json = False,
 ) -> None:
     """How fast a generator takes over so many memories, beside reading their bytes from the same embedded broker."""
-    from workers.bench_replica import measure
+    from workers.bench.replica import measure
 
     with clear_errors(), _bar() as progress, tempfile.TemporaryDirectory(prefix="factstream-") as folder:
         _figures(measure(Path(folder), memories, 1, progress), as_json)
@@ -194,11 +194,11 @@ def retrieve(
     """
     with clear_errors():
         if plot:
-            from workers.bench_plot import draw_costs, need
+            from workers.bench.plot import draw_costs, need
 
             need()
-        from pipeline.bench_retrieve import measure
-        from pipeline.encoder import Encoder
+        from pipeline.bench.retrieve import measure
+        from pipeline.ingest.encoder import Encoder
 
         with _bar() as progress:
             encoder = Encoder.load(model, device)
@@ -242,8 +242,8 @@ def encode(
 ) -> None:
     """Facts encoded a second, with all that a memory keeps, beside the bare model's forward pass of the same texts."""
     with clear_errors(), _bar() as progress:
-        from pipeline.bench_encode import measure
-        from pipeline.encoder import Encoder
+        from pipeline.bench.encode import measure
+        from pipeline.ingest.encoder import Encoder
 
         encoder = Encoder.load(model, device)
         _figures(measure(encoder, time.perf_counter, time.process_time, progress, facts, rounds), as_json)
@@ -260,7 +260,7 @@ def generate(
     """Tokens a second with a memory, beside transformers' own generate of the bare model; mixed requests, beside one by one."""
     with clear_errors(), _bar() as progress:
         from pipeline import MemoryLM
-        from pipeline.bench_generate import Bench, measure
+        from pipeline.bench.generate import Bench, measure
 
         lm = MemoryLM.load(model, device)
         bench = Bench(lm, time.perf_counter, time.process_time, progress, tokens, rounds)
@@ -280,7 +280,7 @@ def stream(
     It starts a stack of its own, with an embedded broker on a free port, in a temporary folder.
     """
     with clear_errors(), _bar() as progress, tempfile.TemporaryDirectory(prefix="factstream-") as folder:
-        from workers.bench_stream import measure
+        from workers.bench.stream import measure
 
         _figures(measure(Path(folder), model, device, facts, rounds, progress), as_json)
 

@@ -10,14 +10,15 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import query
-from pipeline.settings import Settings
+from pipeline.config import Settings
+from pipeline.query import run as query
 from schemas.common import DEFAULT_NAMESPACE, decode, validate
 from schemas.fact import Fact
 from schemas.request import GenerationRequest
 from schemas.response import GenerationResponse
-from workers import client, stack
-from workers.kafka import KafkaSettings
+from workers.client import publish as client
+from workers.kafka.clients import KafkaSettings
+from workers.runtime import supervisor as stack
 
 ORIGIN = [
     ("geography", "Paris is the capital city of France."),
@@ -70,7 +71,7 @@ console = Console(highlight=False)
 
 def run(facts: Path | None = None) -> int:
     """Runs the demo; 0 when every fact was decided. Raises what the client raises."""
-    example = Path(__file__).parent.parent / "examples" / "facts.jsonl"
+    example = Path(__file__).parent.parent.parent / "examples" / "facts.jsonl"
     source = facts or (example if example.exists() else None)
     begun = time.monotonic()
     console.print("starting a broker and three workers (the first time the model is fetched and converted) …")

@@ -9,9 +9,10 @@ from typing import Any
 
 from kafka.errors import KafkaError
 
-from pipeline import history, models
-from workers.kafka import KafkaSettings, KafkaUnavailable
-from workers.topics import TopicsMismatch, TopicsMissing, topic_ids
+from pipeline.history import log as history
+from pipeline.model import hub as models
+from workers.kafka.admin import TopicsMismatch, TopicsMissing, topic_ids
+from workers.kafka.clients import KafkaSettings, KafkaUnavailable
 
 PACKAGES = (
     "torch",

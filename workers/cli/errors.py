@@ -25,14 +25,14 @@ def _mendable() -> tuple[type[Exception], ...]:
     """Imported only where something went wrong: a worker would start later by what it does not need."""
     from kafka.errors import KafkaError
 
-    from pipeline.history import HistoryError
-    from pipeline.models import ModelError
-    from pipeline.query import QueryError
-    from workers.broker import BrokerError
-    from workers.client import ClientError
-    from workers.kafka import KafkaUnavailable
-    from workers.stack import StackError
-    from workers.topics import TopicsMismatch, TopicsMissing
+    from pipeline.history.log import HistoryError
+    from pipeline.model.hub import ModelError
+    from pipeline.query.run import QueryError
+    from workers.client.publish import ClientError
+    from workers.kafka.admin import TopicsMismatch, TopicsMissing
+    from workers.kafka.clients import KafkaUnavailable
+    from workers.runtime.embedded_broker import BrokerError
+    from workers.runtime.supervisor import StackError
 
     return (
         KafkaError, HistoryError, ModelError, QueryError, BrokerError, ClientError, KafkaUnavailable,

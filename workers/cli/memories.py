@@ -10,9 +10,9 @@ from rich.console import Console
 
 from schemas.common import DEFAULT_NAMESPACE, validate
 from schemas.fact import Forget
-from workers.errors import clear_errors
-from workers.options import DATA, Bootstrap, Data, Prefix
-from workers.show import Format, show_query
+from workers.cli.errors import clear_errors
+from workers.cli.options import DATA, Bootstrap, Data, Prefix
+from workers.cli.show import Format, show_query
 
 app = typer.Typer(help="Look at the memories, or forget one.", no_args_is_help=True)
 console = Console()
@@ -28,7 +28,7 @@ def newest(limit: int = 50, format: Format = Format.table, data: Data = DATA) ->
 @app.command()
 def search(text: str, limit: int = 20, format: Format = Format.table, data: Data = DATA) -> None:
     """Memories whose text has these words, those with most of them first."""
-    from pipeline.words import split
+    from pipeline.text.words import split
 
     quoted = [word.form.replace("'", "''") for word in split(text)[:32]]
     hits = " + ".join(f"cast(contains(lower(text), '{word}') as int)" for word in quoted) or "0"
@@ -58,8 +58,9 @@ def forget(
     Its text stays in the history, but with --erase, for a person who asks for deletion. Topics and backups keep it
     as long as you have them keep it.
     """
-    from workers import client, positions
-    from workers.kafka import KafkaSettings
+    from workers.client import positions
+    from workers.client import publish as client
+    from workers.kafka.clients import KafkaSettings
 
     with clear_errors():
         message = validate(Forget, {"forget": memory_id, "namespace": namespace, "erase": erase})

@@ -11,7 +11,7 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from workers.errors import clear_errors
+from workers.cli.errors import clear_errors
 
 SHOWN = 1000  # rows of a table for a person
 
@@ -24,7 +24,7 @@ class Format(StrEnum):
 
 def show_query(data: Path, sql: str, format: Format) -> None:
     """The rows of a query over the data folder, which is run in a process of its own."""
-    from pipeline.query import run_confined
+    from pipeline.query.run import run_confined
 
     with clear_errors():
         show(run_confined(data, sql), format)

@@ -19,10 +19,10 @@ from schemas.common import BadMessage, encode, parse_json, validate
 from schemas.fact import Fact, Forget
 from schemas.request import GenerationRequest
 from schemas.response import GenerationResponse, ResponseDelta
-from workers import tracing
-from workers.kafka import KafkaSettings, KafkaUnavailable, Producer
-from workers.positions import Positions
-from workers.topics import end_offsets, ensure_topics
+from workers.client.positions import Positions
+from workers.kafka.admin import end_offsets, ensure_topics
+from workers.kafka.clients import KafkaSettings, KafkaUnavailable, Producer
+from workers.observe import tracing
 
 PATIENCE_S = 60.0  # without any progress
 QUIET_S = (

@@ -28,10 +28,10 @@ from schemas.common import BadMessage, parse_json, validate
 from schemas.fact import Fact, decode_fact
 from schemas.request import decode_request
 from schemas.response import GenerationResponse
-from workers.client import Tail
-from workers.kafka import KafkaSettings, KafkaUnavailable
-from workers.stack import DRAINED, signals
-from workers.topics import TopicsMissing, reached, topic_ids
+from workers.client.publish import Tail
+from workers.kafka.admin import TopicsMissing, reached, topic_ids
+from workers.kafka.clients import KafkaSettings, KafkaUnavailable
+from workers.runtime.supervisor import DRAINED, signals
 
 FOLLOWED = (
     topics.FACTS, topics.GENERATION_REQUESTS, topics.MEMORY_CHANGELOG, topics.DEAD_LETTERS, topics.GENERATION_RESPONSES

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.encoding import Stopped
+from pipeline.ingest.encoding import Stopped
 from schemas import encoding as encodings
 from schemas import topics
 from schemas.common import BadMessage
 from schemas.fact import Forget, decode_fact
-from workers import metrics, tracing
-from workers.kafka import KafkaSettings, Producer, check_readable, dead_letter, partition_for
-from workers.loop import Done
+from workers.kafka.clients import KafkaSettings, Producer, check_readable, dead_letter, partition_for
+from workers.observe import metrics, tracing
+from workers.runtime.loop import Done
 
 ROWS = 64  # of one message
 PIECE_BYTES = 32 * 1024  # of text measured at a time: the more, the fuller are the model's batches
@@ -43,7 +43,7 @@ class EncoderWorker:
         self._topic_id = ""
 
     def load(self, alone: bool) -> None:
-        from pipeline.encoder import Encoder
+        from pipeline.ingest.encoder import Encoder
 
         self._encoder = Encoder.load(self._model, self._device)
 

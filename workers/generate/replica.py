@@ -10,12 +10,12 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pipeline.records import from_record
+from pipeline.memory.records import from_record
 from schemas.changelog import PositionRecord, decode_changelog
 from schemas.common import BadMessage
 from schemas.request import GenerationRequest
-from workers import log
-from workers.kafka import caught_up, check_readable, partition_for
+from workers.kafka.clients import caught_up, check_readable, partition_for
+from workers.observe import log
 
 if TYPE_CHECKING:
     from pipeline.memory_lm import MemoryLM  # imports a model's library

@@ -1,4 +1,4 @@
-"""The generator: answers requests from a live replica of the memory (workers/replica.py).
+"""The generator: answers requests from a live replica of the memory (workers/generate/replica.py).
 
 It shares the requests with the other generators of its group. Requests join a running batch as they come, and each is answered when it
 ends, so that a short one never waits for a long one. At least once: responses, hits and the generations' file are durable
@@ -20,21 +20,21 @@ from typing import TYPE_CHECKING, Any
 from kafka import TopicPartition
 from kafka.errors import KafkaError
 
-from pipeline import history
+from pipeline.history import log as history
 from schemas import topics
 from schemas.common import BadMessage, encode
 from schemas.hits import Hit, MemoryHits
 from schemas.request import GenerationRequest, decode_request, request_id_of
 from schemas.response import GenerationResponse, ResponseDelta, ResponseError, Timings, Usage, UsedMemory
-from workers import log, metrics, tracing
-from workers.kafka import KafkaSettings, Producer, check_readable, dead_letter, partition_for
-from workers.loop import Done, Retry
-from workers.replica import Table
+from workers.generate.replica import Table
+from workers.kafka.clients import KafkaSettings, Producer, check_readable, dead_letter, partition_for
+from workers.observe import log, metrics, tracing
+from workers.runtime.loop import Done, Retry
 
 if TYPE_CHECKING:
-    from pipeline.generation import Row
+    from pipeline.fusion.engine import Row
     from pipeline.memory_lm import Generation, Job, MemoryLM
-    from pipeline.retrieval import Retrieved
+    from pipeline.retrieve.retriever import Retrieved
 
 BATCH = 16  # requests that are answered together
 WAIT_S = 5.0  # for a memory that has what a request's `after` names

@@ -1,2 +1,1 @@
-"""`factstream ui`: a local web page on the pipeline. A thin face: what it shows and does are calls of the client and of
-the queries; its pages are made on the server, and nothing comes from outside of it."""
+"""The web page of `factstream ui`: server-rendered pages over the client and the queries, with no outside assets."""

@@ -8,9 +8,9 @@ import time
 from collections import deque
 from typing import NamedTuple
 
-from workers.kafka import KafkaSettings
-from workers.stack import DRAINED
-from workers.topics import lag, topic_ids
+from workers.kafka.admin import lag, topic_ids
+from workers.kafka.clients import KafkaSettings
+from workers.runtime.supervisor import DRAINED
 
 EVERY_S = 10.0
 KEPT = 360

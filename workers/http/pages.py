@@ -9,8 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline import query
-from pipeline.projection import pca, pooled
+from pipeline.query import run as query
+from pipeline.query.projection import pca, pooled
 
 TIMEOUT_S = 10.0
 PAGE = 50  # memories

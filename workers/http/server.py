@@ -24,17 +24,18 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from pipeline.history import HistoryError
-from pipeline.query import QueryError
+from pipeline.history.log import HistoryError
+from pipeline.query.run import QueryError
 from schemas.common import DEFAULT_NAMESPACE, BadMessage, validate
 from schemas.fact import Fact, Forget
 from schemas.request import GenerationRequest
 from schemas.response import GenerationResponse, Token
-from workers.kafka import KafkaSettings
-from workers.stack import signals
-from workers.ui import look, streams
-from workers.ui.guard import Guard, form
-from workers.ui.lag import Sampler
+from workers.http import pages as look
+from workers.http import streams
+from workers.http.guard import Guard, form
+from workers.http.lag import Sampler
+from workers.kafka.clients import KafkaSettings
+from workers.runtime.supervisor import signals
 
 HERE = Path(__file__).parent
 MAX_PROMPT_CHARS = 8_000

@@ -18,9 +18,11 @@ from schemas.common import BadMessage
 from schemas.fact import Fact
 from schemas.request import GenerationRequest
 from schemas.response import GenerationResponse, ResponseDelta
-from workers import client, log, positions
-from workers.kafka import KafkaSettings, KafkaUnavailable
-from workers.topics import TopicsMismatch, TopicsMissing
+from workers.client import positions
+from workers.client import publish as client
+from workers.kafka.admin import TopicsMismatch, TopicsMissing
+from workers.kafka.clients import KafkaSettings, KafkaUnavailable
+from workers.observe import log
 
 MAX_TICKETS = 64
 MAX_STREAMS = 16

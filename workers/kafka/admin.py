@@ -12,7 +12,7 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError, KafkaTimeoutError, for_code
 
 from schemas.topics import DEAD_LETTERS, MAX_RECORD_BYTES, MEMORY_CHANGELOG, TOPICS
-from workers.kafka import DEAD_LETTER_MAX_BYTES, KafkaSettings, KafkaUnavailable, caught_up
+from workers.kafka.clients import DEAD_LETTER_MAX_BYTES, KafkaSettings, KafkaUnavailable, caught_up
 
 TIMEOUT_S = 20.0
 

@@ -2,7 +2,7 @@
 
 It knows how factstream uses Kafka, and not what the messages mean. Delivery is at least once: a worker
 makes its work durable, calls `Producer.flush_or_raise`, and only then are the offsets it consumed committed
-(by `workers.loop`).
+(by `workers.runtime.loop`).
 """
 
 import os
@@ -29,9 +29,9 @@ from kafka.partitioner.default import murmur2
 from schemas import dead_letter as dead_letter_schema
 from schemas.common import BadMessage
 from schemas.topics import DEAD_LETTERS, MAX_RECORD_BYTES
-from workers import metrics, tracing
-from workers.connection import net_client
-from workers.fetch import Unreadable, bound
+from workers.kafka.connection import net_client
+from workers.kafka.consumer import Unreadable, bound
+from workers.observe import metrics, tracing
 
 DEAD_LETTER_MAX_BYTES = 2 * MAX_RECORD_BYTES
 """`max.message.bytes` of dead-letters: any record of another topic fits, with its headers."""
@@ -145,7 +145,7 @@ class KafkaSettings:
 
         Partitions are assigned by range: partition p of all topics of a group goes to one member, and so
         one writer gets everything of a namespace. One fetch brings at most 32 MiB (more only if one record
-        is larger); what it may unpack to is bounded in `workers.fetch`.
+        is larger); what it may unpack to is bounded in `workers.kafka.consumer`.
         """
         return _connect(
             self,

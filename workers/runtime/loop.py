@@ -27,11 +27,11 @@ from kafka.errors import (
     UnknownMemberIdError,
 )
 
-from pipeline.history import HistoryError
-from pipeline.models import ModelError
-from workers import log, metrics
-from workers.kafka import KafkaSettings, KafkaUnavailable
-from workers.topics import TopicsMismatch, TopicsMissing, ensure_topics, topic_ids
+from pipeline.history.log import HistoryError
+from pipeline.model.hub import ModelError
+from workers.kafka.admin import TopicsMismatch, TopicsMissing, ensure_topics, topic_ids
+from workers.kafka.clients import KafkaSettings, KafkaUnavailable
+from workers.observe import log, metrics
 
 READY_FD = "FACTSTREAM_READY_FD"
 """Names the pipe to which a supervised worker writes that it is ready."""

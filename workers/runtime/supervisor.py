@@ -22,10 +22,11 @@ from pathlib import Path
 from kafka.errors import KafkaError
 
 from schemas.topics import DEAD_LETTERS, FACT_ENCODINGS, FACTS, GENERATION_REQUESTS, MEMORY_HITS
-from workers import broker, log, metrics
-from workers.kafka import KafkaSettings, KafkaUnavailable
-from workers.loop import ALONE, READY_FD
-from workers.topics import ensure_topics, lag
+from workers.kafka.admin import ensure_topics, lag
+from workers.kafka.clients import KafkaSettings, KafkaUnavailable
+from workers.observe import log, metrics
+from workers.runtime import embedded_broker as broker
+from workers.runtime.loop import ALONE, READY_FD
 
 DRAINED = {
     "encoder": [FACTS],
@@ -79,7 +80,7 @@ def worker_commands(
     ]
     commands = {}
     for n, name in enumerate(("encoder", "writer", "generator")):
-        commands[name] = [sys.executable, "-m", "workers.cli", "worker", name, *options]
+        commands[name] = [sys.executable, "-m", "workers.cli.app", "worker", name, *options]
         if metrics_port:
             host, port = metrics.address(metrics_port, n)
             commands[name] += ["--metrics-port", f"{host}:{port}"]
@@ -133,7 +134,7 @@ def running(
     stands on standard error.
     """
     port = broker.free_port()
-    command = [sys.executable, "-m", "workers.cli", "up", "--data", str(data), "--port", str(port)]
+    command = [sys.executable, "-m", "workers.cli.app", "up", "--data", str(data), "--port", str(port)]
     given = {"FACTSTREAM_MODEL": model, "FACTSTREAM_DEVICE": device}
     env = os.environ | {name: value for name, value in given.items() if value is not None}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:

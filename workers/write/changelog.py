@@ -9,12 +9,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from pipeline.bank import Bank
-from pipeline.decision import Decision
-from pipeline.records import from_record, to_record
+from pipeline.memory.bank import Bank
+from pipeline.memory.record import Decision
+from pipeline.memory.records import from_record, to_record
 from schemas.changelog import Decided, MemoryRecord, PositionRecord, changelog_key, decode_changelog
 from schemas.common import BadMessage, encode
-from workers.kafka import check_readable, partition_for
+from workers.kafka.clients import check_readable, partition_for
 
 TOLD = 1_000  # verdicts in one position record
 POSITIONS = 1_024  # logs in one position record: the newest, should a namespace have been fed from more

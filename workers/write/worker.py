@@ -3,7 +3,7 @@
 The contract, for a batch of one partition: decide, append one history file, publish the changelog, flush, commit. The
 history is the truth. After a crash it is folded, what it has decided is skipped, and what the changelog lacks is published.
 Two writers cannot append the same file number: the later one folds anew. It consumes its changelog, too: what it has not
-sent there is held against the history, and mended (`workers.changelog`).
+sent there is held against the history, and mended (`workers.write.changelog`).
 Nothing on a topic is trusted, and nothing in a message may stop a writer for good: what it cannot take, or could not
 publish afterwards, goes to the dead letters before it is decided.
 """
@@ -24,22 +24,25 @@ import pyarrow.compute as pc
 from kafka import TopicPartition
 from numpy.typing import NDArray
 
-from pipeline import compaction, erasure, history, snapshot
-from pipeline.bank import Bank
-from pipeline.decision import Cause, Decision, NewFact
-from pipeline.encoding import Encoding
-from pipeline.settings import Settings
-from pipeline.words import words_of
+from pipeline.config import Settings
+from pipeline.history import checkpoint as snapshot
+from pipeline.history import compaction, erasure
+from pipeline.history import log as history
+from pipeline.ingest.encoding import Encoding
+from pipeline.memory.bank import Bank
+from pipeline.memory.record import Cause, Decision, NewFact
+from pipeline.text.words import words_of
 from schemas import dead_letter as dead_letter_schema
 from schemas import topics
 from schemas.common import BadMessage, decode, validate
 from schemas.encoding import MAX_VECTOR_BYTES, decode_batch
 from schemas.fact import Fact, Forget
 from schemas.hits import MemoryHits
-from workers import changelog, log, metrics, tracing
-from workers.kafka import KafkaSettings, Producer, check_readable, dead_letter, partition_for
-from workers.loop import Done, Retry
-from workers.topics import standing
+from workers.kafka.admin import standing
+from workers.kafka.clients import KafkaSettings, Producer, check_readable, dead_letter, partition_for
+from workers.observe import log, metrics, tracing
+from workers.runtime.loop import Done, Retry
+from workers.write import changelog
 
 _LISTS = ("priors", "surprisals")
 _ID = re.compile(r"[0-9A-Za-z_-]{1,64}")  # of a topic or an encoder

@@ -1,0 +1,1 @@
+"""Fusion and generation: memories gated into the model's next-token distribution."""

@@ -1,0 +1,1 @@
+"""The history on disk: append, compaction, checkpoints and erasure of Parquet files."""

@@ -1,0 +1,1 @@
+"""Encoding: a text becomes the numbers that the memory keeps and compares."""

@@ -1,0 +1,1 @@
+"""SQL over the data folder: DuckDB views, run in a sandbox."""

@@ -1,0 +1,1 @@
+"""Retrieval: which memories a prompt concerns, and how far their gates open."""

@@ -1,0 +1,1 @@
+"""Text analysis: words, names, clauses and word frequencies, with no model and no memory."""

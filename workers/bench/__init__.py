@@ -1,0 +1,1 @@
+"""Measurements of the running stack: writer, replica, stream."""

@@ -1,0 +1,1 @@
+"""The client library: publish, ask, watch."""

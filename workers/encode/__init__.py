@@ -1,0 +1,1 @@
+"""The encoder worker: facts in, measured facts out."""

@@ -1,0 +1,1 @@
+"""The generator worker: requests in, answers out, from a live replica of the memory."""

@@ -1,0 +1,1 @@
+"""The Kafka clients: the only folder that imports `kafka`."""

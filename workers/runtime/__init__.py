@@ -1,0 +1,1 @@
+"""Process runtime: the poll loop that workers share, the supervisor, the embedded broker."""

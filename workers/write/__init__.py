@@ -1,0 +1,1 @@
+"""The writer worker: one decision a fact, the history and the changelog."""
