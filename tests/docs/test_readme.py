@@ -62,7 +62,7 @@ def test_every_topic_has_its_row() -> None:
 
 def test_every_environment_variable_of_the_code_has_its_row() -> None:
     code = "".join(
-        path.read_text() for folder in ("pipeline", "workers") for path in (ROOT / folder).glob("*.py")
+        path.read_text() for folder in ("pipeline", "workers") for path in (ROOT / folder).rglob("*.py")
     )
     settings = KafkaSettings(sasl_mechanism="PLAIN", username="u", password="p", ca_file="f")
     used = set(re.findall(r"FACTSTREAM_[A-Z]+(?:_[A-Z]+)*", code)) | set(settings.env())
