@@ -154,6 +154,6 @@ def test_a_broker_that_is_not_there_and_a_pipe_are_one_clear_line() -> None:
         (["--json", "--bootstrap", "127.0.0.1:9"], "error: no broker answers at 127.0.0.1:9"),
         ([], "error: standard output is no terminal: `factstream watch --json`"),
     ):
-        command = [sys.executable, "-m", "workers.cli.app", "watch", *options]
+        command = [sys.executable, "-m", "workers.cli", "watch", *options]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 1 and done.stderr.startswith(said), done.stderr

@@ -66,7 +66,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("docs")
     command = folder / "bin" / "factstream"  # as pip makes it, of this very tree
     command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m workers.cli.app "$@"\n')
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m workers.cli "$@"\n')
     command.chmod(0o755)
     first = free_port(row=4)  # the metrics of three workers, then the broker
     port = first + 3

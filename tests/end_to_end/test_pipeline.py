@@ -52,7 +52,7 @@ class Stack:
 def start(data: Path, kafka: str | None, prefix: str = "") -> Stack:
     """`up` on a broker of its own, or with topics of its own on Apache Kafka."""
     settings = KafkaSettings(kafka or f"127.0.0.1:{free_port()}", prefix if kafka else "")
-    command = [sys.executable, "-m", "workers.cli.app", "up", "--data", str(data)]
+    command = [sys.executable, "-m", "workers.cli", "up", "--data", str(data)]
     if kafka:
         command += ["--bootstrap", kafka, "--topic-prefix", prefix]
     else:
@@ -90,7 +90,7 @@ def publish(stack: Stack, *texts: str, namespace: str = "default") -> client.Pub
 def command(stack: Stack, *arguments: str) -> str:
     environment = os.environ | {"FACTSTREAM_DATA": str(stack.data)}
     done = subprocess.run(
-        [sys.executable, "-m", "workers.cli.app", *arguments], env=environment, capture_output=True, text=True
+        [sys.executable, "-m", "workers.cli", *arguments], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -166,7 +166,7 @@ def test_the_same_folder_makes_the_same_memory_and_the_same_answer(tmp_path: Pat
         assert "walnut" in before
         wait_until(lambda: ask(again, prompt).text == before)  # its replica fills from a changelog told anew
         refused = subprocess.run(
-            [sys.executable, "-m", "workers.cli.app", "up", "--data", str(tmp_path), "--port", str(free_port())],
+            [sys.executable, "-m", "workers.cli", "up", "--data", str(tmp_path), "--port", str(free_port())],
             capture_output=True, text=True,
         )  # fmt: skip
         assert refused.returncode == 1 and "another `factstream up`" in refused.stderr
@@ -186,7 +186,7 @@ def test_a_crash_of_the_generator_or_of_the_embedded_broker_loses_nothing_that_i
     command = [
         sys.executable,
         "-m",
-        "workers.cli.app",
+        "workers.cli",
         "up",
         "--json",
         "--data",

@@ -134,7 +134,7 @@ def stack(tmp_path: Path, llama: Path) -> Any:
     command = [
         sys.executable,
         "-m",
-        "workers.cli.app",
+        "workers.cli",
         "up",
         "--data",
         str(data),

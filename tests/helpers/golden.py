@@ -88,7 +88,7 @@ def recall(facts: Path) -> Any:
     command = [
         sys.executable,
         "-m",
-        "workers.cli.app",
+        "workers.cli",
         "bench",
         "recall",
         "--facts",

@@ -95,7 +95,7 @@ def ui(gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running
     settings = KafkaSettings(f"127.0.0.1:{free_port()}", session_timeout_ms=1500)
     command = ["up", "--data", str(data), "--model", str(gpt2), "--port", settings.bootstrap.split(":")[1]]
     stack = subprocess.Popen(
-        [sys.executable, "-m", "workers.cli.app", *command], stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-m", "workers.cli", *command], stdout=subprocess.PIPE, text=True,
         env=os.environ | {"FACTSTREAM_SESSION_TIMEOUT_MS": "1500"},
     )  # fmt: skip
     assert stack.stdout is not None
@@ -520,7 +520,7 @@ def test_it_does_not_listen_everywhere(tmp_path: Path, host: str) -> None:
 def test_it_ends_on_a_signal_and_says_when_its_port_is_taken(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        command = [sys.executable, "-m", "workers.cli.app", "ui", "--data", str(tmp_path), "--port"]
+        command = [sys.executable, "-m", "workers.cli", "ui", "--data", str(tmp_path), "--port"]
         done = subprocess.run([*command, port], capture_output=True, text=True)
         assert done.returncode == 1 and done.stderr.startswith("error: ") and "in use" in done.stderr
     for number in (signal.SIGINT, signal.SIGTERM):

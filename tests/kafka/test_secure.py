@@ -84,7 +84,7 @@ def test_a_login_that_fails_says_why(secure: KafkaSettings, change: dict[str, An
 
 
 def run(env: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "workers.cli.app", *words]
+    command = [sys.executable, "-m", "workers.cli", *words]
     return subprocess.run(command, env=os.environ | env, capture_output=True, text=True, timeout=120)
 
 
@@ -96,7 +96,7 @@ def test_the_whole_stack_over_tls_and_no_secret_in_its_logs(
     command = [
         sys.executable,
         "-m",
-        "workers.cli.app",
+        "workers.cli",
         "up",
         "--bootstrap",
         secure.bootstrap,

@@ -87,7 +87,7 @@ def test_a_port_that_is_taken_is_one_clear_line(server: HTTPServer) -> None:
     command = [
         sys.executable,
         "-m",
-        "workers.cli.app",
+        "workers.cli",
         "worker",
         "writer",
         "--metrics-port",

@@ -79,7 +79,7 @@ class Stack:
     env: dict[str, str] = field(default_factory=dict)
 
     def command(self, *arguments: str, text: str = "") -> str:
-        command = [sys.executable, "-m", "workers.cli.app", *arguments]
+        command = [sys.executable, "-m", "workers.cli", *arguments]
         done = subprocess.run(command, input=text, env=self.env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -113,7 +113,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server.server_port}",
         "OTEL_BSP_SCHEDULE_DELAY": "100",
     }  # fmt: skip
-    command = [sys.executable, "-m", "workers.cli.app", "up", "--port", settings.bootstrap.split(":")[1]]
+    command = [sys.executable, "-m", "workers.cli", "up", "--port", settings.bootstrap.split(":")[1]]
     env_of_up = {k: v for k, v in env.items() if k != "FACTSTREAM_BOOTSTRAP"}
     process = subprocess.Popen(
         [*command, "--metrics-port", str(first)], stdout=subprocess.PIPE, text=True, env=env_of_up
@@ -249,7 +249,7 @@ def test_health_and_readiness(used: Stack) -> None:
 
 
 def test_watch_tells_lag_rates_decisions_and_answers(stack: Stack) -> None:
-    command = [sys.executable, "-m", "workers.cli.app", "watch", "--json", "--interval", "0.5"]
+    command = [sys.executable, "-m", "workers.cli", "watch", "--json", "--interval", "0.5"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=stack.env
     )
@@ -277,7 +277,7 @@ def test_watch_tells_lag_rates_decisions_and_answers(stack: Stack) -> None:
 def test_watch_in_a_terminal_ends_cleanly_and_leaves_the_terminal_as_it_was(used: Stack) -> None:
     ours, theirs = pty.openpty()
     env = used.env | {"TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"}
-    command = [sys.executable, "-m", "workers.cli.app", "watch", "--interval", "0.3"]
+    command = [sys.executable, "-m", "workers.cli", "watch", "--interval", "0.3"]
     process = subprocess.Popen(
         command, stdin=theirs, stdout=theirs, stderr=theirs, env=env, start_new_session=True
     )

@@ -183,7 +183,7 @@ def test_a_query_of_the_page_gives_what_is_known(data: Path, title: str) -> None
 
 @pytest.mark.parametrize("line", re.findall(r"^    factstream (query .+)$", PAGE, re.MULTILINE))
 def test_a_command_of_the_page_runs(data: Path, line: str) -> None:
-    command = [sys.executable, "-m", "workers.cli.app", *shlex.split(line), "--data", str(data)]
+    command = [sys.executable, "-m", "workers.cli", *shlex.split(line), "--data", str(data)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and len(done.stdout.splitlines()) >= 1, done.stderr
 

@@ -80,7 +80,7 @@ def worker_commands(
     ]
     commands = {}
     for n, name in enumerate(("encoder", "writer", "generator")):
-        commands[name] = [sys.executable, "-m", "workers.cli.app", "worker", name, *options]
+        commands[name] = [sys.executable, "-m", "workers.cli", "worker", name, *options]
         if metrics_port:
             host, port = metrics.address(metrics_port, n)
             commands[name] += ["--metrics-port", f"{host}:{port}"]
@@ -134,7 +134,7 @@ def running(
     stands on standard error.
     """
     port = broker.free_port()
-    command = [sys.executable, "-m", "workers.cli.app", "up", "--data", str(data), "--port", str(port)]
+    command = [sys.executable, "-m", "workers.cli", "up", "--data", str(data), "--port", str(port)]
     given = {"FACTSTREAM_MODEL": model, "FACTSTREAM_DEVICE": device}
     env = os.environ | {name: value for name, value in given.items() if value is not None}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
