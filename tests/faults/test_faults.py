@@ -38,6 +38,8 @@ from workers.runtime import loop
 from workers.runtime.loop import Retry
 from workers.write.worker import WriterWorker
 
+ROOT = Path(__file__).parent.parent.parent
+
 
 class Disk:
     """Refuses what would write to it, while `error` is set."""
@@ -92,11 +94,12 @@ def test_a_file_that_may_not_grow_leaves_nothing_behind(tmp_path: Path) -> None:
     """The real thing, for the process: a limit of the kernel. It writes no bytecode (-B): that would be cut off, too, and read
     by the next one."""
     script = (
-        "import resource, sys; from pathlib import Path; sys.path.insert(0, 'tests')\n"
+        "import resource, sys; from pathlib import Path\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
-        "from test_history import sample; sample(Path(sys.argv[1]))"
+        "from tests.history.test_history import sample; sample(Path(sys.argv[1]))"
     )
-    done = subprocess.run([sys.executable, "-B", "-c", script, str(tmp_path)], capture_output=True, text=True)
+    command = [sys.executable, "-B", "-c", script, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (
         done.returncode
         and "Unwritable" in done.stderr

@@ -121,7 +121,7 @@ def test_dies_with_a_killed_parent(tmp_path: Path) -> None:
         assert broker.die_with_parent() is None  # only Linux offers this
         return
     code = (
-        "import sys, time; from pathlib import Path; from workers import broker;"
+        "import sys, time; from pathlib import Path; from workers.runtime import embedded_broker as broker;"
         "b = broker.start(broker.free_port(), Path(sys.argv[1]));"
         "print(b.process.pid, flush=True); time.sleep(60)"
     )

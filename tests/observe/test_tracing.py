@@ -72,7 +72,7 @@ def test_only_decisions_of_known_records_have_spans(monkeypatch: pytest.MonkeyPa
 
 
 RECORDS = """
-from workers import tracing
+from workers.observe import tracing
 tracing.setup("test")
 for n in range(10_000):
     tracing.done("encode", None, tracing.now(), {"n": n})

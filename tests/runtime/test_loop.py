@@ -338,8 +338,9 @@ def test_topics_made_anew_end_the_process(tmp_path: Path, caplog: pytest.LogCapt
 SLOW_WORKER = """
 import sys, time
 from pathlib import Path
-from test_loop import Recorder
-from workers import log, loop
+from tests.runtime.test_loop import Recorder
+from workers.observe import log
+from workers.runtime import loop
 from workers.kafka.clients import KafkaSettings
 
 def process(worker, batch):

@@ -38,8 +38,8 @@ DIES_EARLY = STAND_IN + "sys.exit('no such model')"
 CONSUMES = """
 import os, sys, time
 from pathlib import Path
-from test_loop import Recorder
-from workers import loop
+from tests.runtime.test_loop import Recorder
+from workers.runtime import loop
 from workers.kafka.clients import KafkaSettings
 
 class Encoder(Recorder):
@@ -233,7 +233,7 @@ def test_what_cannot_be_drained_is_said(up: Callable[..., Up], caplog: pytest.Lo
 SUPERVISOR = """
 import json, sys
 from pathlib import Path
-from workers import stack
+from workers.runtime import supervisor as stack
 from workers.kafka.clients import KafkaSettings
 data, starts, script = sys.argv[1:]
 stack.up(Path(data), KafkaSettings.from_env(), {"writer": [sys.executable, "-c", script, starts]}, "tiny",
