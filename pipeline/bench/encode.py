@@ -11,7 +11,7 @@ from statistics import median
 
 import torch
 
-from pipeline.bench.texts import made_up_facts
+from pipeline.bench.synthetic.texts import made_up_facts
 from pipeline.ingest.encoder import Encoder
 
 BATCHES = (8, 16, 32)  # texts; of which the best is looked for

@@ -10,7 +10,7 @@ from statistics import median
 
 import torch
 
-from pipeline.bench.texts import made_up_facts
+from pipeline.bench.synthetic.texts import made_up_facts
 from pipeline.memory_lm import Job, MemoryLM
 
 MEMORIES = 64

@@ -21,9 +21,9 @@ from pipeline.bench.asking import (
     score,
     wins,
 )
-from pipeline.bench.data import FactRow
+from pipeline.bench.files import FactRow
 from pipeline.bench.scores import Measure, divided, percentile, repeated_4grams, says, share
-from pipeline.bench.texts import PROSE, everyday_prompts, made_up_facts
+from pipeline.bench.synthetic.texts import PROSE, everyday_prompts, made_up_facts
 from pipeline.memory_lm import MEMORIES, MemoryLM
 
 SEED = 20261123

@@ -14,9 +14,9 @@ from random import Random
 
 import numpy as np
 
-from pipeline.bench.bank import variants
 from pipeline.bench.scores import percentile
-from pipeline.bench.texts import asked_of, made_up_facts
+from pipeline.bench.synthetic.banks import variants
+from pipeline.bench.synthetic.texts import asked_of, made_up_facts
 from pipeline.ingest.encoder import Encoder
 from pipeline.ingest.encoding import Asked
 from pipeline.memory.bank import Bank

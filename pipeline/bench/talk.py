@@ -10,7 +10,7 @@ from random import Random
 
 from pipeline.bench import prompting
 from pipeline.bench.asking import CHUNK, SCORED, Bench, best
-from pipeline.bench.data import Talk, TalkQuestion
+from pipeline.bench.files import Talk, TalkQuestion
 from pipeline.bench.prompting import GATINGS, WORDINGS
 from pipeline.bench.scores import Measure, f1, mean, share
 

@@ -15,9 +15,9 @@ from pipeline.bench import asking as bench_asking
 from pipeline.bench import prompting as bench_prompting
 from pipeline.bench import recall as bench_recall
 from pipeline.bench import talk as bench_talk
-from pipeline.bench import texts as bench_texts
-from pipeline.bench.data import BenchFileError, read_facts, read_talks
+from pipeline.bench.files import BenchFileError, read_facts, read_talks
 from pipeline.bench.scores import divided, f1, percentile, repeated_4grams, says, share
+from pipeline.bench.synthetic import texts as bench_texts
 from workers.cli import bench
 from workers.cli.app import app
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.bench import query as bench_query
-from pipeline.bench.facts import made_up_stream
+from pipeline.bench.synthetic.facts import made_up_stream
 from workers.bench import replica as bench_replica
 from workers.bench import write as bench_write
 

@@ -20,7 +20,7 @@ from schemas.response import GenerationResponse, ResponseDelta, ResponseError
 from workers.cli import app as cli
 from workers.cli.app import app
 from workers.client import positions
-from workers.client import publish as client
+from workers.client import publishing as client
 from workers.kafka.clients import KafkaSettings
 
 RUNNER = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})

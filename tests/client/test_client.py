@@ -21,7 +21,7 @@ from schemas.common import encode
 from schemas.fact import Fact, Forget, decode_fact
 from schemas.request import GenerationRequest, decode_request
 from tests.conftest import wait_until
-from workers.client import publish as client
+from workers.client import publishing as client
 from workers.kafka.admin import ensure_topics
 from workers.kafka.clients import KafkaSettings, KafkaUnavailable, Producer, dead_letter
 from workers.runtime import embedded_broker as broker

@@ -38,7 +38,7 @@ from schemas.fact import Fact, Forget
 from tests.conftest import runs
 from tests.faults.crash_worker import STARTING, STEPS
 from tests.helpers.apache import Apache
-from workers.client import publish as client
+from workers.client import publishing as client
 from workers.kafka.admin import end_offsets, ensure_topics
 from workers.kafka.clients import KafkaSettings, KafkaUnavailable
 from workers.runtime import embedded_broker as broker

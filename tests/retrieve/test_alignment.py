@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.bench.texts import asked_of, made_up_facts
+from pipeline.bench.synthetic.texts import asked_of, made_up_facts
 from pipeline.config import Settings
 from pipeline.decide.dedup import same_relation
 from pipeline.ingest.encoder import owners

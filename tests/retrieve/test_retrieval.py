@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 import pipeline.memory.postings
 from pipeline.bench import retrieve as bench_retrieve
-from pipeline.bench.bank import variants
-from pipeline.bench.texts import asked_of, made_up_facts
+from pipeline.bench.synthetic.banks import variants
+from pipeline.bench.synthetic.texts import asked_of, made_up_facts
 from pipeline.ingest.encoding import Asked, Encoding
 from pipeline.ingest.quantize import likeness_of, pack, unit, unpack
 from pipeline.memory.bank import Bank, memory_id

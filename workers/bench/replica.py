@@ -14,7 +14,7 @@ from typing import Any
 
 from kafka import TopicPartition
 
-from pipeline.bench.facts import DIMENSIONS, made_up_stream
+from pipeline.bench.synthetic.facts import DIMENSIONS, made_up_stream
 from pipeline.config import Settings
 from pipeline.memory.bank import Bank
 from pipeline.memory.records import to_record

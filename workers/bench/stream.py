@@ -15,11 +15,11 @@ from statistics import median
 
 import torch
 
-from pipeline.bench.texts import made_up_facts
+from pipeline.bench.synthetic.texts import made_up_facts
 from pipeline.ingest.encoder import Encoder
 from schemas.common import DEFAULT_NAMESPACE
 from schemas.fact import Fact
-from workers.client import publish as client
+from workers.client import publishing as client
 from workers.kafka.clients import KafkaSettings
 from workers.runtime import supervisor as stack
 

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 from kafka import TopicPartition
 
-from pipeline.bench.facts import made_up_stream
+from pipeline.bench.synthetic.facts import made_up_stream
 from pipeline.memory.record import NewFact
 from schemas import topics
 from schemas.encoding import FACT_ENCODINGS, encode_batch

@@ -31,7 +31,7 @@ from workers.cli.options import (
     Prefix,
     WorkerName,
 )
-from workers.cli.show import Format, show_query
+from workers.cli.tables import Format, show_query
 
 app = typer.Typer(help="Continual learning for frozen language models, as a stream.", no_args_is_help=True)
 model_app = typer.Typer(help="The frozen model.", no_args_is_help=True)
@@ -137,7 +137,7 @@ def publish(
     reached is printed, and `factstream ask` on this machine is answered from a memory that has it.
     """
     from workers.client import positions
-    from workers.client import publish as client
+    from workers.client import publishing as client
     from workers.kafka.clients import KafkaSettings
     from workers.observe import tracing
 
@@ -229,7 +229,7 @@ def ask(
     from schemas.request import GenerationRequest
     from schemas.response import ResponseDelta
     from workers.client import positions
-    from workers.client import publish as client
+    from workers.client import publishing as client
     from workers.kafka.clients import KafkaSettings
     from workers.observe import tracing
 

@@ -84,7 +84,7 @@ def recall(
 
             need()
         from pipeline.bench.asking import Bench, Limits
-        from pipeline.bench.data import read_facts
+        from pipeline.bench.files import read_facts
         from pipeline.bench.recall import measure
 
         rows = read_facts(facts)
@@ -117,7 +117,7 @@ def talk(
     """
     with clear_errors():
         from pipeline.bench.asking import Bench, Limits
-        from pipeline.bench.data import read_talks
+        from pipeline.bench.files import read_talks
         from pipeline.bench.talk import measure
 
         talks = read_talks(talk)

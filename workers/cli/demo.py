@@ -16,7 +16,7 @@ from schemas.common import DEFAULT_NAMESPACE, decode, validate
 from schemas.fact import Fact
 from schemas.request import GenerationRequest
 from schemas.response import GenerationResponse
-from workers.client import publish as client
+from workers.client import publishing as client
 from workers.kafka.clients import KafkaSettings
 from workers.runtime import supervisor as stack
 

@@ -28,7 +28,7 @@ def _mendable() -> tuple[type[Exception], ...]:
     from pipeline.history.log import HistoryError
     from pipeline.model.hub import ModelError
     from pipeline.query.run import QueryError
-    from workers.client.publish import ClientError
+    from workers.client.publishing import ClientError
     from workers.kafka.admin import TopicsMismatch, TopicsMissing
     from workers.kafka.clients import KafkaUnavailable
     from workers.runtime.embedded_broker import BrokerError

@@ -12,7 +12,7 @@ from schemas.common import DEFAULT_NAMESPACE, validate
 from schemas.fact import Forget
 from workers.cli.errors import clear_errors
 from workers.cli.options import DATA, Bootstrap, Data, Prefix
-from workers.cli.show import Format, show_query
+from workers.cli.tables import Format, show_query
 
 app = typer.Typer(help="Look at the memories, or forget one.", no_args_is_help=True)
 console = Console()
@@ -59,7 +59,7 @@ def forget(
     as long as you have them keep it.
     """
     from workers.client import positions
-    from workers.client import publish as client
+    from workers.client import publishing as client
     from workers.kafka.clients import KafkaSettings
 
     with clear_errors():

@@ -28,7 +28,7 @@ from schemas.common import BadMessage, parse_json, validate
 from schemas.fact import Fact, decode_fact
 from schemas.request import decode_request
 from schemas.response import GenerationResponse
-from workers.client.publish import Tail
+from workers.client.publishing import Tail
 from workers.kafka.admin import TopicsMissing, reached, topic_ids
 from workers.kafka.clients import KafkaSettings, KafkaUnavailable
 from workers.runtime.supervisor import DRAINED, signals

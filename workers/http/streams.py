@@ -19,7 +19,7 @@ from schemas.fact import Fact
 from schemas.request import GenerationRequest
 from schemas.response import GenerationResponse, ResponseDelta
 from workers.client import positions
-from workers.client import publish as client
+from workers.client import publishing as client
 from workers.kafka.admin import TopicsMismatch, TopicsMissing
 from workers.kafka.clients import KafkaSettings, KafkaUnavailable
 from workers.observe import log

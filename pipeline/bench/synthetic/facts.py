@@ -13,7 +13,7 @@ from random import Random
 
 import numpy as np
 
-from pipeline.bench.texts import made_up_facts
+from pipeline.bench.synthetic.texts import made_up_facts
 from pipeline.ingest.encoding import Encoding
 from pipeline.memory.record import Cause, NewFact
 from pipeline.text.words import split
