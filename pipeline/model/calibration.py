@@ -20,8 +20,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from torch import Tensor, nn
 
+from pipeline.files import atomic_file, locked
 from pipeline.model.backbone import Backbone
-from pipeline.model.hub import ModelError, Progress, cache_folder, locked, silent, write_atomically
+from pipeline.model.hub import ModelError, Progress, cache_folder, silent
 
 TEXTS = 288  # that the model writes, half of them from nothing, half from a line break
 TOKENS = 32  # each
@@ -86,8 +87,8 @@ def calibration_path(backbone: Backbone) -> Path:
 
 def keep(calibration: bytes, path: Path) -> Path:
     """Writes the file, and returns its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, calibration)
+    with atomic_file(path, durable=False) as out:
+        out.write(calibration)
     return path
 
 

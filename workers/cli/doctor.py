@@ -1,6 +1,5 @@
 """What is installed, which model, which broker, what the data folder holds. It looks, and changes nothing."""
 
-import fcntl
 import re
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
@@ -9,6 +8,7 @@ from typing import Any
 
 from kafka.errors import KafkaError
 
+from pipeline.files import is_locked
 from pipeline.history import log as history
 from pipeline.model import hub as models
 from workers.kafka.admin import TopicsMismatch, TopicsMissing, topic_ids
@@ -79,10 +79,6 @@ def _broker(settings: KafkaSettings) -> str:
 def _data(data: Path) -> str:
     found = f"{data}: {len(history.partitions(data))} partitions with a history"
     lock = data / "up.lock"
-    if lock.is_file():
-        with lock.open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                found += f", `factstream up` runs on it (pid {file.read(20).strip()})"
+    if is_locked(lock):
+        found += f", `factstream up` runs on it (pid {lock.read_text()[:20].strip()})"
     return found

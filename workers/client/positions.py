@@ -5,12 +5,12 @@ whoever asks leaves out what is of another topic id than the cluster's.
 """
 
 import contextlib
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import orjson
+
+from pipeline.files import atomic_file
 
 FILE = "published.json"
 NAMESPACES = 1_000
@@ -31,14 +31,8 @@ def remember(data: Path, after: Mapping[str, Mapping[str, int]]) -> None:
         kept[namespace] = {log: max(offset, old.get(log, -1)) for log, offset in logs.items()}
     kept = dict(list(kept.items())[-NAMESPACES:])
     with contextlib.suppress(OSError):
-        data.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{FILE}.", dir=data)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(orjson.dumps(kept))
-            os.replace(name, data / FILE)
-        finally:
-            Path(name).unlink(missing_ok=True)
+        with atomic_file(data / FILE, durable=False) as file:
+            file.write(orjson.dumps(kept))
 
 
 def recall(data: Path, namespaces: Sequence[str] | None = None) -> Positions:

@@ -5,7 +5,6 @@ own. Children run in sessions of their own, so that Ctrl-C reaches only the supe
 it is killed.
 """
 
-import fcntl
 import json
 import os
 import signal
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from kafka.errors import KafkaError
 
+from pipeline.files import Locked, locked
 from schemas.topics import DEAD_LETTERS, FACT_ENCODINGS, FACTS, GENERATION_REQUESTS, MEMORY_HITS
 from workers.kafka.admin import ensure_topics, lag
 from workers.kafka.clients import KafkaSettings, KafkaUnavailable
@@ -311,20 +311,16 @@ def _ready_line(stack: _Stack, model: str, as_json: bool) -> str:
 @contextmanager
 def _locked(data: Path) -> Iterator[None]:
     """Hold the folder's lock: the kernel frees it however the process ends."""
-    data.mkdir(parents=True, exist_ok=True)
-    with open(data / "up.lock", "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise StackError(
-                f"another `factstream up` (pid {file.read(20).strip() or 'unknown'}) runs on {data}: "
-                "stop that one, or give this one a folder of its own with --data"
-            ) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
+    path = data / "up.lock"
+    try:
+        with locked(path, timeout_s=0):
+            path.write_text(f"{os.getpid()}\n")
+            yield
+    except Locked:
+        raise StackError(
+            f"another `factstream up` (pid {path.read_text()[:20].strip() or 'unknown'}) runs on {data}: "
+            "stop that one, or give this one a folder of its own with --data"
+        ) from None
 
 
 @contextmanager

@@ -1,0 +1,89 @@
+"""Files that appear whole or not at all, locks between processes, and folders made durable.
+
+Every file that the project writes for later reading is written through `atomic_file`, and every lock is taken
+by `locked`, an advisory flock that the kernel releases when its process ends. Knows no formats.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from filelock import FileLock, Timeout, lock_descriptor
+
+POLL_S = 0.05
+
+
+class Locked(Exception):
+    """Another process, or another thread of this one, holds the lock."""
+
+
+@contextmanager
+def atomic_file(path: Path, *, durable: bool = True, exclusive: bool = False) -> Iterator[BinaryIO]:
+    """A file to write, which appears under the name `path` when the block ends without an error.
+
+    Until then it is `.STEM.RANDOM.tmp` in the same folder, which is made where it is missing. With `durable` the content
+    and the name are on the disk when the block has ended. With `exclusive` an existing file is kept, and FileExistsError
+    raised; otherwise it is replaced. Raises OSError where the disk refuses; nothing is left of the file then.
+    """
+    make_folder(path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        if exclusive:
+            os.link(name, path)  # fails where the name exists, which no rename does
+        else:
+            os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+    if durable:
+        sync_folder(path.parent)
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it that are missing, their names durable."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Makes the names in a folder durable. Raises OSError."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def locked(path: Path, timeout_s: float | None = None) -> Iterator[None]:
+    """Holds the lock file `path`, which is made where it is missing and stays, for the length of the block.
+
+    Waits for it without end, or at most `timeout_s` seconds: raises `Locked` then. Raises OSError where it cannot be opened.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, -1 if timeout_s is None else timeout_s, poll_interval=POLL_S)
+    try:
+        lock.acquire()
+    except Timeout as error:  # which is an OSError, too
+        raise Locked(f"{path}: another process holds it") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_locked(path: Path) -> bool:
+    """Whether somebody holds the lock file now; reading it is enough. Raises OSError where it cannot be read."""
+    if not path.is_file():
+        return False
+    with path.open() as file:
+        return not lock_descriptor(file.fileno(), blocking=False)
