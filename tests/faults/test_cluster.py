@@ -8,15 +8,18 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import session_ms
-from tests.faults import crash
+from tests.faults.crash import compare
+from tests.faults.facts import make_facts
+from tests.faults.plan import Fault
+from tests.helpers.cluster import Cluster
 
 
 @pytest.mark.timeout(400)
 def test_losing_one_node_then_another_loses_nothing(tmp_path: Path, gpt2: Path) -> None:
-    cluster = crash.Cluster("three", tmp_path / "three")
+    cluster = Cluster("three", tmp_path / "three")
     try:
-        kill = crash.Fault("kill", "writer", "before the commit")
-        plan = [crash.Fault("node", after=1), kill, crash.Fault("node", after=2)]
-        crash.both(cluster, tmp_path, gpt2, crash.stream(9, 600), plan, 25.0, 9, session_ms())
+        kill = Fault("kill", "writer", "before the commit")
+        plan = [Fault("node", after=1), kill, Fault("node", after=2)]
+        compare(cluster, tmp_path, gpt2, make_facts(9, 600), plan, 25.0, 9, session_ms())
     finally:
         cluster.stop()

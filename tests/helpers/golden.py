@@ -25,7 +25,7 @@ from pipeline.ingest.encoder import Encoder
 from pipeline.memory.bank import Bank
 from pipeline.memory.record import Cause, NewFact
 from schemas.fact import Forget
-from tests.faults import crash
+from tests.faults.facts import make_facts
 from tests.helpers.models import make_gpt2
 
 SEED, STREAM, LEARNED, ASKED = 20261129, 2000, 400, 200
@@ -34,8 +34,7 @@ BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 
 def stream() -> Any:
     """The digest after a crash-harness stream that nobody disturbs, and how often each outcome was decided."""
-    crash.BEGIN = BEGIN - timedelta(hours=1)
-    pairs = crash.stream(SEED, STREAM)
+    pairs = make_facts(SEED, STREAM, BEGIN - timedelta(hours=1))
     with tempfile.TemporaryDirectory() as folder:
         encoder = Encoder.load(str(make_gpt2(Path(folder))))
     texts = [fact.text for _, fact in pairs if not isinstance(fact, Forget)]
