@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test browser hostile fuzz test-kafka docs lint clean
+.PHONY: help install demo test test-all test-kafka browser hostile fuzz golden docs lint clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,8 +26,13 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## run the demo; FACTS=FILE streams your own JSON Lines at its end
 	$(BIN)/factstream demo $(if $(FACTS),--facts "$(FACTS)")
 
-test: $(STAMP)  ## run the tests
-	$(BIN)/python -m pytest
+# Two processors at least, four at most: each has a broker and a model of its own. OPTIONS go to pytest, as in
+# `make test OPTIONS="-x tests/write"`.
+test: $(STAMP)  ## run the tests of every day, end to end, in a few minutes
+	$(BIN)/python -m pytest -m "not slow and not kafka" --hypothesis-profile quick -n auto --maxprocesses 4 $(OPTIONS)
+
+test-all: $(STAMP)  ## run all tests, the slow ones too: half an hour on two processors
+	$(BIN)/python -m pytest $(OPTIONS)
 
 BROWSERS := chromium-headless-shell chromium chromium-browser google-chrome
 
@@ -42,12 +47,16 @@ fuzz: $(STAMP)  ## fuzz the decoders of all consumed topics, a minute each (Linu
 	for target in facts fact-encodings memory-hits memory-changelog generation-requests dead-letters record-batches; do \
 		$(BIN)/python -m tests.faults.fuzz $$target -max_total_time=60 -verbosity=0 || exit 1; done
 
-# What talks to a broker; on the embedded one in `make test`, too. Three nodes: ON_KAFKA=tests/faults/test_cluster.py
+# What talks to a broker; on the embedded one in `make test-all`, too. Three nodes: ON_KAFKA=tests/faults/test_cluster.py
 ON_KAFKA := $(addprefix tests/,kafka/test_broker.py client/test_client.py runtime/test_loop.py write/test_writer.py \
 	end_to_end/test_pipeline.py faults/test_crash.py)
 
 test-kafka: $(STAMP)  ## run the end-to-end tests on Apache Kafka: at KAFKA_BOOTSTRAP, or started by ../shared/kafka/kafka
 	$(BIN)/python -m pytest --kafka -k "not embedded" $(ON_KAFKA)
+
+# Floating-point sums differ between processors, so golden figures stay on one machine. FACTS: facts with prompts, JSON Lines.
+golden: $(STAMP)  ## write the memory's golden figures, or compare with them: DO=compare FACTS=FILE
+	$(BIN)/python -m tests.helpers.golden $(or $(DO),write) $(or $(GOLDEN),build/golden) --facts "$(FACTS)"
 
 docs: $(STAMP)  ## make the documentation's site in site/; DOCS="serve" shows it on localhost:8000
 	@$(BIN)/python -c 'import material' 2>/dev/null \

@@ -1,4 +1,4 @@
-"""What several test modules share: one embedded broker, settings whose topics no other test sees, small models."""
+"""What test modules share: one embedded broker, settings with topics of their own, small models, the default model."""
 
 import itertools
 import os
@@ -7,7 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: each computes on one thread
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from tests.helpers.apache import SCRIPT, Apache
 from workers.kafka.clients import KafkaSettings
@@ -20,6 +24,11 @@ if TYPE_CHECKING:
 _prefixes = itertools.count()
 
 os.environ.pop("PYTHONUNBUFFERED", None)  # the processes that tests start write as a user's do
+
+# Examples that hypothesis tries for each property: `make test` asks for the quick profile.
+hypothesis.settings.register_profile("quick", max_examples=20, deadline=None)
+hypothesis.settings.register_profile("full", max_examples=300, deadline=None)
+hypothesis.settings.load_profile("full")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,12 +43,6 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(
             f"--kafka needs a cluster at KAFKA_BOOTSTRAP, or a script at {SCRIPT} (KAFKA_SCRIPT)"
         )
-
-
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Three nodes need Apache Kafka, and one that the tests may stop."""
-    alone = collection_path.name == "test_cluster.py"
-    return (alone and not (config.getoption("--kafka") and SCRIPT.exists())) or None
 
 
 @pytest.fixture(scope="session")
@@ -77,6 +80,7 @@ def settings(request: pytest.FixtureRequest, kafka: str | None) -> KafkaSettings
 
 @pytest.fixture(scope="session")
 def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small random model of GPT-2's build."""
     from tests.helpers.models import make_gpt2  # transformers takes seconds to import, and few tests need it
 
     return make_gpt2(tmp_path_factory.mktemp("gpt2"))
@@ -84,6 +88,7 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small random model of LLaMA's build, with a chat template."""
     from tests.helpers.models import make_llama  # transformers takes seconds to import, and few tests need it
 
     return make_llama(tmp_path_factory.mktemp("llama"))
@@ -91,7 +96,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def encoder() -> "Encoder":
-    """Of the default model."""
+    """The encoder of the default model, loaded once in a process."""
     from pipeline.ingest.encoder import Encoder
 
     return Encoder.load()
