@@ -16,7 +16,7 @@ from schemas.common import Message, encode
 from schemas.fact import Fact
 from schemas.request import GenerationRequest
 from schemas.response import GenerationResponse, ResponseDelta, ResponseError, Timings, UsedMemory
-from tests.faults import hostile
+from tests.helpers import hostile
 from workers.client.watch import KEPT, Screen, Seen
 from workers.kafka.clients import KafkaSettings
 

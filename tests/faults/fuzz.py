@@ -74,7 +74,7 @@ def _read(data: bytes) -> None:
     from kafka import TopicPartition
     from kafka.record.memory_records import MemoryRecords
 
-    from tests.faults import hostile
+    from tests.helpers import hostile
     from workers.kafka.consumer import _PartitionRecords
 
     raw = hostile.batch(data[2:], data[0] % 8 if data else 0, data[1] if len(data) > 1 else 1)
@@ -88,7 +88,7 @@ def seeds(name: str) -> list[bytes]:
     import random
 
     from schemas import topics
-    from tests.faults import hostile
+    from tests.helpers import hostile
 
     if name == topics.DEAD_LETTERS:
         return [b"facts\n3\n17\ninvalid-json\nno JSON\nencoder\n2026-01-02T00:00:00+00:00"]

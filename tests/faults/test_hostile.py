@@ -33,7 +33,8 @@ from schemas.dead_letter import decode_headers
 from schemas.fact import Fact
 from schemas.request import GenerationRequest
 from tests.conftest import wait_until
-from tests.faults import fuzz, hostile
+from tests.faults import fuzz
+from tests.helpers import hostile
 from workers.client import publishing as client
 from workers.kafka.admin import ensure_topics
 from workers.kafka.clients import KafkaSettings, partition_for

@@ -16,7 +16,7 @@ from kafka import TopicPartition
 from kafka.record.memory_records import MemoryRecords
 
 from schemas import topics
-from tests.faults import hostile
+from tests.helpers import hostile
 from workers.kafka.admin import ensure_topics
 from workers.kafka.clients import KafkaSettings
 from workers.kafka.consumer import MAX_HEADERS, MAX_UNPACKED, POLL_BYTES, Unreadable, _PartitionRecords
