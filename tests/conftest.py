@@ -1,4 +1,4 @@
-"""What test modules share: one embedded broker, settings with topics of their own, small models, the default model."""
+"""Fixtures of all tests: one embedded broker, topics of their own, small models and the default one."""
 
 import itertools
 import os

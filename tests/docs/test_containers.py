@@ -1,4 +1,4 @@
-"""What a container is made of and told: the wheel, Dockerfile and docker-compose.yml, without an engine."""
+"""The wheel, Dockerfile and docker-compose.yml, checked without a container engine."""
 
 import json
 import os

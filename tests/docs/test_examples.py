@@ -1,4 +1,4 @@
-"""The example facts: made by the script beside them, valid, and with the updates and duplicates of a real stream."""
+"""The example facts: made by their script, valid, with updates and duplicates as in a real stream."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The shape of the repository: which folder may import which, and how long files, folders and names may be."""
+"""The shape of the repository: which folder may import which, and how long files and names may be."""
 
 import ast
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The README tells what is there: its Python compiles, its commands, topics, variables and queries exist."""
+"""The README is true: its Python compiles, and its commands, topics, variables and queries exist."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""The whole stack: a real broker and real worker processes, from published facts to answers, SQL and dead letters.
+"""The whole stack on a real broker: from published facts to answers, SQL and dead letters.
 
 The README's programs run against it as they are written there.
 """
@@ -177,9 +177,7 @@ def test_the_same_folder_makes_the_same_memory_and_the_same_answer(tmp_path: Pat
     assert command(again, "digest") != digest
 
 
-def test_a_crash_of_the_generator_or_of_the_embedded_broker_loses_nothing_that_is_waited_for(
-    tmp_path: Path, gpt2: Path
-) -> None:
+def test_a_crash_of_generator_or_broker_loses_nothing_that_is_waited_for(tmp_path: Path, gpt2: Path) -> None:
     """`up` starts a generator again, and answers come; or a new broker, which is empty: `publish` sends again what was
     not decided, and it counts once."""
     port = free_port()

@@ -1,6 +1,6 @@
-"""Crashes under load: facts are streamed while workers are killed, paused, added and removed, and the broker restarted.
+"""Crashes under load: workers are killed, paused, added and removed, and the broker restarted.
 
-Afterwards nothing may be lost, nothing decided twice, the changelog must say what the history says, and the digest must
+Meanwhile facts are streamed. Afterwards nothing may be lost, nothing decided twice, the changelog must say what the history says, and the digest must
 be that of an undisturbed run on the same facts. The facts and the faults follow from a seed; the moments do not.
 
     python -m tests.faults.crash --broker apache --kills 100 --facts 6000

@@ -1,8 +1,8 @@
-"""Workers that die, or stand still, at a named step: the real ones, with the functions of a step wrapped from here.
+"""Real workers that die, or stand still, at a named step, whose function is wrapped from here.
 
-One process imports everything and loads the model; for each line of its standard input it forks a worker, so that a
-worker that was killed is back at once. A worker looks at each step whether a file tells it to send itself a signal.
-Nothing in the production code knows of it.
+One process imports everything and loads the model. For each line of its standard input it forks a worker, so that a
+worker that was killed is back at once. At each step a worker looks whether a file tells it to send itself a signal.
+The production code knows nothing of this.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""A coverage-guided fuzzer (atheris, that is libFuzzer) of what reads from a topic: six decoders, and record batches.
+"""A coverage-guided fuzzer (atheris, that is libFuzzer) of six decoders and of record batches.
 
-Whatever comes is taken, or refused with BadMessage; a batch that cannot be read is one record. All else is a finding:
-libFuzzer prints the trace, and writes the input to a file that it names.
+Whatever comes is taken, or refused with BadMessage; a batch that cannot be read is one record. Anything else is a
+finding: libFuzzer prints the trace, and writes the input to a file that it names.
 
     make fuzz                                            a minute for each target
     python -m tests.faults.fuzz facts -runs=100000              one target, with libFuzzer's own options

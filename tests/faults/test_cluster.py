@@ -1,7 +1,4 @@
-"""A cluster of three nodes, three replicas and two of them in sync: it loses one node after the other under load.
-
-Collected only with --kafka (`make test-kafka ON_KAFKA=tests/faults/test_cluster.py`): the embedded broker is one node.
-"""
+"""A cluster of three nodes with two replicas in sync, which loses one node after the other under load."""
 
 from pathlib import Path
 
@@ -11,11 +8,19 @@ from tests.conftest import session_ms
 from tests.faults.crash import compare
 from tests.faults.facts import make_facts
 from tests.faults.plan import Fault
+from tests.helpers.apache import MISSING, SCRIPT
 from tests.helpers.cluster import Cluster
 
 
+@pytest.mark.kafka
 @pytest.mark.timeout(400)
-def test_losing_one_node_then_another_loses_nothing(tmp_path: Path, gpt2: Path) -> None:
+def test_losing_one_node_then_another_loses_nothing(
+    request: pytest.FixtureRequest, tmp_path: Path, gpt2: Path
+) -> None:
+    if not request.config.getoption("--kafka"):
+        pytest.skip("needs Apache Kafka: make test-kafka ON_KAFKA=tests/faults/test_cluster.py")
+    if not SCRIPT.exists():
+        pytest.skip(MISSING)
     cluster = Cluster("three", tmp_path / "three")
     try:
         kill = Fault("kill", "writer", "before the commit")

@@ -1,4 +1,4 @@
-"""Nothing lost and nothing twice, whatever dies: the short version of tests/faults/crash.py, on either broker."""
+"""Nothing is lost and nothing counts twice, whatever dies: short runs of the crash harness."""
 
 import os
 from collections.abc import Iterator
@@ -40,6 +40,7 @@ def test_the_faults_go_round_all_steps_and_follow_from_the_seed() -> None:
     assert make_facts(1, 300) == make_facts(1, 300) != make_facts(2, 300)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(500)
 def test_killed_at_every_step_paused_and_rebalanced(cluster: Cluster, tmp_path: Path, gpt2: Path) -> None:
     plan = plan_faults(38, kills=POINTS, pauses=3, rebalances=3)
@@ -49,6 +50,7 @@ def test_killed_at_every_step_paused_and_rebalanced(cluster: Cluster, tmp_path: 
     assert {"learned", "superseded", "reinforced", "duplicate", "outdated", "forgotten"} <= set(calm.outcomes)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_broker_that_dies_and_one_that_is_wiped(cluster: Cluster, tmp_path: Path, gpt2: Path) -> None:
     """The embedded broker loses its topics in either case; Apache Kafka only when it is wiped."""

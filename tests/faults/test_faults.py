@@ -1,4 +1,4 @@
-"""A disk that is full, files that are damaged, a clock that jumps: an error that names the file, and never a wrong memory."""
+"""Full disks, damaged files and clocks that jump: an error names the file, and no memory is wrong."""
 
 import errno
 import os

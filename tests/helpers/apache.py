@@ -1,7 +1,4 @@
-"""A real Apache Kafka for the tests: the script beside the repository, or the one that KAFKA_SCRIPT names.
-
-It knows how nodes are started, killed, frozen and stopped, and nothing of what is on them.
-"""
+"""A real Apache Kafka for tests, started by the script that KAFKA_SCRIPT names."""
 
 import json
 import os
@@ -16,9 +13,11 @@ SCRIPT = Path(
     or Path(__file__).parent.parent.parent.parent / "shared" / "kafka" / "kafka"
 )
 
+MISSING = f"needs Apache Kafka: KAFKA_SCRIPT names a script that starts one, and there is no {SCRIPT}"
+
 
 class Apache:
-    """`nodes` nodes with their data under `folder`; started again on it they find their data, on the same ports."""
+    """`nodes` nodes with their data under `folder`. Started again on it, they find their data, on the same ports."""
 
     def __init__(self, folder: Path, nodes: int = 1) -> None:
         self.folder, self._nodes = folder, nodes
@@ -29,16 +28,16 @@ class Apache:
         command = [str(SCRIPT), "start", "--dir", str(self.folder), "--nodes", str(self._nodes)]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
-        said = self._process.stdout.readline().split()
-        assert said[:1] == ["ready"], "Apache Kafka did not start"
-        self.bootstrap = said[1]
+        line = self._process.stdout.readline().split()
+        assert line[:1] == ["ready"], "Apache Kafka did not start"
+        self.bootstrap = line[1]
         self._read_nodes(self._nodes)
 
     def _read_nodes(self, count: int) -> None:
         assert self._process.stdout is not None
         for _ in range(count):
-            told = json.loads(self._process.stdout.readline())
-            self.pids[told["node"]] = told["pid"]
+            node = json.loads(self._process.stdout.readline())
+            self.pids[node["node"]] = node["pid"]
 
     def kill(self, node: int = 1) -> None:
         os.kill(self.pids.pop(node), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""A Kafka cluster that a test may restart, wipe or rob of a node: embedded, Apache Kafka, or somebody else's."""
+"""A Kafka cluster that a test may restart or wipe: the embedded one, Apache Kafka, or a foreign one."""
 
 import os
 import time

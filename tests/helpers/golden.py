@@ -1,4 +1,4 @@
-"""Golden figures of the memory: what a change of the code's shape, and not of its behaviour, leaves byte-equal.
+"""Golden figures of the memory, which a change of the code's shape leaves byte-equal.
 
     python -m tests.helpers.golden write FOLDER --facts FILE      # before the change
     python -m tests.helpers.golden compare FOLDER --facts FILE    # after it, on the same machine

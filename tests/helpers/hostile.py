@@ -1,4 +1,4 @@
-"""What a hostile producer sends: record batches that no client library would make, and messages for every consumed topic.
+"""What a hostile producer sends: broken record batches, and bad messages for every consumed topic.
 
 All of it is drawn from a `random.Random` that is passed in, so that a run can be repeated.
 """
@@ -22,6 +22,10 @@ from kafka.record.util import calc_crc32c, encode_varint
 from schemas import topics
 from schemas.encoding import FACT_ENCODINGS, encode_batch
 
+CONSUMED = (
+    topics.FACTS, topics.FACT_ENCODINGS, topics.MEMORY_HITS, topics.MEMORY_CHANGELOG, topics.GENERATION_REQUESTS,
+    topics.DEAD_LETTERS,
+)  # fmt: skip
 CODECS: dict[str, tuple[int, Callable[[bytes], bytes]]] = {
     "none": (0, bytes),
     "gzip": (1, gzip.compress),

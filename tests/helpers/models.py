@@ -1,4 +1,4 @@
-"""Small random language models as folders in Hugging Face's format, made in a second and without network.
+"""Small random language models in Hugging Face's format, made in a second and without network.
 
 Their weights and their tokenizer's corpus are invented, from a fixed seed: they know nothing and say nonsense, but
 they are built as the real ones are, so whatever works on any causal model must work on them.

@@ -1,8 +1,4 @@
-"""TLS and SASL against a real Apache Kafka: every client gets in with the right login, and says what is wrong otherwise.
-
-The cluster is started by a script, ../shared/kafka/kafka beside the repository or what KAFKA_SCRIPT names; without
-one these tests are left out, and say so.
-"""
+"""TLS and SASL on a real Apache Kafka: a right login gets in, a wrong one is told what is wrong."""
 
 import json
 import os
@@ -17,9 +13,11 @@ import pytest
 from kafka import TopicPartition
 
 from schemas import topics
-from tests.helpers.apache import SCRIPT
+from tests.helpers.apache import MISSING, SCRIPT
 from workers.kafka.admin import ensure_topics
 from workers.kafka.clients import MECHANISMS, KafkaSettings, KafkaUnavailable
+
+pytestmark = pytest.mark.kafka
 
 WRONG = "not-the-passw0rd"
 
@@ -27,7 +25,7 @@ WRONG = "not-the-passw0rd"
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     if not SCRIPT.is_file():
-        pytest.skip(f"no Apache Kafka to test with: there is no {SCRIPT}, see KAFKA_SCRIPT")
+        pytest.skip(MISSING)
     command = [str(SCRIPT), "start", "--dir", str(tmp_path_factory.mktemp("kafka")), "--secure"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
