@@ -21,8 +21,9 @@ from pipeline.fusion.engine import Batch, Row, generate, pieces
 from pipeline.fusion.fusion import Reading
 from pipeline.ingest.encoder import Encoder
 from pipeline.memory.bank import Bank
-from pipeline.memory.record import Cause, Decision, Memory, NewFact
-from pipeline.memory.records import from_record, to_record
+from pipeline.memory.codec import memory_from_record, memory_to_record
+from pipeline.memory.events import Decision, NewFact, SourceOffset
+from pipeline.memory.record import Memory
 from pipeline.model.batching import fixed_batches
 from pipeline.retrieve.retriever import Retrieved as Hit
 from pipeline.retrieve.retriever import retrieve_all
@@ -106,14 +107,14 @@ class MemoryLM:
         if memory is not None:
             with (Path(memory) / MEMORIES).open("rb") as lines:
                 for line in lines:
-                    lm.put(from_record(decode(MemoryRecord, line, MAX_CHANGELOG_BYTES)))
+                    lm.put(memory_from_record(decode(MemoryRecord, line, MAX_CHANGELOG_BYTES)))
         return lm
 
     def save(self, path: Path | str) -> None:
         """Writes the memories, one JSON line each, into the folder `path`."""
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
-        records = (to_record(m) for n in self.bank.namespaces for m in self.bank.memories(n))
+        records = (memory_to_record(m) for n in self.bank.namespaces for m in self.bank.memories(n))
         (folder / MEMORIES).write_bytes(b"".join(encode(record) + b"\n" for record in records))
 
     @property
@@ -135,8 +136,8 @@ class MemoryLM:
         for encoding, category in zip(self.encoder.encode(texts), given, strict=True):
             now = self._clock()
             fact = NewFact(
-                namespace, encoding, now, now, Cause("facts", "library", 0, self._learned), category,
-                min_loss_delta=min_loss_delta,
+                namespace, encoding, now, now, SourceOffset("facts", "library", 0, self._learned),
+                category=category, min_loss_delta=min_loss_delta,
             )  # fmt: skip
             self._learned += 1
             rows = self.bank.decide(fact, now)

@@ -1,7 +1,7 @@
-"""`fact-encodings`: what the encoder measured, as Arrow IPC: one record batch, of one namespace, a message.
+"""`fact-encodings`: what the encoder measured of facts, in Arrow IPC.
 
-The coordinates (topic_id, partition, offset) are those of the fact on `facts`: by them the writer decides
-each fact once. A row of kind `forget` or `erase` carries a request to forget in order with the facts.
+A message is one record batch, of one namespace. Each row has the source offset (topic_id, partition, offset) of its record on
+`facts`: by it the writer decides each fact once. A row of kind `forget` or `erase` carries a request to forget in order with the facts.
 """
 
 import struct
@@ -10,34 +10,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.common import BadMessage
+from schemas.fields import FACT, MEASURED, SOURCE_OFFSET, TIME, WORDS, required
 
 MAX_ROWS = 256
 MAX_VECTOR_BYTES = 1024 * 1024
 
-_TIME = pa.timestamp("us", tz="UTC")
-
 FACT_ENCODINGS = pa.schema(
     [
         pa.field("kind", pa.string(), nullable=False),  # "fact", "forget" or "erase"
-        pa.field("topic_id", pa.string(), nullable=False),
-        pa.field("partition", pa.int32(), nullable=False),
-        pa.field("offset", pa.int64(), nullable=False),
+        *SOURCE_OFFSET,
         pa.field("namespace", pa.string(), nullable=False),
-        pa.field("text", pa.string()),  # null but for a fact
-        pa.field("category", pa.string()),
-        pa.field("source", pa.string()),
-        pa.field("fact_id", pa.string()),
-        pa.field("observed_at", _TIME, nullable=False),  # the fact's own, else the Kafka timestamp
-        pa.field("published_at", _TIME, nullable=False),  # the Kafka timestamp
+        *required(FACT, "observed_at"),  # the text is null except for a fact
+        pa.field("published_at", TIME, nullable=False),  # the Kafka timestamp
         pa.field("min_loss_delta", pa.float32()),
         pa.field("forget", pa.string()),  # a memory_id, for the other kinds
         pa.field("encoder_id", pa.string(), nullable=False),
-        pa.field("base_loss", pa.float32()),  # nats per token of the answer span
-        pa.field("recall_loss", pa.float32()),
-        pa.field("loss_delta", pa.float32()),
-        pa.field("priors", pa.list_(pa.float32())),  # information of each word before any memory, nats
-        pa.field("surprisals", pa.list_(pa.float32())),  # of each word in the fact, nats
-        pa.field("vectors", pa.binary()),  # uint8 [words, ceil(d / 4)]: pipeline/ingest/quantize.py
+        *MEASURED,
+        *WORDS,
     ]
 )
 

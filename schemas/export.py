@@ -1,4 +1,4 @@
-"""The messages for those who write no Python: JSON Schema 2020-12 a message, and one AsyncAPI 3 document.
+"""Export of the messages to other languages: a JSON Schema each, and one AsyncAPI 3 document.
 
 All of it is derived from the models; nothing is described twice. Run as `python -m schemas.export`. The outputs are
 committed beside this file, and a test fails when they have drifted.

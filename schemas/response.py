@@ -1,4 +1,4 @@
-"""`generation-responses`: answers. Key: the request_id, of which a client keeps the first: at least once."""
+"""`generation-responses`: answers. The key is the request_id; a client keeps the first answer of each."""
 
 from typing import Annotated, Literal
 

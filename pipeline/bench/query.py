@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 from pipeline.history import checkpoint as snapshot
 from pipeline.history import compaction
 from pipeline.history import log as history
-from pipeline.memory.codec import from_table
+from pipeline.memory.codec import decisions_from_table
 from pipeline.query import run as query
-from schemas.history import HISTORY, SNAPSHOT
+from schemas.history import CHECKPOINT, HISTORY
 
 PARTITIONS = 4
 REPEATS = 5
@@ -209,9 +209,11 @@ class _Space:
                     "surprisals": [[1.0] * 8] * len(some),
                     "vectors": [b"12345678"] * len(some),
                 }
-                yield pa.record_batch([pa.array(columns[f.name], f.type) for f in SNAPSHOT], schema=SNAPSHOT)
+                yield pa.record_batch(
+                    [pa.array(columns[f.name], f.type) for f in CHECKPOINT], schema=CHECKPOINT
+                )
 
-        state: dict[str, object] = {"mark": snapshot.mark(from_table(last, False)), "spaces": {}}
+        state: dict[str, object] = {"mark": snapshot.mark(decisions_from_table(last, False)), "spaces": {}}
         self._kept = snapshot.write_batches(data, self.partition, self.written, state, batches())
 
 

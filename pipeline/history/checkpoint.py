@@ -14,7 +14,6 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,10 +21,10 @@ import pyarrow.parquet as pq
 from pipeline.config import Settings
 from pipeline.history import log as history
 from pipeline.memory.bank import Bank
-from pipeline.memory.record import Decision, Memory, packed
-from schemas.history import SNAPSHOT
+from pipeline.memory.codec import memories_from_batch, memories_to_batch
+from pipeline.memory.events import Decision
+from schemas.history import CHECKPOINT
 
-_PLAIN = [name for name in SNAPSHOT.names if name not in ("priors", "surprisals", "vectors")]
 _NAME = re.compile(r"snapshot-([0-9]{10})-([0-9a-f]{64})\.parquet")
 _UNFINISHED = ".snapshot.tmp"
 _STATE_KEY = b"factstream.state"
@@ -59,13 +58,13 @@ def write(folder: Path, partition: int, sequence: int, last: Sequence[Decision],
 def write_batches(
     folder: Path, partition: int, sequence: int, state: dict[str, object], batches: Iterable[pa.RecordBatch]
 ) -> bool:
-    """The same of memories as record batches of schemas.history.SNAPSHOT."""
+    """The same of memories as record batches of schemas.history.CHECKPOINT."""
     inside = history.folder_of(folder, partition)
     with history.locked(inside, patience_s=0.0):
         if history.last_sequence(folder, partition) != sequence:
             return False
         before, temporary = files(folder, partition), inside / _UNFINISHED
-        schema = SNAPSHOT.with_metadata(SNAPSHOT.metadata | {_STATE_KEY: orjson.dumps(state)})
+        schema = CHECKPOINT.with_metadata(CHECKPOINT.metadata | {_STATE_KEY: orjson.dumps(state)})
         try:
             with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as out:
                 for batch in batches:
@@ -94,13 +93,13 @@ def read(folder: Path, partition: int, settings: Settings) -> Snapshot | None:
                 raise history.HistoryError(f"{path}: its bytes are not those that were written")
             with pq.ParquetFile(pa.BufferReader(raw)) as stored:
                 schema = stored.schema_arrow
-                if not schema.equals(SNAPSHOT) or SNAPSHOT.metadata.items() - schema.metadata.items():
+                if not schema.equals(CHECKPOINT) or CHECKPOINT.metadata.items() - schema.metadata.items():
                     raise history.HistoryError(f"{path}: is of another version")
                 state, bank = orjson.loads(schema.metadata[_STATE_KEY]), Bank(settings)
                 for namespace, known in state["spaces"].items():
                     bank.know(namespace, *known)
                 for batch in stored.iter_batches(_CHUNK):
-                    for memory in _memories(batch):
+                    for memory in memories_from_batch(batch):
                         bank.put(memory)
             last = next((rows for _, rows in history.read(folder, partition, number - 1)), None)
             if last is None or mark(last) != state["mark"]:
@@ -150,19 +149,4 @@ def remove(folder: Path, partition: int) -> None:
 def _batches(bank: Bank) -> Iterator[pa.RecordBatch]:
     memories = (memory for name in bank.namespaces for memory in bank.memories(name))
     while some := list(islice(memories, _CHUNK)):
-        columns = {name: [getattr(memory, name) for memory in some] for name in _PLAIN}
-        columns |= {name: [getattr(memory, name) for memory in some] for name in ("priors", "surprisals")}
-        columns["vectors"] = [memory.vectors.tobytes() for memory in some]
-        yield pa.RecordBatch.from_pydict(columns, SNAPSHOT)
-
-
-def _memories(batch: pa.RecordBatch) -> Iterator[Memory]:
-    columns = {name: batch.column(name).to_pylist() for name in (*_PLAIN, "vectors")}
-    for i in range(batch.num_rows):
-        priors, surprisals = (
-            np.array(batch.column(name)[i].values, np.float32) for name in ("priors", "surprisals")
-        )
-        blob, words = columns["vectors"][i], len(priors)
-        vectors = np.frombuffer(blob, np.uint8).reshape(words, len(blob) // words if words else 0)
-        count, numbers = packed(priors, surprisals, vectors)
-        yield Memory(**{name: columns[name][i] for name in _PLAIN}, words=count, numbers=numbers)
+        yield memories_to_batch(some)

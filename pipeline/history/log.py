@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.memory.codec import from_table, to_table
-from pipeline.memory.record import Decision
+from pipeline.memory.codec import decisions_from_table, decisions_to_table
+from pipeline.memory.events import Decision
 from schemas.dead_letter import DEAD_LETTERS
 from schemas.history import GENERATIONS, HISTORY
 
@@ -107,7 +107,7 @@ def append(folder: Path, partition: int, sequence: int, decisions: Sequence[Deci
     It appears whole or not at all, and only if nobody wrote that number before: raises `SequenceTaken` then, and
     `HistoryError` if the disk refuses or the file before it is missing.
     """
-    return append_table(folder, partition, sequence, to_table(decisions))
+    return append_table(folder, partition, sequence, decisions_to_table(decisions))
 
 
 def append_table(folder: Path, partition: int, sequence: int, table: pa.Table) -> Path:
@@ -427,7 +427,7 @@ def _counts(part: Part, metadata: dict[bytes, bytes], total: int) -> list[int]:
 
 def _rows(path: Path, table: pa.Table) -> list[Decision]:
     try:
-        return from_table(table, _ERASED_KEY in (table.schema.metadata or {}))
+        return decisions_from_table(table, _ERASED_KEY in (table.schema.metadata or {}))
     except (pa.ArrowException, ValueError, OverflowError, MemoryError) as error:
         raise _damaged(path, error) from error
 

@@ -19,9 +19,11 @@ import orjson
 
 from pipeline.config import Settings
 from pipeline.decide.dedup import common, same_relation
+from pipeline.memory.codec import memory_from_decision
+from pipeline.memory.events import Decision, NewFact, SourceOffset, labels_of
 from pipeline.memory.namespace import Namespace
 from pipeline.memory.postings import Index
-from pipeline.memory.record import Cause, Decision, Memory, NewFact, packed
+from pipeline.memory.record import Memory
 from pipeline.text.words import begins, forms, marked, words_of
 
 _FEW = 16  # memories that have a fact's first words: all of them are looked at
@@ -65,7 +67,7 @@ class Bank:
         space = self._spaces.get(namespace)
         return space.index if space else None
 
-    def is_decided(self, namespace: str, cause: Cause) -> bool:
+    def is_decided(self, namespace: str, cause: SourceOffset) -> bool:
         space = self._spaces.get(namespace)
         return space is not None and space.decided.get(cause.log, -1) >= cause.offset
 
@@ -102,9 +104,6 @@ class Bank:
                 fact.cause,
                 now,
                 text=encoding.text,
-                category=fact.category,
-                source=fact.source,
-                fact_id=fact.fact_id,
                 observed_at=fact.observed_at,
                 published_at=fact.published_at,
                 base_loss=_stored(encoding.base_loss),
@@ -112,6 +111,7 @@ class Bank:
                 loss_delta=_stored(encoding.loss_delta),
                 min_loss_delta=threshold,
                 encoder_id=encoding.encoder_id,
+                **labels_of(fact),
                 **row,  # type: ignore[arg-type]
             )
 
@@ -138,7 +138,7 @@ class Bank:
         return [made] if older else [made, *self._evictions(fact, made, now)]
 
     def decide_forget(
-        self, namespace: str, memory_id: str, cause: Cause, now: datetime, erase: bool = False
+        self, namespace: str, memory_id: str, cause: SourceOffset, now: datetime, erase: bool = False
     ) -> list[Decision]:
         """With `erase` the text is not repeated: it is about to leave the history, see pipeline/history/erasure.py."""
         memory = self.get(namespace, memory_id)
@@ -147,7 +147,7 @@ class Bank:
         return [Decision(namespace, outcome, cause, now, memory_id=memory_id, text=text)]
 
     def decide_use(
-        self, namespace: str, memory_id: str, gate: float, request_id: str, cause: Cause, now: datetime
+        self, namespace: str, memory_id: str, gate: float, request_id: str, cause: SourceOffset, now: datetime
     ) -> list[Decision]:
         """A use counts towards the importance by its gate. One of a memory that has left since is recorded, no more."""
         memory = self.get(namespace, memory_id)
@@ -262,7 +262,7 @@ class Bank:
                 space.remove(older)
                 changed.add(older.memory_id)
             if d.text is not None:  # else it was erased since, and what follows in the history removes it
-                space.put(_made(d))
+                space.put(memory_from_decision(d))
             return changed
         memory = space.get(d.memory_id or "")
         if memory is None:
@@ -349,25 +349,6 @@ def digest(banks: Iterable[Bank]) -> str:
         for array in (m.priors, m.surprisals, m.vectors):
             sha.update(len(array).to_bytes(8, "little") + array.tobytes())
     return sha.hexdigest()
-
-
-def _made(d: Decision) -> Memory:
-    return Memory(
-        _present(d.memory_id),
-        d.namespace,
-        _present(d.text),
-        d.category,
-        d.source,
-        d.fact_id,
-        _present(d.observed_at),
-        d.decided_at,
-        _present(d.importance),
-        0,
-        0,
-        _present(d.loss_delta),
-        _present(d.encoder_id),
-        *packed(_present(d.priors), _present(d.surprisals), _present(d.vectors)),
-    )
 
 
 def _all_have(postings: Iterable[Sequence[int]], row: int) -> bool:

@@ -1,52 +1,210 @@
-"""Decisions as rows of the history, and back. Knows both forms, and what a row must have; knows no files."""
+"""Codec of facts, decisions and memories: Arrow rows of each schema, and the changelog's records.
 
-from collections.abc import Sequence
+A column is an attribute of the same name, so a schema's list of fields says what is written and read. Only two things differ:
+`vectors`, an array [words, bytes] here and bytes in a column, and where an attribute is nested, as a NewFact's in `encoding`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from pipeline.memory.record import Cause, Decision
-from schemas.history import HISTORY
+from pipeline.ingest.encoding import Encoding
+from pipeline.memory.events import Decision, ForgetRequest, NewFact, SourceOffset
+from pipeline.memory.record import Memory
+from pipeline.text.words import words_of
+from schemas.changelog import MemoryRecord
+from schemas.common import BadMessage
+from schemas.encoding import FACT_ENCODINGS
+from schemas.fields import WORDS
+from schemas.history import CHECKPOINT, HISTORY
+from schemas.topics import FACTS
 
-_CAUSE = [field.name for field in fields(Cause)]
-_MADE = ("memory_id", "text", "observed_at", "importance", "loss_delta", "encoder_id")
-_PLAIN = [f.name for f in fields(Decision) if f.name not in ("cause", "priors", "surprisals", "vectors")]
-
-
-def to_table(decisions: Sequence[Decision]) -> pa.Table:
-    columns: dict[str, list[Any]] = {name: [getattr(d, name) for d in decisions] for name in _PLAIN}
-    columns |= {name: [getattr(d.cause, name) for d in decisions] for name in _CAUSE}
-    columns |= {name: [getattr(d, name) for d in decisions] for name in ("priors", "surprisals")}
-    columns["vectors"] = [None if d.vectors is None else d.vectors.tobytes() for d in decisions]
-    return pa.table(columns, schema=HISTORY)
+Getters = Mapping[str, Callable[[Any], Any]]
 
 
-def from_table(table: pa.Table, erased: bool) -> list[Decision]:
-    """`erased`: a memory's text may be missing. Raises ValueError for a row that lacks what its outcome needs."""
+def _names(dataclass: type) -> list[str]:
+    return [field.name for field in fields(dataclass)]
+
+
+def _getters(columns: Sequence[str], **nested: type) -> Getters:
+    """How each column is read: from an attribute of that name, or of the part whose class has one."""
+    paths = {name: f"{part}.{name}" for part, of in nested.items() for name in _names(of)}
+    return {name: attrgetter(paths.get(name, name)) for name in columns}
+
+
+_CAUSE, _ENCODING, _NEW_FACT = _names(SourceOffset), _names(Encoding), _names(NewFact)
+_WORDS = [field.name for field in WORDS]
+_OF_DECISION = _getters(HISTORY.names, cause=SourceOffset)
+_OF_MEMORY = _getters(CHECKPOINT.names)
+_OF_EVENT = _getters(["topic_id", "partition", "offset", "namespace", "published_at"], cause=SourceOffset)
+_OF_FACT = _getters(
+    [n for n in FACT_ENCODINGS.names if n not in _OF_EVENT and n in (*_ENCODING, *_NEW_FACT)],
+    encoding=Encoding,
+)
+_OF_RECORD = _getters([n for n in CHECKPOINT.names if n in MemoryRecord.model_fields and n not in _WORDS])
+_LEARNED = [name for name in CHECKPOINT.names if name in HISTORY.names]
+"""What a memory takes from the decision that makes it."""
+_NEEDED = [name for name in _LEARNED if not CHECKPOINT.field(name).nullable]
+
+
+# --- fact-encodings ---
+
+
+def facts_to_batch(events: Sequence[NewFact | ForgetRequest], encoder_id: str) -> pa.RecordBatch:
+    """Events of one namespace, in order, as rows of schemas.encoding.FACT_ENCODINGS. `encoder_id`: of those without a fact."""
+    facts = [event if isinstance(event, NewFact) else None for event in events]
+    requests = [event if isinstance(event, ForgetRequest) else None for event in events]
+    columns = _columns(events, _OF_EVENT) | _columns(facts, _OF_FACT)
+    columns["kind"] = ["fact" if not r else "erase" if r.erase else "forget" for r in requests]
+    columns["forget"] = [r and r.memory_id for r in requests]
+    columns["observed_at"] = [
+        event.observed_at if isinstance(event, NewFact) else event.published_at for event in events
+    ]
+    columns["encoder_id"] = [fact.encoding.encoder_id if fact else encoder_id for fact in facts]
+    return pa.RecordBatch.from_pydict(columns, FACT_ENCODINGS)
+
+
+def facts_from_batch(batch: pa.RecordBatch) -> list[NewFact | ForgetRequest]:
+    """The events of a batch whose columns were checked: see workers/write/validate.py."""
+    events: list[NewFact | ForgetRequest] = []
+    for row in _rows(batch):
+        cause = SourceOffset(FACTS, row["topic_id"], row["partition"], row["offset"])
+        if row["kind"] == "fact":
+            encoding = Encoding(**{name: row[name] for name in _ENCODING})
+            own = {name: row[name] for name in _NEW_FACT if name in row}
+            events.append(NewFact(encoding=encoding, cause=cause, **own))
+        else:
+            erase = row["kind"] == "erase"
+            events.append(ForgetRequest(row["namespace"], row["forget"], erase, row["published_at"], cause))
+    return events
+
+
+# --- history ---
+
+
+def decisions_to_table(decisions: Sequence[Decision]) -> pa.Table:
+    """Decisions as rows of schemas.history.HISTORY."""
+    return pa.table(_columns(decisions, _OF_DECISION), schema=HISTORY)
+
+
+def decisions_from_table(table: pa.Table, erased: bool) -> list[Decision]:
+    """The decisions of a table of HISTORY. `erased`: the text of a memory may be missing.
+
+    Raises ValueError for a null, and for a memory that lacks what it needs.
+    """
     for field in HISTORY:
         if not field.nullable and table.column(field.name).null_count:
             raise ValueError(f"null in {field.name}")
-    columns = {name: table.column(name).to_pylist() for name in (*_PLAIN, *_CAUSE, "vectors")}
-    lists = {name: table.column(name) for name in ("priors", "surprisals")}
-    rows = []
-    for i in range(table.num_rows):
-        arrays: dict[str, Any] = {
-            name: np.array(column[i].values, np.float32) if column[i].is_valid else None
-            for name, column in lists.items()
-        }
-        if (blob := columns["vectors"][i]) is not None:
-            if arrays["priors"] is None:
-                raise ValueError(f"row {i} has vectors, but no words")
-            words = len(arrays["priors"])
-            shape = (words, len(blob) // words if words else 0)
-            arrays["vectors"] = np.frombuffer(blob, np.uint8).reshape(shape).copy()
-        if columns["outcome"][i] in ("learned", "superseded"):
-            needed = [columns[name][i] for name in _MADE] + list(arrays.values())
-            whole = len(arrays) == 3 and all(value is not None for value in needed)
-            if not whole and not (erased and columns["text"][i] is None):
-                raise ValueError(f"row {i} makes a memory, and has not all of it")
-        cause = Cause(**{name: columns[name][i] for name in _CAUSE})
-        rows.append(Decision(cause=cause, **{name: columns[name][i] for name in _PLAIN}, **arrays))
-    return rows
+    decisions = []
+    for row in (row for batch in table.to_batches() for row in _rows(batch)):
+        missing = [name for name in _NEEDED if row[name] is None]
+        may_miss = row["outcome"] not in ("learned", "superseded") or (erased and row["text"] is None)
+        if missing and not may_miss:
+            raise ValueError(f"a memory was learned without {', '.join(missing)}")
+        cause = SourceOffset(**{name: row.pop(name) for name in _CAUSE})
+        decisions.append(Decision(cause=cause, **row))
+    return decisions
+
+
+def memory_from_decision(decision: Decision) -> Memory:
+    """The memory that a decision `learned` or `superseded` makes. Raises ValueError for one that lacks a field."""
+    learned = {name: getattr(decision, name) for name in _LEARNED}
+    if missing := [name for name in _NEEDED if learned[name] is None]:
+        raise ValueError(f"a memory was learned without {', '.join(missing)}")
+    return Memory(learned_at=decision.decided_at, **learned)
+
+
+# --- checkpoints ---
+
+
+def memories_to_batch(memories: Sequence[Memory]) -> pa.RecordBatch:
+    """Memories as rows of schemas.history.CHECKPOINT."""
+    return pa.RecordBatch.from_pydict(_columns(memories, _OF_MEMORY), CHECKPOINT)
+
+
+def memories_from_batch(batch: pa.RecordBatch) -> Iterator[Memory]:
+    """The memories of a batch of CHECKPOINT. Raises ValueError for vectors that do not fit their words."""
+    return (Memory(**row) for row in _rows(batch))
+
+
+# --- the changelog ---
+
+
+def memory_to_record(memory: Memory) -> MemoryRecord:
+    """The changelog record of a memory. It is not validated: the memory was."""
+    own = {name: get(memory) for name, get in _OF_RECORD.items()}
+    return MemoryRecord.model_construct(
+        **own,
+        priors=memory.priors.astype("<f4").tobytes(),
+        surprisals=memory.surprisals.astype("<f4").tobytes(),
+        vectors=memory.vectors.tobytes(),
+    )
+
+
+def memory_from_record(record: MemoryRecord) -> Memory:
+    """The memory of a changelog record. Raises BadMessage where priors, surprisals or vectors do not fit the text."""
+    words = len(words_of(record.text))
+    if (
+        len(record.priors) != 4 * words
+        or len(record.surprisals) != 4 * words
+        or (len(record.vectors) % words if words else record.vectors)
+    ):
+        raise BadMessage(
+            "invalid-field", f"priors, surprisals and vectors do not fit the text's {words} words"
+        )
+    numbers = np.frombuffer(record.priors + record.surprisals, "<f4").astype(np.float32, copy=False)
+    if not np.isfinite(numbers).all():
+        raise BadMessage("invalid-field", "priors or surprisals are not finite")
+    own = {name: get(record) for name, get in _OF_RECORD.items()}
+    try:
+        return Memory(
+            **own, priors=numbers[:words], surprisals=numbers[words:], vectors=_vectors(record.vectors, words)
+        )
+    except ValueError as error:
+        raise BadMessage("invalid-field", str(error)) from None
+
+
+# --- columns ---
+
+
+def _columns(items: Sequence[object], getters: Getters) -> dict[str, list[Any]]:
+    """The values of each column; all are None for an item that is None."""
+    columns = {name: [None if item is None else get(item) for item in items] for name, get in getters.items()}
+    if "vectors" in columns:
+        columns["vectors"] = [None if array is None else array.tobytes() for array in columns["vectors"]]
+    return columns
+
+
+def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
+    """The values of each row, by column; those of words are arrays. Raises ValueError for vectors without words."""
+    columns = {name: batch.column(name).to_pylist() for name in batch.schema.names if name not in _WORDS}
+    for name in ("priors", "surprisals"):
+        columns[name] = _arrays(batch.column(name))
+    columns["vectors"] = []
+    for value, priors in zip(batch.column("vectors").to_pylist(), columns["priors"], strict=True):
+        if value is not None and priors is None:
+            raise ValueError("a row has vectors, but no words")
+        columns["vectors"].append(None if value is None else _vectors(value, len(priors)))
+    return (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
+
+
+def _arrays(column: pa.ListArray) -> list[NDArray[np.float32] | None]:
+    """The numbers of each row; None for a row that has no list."""
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+    numbers = column.flatten().to_numpy(zero_copy_only=False)
+    arrays = np.split(numbers, np.cumsum(lengths)[:-1])
+    return [
+        array.copy() if valid else None
+        for array, valid in zip(arrays, column.is_valid().to_pylist(), strict=False)
+    ]
+
+
+def _vectors(value: bytes, words: int) -> NDArray[np.uint8]:
+    """Bytes as [words, bytes of a packed state]. Raises ValueError where they do not fit."""
+    return np.frombuffer(value, np.uint8).reshape(words, len(value) // words if words else 0)

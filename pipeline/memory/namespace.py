@@ -21,7 +21,7 @@ class Namespace:
     index: Index = field(default_factory=Index)  # has the rows, too
     records: Records = field(default_factory=Records)
     least: Categories | None = None  # made for the first eviction: who decides none needs none
-    decided: dict[str, int] = field(default_factory=dict)  # Cause.log -> highest offset
+    decided: dict[str, int] = field(default_factory=dict)  # SourceOffset.log -> highest offset
     # Oldest first. In a plain dictionary the oldest is searched for behind all that were taken out before it.
     fact_ids: OrderedDict[str, None] = field(default_factory=OrderedDict)
     request_ids: OrderedDict[str, None] = field(default_factory=OrderedDict)  # whose uses are counted

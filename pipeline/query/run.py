@@ -21,7 +21,7 @@ import pyarrow as pa
 from pipeline.history import checkpoint as snapshot
 from pipeline.history import log as history
 from schemas.dead_letter import DEAD_LETTERS
-from schemas.history import GENERATIONS, HISTORY, SNAPSHOT
+from schemas.history import CHECKPOINT, GENERATIONS, HISTORY
 
 TIMEOUT_S = 30.0
 MAX_RESULT_BYTES = 256 * 1024 * 1024
@@ -190,7 +190,7 @@ def connect(data: Path) -> duckdb.DuckDBPyConnection:
             connection.execute(view.format(source=source))
         memories = _MEMORIES.format(
             later=_source(connection, "later", _these(later), HISTORY),
-            kept=_source(connection, "kept", _these(kept), SNAPSHOT),
+            kept=_source(connection, "kept", _these(kept), CHECKPOINT),
             since=", ".join(f"({n}, {place})" for n, place in since.items()) or "(0, 0)",
         )
         connection.execute(memories)

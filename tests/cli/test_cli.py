@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from pipeline.history import log as history
 from pipeline.ingest.encoding import Encoding
 from pipeline.memory.bank import Bank
-from pipeline.memory.record import Cause, NewFact
+from pipeline.memory.events import NewFact, SourceOffset
 from pipeline.text.words import split
 from schemas.common import BadMessage
 from schemas.response import GenerationResponse, ResponseDelta, ResponseError
@@ -185,7 +185,7 @@ def test_digest_and_memories_need_no_broker(tmp_path: Path) -> None:
     now = datetime(2026, 3, 1, tzinfo=UTC)
     ones = np.ones(len(split("A lamp.")), np.float32)
     encoding = Encoding("A lamp.", "model", 5.0, 1.0, 4.0, ones, ones, np.zeros((len(ones), 0), np.uint8))
-    fact = NewFact("default", encoding, now, now, Cause("facts", "id", 0, 0))
+    fact = NewFact("default", encoding, now, now, SourceOffset("facts", "id", 0, 0))
     history.append(tmp_path, 0, 0, Bank().decide(fact, now))
     assert RUNNER.invoke(app, ["digest", *data]).stdout != empty
     counted = RUNNER.invoke(app, ["query", "select outcome from history", "--format", "json", *data])

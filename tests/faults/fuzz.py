@@ -21,7 +21,7 @@ BATCHES = "record-batches"
 
 def decoders() -> dict[str, Decoder]:
     """By topic: what a worker makes of (key, value) before it believes it; raises BadMessage."""
-    from pipeline.memory.records import from_record
+    from pipeline.memory.codec import memory_from_record
     from schemas import topics
     from schemas.changelog import MemoryRecord, decode_changelog
     from schemas.common import BadMessage, decode
@@ -34,7 +34,7 @@ def decoders() -> dict[str, Decoder]:
     def taken(key: bytes | None, value: bytes | None) -> None:
         record = decode_changelog(key, value)
         if isinstance(record, MemoryRecord):
-            from_record(record)
+            memory_from_record(record)
 
     def hits(key: bytes | None, value: bytes | None) -> None:
         """As the writer, which holds the key against the body."""

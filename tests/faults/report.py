@@ -9,8 +9,8 @@ from kafka import TopicPartition
 
 from pipeline.history import log as history
 from pipeline.memory import bank
-from pipeline.memory.record import Decision
-from pipeline.memory.records import to_record
+from pipeline.memory.codec import memory_to_record
+from pipeline.memory.events import Decision
 from schemas import topics
 from schemas.changelog import MAX_CHANGELOG_BYTES, PositionRecord, changelog_key
 from schemas.common import decode, encode
@@ -82,7 +82,7 @@ def changelog_differences(settings: KafkaSettings, data: Path) -> list[str]:
         for namespace in held.namespaces:
             for memory in held.memories(namespace):
                 key = changelog_key(namespace, memory.memory_id)
-                if records.pop((number, key), None) != encode(to_record(memory)):
+                if records.pop((number, key), None) != encode(memory_to_record(memory)):
                     wrong.append(f"{key!r} is not as in the history")
             value = records.pop((number, changelog_key(namespace)), None)
             if value is None or decode(

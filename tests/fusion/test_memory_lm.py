@@ -6,7 +6,7 @@ import pytest
 
 from pipeline import MemoryLM
 from pipeline.ingest.encoder import Encoder
-from pipeline.memory.records import from_record, to_record
+from pipeline.memory.codec import memory_from_record, memory_to_record
 
 FACTS = [
     "The Harlow desk lamp is made of walnut.",
@@ -119,7 +119,7 @@ def test_a_memory_whose_vectors_cannot_be_compared_is_refused(lm: MemoryLM) -> N
     lm.learn(FACTS)
     memory = next(lm.bank.memories("default"))
     with pytest.raises(ValueError, match="bytes of states"):
-        record = to_record(memory)
+        record = memory_to_record(memory)
         narrow = record.model_copy(update={"vectors": memory.vectors[:, :7].tobytes()})
-        lm.put(from_record(narrow))
+        lm.put(memory_from_record(narrow))
     lm.put(memory)

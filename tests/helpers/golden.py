@@ -23,7 +23,7 @@ from typing import Any
 from pipeline import MemoryLM
 from pipeline.ingest.encoder import Encoder
 from pipeline.memory.bank import Bank
-from pipeline.memory.record import Cause, NewFact
+from pipeline.memory.events import NewFact, SourceOffset, labels_of
 from schemas.fact import Forget
 from tests.faults.facts import make_facts
 from tests.helpers.models import make_gpt2
@@ -41,13 +41,13 @@ def stream() -> Any:
     encodings = iter(encoder.encode(texts))
     bank, outcomes = Bank(), Counter[str]()
     for offset, (namespace, fact) in enumerate(pairs):
-        cause, now = Cause("facts", "golden", 0, offset), BEGIN + timedelta(seconds=offset)
+        cause, now = SourceOffset("facts", "golden", 0, offset), BEGIN + timedelta(seconds=offset)
         if isinstance(fact, Forget):
             decisions = bank.decide_forget(namespace, fact.forget, cause, now)
         else:
             new = NewFact(
-                namespace, next(encodings), fact.observed_at or now, now, cause, fact.category,
-                fact.source, fact.fact_id, fact.min_loss_delta,
+                namespace, next(encodings), fact.observed_at or now, now, cause, fact.min_loss_delta,
+                **labels_of(fact),
             )  # fmt: skip
             decisions = bank.decide(new, now)
         for decision in decisions:

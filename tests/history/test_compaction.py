@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipeline.history import compaction
 from pipeline.history import log as history
 from pipeline.memory.bank import fold
-from pipeline.memory.record import Decision
+from pipeline.memory.events import Decision
 from pipeline.query import run as query
 from tests.history.test_erasure import SAID, ask, holding, said
 from tests.history.test_history import assert_same, decision

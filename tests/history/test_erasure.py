@@ -18,7 +18,7 @@ from kafka.errors import KafkaTimeoutError
 from pipeline.history import log as history
 from pipeline.history.erasure import erase
 from pipeline.memory.bank import Bank, fold, memory_id
-from pipeline.memory.record import Decision
+from pipeline.memory.events import Decision
 from pipeline.query import run as query
 from pipeline.text.words import split
 from tests.write.test_writer import HOME, agree, batch, decided, message, row, take, writer

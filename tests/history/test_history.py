@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.history import log as history
-from pipeline.memory.record import Cause, Decision
+from pipeline.memory.events import Decision, SourceOffset
 from schemas.dead_letter import DEAD_LETTERS
 from schemas.history import HISTORY
 
@@ -31,16 +31,16 @@ times = st.datetimes(
 
 
 def decision(offset: int = 0, **more: Any) -> Decision:
-    return Decision("default", "skipped", Cause("facts", "t", 0, offset), NOW, **more)
+    return Decision("default", "skipped", SourceOffset("facts", "t", 0, offset), NOW, **more)
 
 
 @st.composite
 def decisions(draw: st.DrawFn) -> Decision:
     offset = draw(st.integers(0, 2**63 - 1))
-    cause = Cause("facts", draw(texts), draw(st.integers(0, 2**31 - 1)), offset)
+    cause = SourceOffset("facts", draw(texts), draw(st.integers(0, 2**31 - 1)), offset)
     values: dict[str, Any] = {}
-    for field in dataclasses.fields(Decision)[4:]:
-        if field.name not in ARRAYS:
+    for field in dataclasses.fields(Decision):
+        if field.name not in (*ARRAYS, "namespace", "outcome", "cause", "decided_at"):
             kind = str(field.type)
             some = texts if "str" in kind else times if "datetime" in kind else float32s
             values[field.name] = draw(st.none() | some)

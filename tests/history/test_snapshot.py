@@ -15,7 +15,7 @@ from pipeline.history import checkpoint as snapshot
 from pipeline.history import compaction
 from pipeline.history import log as history
 from pipeline.memory.bank import Bank, fold, memory_id
-from schemas.history import SNAPSHOT
+from schemas.history import CHECKPOINT
 from tests.history.test_erasure import ask, holding, said, texts
 from tests.write.test_writer import HOME, NOW, agree, batch, decided, message, row, writer
 from workers.write import worker as module
@@ -117,7 +117,7 @@ def test_what_is_damaged_or_of_another_history_is_not_taken(
     elif damage == "empty":
         path.write_bytes(b"")
     elif damage == "version":
-        monkeypatch.setattr(snapshot, "SNAPSHOT", SNAPSHOT.with_metadata({b"factstream.snapshot": b"2"}))
+        monkeypatch.setattr(snapshot, "CHECKPOINT", CHECKPOINT.with_metadata({b"factstream.snapshot": b"2"}))
     else:  # the history was brought back from a backup, or is another's
         fill(tmp_path / "other", 12 if damage == "foreign" else 3, "desk")
         folder = history.folder_of(tmp_path / "other", HOME)

@@ -29,7 +29,7 @@ from pipeline.history import log as history
 from pipeline.ingest.encoder import Encoder
 from pipeline.ingest.encoding import Encoding
 from pipeline.memory.bank import Bank
-from pipeline.memory.record import Cause, NewFact
+from pipeline.memory.events import NewFact, SourceOffset
 from pipeline.query.projection import pca
 from pipeline.text.words import split
 from schemas.request import GenerationRequest
@@ -557,8 +557,10 @@ def told(tmp_path: Path) -> Path:
         ones = np.ones(words, np.float32)
         vectors = dice.integers(0, 256, (words, 4), np.uint8)
         encoding = Encoding(text, "model", 5.0, 5.0 - delta, delta, ones, ones, vectors)
-        cause = Cause("facts", "id", 0, n)
-        fact = NewFact("default", encoding, now, now - timedelta(seconds=2), cause, "c" if n < 2 else None)
+        cause = SourceOffset("facts", "id", 0, n)
+        fact = NewFact(
+            "default", encoding, now, now - timedelta(seconds=2), cause, category="c" if n < 2 else None
+        )
         for row in bank.decide(fact, now):
             bank.apply(row)
             rows.append(row)

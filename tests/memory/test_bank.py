@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pipeline.config import Settings
 from pipeline.ingest.encoding import Encoding
 from pipeline.memory.bank import Bank, fold
-from pipeline.memory.record import Cause, Decision, NewFact
-from pipeline.memory.records import from_record, to_record
+from pipeline.memory.codec import memory_from_record, memory_to_record
+from pipeline.memory.events import Decision, NewFact, SourceOffset
 from pipeline.text.words import split
 from schemas.changelog import MemoryRecord
 from schemas.common import decode, encode
@@ -38,7 +38,7 @@ def feed(bank: Bank, *facts: tuple[str, dict[str, Any]]) -> list[Decision]:
         delta = more.pop("loss_delta", 4.0)
         fact = NewFact(
             "default", encoding(text, delta), START + timedelta(hours=at), START + timedelta(hours=offset),
-            Cause("facts", "t", 0, offset), **more,
+            SourceOffset("facts", "t", 0, offset), **more,
         )  # fmt: skip
         for decision in bank.decide(fact, START):
             bank.apply(decision)
@@ -86,7 +86,9 @@ def test_the_same_text_reinforces_and_the_same_fact_id_is_decided_once() -> None
 def test_a_namespace_that_has_forgotten_all_knows_what_it_has_decided() -> None:
     bank, fact = Bank(), ("Torben Betts was from Munich.", {"fact_id": "a"})
     [learned] = feed(bank, fact)
-    for decision in bank.decide_forget("default", str(learned.memory_id), Cause("facts", "t", 1, 0), START):
+    for decision in bank.decide_forget(
+        "default", str(learned.memory_id), SourceOffset("facts", "t", 1, 0), START
+    ):
         bank.apply(decision)
     assert not len(bank) and bank.positions("default") == {"t/0": 0, "t/1": 0}
     assert [row.outcome for row in feed(bank, fact)] == ["duplicate"]
@@ -121,8 +123,8 @@ def test_a_full_namespace_keeps_its_categories_in_balance(facts: list[tuple[str,
     bank, capacity = Bank(Settings(capacity=12)), 12
     for n, (category, delta) in enumerate(facts):
         fact = NewFact(
-            "default", encoding(f"Subject{n:04}x.", delta), START, START, Cause("facts", "t", 0, n), category,
-            min_loss_delta=0.0,
+            "default", encoding(f"Subject{n:04}x.", delta), START, START, SourceOffset("facts", "t", 0, n),
+            category=category, min_loss_delta=0.0,
         )  # fmt: skip
         for row in bank.decide(fact, START):
             bank.apply(row)
@@ -139,7 +141,7 @@ def test_a_use_and_a_half_life_move_the_importance() -> None:
     before = bank.get("default", str(learned.memory_id))
     assert before is not None
     was = before.importance
-    cause = Cause("memory-hits", "h", 0, 0)
+    cause = SourceOffset("memory-hits", "h", 0, 0)
     for decision in bank.decide_use("default", before.memory_id, 1.0, "r", cause, START):
         bank.apply(decision)
     after = bank.get("default", before.memory_id)
@@ -148,7 +150,7 @@ def test_a_use_and_a_half_life_move_the_importance() -> None:
     # The same importance earned a half-life later counts for double.
     half_life = timedelta(days=bank.settings.half_life_days)
     late = NewFact(
-        "default", encoding("Beta."), START, START + half_life, Cause("facts", "t", 0, 9)
+        "default", encoding("Beta."), START, START + half_life, SourceOffset("facts", "t", 0, 9)
     )  # fmt: skip
     importance = bank.decide(late, START)[0].importance
     assert importance is not None and abs(importance - was - 1.0) < 1e-3
@@ -186,8 +188,8 @@ def test_folding_the_history_makes_the_same_memory(facts: list[tuple[list[str], 
     assert fold(rows, bank.settings).digest() == bank.digest()
     assert len(bank) <= 4
     for offset in range(len(facts)):
-        assert bank.is_decided("default", Cause("facts", "t", 0, offset))
-    assert not bank.is_decided("default", Cause("facts", "anew", 0, 0))
+        assert bank.is_decided("default", SourceOffset("facts", "t", 0, offset))
+    assert not bank.is_decided("default", SourceOffset("facts", "anew", 0, 0))
 
 
 def test_a_memory_survives_the_changelog() -> None:
@@ -195,7 +197,7 @@ def test_a_memory_survives_the_changelog() -> None:
     feed(bank, ("Torben Betts was from München.", {"category": "people"}))
     replica = Bank()
     for memory in bank.memories("default"):
-        replica.put(from_record(decode(MemoryRecord, encode(to_record(memory)), 1 << 20)))
+        replica.put(memory_from_record(decode(MemoryRecord, encode(memory_to_record(memory)), 1 << 20)))
     assert replica.digest() == bank.digest()
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.memory.record import Kind, Memory, packed
+from pipeline.memory.record import Kind, Memory
 from pipeline.memory.table import Ids, Records
 
 AT = datetime(2026, 1, 1, 12, 30, 1, 999_999, tzinfo=UTC)
@@ -19,11 +19,11 @@ def named(number: int) -> str:
 
 
 def memory(number: int, text: str = "The lamp.", **more: object) -> Memory:
-    numbers = packed(np.zeros(2, np.float32), np.ones(2, np.float32), np.full((2, 3), number % 256, np.uint8))
     fields: dict[str, object] = {
         "memory_id": named(number), "namespace": "n", "text": text, "category": None, "source": None,
         "fact_id": None, "observed_at": AT, "learned_at": AT, "importance": 1.5, "uses": 0, "reinforced": 0,
-        "loss_delta": 2.5, "encoder_id": "e", "words": numbers[0], "numbers": numbers[1],
+        "loss_delta": 2.5, "encoder_id": "e", "priors": np.zeros(2, np.float32), "surprisals": np.ones(2, np.float32),
+        "vectors": np.full((2, 3), number % 256, np.uint8),
     }  # fmt: skip
     return Memory(**(fields | more))  # type: ignore[arg-type]
 
@@ -117,7 +117,7 @@ def test_a_memory_says_what_it_was_made_of(
     assert (one.observed_at, one.learned_at, one.last_used_at) == (observed, learned, used)
     assert (one.uses, one.reinforced) == (uses, reinforced)
     assert (one.importance, one.loss_delta) == (importance, loss_delta)
-    assert one.words == 2 and one.numbers == memory(7).numbers
+    assert one.words == 2
     assert one.priors.tolist() == [0, 0] and one.surprisals.tolist() == [1, 1]
     assert one.vectors.tolist() == [[7] * 3] * 2 and one.states == bytes([7] * 6)
     assert Memory.of(one.memory_id, one.kind, one.record) == one
@@ -131,7 +131,8 @@ def test_what_is_decided_of_a_memory_makes_another_one() -> None:
     assert (again.reinforced, again.observed_at, again.uses, again.last_used_at) == (2, later, 3, later)
     for changed in (used, again):
         assert (changed.text, changed.fact_id, changed.learned_at) == ("The lamp.", "f", AT)
-        assert changed.numbers == one.numbers and changed.loss_delta == one.loss_delta and changed != one
+        assert changed.priors.tolist() == [0, 0] and changed.surprisals.tolist() == [1, 1]
+        assert changed.states == one.states and changed.loss_delta == one.loss_delta and changed != one
     assert one.uses == 0 and one.last_used_at is None
 
 

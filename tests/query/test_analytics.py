@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.history import log as history
 from pipeline.memory.bank import fold
-from pipeline.memory.record import Cause, Decision
+from pipeline.memory.events import Decision, SourceOffset
 from pipeline.query import run as query
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "analytics.md").read_text(encoding="utf-8")
@@ -50,7 +50,7 @@ def decided(
         more |= {"priors": four, "surprisals": four, "vectors": np.ones((4, 2), np.uint8)}
     published = when - timedelta(seconds=2) if delta is not None else None
     topic = "memory-hits" if outcome == "used" else "facts"
-    cause = Cause(topic, "t", 1, when.hour * 60 + when.minute)
+    cause = SourceOffset(topic, "t", 1, when.hour * 60 + when.minute)
     fact: dict[str, Any] = {
         "observed_at": published, "published_at": published, "loss_delta": delta, "importance": 1.0,
         "min_loss_delta": None if delta is None else 0.5, "encoder_id": "e",

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipeline.history import checkpoint as snapshot
 from pipeline.history import log as history
 from pipeline.memory.bank import fold
-from pipeline.memory.record import Cause, Decision
+from pipeline.memory.events import Decision, SourceOffset
 from pipeline.query import run as query
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -46,7 +46,7 @@ def row(n: int, outcome: str, namespace: str, memory_id: str, nearest: str | Non
     return Decision(
         namespace,
         outcome,
-        Cause("memory-hits" if outcome == "used" else "facts", "t", 7, n),
+        SourceOffset("memory-hits" if outcome == "used" else "facts", "t", 7, n),
         NOW + timedelta(seconds=n),
         memory_id=memory_id,
         nearest=nearest,

@@ -23,7 +23,7 @@ from pipeline.ingest.quantize import likeness_of, pack, unit, unpack
 from pipeline.memory.bank import Bank, memory_id
 from pipeline.memory.lookup import Lookup
 from pipeline.memory.postings import POOLED, Index
-from pipeline.memory.record import Memory, packed
+from pipeline.memory.record import Memory
 from pipeline.retrieve.retriever import _late_interaction, retrieve, retrieve_all
 from pipeline.text.words import split
 from workers.cli.app import app
@@ -51,8 +51,8 @@ def encoding(text: str) -> Encoding:
 def memory(text: str) -> Memory:
     e = encoding(text)
     return Memory(
-        memory_id("n", text), "n", text, None, None, None, AT, AT, 0.0, 0, 0, e.loss_delta, e.encoder_id,
-        *packed(e.priors, e.surprisals, e.vectors),
+        memory_id=memory_id("n", text), namespace="n", text=text, observed_at=AT, learned_at=AT, importance=0.0,
+        loss_delta=e.loss_delta, encoder_id=e.encoder_id, priors=e.priors, surprisals=e.surprisals, vectors=e.vectors,
     )  # fmt: skip
 
 

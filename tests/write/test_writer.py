@@ -14,7 +14,7 @@ from kafka import OffsetAndMetadata, TopicPartition
 from kafka.errors import KafkaTimeoutError
 
 from pipeline.history import log as history
-from pipeline.memory.record import Cause, Decision
+from pipeline.memory.events import Decision, SourceOffset
 from pipeline.text.words import split
 from schemas import topics
 from schemas.changelog import MemoryRecord, PositionRecord, changelog_key
@@ -551,7 +551,7 @@ def test_a_namespace_fed_by_ever_new_brokers_can_still_be_published(tmp_path: Pa
     made.process(facts())
     bank, [last, *_] = made._held[HOME].bank, decided(tmp_path)
     for life in range(changelog.POSITIONS + 8):
-        cause = Cause("facts", f"life-{life}", HOME, 0)
+        cause = SourceOffset("facts", f"life-{life}", HOME, 0)
         bank.apply(Decision("default", "skipped", cause, NOW))
     *_, (_, value) = changelog.records(bank, [last])
     told = decode(PositionRecord, value)

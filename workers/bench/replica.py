@@ -17,7 +17,7 @@ from kafka import TopicPartition
 from pipeline.bench.synthetic.facts import DIMENSIONS, made_up_stream
 from pipeline.config import Settings
 from pipeline.memory.bank import Bank
-from pipeline.memory.records import to_record
+from pipeline.memory.codec import memory_to_record
 from pipeline.memory_lm import MemoryLM
 from schemas import topics
 from schemas.changelog import changelog_key
@@ -77,7 +77,7 @@ def _publish(settings: KafkaSettings, memories: int, seed: int, shown: Shown) ->
         for decision in bank.decide(fact, fact.observed_at):
             bank.apply(decision)
     for number, memory in enumerate(bank.memories("default")):
-        key, value = changelog_key("default", memory.memory_id), encode(to_record(memory))
+        key, value = changelog_key("default", memory.memory_id), encode(memory_to_record(memory))
         producer.send(topics.MEMORY_CHANGELOG, value, key, partition_for("default", settings.partitions))
         size += len(key) + len(value)
         if number % 1000 == 999:

@@ -14,13 +14,13 @@ from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
-import pyarrow as pa
 from kafka import TopicPartition
 
 from pipeline.bench.synthetic.facts import made_up_stream
-from pipeline.memory.record import NewFact
+from pipeline.memory.codec import facts_to_batch
+from pipeline.memory.events import NewFact
 from schemas import topics
-from schemas.encoding import FACT_ENCODINGS, encode_batch
+from schemas.encoding import encode_batch
 from workers.kafka.clients import KafkaSettings
 from workers.write.worker import WriterWorker
 
@@ -112,16 +112,5 @@ def measure(data: Path, memories: int, seed: int, shown: Shown) -> Write:
 def _messages(facts: Iterable[NewFact]) -> Iterator[bytes]:
     """The facts as the encoder sends them."""
     rest = iter(facts)
-    while rows := [_row(fact) for fact in islice(rest, ROWS)]:
-        yield encode_batch(pa.RecordBatch.from_pylist(rows, schema=FACT_ENCODINGS))
-
-
-def _row(fact: NewFact) -> dict[str, Any]:
-    e = fact.encoding
-    return {
-        "kind": "fact", "topic_id": fact.cause.topic_id, "partition": 0, "offset": fact.cause.offset,
-        "namespace": fact.namespace, "text": e.text, "category": fact.category, "source": fact.source,
-        "fact_id": fact.fact_id, "observed_at": fact.observed_at, "published_at": fact.published_at,
-        "encoder_id": e.encoder_id, "base_loss": e.base_loss, "recall_loss": e.recall_loss,
-        "loss_delta": e.loss_delta, "priors": e.priors, "surprisals": e.surprisals, "vectors": e.vectors.tobytes(),
-    }  # fmt: skip
+    while some := list(islice(rest, ROWS)):
+        yield encode_batch(facts_to_batch(some, some[0].encoding.encoder_id))

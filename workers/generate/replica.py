@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pipeline.memory.records import from_record
+from pipeline.memory.codec import memory_from_record
 from schemas.changelog import PositionRecord, decode_changelog
 from schemas.common import BadMessage
 from schemas.request import GenerationRequest
@@ -57,7 +57,7 @@ class Table:
             if isinstance(told, PositionRecord):
                 self.positions[told.namespace] = told.positions
             elif told is not None:
-                self.lm.put(from_record(told))
+                self.lm.put(memory_from_record(told))
             else:
                 self.lm.remove(namespace, memory_id)
         except (ValueError, BadMessage) as error:

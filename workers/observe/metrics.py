@@ -108,7 +108,7 @@ def memories(worker: str, said: Mapping[str, str | int]) -> None:
 
 
 def decided(made: Sequence[Any]) -> None:
-    """`made` are decisions that the history has (pipeline.memory.record.Decision)."""
+    """`made` are decisions that the history has (pipeline.memory.events.Decision)."""
     for decision in made:
         DECISIONS.labels(decision.outcome).inc()
         if decision.published_at is not None:

@@ -132,7 +132,7 @@ def done(
 
 
 def decided(made: Iterable[Any], parents: Mapping[tuple[str, int, int], str | None], since: int) -> None:
-    """A span for each decision (pipeline.memory.record.Decision) of a record that is known here by its coordinates."""
+    """A span for each decision (pipeline.memory.events.Decision) of a record that is known here by its coordinates."""
     for d in made:
         where = (d.cause.topic_id, d.cause.partition, d.cause.offset)
         if where in parents:

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from pipeline.memory.bank import Bank
-from pipeline.memory.record import Decision
-from pipeline.memory.records import from_record, to_record
+from pipeline.memory.codec import memory_from_record, memory_to_record
+from pipeline.memory.events import Decision
 from schemas.changelog import Decided, MemoryRecord, PositionRecord, changelog_key, decode_changelog
 from schemas.common import BadMessage, encode
 from workers.kafka.clients import check_readable, partition_for
@@ -73,7 +73,7 @@ def lacking(bank: Bank, last: Sequence[Decision], stands: dict[bytes, int]) -> I
     positions = {name: stands.pop(changelog_key(name), None) for name in bank.namespaces}
     for namespace in bank.namespaces:
         for memory in bank.memories(namespace):
-            key, value = changelog_key(namespace, memory.memory_id), encode(to_record(memory))
+            key, value = changelog_key(namespace, memory.memory_id), encode(memory_to_record(memory))
             if stands.pop(key, None) != hash(value):
                 yield key, value
     for key in stands:
@@ -93,7 +93,7 @@ def says(bank: Bank, key: bytes) -> bytes | None:
     if not memory_id:
         return encode(_position(bank, namespace, [])) if bank.positions(namespace) else None
     memory = bank.get(namespace, memory_id)
-    return encode(to_record(memory)) if memory else None
+    return encode(memory_to_record(memory)) if memory else None
 
 
 def check(record: Any, partitions: int) -> None:
@@ -101,7 +101,7 @@ def check(record: Any, partitions: int) -> None:
     check_readable(record)
     told = decode_changelog(record.key, record.value)
     if isinstance(told, MemoryRecord):
-        from_record(told)
+        memory_from_record(told)
     if told is not None and partition_for(told.namespace, partitions) != record.partition:
         raise BadMessage("wrong-partition", f"the namespace {told.namespace!r} is of another partition")
 

@@ -30,7 +30,7 @@ from pipeline.history import compaction, erasure
 from pipeline.history import log as history
 from pipeline.ingest.encoding import Encoding
 from pipeline.memory.bank import Bank
-from pipeline.memory.record import Cause, Decision, NewFact
+from pipeline.memory.events import Decision, NewFact, SourceOffset
 from pipeline.text.words import words_of
 from schemas import dead_letter as dead_letter_schema
 from schemas import topics
@@ -83,7 +83,7 @@ def decide_rows(bank: Bank, rows: Iterable[dict[str, Any]], now: Callable[[], da
     """Decides rows of fact-encodings in order, applying each; those that were decided before are left out."""
     made: list[Decision] = []
     for row in rows:
-        cause = Cause("facts", row["topic_id"], row["partition"], row["offset"])
+        cause = SourceOffset("facts", row["topic_id"], row["partition"], row["offset"])
         if bank.is_decided(row["namespace"], cause):
             continue
         if row["kind"] != "fact":
@@ -282,7 +282,7 @@ class WriterWorker:
                 return decide_rows(bank, rows, self._now)
             hits = decode(MemoryHits, record.value)
             self._check_owner(record, {hits.namespace})
-            cause = Cause(topics.MEMORY_HITS, self._topic_ids[topic], record.partition, record.offset)
+            cause = SourceOffset(topics.MEMORY_HITS, self._topic_ids[topic], record.partition, record.offset)
             if trace := tracing.of(record.headers):
                 self._traces[cause.topic_id, cause.partition, cause.offset] = trace
             if bank.is_decided(hits.namespace, cause) or bank.is_counted(hits.namespace, hits.request_id):
@@ -390,7 +390,7 @@ class WriterWorker:
         return said | {"key": record.key, "value": record.value}
 
 
-def _fact(row: dict[str, Any], cause: Cause) -> NewFact:
+def _fact(row: dict[str, Any], cause: SourceOffset) -> NewFact:
     words = len(row["priors"])
     vectors = np.frombuffer(row["vectors"], np.uint8)
     encoding = Encoding(
@@ -399,6 +399,6 @@ def _fact(row: dict[str, Any], cause: Cause) -> NewFact:
         vectors.reshape(words, -1) if words and len(vectors) else np.zeros((words, 0), np.uint8),
     )  # fmt: skip
     return NewFact(
-        row["namespace"], encoding, row["observed_at"], row["published_at"], cause, row["category"],
-        row["source"], row["fact_id"], row["min_loss_delta"],
+        row["namespace"], encoding, row["observed_at"], row["published_at"], cause, row["min_loss_delta"],
+        category=row["category"], source=row["source"], fact_id=row["fact_id"],
     )  # fmt: skip

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pipeline.ingest.encoding import Encoding
 from pipeline.ingest.quantize import pack, unit, unpack
 from pipeline.memory.bank import memory_id
-from pipeline.memory.record import Memory, packed
+from pipeline.memory.record import Memory
 from pipeline.text.words import Word, marked, split
 
 _MARKS = 24  # bits of a text's mark: of a million texts one in thirty-four is left out for having another's
@@ -103,6 +103,7 @@ def _new(names: Sequence[_Name], dice: Random) -> _Name:
 def _memory(namespace: str, number: int, text: str, e: Encoding) -> Memory:
     at = BEGUN + number * EVERY
     return Memory(
-        memory_id(namespace, text), namespace, text, None, None, None, at, at + EVERY, 0.0, 0, 0, e.loss_delta, e.encoder_id,
-        *packed(e.priors, e.surprisals, e.vectors),
+        memory_id=memory_id(namespace, text), namespace=namespace, text=text, observed_at=at, learned_at=at + EVERY,
+        importance=0.0, loss_delta=e.loss_delta, encoder_id=e.encoder_id, priors=e.priors, surprisals=e.surprisals,
+        vectors=e.vectors,
     )  # fmt: skip

@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.bench.synthetic.texts import made_up_facts
 from pipeline.ingest.encoding import Encoding
-from pipeline.memory.record import Cause, NewFact
+from pipeline.memory.events import NewFact, SourceOffset
 from pipeline.text.words import split
 
 DIMENSIONS = 576  # of the default model's states
@@ -43,8 +43,10 @@ def made_up_stream(count: int, seed: int, namespace: str = "default") -> Iterato
         )  # fmt: skip
         at = BEGIN + timedelta(seconds=n)
         category = f"category-{int(dice.paretovariate(1.0)) % 50}"
-        cause = Cause("facts", "bench", 0, n)
-        yield NewFact(namespace, encoding, at, at, cause, category, "bench", f"{namespace}-{n}")
+        cause = SourceOffset("facts", "bench", 0, n)
+        yield NewFact(
+            namespace, encoding, at, at, cause, category=category, source="bench", fact_id=f"{namespace}-{n}"
+        )
 
 
 def _texts(count: int, dice: Random, seed: int) -> list[str]:

@@ -1,0 +1,89 @@
+"""Events that change a memory: new facts, requests to forget, and the decisions made of them."""
+
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.ingest.encoding import Encoding
+
+
+@dataclass(frozen=True, slots=True)
+class SourceOffset:
+    """The Kafka record that caused an event: each record is decided once. A wiped broker gives its topics new ids."""
+
+    topic: str
+    topic_id: str
+    partition: int
+    offset: int
+
+    @property
+    def log(self) -> str:
+        """The partition's log; offsets are comparable within one log only."""
+        return f"{self.topic}/{self.topic_id}/{self.partition}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labels:
+    """What an upstream system attaches to a fact, copied unchanged from the message to the history and the memory."""
+
+    category: str | None = None
+    source: str | None = None
+    fact_id: str | None = None
+
+
+def labels_of(fact: object) -> dict[str, Any]:
+    """The labels of a schemas.fact.Fact, a NewFact or a Decision, as keyword arguments for another of them."""
+    return {field.name: getattr(fact, field.name) for field in fields(Labels)}
+
+
+@dataclass(frozen=True, slots=True)
+class NewFact(Labels):
+    """An encoded fact, ready to be decided."""
+
+    namespace: str
+    encoding: Encoding
+    observed_at: datetime
+    published_at: datetime
+    cause: SourceOffset
+    min_loss_delta: float | None = None  # the fact's own threshold
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetRequest:
+    """A request to remove a memory, decided in order with the facts of its namespace."""
+
+    namespace: str
+    memory_id: str
+    erase: bool  # take its text out of the data folder, too
+    published_at: datetime
+    cause: SourceOffset
+
+
+@dataclass(frozen=True, slots=True)
+class Decision(Labels):
+    """One row of the history: the columns of schemas.history.HISTORY, those of the Kafka record in `cause`."""
+
+    namespace: str
+    outcome: str
+    cause: SourceOffset
+    decided_at: datetime
+    memory_id: str | None = None
+    nearest: str | None = None
+    similarity: float | None = None
+    text: str | None = None
+    observed_at: datetime | None = None
+    published_at: datetime | None = None
+    base_loss: float | None = None
+    recall_loss: float | None = None
+    loss_delta: float | None = None
+    min_loss_delta: float | None = None
+    importance: float | None = None
+    gate: float | None = None
+    request_id: str | None = None
+    encoder_id: str | None = None
+    priors: NDArray[np.float32] | None = None  # [words]
+    surprisals: NDArray[np.float32] | None = None  # [words]
+    vectors: NDArray[np.uint8] | None = None  # [words, bytes of a packed state]

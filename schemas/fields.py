@@ -1,0 +1,57 @@
+"""Groups of Arrow fields from which the schemas of fact-encodings, history and checkpoints are built.
+
+The columns of a fact are the same from the encoder to the memory, and pipeline/memory/codec.py reads and writes each column
+by its name. So a plain field of a fact, such as `source`, is added in three files:
+
+1. schemas/fact.py: the field of the message `Fact`.
+2. This file: its column, in `FACT`.
+3. pipeline/memory/events.py: the attribute, in `Labels`.
+
+If memories keep the field, pipeline/memory/record.py packs it and schemas/changelog.py publishes it, too. A new column needs
+a new version of the history and of the checkpoint in schemas/history.py, and a reader for files of the old version.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+Fields = Sequence[pa.Field]
+
+TIME = pa.timestamp("us", tz="UTC")
+
+SOURCE_OFFSET: Fields = (
+    pa.field("topic_id", pa.string(), nullable=False),
+    pa.field("partition", pa.int32(), nullable=False),
+    pa.field("offset", pa.int64(), nullable=False),
+)
+"""The Kafka record that a row comes from. The topic's id changes when a broker is wiped and its offsets begin at 0 again."""
+
+FACT: Fields = (
+    pa.field("text", pa.string()),
+    pa.field("category", pa.string()),
+    pa.field("source", pa.string()),
+    pa.field("fact_id", pa.string()),
+    pa.field("observed_at", TIME),  # the fact's own time, else the Kafka timestamp
+)
+"""What the upstream system stated."""
+
+MEASURED: Fields = (
+    pa.field("base_loss", pa.float32()),  # nats per token of the answer span
+    pa.field("recall_loss", pa.float32()),  # the same, with the fact's own memory fused in
+    pa.field("loss_delta", pa.float32()),  # base_loss - recall_loss
+)
+"""What the encoder measured of the whole fact."""
+
+WORDS: Fields = (
+    pa.field("priors", pa.list_(pa.float32())),  # information of each word before any memory, nats
+    pa.field("surprisals", pa.list_(pa.float32())),  # of each word in the fact, nats
+    pa.field("vectors", pa.binary()),  # uint8 [words, ceil(d / 4)]: pipeline/ingest/quantize.py
+)
+"""What the encoder measured of each word."""
+
+
+def required(fields: Fields, *names: str) -> Iterator[pa.Field]:
+    """The same fields, of which those named take no nulls; without names, none of them does."""
+    return (
+        field.with_nullable(field.nullable and bool(names) and field.name not in names) for field in fields
+    )
