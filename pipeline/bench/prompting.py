@@ -12,8 +12,9 @@ from torch import Tensor
 
 from pipeline.fusion.answer_span import EXAMPLES
 from pipeline.memory_lm import Job, MemoryLM
-from pipeline.model.backbone import Backbone, Decoding
+from pipeline.model.backbone import Backbone
 from pipeline.model.batching import close_batches
+from pipeline.model.kv_cache import KVCache
 
 WORDINGS = ("plain", "chat", "two examples")
 GATINGS = ("", ", gated")
@@ -91,7 +92,7 @@ def score(
 
 
 def _continued(
-    backbone: Backbone, first: Tensor, decoding: Decoding, wanted: Sequence[list[int]]
+    backbone: Backbone, first: Tensor, decoding: KVCache, wanted: Sequence[list[int]]
 ) -> list[float]:
     total = [0.0] * len(wanted)
     logits = first

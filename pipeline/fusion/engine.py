@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from pipeline.fusion.fusion import Reading
-from pipeline.model.backbone import Backbone, Decoding
+from pipeline.model.backbone import Backbone
+from pipeline.model.kv_cache import KVCache
 from schemas.response import Token
 
 REPEAT = 5  # tokens
@@ -56,7 +57,7 @@ class Batch:
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
         self._slots: list[Row] = []
-        self._decoding: Decoding | None = None  # of the slots
+        self._decoding: KVCache | None = None  # of the slots
 
     @property
     def rows(self) -> list[Row]:
@@ -66,7 +67,7 @@ class Batch:
     @property
     def open(self) -> bool:
         """Whether rows can join now. Of a model whose cache is more than keys and values none can, until all have left."""
-        return self._decoding is None or self._backbone.joinable(self._decoding)
+        return self._decoding is None or self._decoding.joinable
 
     def join(self, rows: Sequence[Row]) -> list[Row]:
         """Reads the rows' prompts and says the first token of each. Returns those that ended with it."""
@@ -80,7 +81,7 @@ class Batch:
             self._slots, self._decoding = new, decoding
         elif new and self._decoding is not None:
             self._slots = [*_without_ended(self._backbone, self._slots, self._decoding), *new]
-            self._decoding = self._backbone.join(self._decoding, decoding)
+            self._decoding.join(decoding)
         return ended
 
     def step(self) -> list[Row]:
@@ -115,11 +116,11 @@ def _say(backbone: Backbone, slots: Sequence[Row], logits: Tensor) -> list[Row]:
     return [row for row in rows if row.finish_reason]
 
 
-def _without_ended(backbone: Backbone, slots: Sequence[Row], decoding: Decoding) -> list[Row]:
+def _without_ended(backbone: Backbone, slots: Sequence[Row], decoding: KVCache) -> list[Row]:
     """The rows that have not ended, to which `decoding` is cut down if there are any."""
     going = [i for i, row in enumerate(slots) if not row.finish_reason]
     if 0 < len(going) < len(slots):
-        backbone.select(decoding, going)
+        decoding.select(going)
     return [slots[i] for i in going]
 
 

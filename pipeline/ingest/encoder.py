@@ -19,10 +19,9 @@ from pipeline.config import Settings
 from pipeline.ingest.encoding import Asked, Encoding, Stopped
 from pipeline.ingest.quantize import pack
 from pipeline.model.backbone import Backbone, Tokens
-from pipeline.model.batching import Batch, close_batches, fixed_batches
+from pipeline.model.batching import Batch, close_batches, fixed_batches, run_each
 from pipeline.model.calibration import Calibration, calibration_of
-from pipeline.model.cores import each
-from pipeline.model.hub import Progress, silent
+from pipeline.model.errors import Progress, silent
 from pipeline.text.words import Frequencies, Word, form_of, marked, split
 
 VERSION = "2"  # of what is measured; a part of the encoder id
@@ -114,7 +113,7 @@ class Encoder:
         together, apart = TOGETHER if on_cpu else CARD_TOGETHER, fixed and on_cpu
         batches = (fixed_batches if fixed else close_batches)([len(row) for row in rows], together)
         order = [i for batch in batches for i in batch.indices]
-        read = [some for part in each(partial(self._read, rows, stop), batches, apart) for some in part]
+        read = [some for part in run_each(partial(self._read, rows, stop), batches, apart) for some in part]
         if not read:
             return []
         # The head is the widest part of a small model: it reads no padding, but what is left of all rows in one piece.
@@ -122,7 +121,9 @@ class Encoder:
         wanted = [token for i in order for token in rows[i][begin:]]
         pieces = [slice(at, at + together) for at in range(0, len(wanted), together)]
         padded = together if fixed else 1
-        losses = each(lambda piece: self.backbone.losses(given[piece], wanted[piece], padded), pieces, apart)
+        losses = run_each(
+            lambda piece: self.backbone.hidden.losses(given[piece], wanted[piece], padded), pieces, apart
+        )
         by_row = torch.cat(losses).cpu().numpy() if losses else np.zeros(0, np.float32)
         ends = np.cumsum([len(rows[i]) - begin for i in order])
         found = {
@@ -141,7 +142,7 @@ class Encoder:
         backbone, begin = self.backbone, len(self.backbone.lead)
         length = min(batch.length, backbone.max_positions)
         padded, _ = backbone.pad([rows[i] for i in batch.indices], batch.rows, length)
-        before_head, states = backbone.read(padded, self.calibration.layer)
+        before_head, states = backbone.hidden.read(padded, self.calibration.layer)
         white = self.calibration.whiten(states.flatten(0, 1)).view(states.shape).cpu().numpy()
         return [
             (before_head[r, begin - 1 : len(rows[i]) - 1], white[r, begin : len(rows[i])])

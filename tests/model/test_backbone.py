@@ -9,7 +9,7 @@ import torch
 
 from pipeline.model.backbone import Backbone
 from pipeline.model.batching import LENGTHS, close_batches, fixed_batches
-from pipeline.model.hub import ModelError
+from pipeline.model.errors import ModelError
 
 TEXTS = ["A lamp.", "The Harlow desk lamp is made of walnut.", "Ines Okafor keeps the rota. " * 5]
 
@@ -111,7 +111,7 @@ def test_pad_makes_a_rectangle_with_no_empty_row(small: Backbone) -> None:
     assert ids[mask.bool()].tolist()[:4] == [5, 6, 7, 8]
     ids, mask = small.pad([[5, 6, 7], [8]], left=True)
     assert mask.tolist() == [[1, 1, 1], [0, 0, 1]] and ids[:, -1].tolist() == [7, 8]
-    assert int(ids.max()) < small.vocab_size
+    assert int(ids.max()) < small.model.config.vocab_size
 
 
 def test_every_text_is_in_one_batch_of_a_shape_that_is_its_own() -> None:
@@ -146,8 +146,8 @@ def test_a_texts_numbers_do_not_depend_on_its_neighbours(backbone: Backbone) -> 
         found = {}
         for batch in fixed_batches([len(row) for row in rows]):
             ids, _ = backbone.pad([rows[i] for i in batch.indices], batch.rows, batch.length)
-            given, states = backbone.read(ids, layer)
-            assert torch.equal(backbone.states(ids, layer), states)
+            given, states = backbone.hidden.read(ids, layer)
+            assert torch.equal(backbone.hidden.after(ids, layer), states)
             for n, i in enumerate(batch.indices):
                 found[i] = (given[n, : len(rows[i])], states[n, : len(rows[i])])
         return found
@@ -173,20 +173,22 @@ def test_losses_are_those_of_the_models_own_logits(gpt2: Path, scale: float) -> 
     backbone.model.forward = scaled
     (tokens,) = backbone.tokenize([TEXTS[2]])
     ids, mask = backbone.pad([tokens.ids], 2, len(tokens.ids) + 1)
-    given, _ = backbone.read(ids, 1)
-    found = backbone.losses(given[0, : len(tokens.ids) - 1], tokens.ids[1:], 16)
+    given, _ = backbone.hidden.read(ids, 1)
+    found = backbone.hidden.losses(given[0, : len(tokens.ids) - 1], tokens.ids[1:], 16)
     logits = backbone.model(input_ids=ids, attention_mask=mask).logits[0, : len(tokens.ids) - 1]
     want = torch.nn.functional.cross_entropy(logits, torch.tensor(tokens.ids[1:]), reduction="none")
-    assert backbone._head_is_all == (scale == 1.0) and torch.allclose(found, want, atol=1e-4)
+    assert backbone.hidden._head_is_all == (scale == 1.0) and torch.allclose(found, want, atol=1e-4)
 
 
 def test_a_loss_does_not_depend_on_what_is_beside_it(backbone: Backbone) -> None:
     dice = torch.Generator().manual_seed(1)
-    given = torch.randn(70, backbone.d_model, generator=dice).to(backbone.device, backbone.dtype)
-    targets = torch.randint(backbone.vocab_size, (70,), generator=dice).tolist()
-    together = backbone.losses(given, targets, 32)
+    given = torch.randn(70, backbone.model.config.hidden_size, generator=dice).to(
+        backbone.device, backbone.dtype
+    )
+    targets = torch.randint(backbone.model.config.vocab_size, (70,), generator=dice).tolist()
+    together = backbone.hidden.losses(given, targets, 32)
     for n in (0, 31, 32, 69):
-        assert torch.equal(backbone.losses(given[n : n + 1], targets[n : n + 1], 32)[0], together[n])
+        assert torch.equal(backbone.hidden.losses(given[n : n + 1], targets[n : n + 1], 32)[0], together[n])
 
 
 def test_a_prompt_that_is_read_in_two_steps_is_the_same_prompt(backbone: Backbone) -> None:
@@ -194,7 +196,7 @@ def test_a_prompt_that_is_read_in_two_steps_is_the_same_prompt(backbone: Backbon
     rows = [tokens.ids for tokens in backbone.tokenize(TEXTS)]
     ids, mask = backbone.pad([row[:-1] for row in rows], left=True)
     _, decoding = backbone.prefill(ids, mask)
-    backbone.select(decoding, [2, 1])
+    decoding.select([2, 1])
     stepped = backbone.step(torch.tensor([rows[2][-1], rows[1][-1]], device=backbone.device), decoding)
     for got, row in zip(stepped, (rows[2], rows[1]), strict=True):
         want, _ = backbone.prefill(*backbone.pad([row]))

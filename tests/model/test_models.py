@@ -11,9 +11,11 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
-from pipeline.model import hub as models
+from pipeline.model import gguf
 from pipeline.model.backbone import Backbone
-from pipeline.model.hub import ModelError, model_hash, resolve
+from pipeline.model.cache import file_sha256, model_hash
+from pipeline.model.errors import ModelError
+from pipeline.model.hub import resolve
 
 
 @pytest.fixture(autouse=True)
@@ -116,14 +118,14 @@ def test_a_models_hash_is_of_its_content(folder: Path, tmp_path: Path) -> None:
 def test_a_hash_is_remembered_until_the_file_changes(cache: Path, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"one")
-    first = models.file_sha256(file)
+    first = file_sha256(file)
     (note,) = (cache / "hashes").iterdir()
     note.write_text(note.read_text().replace(first, "remembered"))
-    assert models.file_sha256(file) == "remembered"
+    assert file_sha256(file) == "remembered"
     note.write_text("{")  # cut off, say
-    assert models.file_sha256(file) == first
+    assert file_sha256(file) == first
     file.write_bytes(b"two!")
-    assert models.file_sha256(file) != first
+    assert file_sha256(file) != first
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(cache: Path, folder: Path) -> None:
@@ -159,7 +161,7 @@ def test_whoever_comes_together_converts_once(
         together.wait(30)
         return resolve(file)
 
-    monkeypatch.setattr(models, "convert_gguf", convert)
+    monkeypatch.setattr(gguf, "convert_gguf", convert)
     file = tmp_path / "some model.gguf"
     file.write_bytes(b"GGUF")
     with ThreadPoolExecutor(count) as pool:
@@ -180,10 +182,10 @@ def test_a_conversion_that_broke_off_is_made_again(
 
     file = tmp_path / "m.gguf"
     file.write_bytes(b"GGUF")
-    monkeypatch.setattr(models, "convert_gguf", break_off)
+    monkeypatch.setattr(gguf, "convert_gguf", break_off)
     assert refusal(file) == "no room"
     monkeypatch.setattr(
-        models, "convert_gguf", lambda _, folder: shutil.copytree(gpt2, folder, dirs_exist_ok=True)
+        gguf, "convert_gguf", lambda _, folder: shutil.copytree(gpt2, folder, dirs_exist_ok=True)
     )
     assert (resolve(file) / "model.safetensors").is_file()
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from kafka import KafkaConsumer, TopicPartition
 
-from pipeline.model.hub import ModelError
+from pipeline.model.errors import ModelError
 from schemas.topics import FACTS
 from tests.conftest import wait_until
 from workers.kafka.admin import ensure_topics

@@ -1,6 +1,5 @@
 """What is installed, which model, which broker, what the data folder holds. It looks, and changes nothing."""
 
-import re
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -10,7 +9,8 @@ from kafka.errors import KafkaError
 
 from pipeline.files import is_locked
 from pipeline.history import log as history
-from pipeline.model import hub as models
+from pipeline.model import hub
+from pipeline.model.errors import ModelError
 from workers.kafka.admin import TopicsMismatch, TopicsMissing, topic_ids
 from workers.kafka.clients import KafkaSettings, KafkaUnavailable
 
@@ -44,7 +44,7 @@ def examine(settings: KafkaSettings, data: Path, model: str) -> dict[str, Any]:
         try:
             report[name] = look()
         except (
-            KafkaError, KafkaUnavailable, TopicsMismatch, history.HistoryError, models.ModelError, OSError
+            KafkaError, KafkaUnavailable, TopicsMismatch, history.HistoryError, ModelError, OSError
         ) as error:  # fmt: skip
             wrong.append(f"{name}: {error}")
     return report | {"wrong": wrong}
@@ -53,17 +53,17 @@ def examine(settings: KafkaSettings, data: Path, model: str) -> dict[str, Any]:
 def _model(name: str) -> str:
     path = Path(name).expanduser()
     if path.is_dir():
-        models.check_folder(path, name)
+        hub.check_folder(path, name)
         return f"{name}: a folder"
     if path.suffix == ".gguf":
         if not path.is_file():
-            raise models.ModelError(f"there is no file {path}")
+            raise ModelError(f"there is no file {path}")
         return f"{name}: a file"
     if name != "default":
         return f"{name}: of the hub"
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(models.DEFAULT_GGUF).stem)
-    here = any((models.cache_folder() / "models").glob(f"{stem}-*/config.json"))
-    return "default: " + ("in the cache" if here else "not fetched yet, see `factstream model pull`")
+    return "default: " + (
+        "in the cache" if hub.default_folder().is_dir() else "not fetched yet, see `factstream model pull`"
+    )
 
 
 def _broker(settings: KafkaSettings) -> str:

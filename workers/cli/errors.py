@@ -26,7 +26,7 @@ def _mendable() -> tuple[type[Exception], ...]:
     from kafka.errors import KafkaError
 
     from pipeline.history.log import HistoryError
-    from pipeline.model.hub import ModelError
+    from pipeline.model.errors import ModelError
     from pipeline.query.run import QueryError
     from workers.client.publishing import ClientError
     from workers.kafka.admin import TopicsMismatch, TopicsMissing

@@ -28,7 +28,7 @@ from kafka.errors import (
 )
 
 from pipeline.history.log import HistoryError
-from pipeline.model.hub import ModelError
+from pipeline.model.errors import ModelError
 from workers.kafka.admin import TopicsMismatch, TopicsMissing, ensure_topics, topic_ids
 from workers.kafka.clients import KafkaSettings, KafkaUnavailable
 from workers.observe import log, metrics
