@@ -1,10 +1,9 @@
-"""A model's calibration: which states its words are compared by, and the basis in which they are comparable.
+"""Calibration of a model: the layer and the whitening basis by which states of words are compared.
 
-Raw states are dominated by a few directions that every text shares; centred and whitened, what remains is what tells
-words apart. Mean and covariance come from texts that the frozen model itself writes (temperature 1, from nothing):
-so the basis needs no data and no language, exists before the first fact, and is the same for every worker. It is
-made once a model, in a minute, and kept as a file; the default model's is shipped. Its SHA-256 is part of the encoder
-id: vectors of two calibrations never meet. Knows the backbone; knows nothing of facts or memories.
+Raw states are dominated by a few directions that every text shares; centred and whitened, they tell words apart. Mean and covariance come from texts that the frozen model itself writes (temperature 1, from nothing), so the basis needs
+no data and no language, exists before the first fact, and is the same for every worker. It is computed once a model, in a
+minute, and kept as a file; the default model's is shipped. Its SHA-256 is part of the encoder id: vectors of two
+calibrations never meet.
 """
 
 import hashlib

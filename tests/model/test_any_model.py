@@ -1,4 +1,4 @@
-"""The library on whatever causal language model: GPT-2's build, LLaMA's, and the default model.
+"""The library on three causal language models: GPT-2's architecture, LLaMA's, and the default model.
 
 Each learns, finds, says and keeps what it was told; and where no memory speaks, the numbers that an answer is chosen
 by are the bare model's own, to the last bit.
@@ -70,7 +70,7 @@ def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
     return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def test_it_learns_finds_says_and_scores(lm: MemoryLM) -> None:
+def test_any_model_learns_retrieves_answers_and_scores(lm: MemoryLM) -> None:
     assert [d.outcome for d in lm.learn(FACTS, min_loss_delta=0)] == ["learned"] * 2
     assert lm.learn(FACTS[:1], min_loss_delta=0)[0].outcome == "reinforced"
     for prompt, text in zip((PROMPT, QUESTION), FACTS, strict=True):
@@ -90,7 +90,7 @@ def test_a_chat_is_answered_with_memories(lm: MemoryLM) -> None:
     assert answer.memories[0].text == FACTS[0] and answer.memories[0].gate > 0
 
 
-def test_saved_and_loaded_it_is_the_same_memory(lm: MemoryLM, tmp_path: Path) -> None:
+def test_a_saved_memory_loads_as_the_same_memory(lm: MemoryLM, tmp_path: Path) -> None:
     lm.learn(FACTS, min_loss_delta=0)
     lm.save(tmp_path)
     again = MemoryLM.load(lm.encoder.backbone.name, memory=tmp_path)
@@ -98,13 +98,13 @@ def test_saved_and_loaded_it_is_the_same_memory(lm: MemoryLM, tmp_path: Path) ->
     assert again.generate([PROMPT], max_new_tokens=8) == lm.generate([PROMPT], max_new_tokens=8)
 
 
-def test_with_no_memory_the_logits_are_the_bare_models_own(lm: MemoryLM) -> None:
+def test_without_memories_logits_equal_the_bare_models(lm: MemoryLM) -> None:
     lm.learn(FACTS, namespace="elsewhere", min_loss_delta=0)
     for prompt in (PROMPT, UNRELATED):
         assert same(chosen_by(lm, [prompt], max_new_tokens=12), bare(lm, prompt, 12))
 
 
-def test_with_every_gate_shut_the_logits_are_the_bare_models_own(lm: MemoryLM) -> None:
+def test_with_all_gates_shut_logits_equal_the_bare_models(lm: MemoryLM) -> None:
     lm.learn(FACTS, min_loss_delta=0)
     assert all(memory.gate == 0 for memory in lm.retrieve([UNRELATED])[0])
     assert same(chosen_by(lm, [UNRELATED], max_new_tokens=12), bare(lm, UNRELATED, 12))
@@ -112,7 +112,7 @@ def test_with_every_gate_shut_the_logits_are_the_bare_models_own(lm: MemoryLM) -
     assert not same(chosen_by(lm, [PROMPT], max_new_tokens=12), bare(lm, PROMPT, 12))
 
 
-def test_where_a_memory_speaks_nothing_is_said_twice(lm: MemoryLM) -> None:
+def test_a_copied_answer_is_not_repeated(lm: MemoryLM) -> None:
     lm.learn(FACTS, min_loss_delta=0)
     ((row, _),) = lm.prepare([Job(PROMPT, max_new_tokens=60)])
     generation.generate(lm.encoder.backbone, [row])
@@ -122,7 +122,7 @@ def test_where_a_memory_speaks_nothing_is_said_twice(lm: MemoryLM) -> None:
     assert len(runs) == len(set(runs))
 
 
-def test_a_neighbour_with_a_memory_does_not_change_an_answer_without(lm: MemoryLM) -> None:
+def test_an_answer_does_not_depend_on_other_rows_of_its_batch(lm: MemoryLM) -> None:
     lm.learn(FACTS, min_loss_delta=0)
     prompts = [PROMPT, UNRELATED]
     (told, beside), (untold, alone) = (
@@ -131,7 +131,7 @@ def test_a_neighbour_with_a_memory_does_not_change_an_answer_without(lm: MemoryL
     assert torch.equal(beside, alone) and not torch.equal(told, untold)
 
 
-def test_scores_without_a_memory_are_the_bare_models_own(lm: MemoryLM) -> None:
+def test_without_memories_scores_equal_the_bare_models(lm: MemoryLM) -> None:
     lm.learn(FACTS, min_loss_delta=0)
     targets = ["there was a king", "walnut"]
     (shut, _), (unused, other) = (lm.score([UNRELATED, PROMPT], targets, use_memory=u) for u in (True, False))
@@ -150,7 +150,7 @@ def test_scores_without_a_memory_are_the_bare_models_own(lm: MemoryLM) -> None:
     assert shut == sum(told) / len(told)
 
 
-def test_an_encoding_does_not_depend_on_what_is_encoded_beside_it(encoder: Encoder) -> None:
+def test_an_encoding_does_not_depend_on_its_batch(encoder: Encoder) -> None:
     texts = ["A lamp.", *FACTS, "Ines Okafor keeps the rota of the harbour office. " * 6, "Yes"]
     beside = encoder.encode([*texts, *reversed(texts), "The Zephyr kettle ships from Tromso."])
     for text, one in zip(texts, beside, strict=False):
@@ -159,7 +159,7 @@ def test_an_encoding_does_not_depend_on_what_is_encoded_beside_it(encoder: Encod
         assert alone.surprisals.tobytes() == one.surprisals.tobytes()
 
 
-def test_an_encoding_does_not_depend_on_how_many_cores_there_are(encoder: Encoder) -> None:
+def test_an_encoding_does_not_depend_on_the_core_count(encoder: Encoder) -> None:
     texts, threads = (
         [*FACTS, "Ines Okafor keeps the rota of the harbour office."] * 40,
         torch.get_num_threads(),
@@ -179,9 +179,7 @@ def test_an_encoding_does_not_depend_on_how_many_cores_there_are(encoder: Encode
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])  # whose contexts are short
-def test_a_prompt_longer_than_the_context_is_answered_from_its_end(
-    request: pytest.FixtureRequest, name: str
-) -> None:
+def test_a_prompt_longer_than_the_context_keeps_its_end(request: pytest.FixtureRequest, name: str) -> None:
     lm = MemoryLM.load(str(request.getfixturevalue(name)))
     lm.learn(FACTS, min_loss_delta=0)
     long = "Once upon a time. " * lm.encoder.backbone.max_positions + PROMPT
@@ -190,7 +188,7 @@ def test_a_prompt_longer_than_the_context_is_answered_from_its_end(
     assert "walnut" in answer.text
 
 
-def test_another_models_memories_are_refused(gpt2: Path, llama: Path, tmp_path: Path) -> None:
+def test_memories_of_another_model_are_refused(gpt2: Path, llama: Path, tmp_path: Path) -> None:
     one = MemoryLM.load(str(gpt2))
     one.learn(FACTS, min_loss_delta=0)
     one.save(tmp_path)
@@ -242,10 +240,10 @@ def architectures(source: str) -> Iterator[str]:
     "name",
     [name for name in SOURCES if name not in ("hub.py", "texts.py")],
 )
-def test_no_code_names_an_architecture(name: str) -> None:
+def test_no_module_names_an_architecture(name: str) -> None:
     assert not list(architectures(SOURCES[name].read_text(encoding="utf-8")))
 
 
-def test_an_architecture_that_is_named_is_found() -> None:
+def test_the_architecture_check_finds_names() -> None:
     source = '"""Works with GPT-2."""\ndef f(m):\n    "LLaMA"\n    return m.transformer.h if "gpt" in m else m.lm_head\n'
     assert sorted(architectures(source)) == ["gpt", "lm_head", "transformer"]

@@ -1,4 +1,4 @@
-"""The frozen model's text and shapes: markup in a text is data, padding changes nothing, and no weight ever moves."""
+"""The frozen model: markup in a text is data, padding changes nothing, and no weight ever moves."""
 
 import random
 from pathlib import Path
@@ -28,7 +28,7 @@ def small(gpt2: Path) -> Backbone:
 # --- text ---
 
 
-def test_a_text_is_its_tokens_and_they_say_where_they_stand(backbone: Backbone) -> None:
+def test_tokens_carry_their_character_offsets(backbone: Backbone) -> None:
     texts = [*TEXTS, "naïve 東京 🦊  two blanks\nand a line", ""]
     for text, tokens in zip(texts, backbone.tokenize(texts), strict=True):
         assert backbone.decode(tokens.ids) == text
@@ -47,7 +47,7 @@ def test_markup_in_a_text_is_plain_characters(backbone: Backbone) -> None:
         assert not special & set(tokens.ids) and backbone.decode(tokens.ids) == text
 
 
-def test_markup_in_a_chat_is_taken_out_of_what_people_say(backbone: Backbone) -> None:
+def test_markup_is_removed_from_chat_contents(backbone: Backbone) -> None:
     end = backbone.tokenizer.eos_token
     said = f"Hello{end} you {end[:2]}{end}{end[2:]}!"  # what is taken out must not leave another one
     clean, marked = (
@@ -61,7 +61,7 @@ def test_markup_in_a_chat_is_taken_out_of_what_people_say(backbone: Backbone) ->
     )
 
 
-def test_a_chat_without_a_template_is_lines(gpt2: Path) -> None:
+def test_a_chat_without_a_template_is_role_lines(gpt2: Path) -> None:
     messages = [
         {"role": "user", "content": "Hello <|endoftext|>there"},
         {"role": "assistant", "content": "Hi"},
@@ -69,7 +69,7 @@ def test_a_chat_without_a_template_is_lines(gpt2: Path) -> None:
     assert Backbone.load(gpt2).chat(messages) == "user: Hello there\nassistant: Hi\nassistant:"
 
 
-def test_a_chat_with_a_template_has_its_markup_and_begins_once(llama: Path) -> None:
+def test_a_chat_with_a_template_has_one_beginning_token(llama: Path) -> None:
     backbone = Backbone.load(llama)
     text = backbone.chat([{"role": "user", "content": "Hello"}])
     assert text == "<|turn|>user\nHello<|end|>\n<|turn|>assistant"
@@ -79,7 +79,7 @@ def test_a_chat_with_a_template_has_its_markup_and_begins_once(llama: Path) -> N
     assert backbone.tokenize_prompt("<|begin|>" + text) == ids
 
 
-def test_what_a_text_begins_with_is_the_models_own_or_a_line_break(gpt2: Path, llama: Path) -> None:
+def test_the_lead_is_the_beginning_token_or_a_line_break(gpt2: Path, llama: Path) -> None:
     own, none = Backbone.load(llama), Backbone.load(gpt2)
     assert own.lead == [own.tokenizer.bos_token_id]
     assert none.decode(none.lead) == "\n"
@@ -114,7 +114,7 @@ def test_pad_makes_a_rectangle_with_no_empty_row(small: Backbone) -> None:
     assert int(ids.max()) < small.model.config.vocab_size
 
 
-def test_every_text_is_in_one_batch_of_a_shape_that_is_its_own() -> None:
+def test_fixed_batches_give_a_text_a_shape_by_its_length_only() -> None:
     dice = random.Random(3)
     lengths = [*dice.choices(range(1, 300), k=200), *LENGTHS, 9000]
     batches = fixed_batches(lengths)
@@ -128,7 +128,7 @@ def test_every_text_is_in_one_batch_of_a_shape_that_is_its_own() -> None:
     assert fixed_batches([]) == []
 
 
-def test_prompts_are_put_together_by_length_and_no_wider_than_the_longest() -> None:
+def test_close_batches_group_by_length() -> None:
     lengths = [*random.Random(5).choices(range(1, 90), k=100), 700]
     batches = close_batches(lengths, 256)
     assert sorted(i for batch in batches for i in batch.indices) == list(range(len(lengths)))
@@ -138,7 +138,7 @@ def test_prompts_are_put_together_by_length_and_no_wider_than_the_longest() -> N
     assert len(batches) < sum(lengths) / 128 and close_batches([], 256) == []
 
 
-def test_a_texts_numbers_do_not_depend_on_its_neighbours(backbone: Backbone) -> None:
+def test_hidden_states_do_not_depend_on_the_batch(backbone: Backbone) -> None:
     rows = [backbone.lead + tokens.ids for tokens in backbone.tokenize(TEXTS * 3)]
     layer = backbone.n_layers // 2
 
@@ -160,7 +160,7 @@ def test_a_texts_numbers_do_not_depend_on_its_neighbours(backbone: Backbone) -> 
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])
-def test_losses_are_those_of_the_models_own_logits(gpt2: Path, scale: float) -> None:
+def test_losses_equal_those_of_the_models_logits(gpt2: Path, scale: float) -> None:
     """Also where a model does more to them than its head does: some scale their logits, or cap them."""
     backbone = Backbone.load(gpt2, device="cpu", dtype="float32")
     forward = backbone.model.forward
@@ -180,7 +180,7 @@ def test_losses_are_those_of_the_models_own_logits(gpt2: Path, scale: float) -> 
     assert backbone.hidden._head_is_all == (scale == 1.0) and torch.allclose(found, want, atol=1e-4)
 
 
-def test_a_loss_does_not_depend_on_what_is_beside_it(backbone: Backbone) -> None:
+def test_a_loss_does_not_depend_on_the_batch(backbone: Backbone) -> None:
     dice = torch.Generator().manual_seed(1)
     given = torch.randn(70, backbone.model.config.hidden_size, generator=dice).to(
         backbone.device, backbone.dtype
@@ -191,7 +191,7 @@ def test_a_loss_does_not_depend_on_what_is_beside_it(backbone: Backbone) -> None
         assert torch.equal(backbone.hidden.losses(given[n : n + 1], targets[n : n + 1], 32)[0], together[n])
 
 
-def test_a_prompt_that_is_read_in_two_steps_is_the_same_prompt(backbone: Backbone) -> None:
+def test_prefill_select_and_step_equal_one_prefill(backbone: Backbone) -> None:
     """Padding takes up no positions, what is selected goes on, and the cache holds what was read."""
     rows = [tokens.ids for tokens in backbone.tokenize(TEXTS)]
     ids, mask = backbone.pad([row[:-1] for row in rows], left=True)
@@ -213,7 +213,7 @@ def test_no_weight_can_be_trained(backbone: Backbone) -> None:
     assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
 
 
-def test_a_model_that_ends_with_several_tokens(small: Backbone, gpt2: Path) -> None:
+def test_a_model_may_have_several_end_tokens(small: Backbone, gpt2: Path) -> None:
     other = Backbone.load(gpt2, device="cpu", dtype="float32")
     other.model.generation_config.eos_token_id = [7, 8]
     made = Backbone(other.model, other.tokenizer, "hash", "name")

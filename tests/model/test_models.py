@@ -1,4 +1,4 @@
-"""Where models come from: what is refused says why, no network is needed for what is here, and one conversion serves all."""
+"""Model names: a refusal names its reason, a local model needs no network, and one conversion serves all."""
 
 import json
 import shutil
@@ -41,11 +41,11 @@ def refusal(model: str | Path) -> str:
 # --- folders ---
 
 
-def test_a_folder_is_taken_as_it_is(folder: Path) -> None:
+def test_a_folder_resolves_to_itself(folder: Path) -> None:
     assert resolve(folder) == resolve(str(folder)) == folder.resolve()
 
 
-def test_a_folder_without_config_is_no_model(folder: Path) -> None:
+def test_a_folder_without_config_is_refused(folder: Path) -> None:
     (folder / "config.json").unlink()
     assert f"{folder} has no config.json" in refusal(folder)
 
@@ -57,12 +57,12 @@ def test_pickled_weights_alone_are_refused_with_the_reason(folder: Path, name: s
     assert f"only {name}, which can run code when read" in said and "save_pretrained" in said
 
 
-def test_a_folder_without_weights_is_no_model(folder: Path) -> None:
+def test_a_folder_without_weights_is_refused(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     assert "has no weights" in refusal(folder)
 
 
-def test_a_folder_without_tokenizer_is_no_model(folder: Path) -> None:
+def test_a_folder_without_tokenizer_is_refused(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     assert "has no tokenizer" in refusal(folder)
 
@@ -92,7 +92,7 @@ def test_an_unknown_dtype_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./no-such-folder", "~/no-such-folder-of-mine"])
-def test_a_path_that_is_not_there_is_no_hub_id(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_missing_path_is_not_tried_as_a_hub_id(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(huggingface_hub, "snapshot_download", never)
     assert refusal(name).startswith("there is no folder")
 
@@ -104,7 +104,7 @@ def never(*_: Any, **__: Any) -> Any:
 # --- identity ---
 
 
-def test_a_models_hash_is_of_its_content(folder: Path, tmp_path: Path) -> None:
+def test_a_model_hash_follows_the_content(folder: Path, tmp_path: Path) -> None:
     before = model_hash(folder)
     assert model_hash(Path(shutil.copytree(folder, tmp_path / "copy"))) == before
     (folder / "README.md").write_text("no part of the model")
@@ -115,7 +115,7 @@ def test_a_models_hash_is_of_its_content(folder: Path, tmp_path: Path) -> None:
     assert model_hash(folder) != before
 
 
-def test_a_hash_is_remembered_until_the_file_changes(cache: Path, tmp_path: Path) -> None:
+def test_a_file_hash_is_cached_until_the_file_changes(cache: Path, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"one")
     first = file_sha256(file)
@@ -128,7 +128,7 @@ def test_a_hash_is_remembered_until_the_file_changes(cache: Path, tmp_path: Path
     assert file_sha256(file) != first
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(cache: Path, folder: Path) -> None:
+def test_a_read_only_cache_is_no_error(cache: Path, folder: Path) -> None:
     cache.write_text("a file where the folder should be")
     assert len(model_hash(folder)) == 64
 
@@ -136,20 +136,18 @@ def test_a_cache_that_cannot_be_written_is_done_without(cache: Path, folder: Pat
 # --- GGUF ---
 
 
-def test_a_gguf_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_gguf_file_is_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path / "none.gguf") == f"there is no file {tmp_path / 'none.gguf'}"
 
 
-def test_a_gguf_file_that_is_none_leaves_nothing_behind(tmp_path: Path, cache: Path) -> None:
+def test_an_invalid_gguf_file_leaves_no_folder(tmp_path: Path, cache: Path) -> None:
     file = tmp_path / "broken.gguf"
     file.write_bytes(b"GGUF" + bytes(100))
     assert f"{file} could not be converted" in refusal(file)
     assert not [path for path in (cache / "models").iterdir() if path.is_dir()]
 
 
-def test_whoever_comes_together_converts_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpt2: Path
-) -> None:
+def test_concurrent_loads_convert_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpt2: Path) -> None:
     count, together = 4, threading.Barrier(4)
     conversions: list[Path] = []
 
@@ -173,7 +171,7 @@ def test_whoever_comes_together_converts_once(
     assert len(conversions) == 2
 
 
-def test_a_conversion_that_broke_off_is_made_again(
+def test_an_interrupted_conversion_is_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpt2: Path
 ) -> None:
     def break_off(gguf: Path, folder: Path) -> None:
@@ -233,7 +231,7 @@ def test_a_hub_that_does_not_answer_is_a_clear_error(
     assert str(error) in said
 
 
-def test_a_hub_id_that_the_hub_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_hub_id_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     error = RepositoryNotFoundError.__new__(RepositoryNotFoundError)  # its own arguments differ by version
     error.args = ("404: no such repository\nand more",)
     hub(monkeypatch, None, error)
@@ -241,18 +239,16 @@ def test_a_hub_id_that_the_hub_does_not_know(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "what is this?", "model.safetensors/"])
-def test_a_name_that_can_be_nothing(name: str) -> None:
+def test_an_invalid_name_is_refused(name: str) -> None:
     assert "neither a folder, nor a .gguf file, nor a hub id" in refusal(name)
 
 
-def test_a_model_that_was_downloaded_before_needs_no_network(
-    monkeypatch: pytest.MonkeyPatch, folder: Path
-) -> None:
+def test_a_downloaded_model_needs_no_network(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     asked = hub(monkeypatch, folder, ConnectionError())
     assert resolve("someone/some-model") == folder and asked.downloads == 0
 
 
-def test_a_download_that_broke_off_is_gone_on_with(
+def test_an_interrupted_download_is_resumed(
     monkeypatch: pytest.MonkeyPatch, folder: Path, gpt2: Path
 ) -> None:
     (folder / "model.safetensors").unlink()
