@@ -1,8 +1,7 @@
-"""What the encoder measures of a fact: how much each word says and surprises, and what storing the fact would buy.
+"""Encoder: turns a fact's text into its loss delta and per-word states, and a prompt into word states.
 
-A pure function of model and text, whatever else is encoded beside it: a fact is always computed in the same shape, by
-one core. Prompts are not, they are only asked with.
-Knows the backbone; knows nothing of memories, time or Kafka.
+The encoding of a fact is a pure function of model and text: it is always computed in the same shape, on one core, whatever
+else is in the batch. Prompts are stored nowhere, so they are computed in the least time instead.
 """
 
 import hashlib

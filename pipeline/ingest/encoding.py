@@ -1,7 +1,4 @@
-"""An encoded fact and an encoded prompt, as numbers: what passes from the encoder to bank and retrieval.
-
-Knows no model, so that a bank needs none.
-"""
+"""Encodings of a fact and of a prompt: the numbers that bank and retrieval take from the encoder."""
 
 from dataclasses import dataclass, field
 
@@ -36,4 +33,4 @@ class Asked:
 
 
 class Stopped(Exception):
-    """Encoding was told to stop before it was done."""
+    """Raised when a caller stops the encoding of a batch before its end."""

@@ -1,4 +1,4 @@
-"""Whitened states in two bits a dimension: 144 bytes a word for a model 576 wide, instead of 2,304.
+"""Whitened states in two bits a dimension: 144 bytes a word, not 2,304, for a model 576 wide.
 
 A unit vector's coordinates are cut at -s, 0 and s, where s = 1/sqrt(d) is their root mean square. Against full
 precision it costs nothing that could be measured in retrieval: recall at 1, 3, 5, 10 on conversations is

@@ -1,4 +1,4 @@
-"""GGUF files: converted once to Hugging Face's format, with safetensors weights, in the cache folder."""
+"""GGUF conversion: once a file, to Hugging Face's format with safetensors weights, in the cache."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""Hidden states of a frozen model, read by forward hooks; a pass ends as soon as what it is for has been read.
+"""Hidden states of a frozen model, read by forward hooks that end the pass early.
 
 Works on whole texts, padded on the right, and without a cache. Causal attention keeps a token from seeing the padding
 after it, so the model gets no mask: with one, it would take another path where a batch happens to have no padding,

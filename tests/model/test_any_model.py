@@ -1,4 +1,4 @@
-"""The library on three causal language models: GPT-2's architecture, LLaMA's, and the default model.
+"""The library on three language models: GPT-2's architecture, LLaMA's, and the default model.
 
 Each learns, finds, says and keeps what it was told; and where no memory speaks, the numbers that an answer is chosen
 by are the bare model's own, to the last bit.

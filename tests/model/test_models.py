@@ -1,4 +1,4 @@
-"""Model names: a refusal names its reason, a local model needs no network, and one conversion serves all."""
+"""Model names: refusals name their reason, local models need no network, one conversion serves all."""
 
 import json
 import shutil
