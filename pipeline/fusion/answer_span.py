@@ -25,19 +25,10 @@ from transformers import DynamicCache
 
 from pipeline.config import Settings
 from pipeline.model.backbone import Backbone
-from pipeline.retrieve.idf import marks_of
 from pipeline.retrieve.retriever import Retrieved
-from pipeline.text.words import (
-    SAID_BEFORE,
-    Word,
-    begins_sentence,
-    blank_before,
-    follows,
-    form_of,
-    parts,
-    split,
-    telling,
-)
+from pipeline.text.annotate import annotate
+from pipeline.text.clauses import begins_sentence, prompt_labels
+from pipeline.text.words import CONTEXT_WORDS, Word, blank_before, matching_before, terms_of
 
 _REPEATED = "The Orrin lighthouse is painted green.\nThe Orrin lighthouse is painted green.\n\n"
 EXAMPLES = f"{_REPEATED}Marla Quist plays the cello.\nQuestion: Which instrument does Marla Quist play?\nAnswer: cello\n\n"
@@ -82,7 +73,7 @@ def answer_of(
     k: how many of the best are read for a question; where a sentence breaks off, all that are eligible.
     informative: nats that a word says at least, to begin or end an answer.
     """
-    asked = bool(form_of(context))
+    asked = bool(prompt_labels(context))
     if not any(hit.gate > 0 for hit in hits) or (not asked and begins_sentence(context)):
         return None
     facts = [_fact(hit, informative) for hit in hits]
@@ -91,7 +82,7 @@ def answer_of(
         read = [n for n, hit in enumerate(hits[:k]) if hit.score >= least]
         choice = any(hit.gate > 0 and sum(fact.ends) > 1 for hit, fact in zip(hits, facts, strict=True))
     else:
-        said = [word.form for word in split(context)[-SAID_BEFORE:]]
+        said = terms_of(context)[-CONTEXT_WORDS:]
         read = [n for n, hit in enumerate(hits) if hit.eligible]
         choice = sum(sum(facts[n].ends) for n in read) > 1 and not any(_goes_on(facts[n], said) for n in read)
     if not choice:
@@ -133,10 +124,10 @@ class _Fact:
 def _fact(hit: Retrieved, informative: float) -> _Fact:
     """An answer stands in the sentence that the prompt asks about, and neither begins nor ends with what the prompt says, or
     with what stands within that ("capital city of")."""
-    memory, words = hit.memory, split(hit.memory.text)
-    places = parts(memory.text, words)
+    text = annotate(hit.memory.text, hit.memory.priors)
+    words, places = text.words, text.places
     here = places[min(hit.alignment.span[0], len(words) - 1)].sentence if words else 0
-    tells = telling(words, memory.priors, informative)
+    tells = text.informative(informative)
     covered, asked = hit.alignment.covered.tolist(), hit.alignment.asked.tolist()
     ends = [
         c <= 0.5 and a > 0 and says and place.sentence == here
@@ -146,7 +137,7 @@ def _fact(hit: Retrieved, informative: float) -> _Fact:
     for i in range(len(words)):
         small = i > 0 and covered[i - 1] <= 0.5 and not tells[i - 1]
         begins.append(begins[i - 1] if small else i)
-    wording = [says and not mark for says, mark in zip(tells, marks_of(memory).tolist(), strict=True)]
+    wording = [says and not mark for says, mark in zip(tells, text.name_scores.tolist(), strict=True)]
     return _Fact(words, ends, begins, wording)
 
 
@@ -154,7 +145,7 @@ def _goes_on(fact: _Fact, said: Sequence[str]) -> bool:
     """Whether the fact goes on with an answer where the prompt breaks off: all that was said last stands before it, or so
     much of it that it tells what is asked ("leads", but not "Mira Holt is")."""
     for at in {at for i, may in enumerate(fact.ends) if may for at in (i, fact.begins[i])}:
-        count = follows(fact.words, at, said)
+        count = matching_before(fact.words, at, said)
         if count == len(said) or any(fact.wording[at - count : at]):
             return True
     return False
@@ -166,7 +157,7 @@ def _weighed(
 ) -> list[tuple[int, int, float]]:
     """(first word, behind the last, score) of each run that could be the answer."""
     begins = [i for i, may in enumerate(fact.ends) if may][:MAX_BEGINNINGS]
-    asked = bool(form_of(context))
+    asked = bool(prompt_labels(context))
     power = ASKED_POWER if asked else CONTINUED_POWER
     prompt = backbone.tokenize([context])[0].ids[-MAX_PROMPT:]
     read = backbone.tokenize([f"{EXAMPLES if asked else CONTINUED}{text}\n"])[0].ids + prompt

@@ -20,20 +20,10 @@ import torch
 from torch import Tensor
 
 from pipeline.config import Settings
-from pipeline.retrieve.idf import marks_of
 from pipeline.retrieve.retriever import Retrieved
-from pipeline.text.words import (
-    SAID_BEFORE,
-    Word,
-    begins_sentence,
-    blank_before,
-    follows,
-    form_of,
-    joined,
-    parts,
-    split,
-    telling,
-)
+from pipeline.text.annotate import annotate
+from pipeline.text.clauses import begins_sentence, prompt_labels
+from pipeline.text.words import CONTEXT_WORDS, Word, blank_before, matching_before, terms_of
 
 ANY_WORD = -7.0  # nats: log p of one word, or number, where any may stand
 BESIDE_A_NAME = (
@@ -110,7 +100,7 @@ class Reading:
             set(),
             0,
         )  # words of the answer, and up to which place they stand
-        self._labelled, self._whole = bool(form_of(context)), whole
+        self._labelled, self._whole = bool(prompt_labels(context)), whole
         self._blank = tuple(tokenize(" "))
 
     @property
@@ -206,9 +196,9 @@ class Reading:
         """The words of the answer so far. Those that are long said are not looked at again."""
         forms, upto = self._settled
         if len(self._said) - upto > SETTLED and (end := self._said.rfind(" ", upto, -SETTLED // 2)) > 0:
-            forms |= {word.form for word in split(self._said[upto:end])}
+            forms |= set(terms_of(self._said[upto:end]))
             self._settled = forms, end
-        return forms | {word.form for word in split(self._said[self._settled[1] :])}
+        return forms | set(terms_of(self._said[self._settled[1] :]))
 
     def _possible(self, entries: Sequence[_Entry]) -> list[float]:
         """log p of each run's first token, where it tells something: a blank alone (before a number, for some tokenizers)
@@ -222,14 +212,14 @@ class Reading:
     def _entries(self, fact: _Fact, said: set[str], before: str) -> list[_Entry]:
         """Each run of words that neither the prompt nor the answer so far has."""
         words, (first, last) = fact.words, fact.span
-        lacks = [lacking and word.form not in said for word, lacking in zip(words, fact.lacks, strict=True)]
+        lacks = [lacking and word.term not in said for word, lacking in zip(words, fact.lacks, strict=True)]
         if not any(lacking and says for lacking, says in zip(lacks, fact.says, strict=True)):
             return []
         entries: list[_Entry] = []
         if begins_sentence(before):
             tokens = self._tokens(fact, *fact.sentence, before)
             entries.append(_Entry(tokens, max(fact.biases) + self._settings.statement, True))
-        just_said = [word.form for word in split(before)[-SAID_BEFORE:]]
+        just_said = terms_of(before)[-CONTEXT_WORDS:]
         places = 0  # of the answer, where one may enter
         for i in range(len(words)):
             if not lacks[i] or not fact.says[i] or (fact.goes_on[i] and lacks[i - 1]):
@@ -262,22 +252,25 @@ class Reading:
 
     def _follows(self, fact: _Fact, at: int, just_said: list[str]) -> float:
         """Nats for an entry whose words before it are the last that were said."""
-        return self._settings.follows * min(follows(fact.words, at, just_said), 3)
+        return self._settings.follows * min(matching_before(fact.words, at, just_said), 3)
 
 
 def _fact(hit: Retrieved, informative: float, settings: Settings) -> _Fact:
-    memory, words, (first, last) = hit.memory, split(hit.memory.text), hit.alignment.span
-    marks = marks_of(memory).tolist()
-    named = [mark > 0 and not word.form.isdigit() for mark, word in zip(marks, words, strict=True)]
-    places = parts(memory.text, words)
+    memory, (first, last) = hit.memory, hit.alignment.span
+    text = annotate(memory.text, memory.priors)
+    words, places = text.words, text.places
+    named = [
+        score > 0 and not term.isdigit()
+        for score, term in zip(text.name_scores.tolist(), text.terms, strict=True)
+    ]
     here = places[min(first, len(words) - 1)]
-    says = telling(words, memory.priors, informative)
+    says = text.informative(informative)
     return _Fact(
         memory.text,
         words,
         says,
         [c <= 0.5 for c in hit.alignment.covered.tolist()],
-        [on and says[i - 1] for i, on in enumerate(joined(memory.text, words, marks))],
+        [on and says[i - 1] for i, on in enumerate(text.continues)],
         [
             2.0 * math.log(max(float(information), 0.1))
             + math.log(max(float(surprisal), 0.1))

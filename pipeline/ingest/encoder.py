@@ -21,7 +21,10 @@ from pipeline.model.backbone import Backbone, Tokens
 from pipeline.model.batching import Batch, close_batches, fixed_batches, run_each
 from pipeline.model.calibration import Calibration, calibration_of
 from pipeline.model.errors import Progress, silent
-from pipeline.text.words import Frequencies, Word, form_of, marked, split
+from pipeline.text.clauses import prompt_labels
+from pipeline.text.frequencies import Frequencies
+from pipeline.text.names import name_scores
+from pipeline.text.words import Word, split
 
 VERSION = "2"  # of what is measured; a part of the encoder id
 PROMPT_TOKENS = 256  # of a prompt that are looked at, from its end
@@ -50,7 +53,7 @@ class Encoder:
     @property
     def informative(self) -> float:
         """Nats: what a word must say at least, to be an answer or a part of it."""
-        return self.settings.informative * self.frequencies.most
+        return self.settings.informative * self.frequencies.max_nll
 
     @classmethod
     def load(
@@ -155,16 +158,16 @@ class Encoder:
         losses: NDArray[np.float32],
         states: NDArray[np.float32],
     ) -> Asked:
-        words, form = split(text), form_of(text)
+        words, labels = split(text), prompt_labels(text)
         owner = owners(offsets, words)
-        kept = [w for w in range(len(words)) if w not in form and (owner == w).any()][
+        kept = [w for w in range(len(words)) if w not in labels and (owner == w).any()][
             -self.settings.prompt_words :
         ]
         priors = np.array(
-            [self.frequencies.information(text[words[w].start : words[w].end]) for w in kept], np.float32
+            [self.frequencies.unigram_nll(text[words[w].start : words[w].end]) for w in kept], np.float32
         )
         return Asked(
-            [words[w].form for w in kept],
+            [words[w].term for w in kept],
             priors,
             np.array([losses[owner == w].sum() for w in kept], np.float32),
             self._marks(text, [words[w] for w in kept], priors),
@@ -174,9 +177,11 @@ class Encoder:
 
     def _marks(self, text: str, words: list[Word], priors: NDArray[np.float32]) -> list[float]:
         """How much each word of a prompt looks like a name. "Tell", with which it begins, does not."""
-        marks = marked(text, words, [float(p) / self.frequencies.most for p in priors])
+        marks = name_scores(text, words, [float(p) / self.frequencies.max_nll for p in priors])
         return [
-            0.0 if mark == 0.5 and self.frequencies.lowered(text[word.start : word.end]) else mark
+            0.0
+            if mark == 0.5 and self.frequencies.is_commoner_lowercase(text[word.start : word.end])
+            else mark
             for word, mark in zip(words, marks, strict=True)
         ]
 
@@ -188,7 +193,7 @@ class Encoder:
         states: NDArray[np.float32],
     ) -> Encoding:
         words = split(text)
-        priors = np.array([self.frequencies.information(text[w.start : w.end]) for w in words], np.float32)
+        priors = np.array([self.frequencies.unigram_nll(text[w.start : w.end]) for w in words], np.float32)
         owner = owners(offsets, words)
         surprisals = np.array([losses[owner == w].sum() for w in range(len(words))], np.float32)
         last = [int(np.flatnonzero(owner == w)[-1]) if (owner == w).any() else -1 for w in range(len(words))]

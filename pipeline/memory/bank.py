@@ -24,7 +24,8 @@ from pipeline.memory.events import Decision, NewFact, SourceOffset, labels_of
 from pipeline.memory.namespace import Namespace
 from pipeline.memory.postings import Index
 from pipeline.memory.record import Memory
-from pipeline.text.words import begins, forms, marked, words_of
+from pipeline.text.annotate import AnnotatedText
+from pipeline.text.words import begins_with, terms_of
 
 _FEW = 16  # memories that have a fact's first words: all of them are looked at
 
@@ -170,23 +171,18 @@ class Bank:
         space = self._spaces[fact.namespace]
         if known := space.get(own_id):
             return known, None, 1.0
-        split_words = words_of(fact.encoding.text)
-        words, priors = [w.form for w in split_words], fact.encoding.priors
+        text, priors = AnnotatedText(fact.encoding.text, fact.encoding.priors), fact.encoding.priors
+        words = text.terms
         first = common(priors)
-        marks: list[float] | None = None
         best: tuple[float, Memory] | None = None
         for candidate in self._candidates(space, words, first):
             memory = space.at(candidate)
-            text = memory.text
-            if not begins(text, words[:first]):
+            if not begins_with(memory.text, words[:first]):
                 continue
-            other = forms(text)
+            other = terms_of(memory.text)
             if words == other:
                 return memory, None, 1.0
-            if marks is None:
-                most = max(float(priors.max(initial=0.0)), 1e-9)
-                marks = marked(fact.encoding.text, split_words, [float(p) / most for p in priors])
-            alike = same_relation(words, priors, marks, other, memory.priors)
+            alike = same_relation(words, priors, text.name_scores.tolist(), other, memory.priors)
             # What several memories share is no subject: "Arena debuted", "The language of … is Thai".
             shared = [form for form in words if form in other]
             if alike and space.index.together(shared, self.settings.candidates) > 1:

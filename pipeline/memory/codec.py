@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline.ingest.encoding import Encoding
 from pipeline.memory.events import Decision, ForgetRequest, NewFact, SourceOffset
 from pipeline.memory.record import Memory
-from pipeline.text.words import words_of
+from pipeline.text.words import terms_of
 from schemas.changelog import MemoryRecord
 from schemas.common import BadMessage
 from schemas.encoding import FACT_ENCODINGS
@@ -149,7 +149,7 @@ def memory_to_record(memory: Memory) -> MemoryRecord:
 
 def memory_from_record(record: MemoryRecord) -> Memory:
     """The memory of a changelog record. Raises BadMessage where priors, surprisals or vectors do not fit the text."""
-    words = len(words_of(record.text))
+    words = len(terms_of(record.text))
     if (
         len(record.priors) != 4 * words
         or len(record.surprisals) != 4 * words

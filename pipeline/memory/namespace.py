@@ -11,7 +11,7 @@ from pipeline.memory.eviction import Categories
 from pipeline.memory.postings import Index
 from pipeline.memory.record import Memory
 from pipeline.memory.table import Records
-from pipeline.text.words import forms
+from pipeline.text.words import terms_of
 
 DEFAULT_CATEGORY = ""
 
@@ -46,7 +46,7 @@ class Namespace:
         """In the place of the one that has its id, and as the newest."""
         if known := self.get(memory.memory_id):
             self.remove(known)
-        self.index.add(memory.memory_id, forms(memory.text))
+        self.index.add(memory.memory_id, terms_of(memory.text))
         self.records.add(memory.kind, memory.record)
         self._weigh(memory)
 
@@ -75,6 +75,6 @@ class Namespace:
     def remove(self, memory: Memory) -> None:
         if self.least:
             self.least.remove(memory.category or DEFAULT_CATEGORY, memory.memory_id)
-        held = self.index.remove(memory.memory_id, forms(memory.text))
+        held = self.index.remove(memory.memory_id, terms_of(memory.text))
         if held is not None:
             self.records = self.records.only(held)

@@ -27,7 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import Settings
-from pipeline.text.words import BEGINNING, dated, is_year, likeness
+from pipeline.text.names import in_dates, is_year
+from pipeline.text.words import STEM, term_similarity
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -174,15 +175,15 @@ def _side(texts: Sequence[Words], numbers: dict[str, int], pad: int) -> _Side:
 
 
 def _likenesses(prompts: _Side, facts: _Side, equal: Bools, forms: Sequence[str]) -> Floats:
-    """[pairs, p, f] how alike two words' forms are: words.likeness, which is asked only where they begin alike."""
+    """[pairs, p, f] how alike two words' forms are: words.term_similarity, which is asked only where they begin alike."""
     numbers: dict[str, int] = {}
-    begin = [numbers.setdefault(form[:BEGINNING], len(numbers)) for form in forms]
+    begin = [numbers.setdefault(form[:STEM], len(numbers)) for form in forms]
     beginnings = np.array([*begin, -2, -1])  # those of what pads, found from the end
     alike = beginnings[prompts.forms][:, :, None] == beginnings[facts.forms][:, None, :]
     same = equal.astype(np.float64)
     at, p, f = np.nonzero(alike & ~equal)
     ones, others = prompts.forms[at, p].tolist(), facts.forms[at, f].tolist()
-    same[at, p, f] = [likeness(forms[a], forms[b]) for a, b in zip(ones, others, strict=True)]
+    same[at, p, f] = [term_similarity(forms[a], forms[b]) for a, b in zip(ones, others, strict=True)]
     return same
 
 
@@ -221,7 +222,7 @@ def _undated(pairs: Sequence[tuple[Words, Words]], prompts: _Side, has: Floats) 
     """[pairs, p] the words of the prompt's dates, where the fact has its other names, and no year: it does not say when,
     and so does not say another time."""
     found = np.zeros(has.shape, bool)
-    dates = {id(prompt): dated(prompt.forms, prompt.marks.tolist()) for prompt, _ in pairs}
+    dates = {id(prompt): in_dates(prompt.forms, prompt.marks.tolist()) for prompt, _ in pairs}
     for i, (prompt, fact) in enumerate(pairs):
         if any(those := dates[id(prompt)]) and not any(map(is_year, fact.forms)):
             found[i, : len(those)] = those

@@ -1,7 +1,6 @@
 """What words weigh among a bank's facts: the numbers that retrieval and alignment reckon with. Knows no model."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import accumulate, pairwise
 
 import numpy as np
@@ -11,7 +10,7 @@ from pipeline.config import Settings
 from pipeline.memory.postings import Index
 from pipeline.memory.record import Memory
 from pipeline.retrieve.alignment import Floats, Words
-from pipeline.text.words import marked, parts, split
+from pipeline.text.annotate import annotate
 
 
 def information_of(
@@ -27,7 +26,7 @@ def information_of(
 
 def informations_in(index: Index, size: int, memories: Sequence[Memory], settings: Settings) -> list[Floats]:
     """What each of the memories' words says among these facts, nats."""
-    forms = [form for memory in memories for form in forms_of(memory)]
+    forms = [form for memory in memories for form in annotate(memory.text, memory.priors).terms]
     priors = np.concatenate([memory.priors for memory in memories] or [np.zeros(0, np.float32)])
     return _parted(information_of(index, size, forms, priors, settings), memories)
 
@@ -36,14 +35,16 @@ def words_of(memories: Sequence[Memory], informations: Sequence[Floats]) -> list
     """The memories' words as alignment takes them; informations: what each word says among the facts."""
     if not memories:
         return []
-    read = [_read(memory.text, memory.priors.tobytes()) for memory in memories]
+    texts = [annotate(memory.text, memory.priors) for memory in memories]
     priors = np.concatenate([memory.priors for memory in memories])
     surprisals = np.concatenate([memory.surprisals for memory in memories]).astype(float)
-    weighed = belonging(np.concatenate(informations), priors, np.concatenate([marks for _, marks, _ in read]))
+    weighed = belonging(
+        np.concatenate(informations), priors, np.concatenate([text.name_scores for text in texts])
+    )
     return [
-        Words(forms, says, surprises, marks, places)
-        for (forms, marks, places), says, surprises in zip(
-            read, _parted(weighed, memories), _parted(surprisals, memories), strict=True
+        Words(text.terms, says, surprises, text.name_scores, text.place_numbers)
+        for text, says, surprises in zip(
+            texts, _parted(weighed, memories), _parted(surprisals, memories), strict=True
         )
     ]
 
@@ -52,28 +53,6 @@ def _parted(values: Floats, memories: Sequence[Memory]) -> list[Floats]:
     """The values of all memories' words, by memory."""
     ends = list(accumulate((memory.words for memory in memories), initial=0))
     return [values[start:end] for start, end in pairwise(ends)]
-
-
-def forms_of(memory: Memory) -> list[str]:
-    """The memory's words, normalised."""
-    return _read(memory.text, memory.priors.tobytes())[0]
-
-
-def marks_of(memory: Memory) -> Floats:
-    """How much each of the memory's words looks like a name."""
-    return _read(memory.text, memory.priors.tobytes())[1]
-
-
-@lru_cache(maxsize=4096)
-def _read(text: str, priors: bytes) -> tuple[list[str], Floats, NDArray[np.int64]]:
-    """The words of a text, how much each looks like a name, and where it stands. Many prompts concern the same memories."""
-    words, says = split(text), np.frombuffer(priors, np.float32)
-    most = max(float(says.max(initial=0.0)), 1e-9)
-    marks = np.array(marked(text, words, [float(p) / most for p in says]))
-    places = np.array(parts(text, words), int).reshape(len(words), 2)
-    for shared in (marks, places):
-        shared.setflags(write=False)
-    return [w.form for w in words], marks, places
 
 
 def belonging(information: Floats, priors: np.ndarray, marks: Floats) -> Floats:

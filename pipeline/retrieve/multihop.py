@@ -20,7 +20,7 @@ from pipeline.memory.bank import Bank
 from pipeline.memory.record import Memory
 from pipeline.retrieve.alignment import Alignment, Floats, Words, align
 from pipeline.retrieve.idf import informations_in, words_of
-from pipeline.text.words import BEGINNING, likeness, split
+from pipeline.text.words import STEM, same_word, terms_of
 
 
 class First(NamedTuple):
@@ -60,7 +60,7 @@ def hop(bank: Bank, firsts: Sequence[First]) -> list[Second | None]:
     found: list[Second | None] = [None] * len(firsts)
     for (i, left, memory, said), some, over in zip(tried, words, align(pairs, bank.settings), strict=True):
         has, best = np.flatnonzero(over.covered > 0.5).tolist(), found[i]
-        asks = any(likeness(form, some.forms[h]) > 0.5 for h in has for form in left.rest)
+        asks = any(same_word(form, some.forms[h]) for h in has for form in left.rest)
         if not asks or max(has) >= over.span[0] or _unasked(memory, some, over, firsts[i].asked.informative):
             continue
         if over.opening >= bank.settings.gate_open and (
@@ -80,7 +80,7 @@ def _left(first: First) -> _Left | None:
         for i, (form, prior) in enumerate(zip(asked.forms, asked.priors.tolist(), strict=True))
         if prior >= asked.informative
         and not asked.marks[i]
-        and max(map(partial(likeness, form), told.forms), default=0.0) <= 0.5
+        and not any(map(partial(same_word, form), told.forms))
     ]
     # "produced by" instead of "developed by" is another wording, one word for one: what is asked beyond it is more.
     if not bridge or len(rest) < 2 or len(rest) <= _unasked(first.memory, told, alignment, asked.informative):
@@ -123,5 +123,5 @@ def _has_any(text: str, forms: Sequence[str]) -> bool:
     """Whether the text has a word like one of these."""
     if text.isascii():  # then a glance is enough to see that it has none
         lower = text.lower()
-        forms = [form for form in forms if form[:BEGINNING] in lower]
-    return any(likeness(form, word.form) > 0.5 for word in (split(text) if forms else ()) for form in forms)
+        forms = [form for form in forms if form[:STEM] in lower]
+    return any(same_word(form, term) for term in (terms_of(text) if forms else ()) for form in forms)

@@ -25,9 +25,10 @@ from pipeline.memory.lookup import Lookup, Rows
 from pipeline.memory.postings import NO_STATES, Index, Stated, pool
 from pipeline.memory.record import Memory
 from pipeline.retrieve.alignment import PART, Alignment, Floats, Words, align, gate
-from pipeline.retrieve.idf import belonging, forms_of, information_of, informations_in, marks_of, words_of
+from pipeline.retrieve.idf import belonging, information_of, informations_in, words_of
 from pipeline.retrieve.multihop import First, Second, hop
-from pipeline.text.words import split
+from pipeline.text.annotate import annotate
+from pipeline.text.words import terms_of
 
 SHARING = 2  # times as many candidates are found by words as by states: with as many recall@3 of 100,000 was .984, not .993
 
@@ -238,7 +239,7 @@ def _rarity(
 def _favour(memory: Memory, least: float, asked: Asked, settings: Settings) -> float:
     """The bonus of an important memory, and of one whose category the prompt names, as a share of its score."""
     bonus = settings.importance_weight * min(memory.importance - least, 10.0)
-    if memory.category and {w.form for w in split(memory.category)} & set(asked.forms):
+    if memory.category and set(terms_of(memory.category)) & set(asked.forms):
         bonus += settings.category_bonus
     return bonus
 
@@ -277,14 +278,15 @@ def _eligible(found: Sequence[Retrieved]) -> list[Retrieved]:
 
 def _matched(hit: Retrieved) -> frozenset[str]:
     """The fact's words that the prompt has."""
-    covered = hit.alignment.covered.tolist()
-    return frozenset(form for form, has in zip(forms_of(hit.memory), covered, strict=True) if has > 0.5)
+    terms = annotate(hit.memory.text, hit.memory.priors).terms
+    return frozenset(
+        term for term, has in zip(terms, hit.alignment.covered.tolist(), strict=True) if has > 0.5
+    )
 
 
 def _wording(hit: Retrieved) -> frozenset[str]:
     """The fact's words that the prompt lacks, without names and small words."""
-    priors, lacks = hit.memory.priors, hit.alignment.covered <= 0.5
-    those = lacks & (marks_of(hit.memory) == 0) & (priors >= PART * priors.max(initial=0.0))
-    return frozenset(
-        form for form, is_one in zip(forms_of(hit.memory), those.tolist(), strict=True) if is_one
-    )
+    text, lacks = annotate(hit.memory.text, hit.memory.priors), hit.alignment.covered <= 0.5
+    priors = text.unigram_nll
+    those = lacks & (text.name_scores == 0) & (priors >= PART * priors.max(initial=0.0))
+    return frozenset(term for term, is_one in zip(text.terms, those.tolist(), strict=True) if is_one)

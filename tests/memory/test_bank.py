@@ -23,7 +23,7 @@ COMMON = {"is", "was", "in", "the", "of", "a", "from"}
 
 def encoding(text: str, loss_delta: float = 4.0) -> Encoding:
     words = split(text)
-    priors = np.array([2.0 if w.form in COMMON else 12.0 for w in words], np.float32)
+    priors = np.array([2.0 if w.term in COMMON else 12.0 for w in words], np.float32)
     vectors = np.zeros((len(words), 0), np.uint8)
     return Encoding(
         text, "e", loss_delta + 0.125, 0.125, loss_delta, priors, (priors / 4).astype(np.float32), vectors

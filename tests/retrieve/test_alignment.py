@@ -15,21 +15,22 @@ from pipeline.ingest.encoder import owners
 from pipeline.ingest.quantize import pack, unit, unpack
 from pipeline.memory.postings import POOLED, Index, Stated
 from pipeline.retrieve.alignment import Words, align, gate, heaviest_lacks
-from pipeline.text.words import form_of, joined, marked, parts, split
+from pipeline.text.annotate import AnnotatedText
+from pipeline.text.words import split
 
 WORDING = {"is", "are", "by", "of", "the", "in", "was", "can", "be"}
 
 
 def side(text: str) -> Words:
     """A text in which wording says 5 nats, other small words 9 and names 13."""
-    words = split(text)
-    marks = np.array(marked(text, words, [0.5] * len(words)))
+    read = AnnotatedText(text)
     says = np.array(
-        [5.0 if w.form in WORDING else 13.0 if m else 9.0 for w, m in zip(words, marks, strict=True)]
+        [
+            5.0 if term in WORDING else 13.0 if s else 9.0
+            for term, s in zip(read.terms, read.name_scores, strict=True)
+        ]
     )
-    return Words(
-        [w.form for w in words], says, says, marks, np.array(parts(text, words), int).reshape(len(words), 2)
-    )
+    return Words(read.terms, says, says, read.name_scores, read.place_numbers)
 
 
 def opened(prompt: str, fact: str) -> bool:
@@ -41,7 +42,7 @@ def opened(prompt: str, fact: str) -> bool:
 def test_the_answer_span_is_what_the_prompt_lacks() -> None:
     fact = "Torben Betts was originally from Munich."
     [alignment] = align([(side("Torben Betts was originally from"), side(fact))], Settings())
-    assert [split(fact)[i].form for i in range(*alignment.span)] == ["munich"]
+    assert [split(fact)[i].term for i in range(*alignment.span)] == ["munich"]
     assert alignment.covered.tolist() == [1, 1, 1, 1, 1, 0]
 
 
@@ -99,34 +100,6 @@ def test_the_heaviest_lack_is_one_run_and_of_equal_ones_the_first() -> None:
     assert (
         heaviest([1, 1, 1, 1], [9, 9, 9, 9], whole) == heaviest([0, 0, 0, 0], [0, 0, 0, 0], whole) == (0, 0)
     )
-
-
-@pytest.mark.parametrize(
-    "text, begins",
-    [
-        ("The husband of Sena Okafor", "the husband of sena"),
-        ("It spans the Vesk River, Tarn Hollow and Windows 8", "it spans the vesk tarn and windows"),
-        ("about 5,120 metres of grey-green line", "about 5 metres of grey line"),
-        ("法国首都", "法 国 首 都"),
-    ],
-)
-def test_nobody_begins_to_speak_within_a_name_or_a_number(text: str, begins: str) -> None:
-    words = split(text)
-    on = joined(text, words, marked(text, words, [0.0] * len(words)))
-    assert [word.form for word, goes_on in zip(words, on, strict=True) if not goes_on] == begins.split()
-    assert joined("", [], []) == []
-
-
-def test_a_text_without_capitals_has_names_by_what_its_words_say() -> None:
-    text = "munich is big"
-    assert marked(text, split(text), [1.0, 0.4, 0.6]) == [1.0, 0.0, 0.0]
-    assert marked("Munich is in Bavaria", split("Munich is in Bavaria"), [1.0] * 4) == [0.5, 0.0, 0.0, 1.0]
-
-
-def test_the_form_of_a_question_is_no_content() -> None:
-    text = "Question: Where is Oslo?\nAnswer:"
-    assert [w.form for i, w in enumerate(split(text)) if i not in form_of(text)] == ["where", "is", "oslo"]
-    assert form_of("Norway: its capital is") == set()
 
 
 def test_tokens_belong_to_the_words_that_they_are_parts_of() -> None:

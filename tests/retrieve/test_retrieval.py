@@ -40,7 +40,7 @@ def state(form: str) -> np.ndarray:
 def numbers(text: str) -> tuple[np.ndarray, np.ndarray]:
     words = split(text)
     says = np.array([12.0 if text[w.start].isupper() else 4.0 for w in words], np.float32)
-    return says, np.array([state(w.form) for w in words], np.float32).reshape(len(words), D)
+    return says, np.array([state(w.term) for w in words], np.float32).reshape(len(words), D)
 
 
 def encoding(text: str) -> Encoding:
@@ -59,7 +59,7 @@ def memory(text: str) -> Memory:
 def asked(text: str) -> Asked:
     says, states = numbers(text)
     words = split(text)
-    return Asked([w.form for w in words], says, says, [float(s > 10) for s in says], states, 8.0)
+    return Asked([w.term for w in words], says, says, [float(s > 10) for s in says], states, 8.0)
 
 
 def bank_of(texts: list[str]) -> Bank:

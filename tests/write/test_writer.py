@@ -167,7 +167,7 @@ def row(offset: int, text: str, **more: Any) -> dict[str, Any]:
     return {
         "kind": "fact", "topic_id": IDS[topics.FACTS], "partition": HOME, "offset": offset, "namespace": "default",
         "text": text, "observed_at": at, "published_at": at, "encoder_id": "e", "base_loss": 4.5,
-        "recall_loss": 0.5, "loss_delta": 4.0, "priors": [2.0 if w.form in ("was", "is", "of", "the") else 12.0
+        "recall_loss": 0.5, "loss_delta": 4.0, "priors": [2.0 if w.term in ("was", "is", "of", "the") else 12.0
         for w in split(text)], "surprisals": [3.0] * words, "vectors": b"",
     } | more  # fmt: skip
 

@@ -28,9 +28,9 @@ def newest(limit: int = 50, format: Format = Format.table, data: Data = DATA) ->
 @app.command()
 def search(text: str, limit: int = 20, format: Format = Format.table, data: Data = DATA) -> None:
     """Memories whose text has these words, those with most of them first."""
-    from pipeline.text.words import split
+    from pipeline.text.words import terms_of
 
-    quoted = [word.form.replace("'", "''") for word in split(text)[:32]]
+    quoted = [term.replace("'", "''") for term in terms_of(text)[:32]]
     hits = " + ".join(f"cast(contains(lower(text), '{word}') as int)" for word in quoted) or "0"
     sql = f"select memory_id, namespace, category, text, {hits} as words from memories where words > 0"
     show_query(data, f"{sql} order by words desc, learned_at desc limit {limit}", format)

@@ -31,7 +31,7 @@ from pipeline.history import log as history
 from pipeline.ingest.encoding import Encoding
 from pipeline.memory.bank import Bank
 from pipeline.memory.events import Decision, NewFact, SourceOffset
-from pipeline.text.words import words_of
+from pipeline.text.words import terms_of
 from schemas import dead_letter as dead_letter_schema
 from schemas import topics
 from schemas.common import BadMessage, decode, validate
@@ -118,7 +118,7 @@ def check_rows(value: bytes | None) -> list[dict[str, Any]]:
         optional = ("category", "source", "fact_id", "min_loss_delta")
         body = {name: row[name] for name in optional if row[name] is not None}
         validate(Fact, body | {"text": row["text"], "namespace": row["namespace"]})
-        words = len(words_of(row["text"]))
+        words = len(terms_of(row["text"]))
         numbers = (row["base_loss"], row["recall_loss"], row["loss_delta"])
         if not all(n is not None and math.isfinite(n) for n in numbers) or not (finite or _finite(arrays)):
             raise BadMessage("invalid-field", "a loss, a prior or a surprisal is missing or not finite")

@@ -21,7 +21,8 @@ from pipeline.ingest.encoding import Encoding
 from pipeline.ingest.quantize import pack, unit, unpack
 from pipeline.memory.bank import memory_id
 from pipeline.memory.record import Memory
-from pipeline.text.words import Word, marked, split
+from pipeline.text.annotate import AnnotatedText
+from pipeline.text.words import Word
 
 _MARKS = 24  # bits of a text's mark: of a million texts one in thirty-four is left out for having another's
 NEW = 1 / 8  # of the names are new words
@@ -39,15 +40,16 @@ class _Name(NamedTuple):
 def variants(encodings: Sequence[Encoding], namespace: str, seed: int) -> Iterator[Memory]:
     """Endlessly many memories, no two with the same text; the first are the encodings themselves."""
     dice, seen = Random(seed), bytearray(2**_MARKS // 8)
-    words = [split(encoding.text) for encoding in encodings]
-    marks = [_marks(encoding, some) for encoding, some in zip(encodings, words, strict=True)]
+    texts = [AnnotatedText(encoding.text, encoding.priors) for encoding in encodings]
+    words = [text.words for text in texts]
+    marks = [text.name_scores.tolist() for text in texts]
     names = [
         _Name(encoding.text[w.start : w.end], float(p), float(s), vector)
         for encoding, some, named in zip(encodings, words, marks, strict=True)
         for w, mark, p, s, vector in zip(
             some, named, encoding.priors, encoding.surprisals, encoding.vectors, strict=True
         )
-        if mark == 1.0 and len(w.form) > 1
+        if mark == 1.0 and len(w.term) > 1
     ]
     for number, encoding in enumerate(encodings):
         _is_new(encoding.text, seen)
@@ -69,11 +71,6 @@ def _is_new(text: str, seen: bytearray) -> bool:
     return new
 
 
-def _marks(encoding: Encoding, words: Sequence[Word]) -> list[float]:
-    most = max(float(encoding.priors.max(initial=0.0)), 1e-9)
-    return marked(encoding.text, words, [float(p) / most for p in encoding.priors])
-
-
 def _variant(
     base: Encoding, words: Sequence[Word], marks: Sequence[float], names: Sequence[_Name], dice: Random
 ) -> tuple[str, Encoding]:
@@ -81,7 +78,7 @@ def _variant(
     priors, surprisals, vectors = base.priors.copy(), base.surprisals.copy(), base.vectors.copy()
     for w, word in enumerate(words):
         surface = base.text[word.start : word.end]
-        if marks[w] == 1.0 and len(word.form) > 1:
+        if marks[w] == 1.0 and len(word.term) > 1:
             name = _new(names, dice) if dice.random() < NEW else dice.choice(names)
             surface, priors[w], surprisals[w], vectors[w] = name
         text += [base.text[end : word.start], surface]

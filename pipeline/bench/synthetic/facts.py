@@ -32,10 +32,10 @@ def made_up_stream(count: int, seed: int, namespace: str = "default") -> Iterato
     """So many facts, seven to twenty words long: of ten, eight are new, one updates another and one repeats it."""
     noise, texts = np.random.default_rng(seed), _texts(count, Random(seed), seed)
     dice = Random(seed)
-    counts = Counter(word.form for text in texts for word in split(text))
+    counts = Counter(word.term for text in texts for word in split(text))
     total = counts.total()
     for n, text in enumerate(texts):
-        forms = [word.form for word in split(text)]
+        forms = [word.term for word in split(text)]
         priors = np.array([min(MOST, math.log(total / counts[form])) for form in forms], np.float32)
         encoding = Encoding(
             text, "made-up", 5.0, 1.0, 4.0, priors, priors * np.float32(0.5),
