@@ -1,4 +1,4 @@
-"""Sentences and clauses of a text, and the labels of a prompt that ends in an empty one ("Answer:")."""
+"""Sentences and clauses of a text, and the labels of a prompt that ends in an empty label."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Text analysis: words, names, clauses, prompt labels, word frequencies, and the annotated text that has them all."""
+"""Tests of text analysis: words, names, clauses, prompt labels, frequencies, annotated texts."""
 
 import numpy as np
 import pytest
