@@ -29,7 +29,7 @@ demo: $(STAMP)  ## run the demo; FACTS=FILE streams your own JSON Lines at its e
 # Two processors at least, four at most: each has a broker and a model of its own. OPTIONS go to pytest, as in
 # `make test OPTIONS="-x tests/write"`.
 test: $(STAMP)  ## run the tests of every day, end to end, in a few minutes
-	$(BIN)/python -m pytest -m "not slow and not kafka" --hypothesis-profile quick -n auto --maxprocesses 4 $(OPTIONS)
+	$(BIN)/python -m pytest -m "not slow and not kafka" --hypothesis-profile quick -n auto --maxprocesses 4 --dist loadgroup $(OPTIONS)
 
 test-all: $(STAMP)  ## run all tests, the slow ones too: half an hour on two processors
 	$(BIN)/python -m pytest $(OPTIONS)
@@ -48,8 +48,7 @@ fuzz: $(STAMP)  ## fuzz the decoders of all consumed topics, a minute each (Linu
 		$(BIN)/python -m tests.faults.fuzz $$target -max_total_time=60 -verbosity=0 || exit 1; done
 
 # What talks to a broker; on the embedded one in `make test-all`, too. Three nodes: ON_KAFKA=tests/faults/test_cluster.py
-ON_KAFKA := $(addprefix tests/,kafka/test_broker.py client/test_client.py runtime/test_loop.py write/test_writer.py \
-	end_to_end/test_pipeline.py faults/test_crash.py)
+ON_KAFKA := $(addprefix tests/,kafka client runtime write end_to_end faults/test_crash.py)
 
 test-kafka: $(STAMP)  ## run the end-to-end tests on Apache Kafka: at KAFKA_BOOTSTRAP, or started by ../shared/kafka/kafka
 	$(BIN)/python -m pytest --kafka -k "not embedded" $(ON_KAFKA)

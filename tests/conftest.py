@@ -45,6 +45,20 @@ def pytest_configure(config: pytest.Config) -> None:
         )
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
+    """Marks what drives a browser. On Apache Kafka, leaves out what talks to no broker or to one of its own."""
+    for item in items:
+        if "browser" in item.fixturenames:
+            item.add_marker(pytest.mark.browser)
+    if config.getoption("--kafka"):
+        on_kafka, others = list[pytest.Function](), list[pytest.Function]()
+        for item in items:
+            known = item.get_closest_marker("kafka") or {"kafka", "cluster"} & set(item.fixturenames)
+            (on_kafka if known else others).append(item)
+        config.hook.pytest_deselected(items=others)
+        items[:] = on_kafka
+
+
 @pytest.fixture(scope="session")
 def kafka(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str | None]:
     """The bootstrap of the Apache Kafka that the tests run on; None when they run on the embedded broker."""

@@ -22,7 +22,7 @@ from workers.cli import bench
 from workers.cli.app import app
 
 # The run that most tests here read lasts a minute and a half on a slow processor, and more on a busy one.
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("bench")]
 
 RUNNER = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
 NAMES = [
@@ -89,6 +89,7 @@ def recalled(quick: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
     return parsed | {"stderr": result.stderr}
 
 
+@pytest.mark.slow
 def test_recall_tells_each_measure_as_soon_as_it_is_known(recalled: dict[str, Any]) -> None:
     told = [line.partition(": ") for line in recalled["stderr"].splitlines()]
     names = [m["name"] for m in recalled["measures"]]
@@ -97,6 +98,7 @@ def test_recall_tells_each_measure_as_soon_as_it_is_known(recalled: dict[str, An
     assert re.fullmatch(r"bare [\d.]+%, prompting [\d.]+%, memory [\d.]+%", line)
 
 
+@pytest.mark.slow
 def test_recall_tells_every_measure(recalled: dict[str, Any]) -> None:
     measures = {m["name"]: m for m in recalled["measures"]}
     assert set(measures) == {name for name in bench.NAMES if not name.startswith("f1")}
@@ -113,6 +115,7 @@ def test_recall_tells_every_measure(recalled: dict[str, Any]) -> None:
     assert recalled["cost"]["stored_bytes"] > 50 and recalled["cost"]["learn_ms"] > 0
 
 
+@pytest.mark.slow
 def test_recall_sees_that_the_memory_recalls(recalled: dict[str, Any]) -> None:
     measures = {m["name"]: m for m in recalled["measures"]}
     assert measures["efficacy"]["memory"] == 1 and measures["efficacy"]["bare"] is not None
@@ -123,6 +126,7 @@ def test_recall_sees_that_the_memory_recalls(recalled: dict[str, Any]) -> None:
     assert measures["perplexity_drift"]["memory"] == pytest.approx(0, abs=0.01)
 
 
+@pytest.mark.slow
 def test_talk_tells_what_was_found_and_how_right_the_answers_are(
     quick: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -140,6 +144,7 @@ def test_talk_tells_what_was_found_and_how_right_the_answers_are(
     assert all(0 <= m[way] <= 1 for m in told["measures"] for way in ("bare", "prompting", "memory"))
 
 
+@pytest.mark.slow
 def test_prompting_scores_as_the_model_does() -> None:
     """A prompt that is read once for all its targets gives what each would get by itself."""
     lm = MemoryLM.load(dtype="float32")

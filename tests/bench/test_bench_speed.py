@@ -42,6 +42,7 @@ def test_the_bare_pass_reads_every_text(gpt2: Path, monkeypatch: pytest.MonkeyPa
     assert len(seen) == 3 and sum(seen) == sum(range(1, 11))
 
 
+@pytest.mark.slow
 def test_generate_tells_its_limits(gpt2: Path) -> None:
     result = told("generate", "--model", str(gpt2), "--tokens", "4", "--rounds", "1")
     assert [one["batch"] for one in result["against_bare"]] == [1, 8]
@@ -59,6 +60,7 @@ def test_both_sides_of_generate_make_the_same_tokens(gpt2: Path) -> None:
     assert bench_generate._bare(lm, prompts, 6) == [ours, other]
 
 
+@pytest.mark.slow
 def test_stream_runs_a_whole_stack(gpt2: Path) -> None:
     result = told("stream", "--model", str(gpt2), "--facts", "20", "--rounds", "2")
     assert result["facts"] == 20 and result["rounds"] == 2

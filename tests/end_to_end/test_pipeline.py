@@ -31,6 +31,8 @@ from workers.client import publishing as client
 from workers.kafka.clients import KafkaSettings
 from workers.runtime.embedded_broker import free_port
 
+pytestmark = pytest.mark.xdist_group("pipeline")  # its tests share a stack
+
 BAD = {
     b'{"text": ': "invalid-json",
     b'{"text": "  "}': "invalid-field",

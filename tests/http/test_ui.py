@@ -41,6 +41,8 @@ from workers.http import pages as look
 from workers.kafka.clients import KafkaSettings
 from workers.runtime.embedded_broker import free_port
 
+pytestmark = pytest.mark.xdist_group("ui")  # its tests share a stack
+
 HOSTILE = "<img src=x onerror=\"window.pwned=1\"><script>window.pwned=1</script> is a lamp's 'name'."
 PAGES = ["/", "/memories?state=all", "/time", "/map"]
 LIMIT_MS = 60_000
