@@ -25,9 +25,9 @@ _prefixes = itertools.count()
 
 os.environ.pop("PYTHONUNBUFFERED", None)  # the processes that tests start write as a user's do
 
-# Examples that hypothesis tries for each property: `make test` asks for the quick profile.
-hypothesis.settings.register_profile("quick", max_examples=20, deadline=None)
-hypothesis.settings.register_profile("full", max_examples=300, deadline=None)
+# Examples that hypothesis tries for each property; `make test` asks for the quick profile. Its own defaults are others in CI.
+hypothesis.settings.register_profile("quick", hypothesis.settings.default, max_examples=20, deadline=None)
+hypothesis.settings.register_profile("full", hypothesis.settings.default, max_examples=300, deadline=None)
 hypothesis.settings.load_profile("full")
 
 

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
-from hypothesis import settings as examples
 from hypothesis import strategies as st
 from kafka.errors import KafkaTimeoutError
 
@@ -214,7 +213,6 @@ texts = st.sampled_from([f"The {name} of {place} is {what}." for name in ("mayor
     for what in ("Ada", "long", "old")])  # fmt: skip
 
 
-@examples(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(texts, st.booleans()), min_size=1, max_size=25), st.data())
 def test_the_fold_without_the_text_is_the_fold_with_it(
     tmp_path_factory: pytest.TempPathFactory, script: list[tuple[str, bool]], data: Any

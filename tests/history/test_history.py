@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.history import log as history
@@ -64,7 +64,6 @@ def assert_same(read: list[Decision], written: list[Decision]) -> None:
                 assert x == y, field.name
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(decisions(), max_size=4))
 def test_what_is_written_is_read(rows: list[Decision]) -> None:
     with tempfile.TemporaryDirectory() as folder:

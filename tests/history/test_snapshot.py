@@ -7,7 +7,6 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
-from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from pipeline.config import Settings
@@ -35,7 +34,6 @@ def found(data: Path) -> list[Path]:
     return sorted(data.rglob("snapshot-*.parquet"))
 
 
-@examples(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(texts, st.sampled_from(["fact", "fact", "forget"])), min_size=2, max_size=30),
     st.data(),

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pytest
 import zstandard
 from hypothesis import given
-from hypothesis import settings as examples
 from hypothesis import strategies as st
 from kafka import TopicPartition
 from kafka.record.memory_records import MemoryRecords
@@ -107,7 +106,6 @@ def test_headers_are_bounded_and_their_names_need_not_be_text() -> None:
     assert record.value == b"b" and record.headers == [("\ufffd\ufffd", b"v")]
 
 
-@examples(max_examples=300, deadline=None)
 @given(st.sampled_from(range(8)), st.binary(max_size=300), st.integers(-(2**31), 2**31 - 1))
 def test_no_bytes_end_the_reader(codec: int, packed: bytes, count: int) -> None:
     raw = hostile.batch(packed, codec, count)
@@ -116,7 +114,6 @@ def test_no_bytes_end_the_reader(codec: int, packed: bytes, count: int) -> None:
     assert last.value == b"next"
 
 
-@examples(max_examples=300, deadline=None)
 @given(st.sampled_from(sorted(hostile.CODECS)), st.integers(0), st.data())
 def test_flipped_and_cut_bytes_do_not_end_it_either(name: str, seed: int, data: Any) -> None:
     codec, pack = hostile.CODECS[name]

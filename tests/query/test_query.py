@@ -9,7 +9,7 @@ import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.history import checkpoint as snapshot
@@ -56,7 +56,6 @@ def row(n: int, outcome: str, namespace: str, memory_id: str, nearest: str | Non
     )
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     st.lists(actions, max_size=40),
     st.integers(1, 7),

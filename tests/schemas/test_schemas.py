@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
@@ -213,7 +213,6 @@ facts = st.builds(
 )
 
 
-@settings(max_examples=100, deadline=None)
 @given(facts)
 def test_any_fact_comes_back_as_it_was(fact: Fact) -> None:
     namespace, back = decode_fact(None, encode(fact))
@@ -270,7 +269,6 @@ def test_a_time_without_offset_is_utc() -> None:
     assert isinstance(fact, Fact) and fact.observed_at == TIME
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.none() | st.binary(max_size=40), st.binary(max_size=200))
 def test_random_bytes_raise_nothing_but_bad_message(key: bytes | None, value: bytes) -> None:
     for read in (decode_fact, decode_request):
@@ -357,14 +355,12 @@ def test_a_bad_batch_is_refused_with_its_reason(value: bytes | None, reason: str
 GOOD = encode_batch(batch())
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=300))
 def test_random_bytes_are_no_batch(value: bytes) -> None:
     with pytest.raises(BadMessage):
         decode_batch(value)
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.integers(0, len(GOOD) - 9), st.integers(0, 2**32))
 def test_a_cut_or_damaged_batch_raises_nothing_but_bad_message(cut: int, seed: int) -> None:
     with pytest.raises(BadMessage):
