@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.config import Settings
-from pipeline.ingest.encoding import Asked, Encoding, Stopped
+from pipeline.ingest.encoding import Asked, Encoding, Stopped, TooLong
 from pipeline.ingest.quantize import pack
 from pipeline.model.backbone import Backbone, Tokens
 from pipeline.model.batching import Batch, close_batches, fixed_batches, run_each
@@ -31,10 +31,6 @@ PROMPT_TOKENS = 256  # of a prompt that are looked at, from its end
 AT_ONCE = 1024  # texts whose states are held at a time
 TOGETHER = 256  # tokens that a CPU computes together, padding included; the more, the emptier the last batch of facts
 CARD_TOGETHER = 8192  # the same for a card, which needs more at a time to be busy
-
-
-class TooLong(ValueError):
-    """The text has more tokens than the model's context."""
 
 
 class Encoder:
@@ -62,33 +58,36 @@ class Encoder:
         backbone = Backbone.load(model, device, dtype, progress)
         return cls(backbone, calibration=calibration_of(backbone, progress))
 
-    def fits(self, text: str) -> bool:
-        """Whether the text, with its lead, is within the model's context."""
-        return (
-            len(self.backbone.tokenize([text])[0].ids) + len(self.backbone.lead)
-            <= self.backbone.max_positions
-        )
+    def encode(self, texts: Sequence[str]) -> list[Encoding]:
+        """The encoding of each text, in order. Raises TooLong."""
+        encodings = []
+        for encoding in self.encode_each(texts):
+            if isinstance(encoding, TooLong):
+                raise encoding
+            encodings.append(encoding)
+        return encodings
 
-    def encode(self, texts: Sequence[str], stop: Callable[[], bool] = lambda: False) -> list[Encoding]:
-        """One encoding a text, in order. Raises TooLong, and Stopped within a batch once `stop` says so."""
-        made: list[Encoding] = []
+    def encode_each(
+        self, texts: Sequence[str], stop: Callable[[], bool] = lambda: False
+    ) -> list[Encoding | TooLong]:
+        """The encoding of each text, in order, or the error for a text that is too long.
+
+        Raises Stopped between two of the model's batches once `stop` returns True.
+        """
+        encodings: list[Encoding | TooLong] = []
         for at in range(0, len(texts), AT_ONCE):
-            made += self._encode(texts[at : at + AT_ONCE], stop)
-        return made
+            encodings += self._encode(texts[at : at + AT_ONCE], stop)
+        return encodings
 
-    def _encode(self, texts: Sequence[str], stop: Callable[[], bool]) -> list[Encoding]:
+    def _encode(self, texts: Sequence[str], stop: Callable[[], bool]) -> list[Encoding | TooLong]:
         tokens = self.backbone.tokenize(texts)
-        lead = self.backbone.lead
-        rows = [lead + t.ids for t in tokens]
-        for text, row in zip(texts, rows, strict=True):
-            if len(row) > self.backbone.max_positions:
-                raise TooLong(
-                    f"{len(row)} tokens; the model takes {self.backbone.max_positions}: {text[:60]!r}"
-                )
-        measured = self._forward(rows, fixed=True, stop=stop)
+        rows, limit = [self.backbone.lead + t.ids for t in tokens], self.backbone.max_positions
+        measured = iter(self._forward([row for row in rows if len(row) <= limit], fixed=True, stop=stop))
         return [
-            self._measure(text, t.offsets, losses, states)
-            for text, t, (losses, states) in zip(texts, tokens, measured, strict=True)
+            self._measure(text, t.offsets, *next(measured))
+            if len(row) <= limit
+            else TooLong(f"the text has {len(row)} tokens; the model takes {limit}")
+            for text, t, row in zip(texts, tokens, rows, strict=True)
         ]
 
     def ask(self, prompts: Sequence[str]) -> list[Asked]:

@@ -32,5 +32,9 @@ class Asked:
     informative: float  # nats: what a word must say at least, to be more than wording
 
 
+class TooLong(ValueError):
+    """The text has more tokens than the model's context."""
+
+
 class Stopped(Exception):
     """Raised when a caller stops the encoding of a batch before its end."""

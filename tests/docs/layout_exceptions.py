@@ -55,7 +55,6 @@ SUMMARIES: dict[str, str] = {
     "tests/client/test_client.py": "to be one sentence",
     "tests/client/test_watch.py": "to be one sentence",
     "tests/docs/layout_exceptions.py": "to be one sentence",
-    "tests/encode/test_encoder.py": "to be one sentence",
     "tests/fusion/test_asking.py": "to be one sentence",
     "tests/fusion/test_extraction.py": "to be one sentence",
     "tests/fusion/test_generation.py": "to be one sentence",
@@ -70,7 +69,6 @@ SUMMARIES: dict[str, str] = {
     "tests/retrieve/test_alignment.py": "to be one sentence",
     "tests/retrieve/test_retrieval.py": "to be one sentence",
     "tests/runtime/test_loop.py": "to be one sentence",
-    "tests/write/test_writer.py": "to be one sentence",
     "workers/bench/plot.py": "to be one sentence",
     "workers/bench/replica.py": "to be one sentence",
     "workers/bench/write.py": "to be one sentence",
@@ -82,7 +80,6 @@ SUMMARIES: dict[str, str] = {
     "workers/client/positions.py": "to be one sentence",
     "workers/client/publishing.py": "to be one sentence",
     "workers/client/watch.py": "to be one sentence",
-    "workers/encode/worker.py": "to be one sentence",
     "workers/http/__init__.py": "to be one sentence",
     "workers/http/guard.py": "to be one sentence",
     "workers/http/streams.py": "to be one sentence",
@@ -91,7 +88,6 @@ SUMMARIES: dict[str, str] = {
     "workers/observe/metrics.py": "to be one sentence",
     "workers/observe/tracing.py": "to be one sentence",
     "workers/runtime/loop.py": "to be one sentence",
-    "workers/write/changelog.py": "to be one sentence",
 }
 
 LONG_FILES: dict[str, str] = {

@@ -1,4 +1,4 @@
-"""The encoder as a worker: what cannot be taken stops nobody, and a batch ends in time. The model is a stand-in."""
+"""The encoder worker with a stand-in for the model: bad records stop nobody, and a batch ends in time."""
 
 import math
 import threading
@@ -12,13 +12,14 @@ import pytest
 from kafka import TopicPartition
 
 from pipeline.ingest.encoder import Encoder
-from pipeline.ingest.encoding import Encoding, Stopped
+from pipeline.ingest.encoding import Encoding, Stopped, TooLong
+from pipeline.memory.events import ForgetRequest, NewFact
 from pipeline.text.words import split
 from schemas import topics
 from schemas.encoding import decode_batch
 from workers.encode import worker as encoder
 from workers.kafka.clients import KafkaSettings, partition_for
-from workers.write.worker import check_rows
+from workers.write.validate import decode_events
 
 PARTITIONS = 4
 HOME = partition_for("default", PARTITIONS)
@@ -27,13 +28,10 @@ HOME = partition_for("default", PARTITIONS)
 class Model:
     encoder_id = "e"
 
-    def fits(self, text: str) -> bool:
-        return "long" not in text
-
-    def encode(self, texts: Sequence[str], stop: Callable[[], bool]) -> list[Encoding]:
+    def encode_each(self, texts: Sequence[str], stop: Callable[[], bool]) -> list[Encoding | TooLong]:
         if stop():
             raise Stopped
-        return [_encoding(text) for text in texts]
+        return [TooLong("too many tokens") if "long" in text else _encoding(text) for text in texts]
 
 
 def _encoding(text: str) -> Encoding:
@@ -65,9 +63,15 @@ class Sent:
     def reasons(self) -> dict[bytes, str]:
         return {r.value: r.said["reason"] for r in self.records if r.topic == topics.DEAD_LETTERS}
 
-    def rows(self) -> list[dict[str, Any]]:
+    def events(self) -> list[NewFact | ForgetRequest]:
         sent = [r for r in self.records if r.topic == topics.FACT_ENCODINGS]
-        return [row for r in sent for row in check_rows(r.value)]
+        return [event for r in sent for event in decode_events(r.value)]
+
+    def facts(self) -> list[NewFact]:
+        return [event for event in self.events() if isinstance(event, NewFact)]
+
+    def texts(self) -> list[str]:
+        return [fact.encoding.text for fact in self.facts()]
 
 
 @pytest.fixture
@@ -106,7 +110,7 @@ def test_each_bad_fact_is_a_dead_letter_and_its_neighbours_go_on(sent: Sent) -> 
     }
     done = worker().process(batch(b'{"text": "first"}', *bad, b'{"text": "last"}'))
     assert sent.reasons() == bad
-    assert [(row["text"], row["offset"]) for row in sent.rows()] == [("first", 0), ("last", 6)]
+    assert [(fact.encoding.text, fact.cause.offset) for fact in sent.facts()] == [("first", 0), ("last", 6)]
     assert done.fields == {"facts": 2, "dead_letters": 5} and done.offsets is None
 
 
@@ -119,7 +123,7 @@ def test_a_fact_without_a_time_of_its_own_has_that_of_kafka(sent: Sent) -> None:
     own = b'{"text": "b", "observed_at": "2020-01-01T00:00:00Z"}'
     worker().process(batch(b'{"text": "a"}', own, at=1_700_000_000_000))
     kafka, said = datetime.fromtimestamp(1_700_000_000, UTC), datetime(2020, 1, 1, tzinfo=UTC)
-    assert [(r["observed_at"], r["published_at"]) for r in sent.rows()] == [(kafka, kafka), (said, kafka)]
+    assert [(fact.observed_at, fact.published_at) for fact in sent.facts()] == [(kafka, kafka), (said, kafka)]
 
 
 def test_messages_go_to_the_partition_of_their_namespace_in_order(sent: Sent) -> None:
@@ -127,14 +131,14 @@ def test_messages_go_to_the_partition_of_their_namespace_in_order(sent: Sent) ->
     forget = b'{"forget": "%s", "namespace": "a"}' % (b"0" * 32)
     erase = b'{"forget": "%s", "namespace": "a", "erase": true}' % (b"0" * 32)
     worker().process(batch(*facts, forget, erase, partition=1))
-    assert [row["kind"] for row in sent.rows() if row["forget"]] == ["forget", "erase"]
+    assert [e.erase for e in sent.events() if isinstance(e, ForgetRequest)] == [False, True]
     for record in sent.records:
         rows = decode_batch(record.value)
         assert {row["namespace"] for row in rows.to_pylist()} == {record.key.decode()}
         assert record.partition == partition_for(record.key.decode(), PARTITIONS)
         assert rows.num_rows <= encoder.ROWS
     for namespace, count in (("a", 102), ("b", 100)):
-        offsets = [row["offset"] for row in sent.rows() if row["namespace"] == namespace]
+        offsets = [event.cause.offset for event in sent.events() if event.namespace == namespace]
         assert len(offsets) == count and offsets == sorted(offsets)
 
 
@@ -145,7 +149,7 @@ def test_a_long_batch_ends_early_and_says_where_to_go_on(sent: Sent, monkeypatch
     waiting = batch(*values[:4], partition=0, at=2) | batch(*values[4:], partition=1, at=1)
     done = worker().process(waiting)
     assert done.offsets == {TopicPartition("facts", 1): 3}  # of the partition whose facts wait longest
-    assert [row["text"] for row in sent.rows()] == ["4", "5", "6"]
+    assert sent.texts() == ["4", "5", "6"]
 
 
 def test_a_worker_that_is_to_stop_leaves_what_it_has_not_measured(
@@ -156,16 +160,16 @@ def test_a_worker_that_is_to_stop_leaves_what_it_has_not_measured(
     made = worker(stop)
     send = made._send
 
-    def send_and_stop(rows: list[dict[str, Any]]) -> None:
-        send(rows)
+    def send_and_stop(encoded: Sequence[Any]) -> None:
+        send(encoded)
         stop.set()
 
     monkeypatch.setattr(made, "_send", send_and_stop)
     done = made.process(batch(b'{"text": "a"}', b"{", b'{"text": "b"}'))
-    assert [row["text"] for row in sent.rows()] == ["a"] and sent.reasons() == {}
+    assert sent.texts() == ["a"] and sent.reasons() == {}
     assert done.offsets == {TopicPartition("facts", HOME): 1}
     again = made.process(batch(b"{", b'{"text": "b"}'))
-    assert again.offsets == {} and len(sent.rows()) == 1, "else it would be committed unread"
+    assert again.offsets == {} and len(sent.events()) == 1, "else it would be committed unread"
 
 
 def test_what_comes_later_is_not_sent_before_what_is_ahead_has_arrived(
@@ -184,4 +188,4 @@ def test_what_comes_later_is_not_sent_before_what_is_ahead_has_arrived(
     monkeypatch.setattr(sent, "flush_or_raise", ahead.clear)
     facts = [b'{"text": "fact %d", "namespace": "%s"}' % (i, (b"a", b"b")[i % 2]) for i in range(400)]
     worker().process(batch(*facts))
-    assert len(sent.rows()) == 400 and not ahead
+    assert len(sent.events()) == 400 and not ahead

@@ -88,12 +88,12 @@ def name_steps(worker: str, order: Path) -> None:
                 at("after the changelog")()
 
         wrap(WriterWorker, "process", at("taken"))
-        wrap(WriterWorker, "_write", at("decided"))
+        wrap(WriterWorker, "_append", at("decided"))
         wrap(os, "link", at("before the rename"), at("after the rename"))
         compaction.FAN = 4  # a merge every few files
         wrap(history, "merge", at("before merging"), at("merged"))
         wrap(history, "append", lambda *_: None, at("before the changelog"))
-        wrap(WriterWorker, "_tell", at("folded"))
+        wrap(WriterWorker, "_recover", at("folded"))
         wrap(
             WriterWorker, "assigned",
             lambda *_: telling.__setitem__(0, True), lambda: telling.__setitem__(0, False),

@@ -29,7 +29,7 @@ def decoders() -> dict[str, Decoder]:
     from schemas.fact import decode_fact
     from schemas.hits import MemoryHits
     from schemas.request import decode_request
-    from workers.write.worker import check_rows
+    from workers.write.validate import decode_events
 
     def taken(key: bytes | None, value: bytes | None) -> None:
         record = decode_changelog(key, value)
@@ -43,7 +43,7 @@ def decoders() -> dict[str, Decoder]:
 
     return {
         topics.FACTS: decode_fact,
-        topics.FACT_ENCODINGS: lambda key, value: check_rows(value),
+        topics.FACT_ENCODINGS: lambda key, value: decode_events(value),
         topics.MEMORY_HITS: hits,
         topics.MEMORY_CHANGELOG: taken,
         topics.GENERATION_REQUESTS: decode_request,

@@ -22,7 +22,8 @@ from pipeline.query import run as query
 from pipeline.text.words import split
 from tests.write.test_writer import HOME, agree, batch, decided, message, row, take, writer
 from workers.runtime.loop import Retry
-from workers.write.worker import check_rows, decide_rows
+from workers.write.partition import decide_events
+from workers.write.validate import decode_events
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 SECRET = "Torben Betts was from Munich."
@@ -227,16 +228,16 @@ def test_the_fold_without_the_text_is_the_fold_with_it(
             value = message(
                 row(n, "", kind="forget", forget=memory_id("default", text)) if forget else row(n, text)
             )
-            history.append(folder, HOME, n, decide_rows(bank, check_rows(value), lambda: NOW))
+            history.append(folder, HOME, n, decide_events(bank, decode_events(value), lambda: NOW))
         n = len(script)
-        history.append(folder, HOME, n, decide_rows(bank, check_rows(ask(kind, n, erased)), lambda: NOW))
+        history.append(folder, HOME, n, decide_events(bank, decode_events(ask(kind, n, erased)), lambda: NOW))
         if kind == "erase":
             erase(folder, HOME, n)
             assert erase(folder, HOME, n) == 0
         banks[kind] = fold(d for _, rows in history.read(folder, HOME) for d in rows)
         assert banks[kind].digest() == bank.digest()
         after = [row(n + 1 + i, text) for i, (text, _) in enumerate(script)]
-        made[kind] = decide_rows(banks[kind], check_rows(message(*after)), lambda: NOW)
+        made[kind] = decide_events(banks[kind], decode_events(message(*after)), lambda: NOW)
     plain = [
         [(d.outcome, d.memory_id, d.nearest, d.importance) for d in made[kind]]
         for kind in ("forget", "erase")

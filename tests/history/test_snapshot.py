@@ -17,8 +17,9 @@ from pipeline.memory.bank import Bank, fold, memory_id
 from schemas.history import CHECKPOINT
 from tests.history.test_erasure import ask, holding, said, texts
 from tests.write.test_writer import HOME, NOW, agree, batch, decided, message, row, writer
-from workers.write import worker as module
-from workers.write.worker import check_rows, decide_rows, load
+from workers.write import partition
+from workers.write.partition import decide_events, load
+from workers.write.validate import decode_events
 
 SETTINGS = Settings()
 
@@ -26,7 +27,7 @@ SETTINGS = Settings()
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """A snapshot whenever there are that many decisions more."""
-    monkeypatch.setattr(module, "UNSAVED", 4)
+    monkeypatch.setattr(partition, "CHECKPOINT_EVERY", 4)
     monkeypatch.setattr(compaction, "FAN", 4)
 
 
@@ -49,7 +50,7 @@ def test_it_is_the_fold_and_decides_the_same(
     for n, (text, kind) in enumerate(script):
         forget = row(n, "", kind="forget", forget=memory_id("default", text))
         value = message(row(n, text, fact_id=f"id-{n % 7}", category=text[:8]) if kind == "fact" else forget)
-        made = decide_rows(bank, check_rows(value), lambda: NOW)
+        made = decide_events(bank, decode_events(value), lambda: NOW)
         history.append(folder, HOME, n, made)
         if n == at:
             assert snapshot.write(folder, HOME, n, made, bank)
@@ -64,7 +65,7 @@ def test_it_is_the_fold_and_decides_the_same(
     after = message(
         *(row(len(script) + i, text, fact_id=f"id-{i % 9}") for i, (text, _) in enumerate(script))
     )
-    both = [decide_rows(one, check_rows(after), lambda: NOW) for one in (bank, kept.bank)]
+    both = [decide_events(one, decode_events(after), lambda: NOW) for one in (bank, kept.bank)]
     told = [[(d.outcome, d.memory_id, d.nearest, d.importance, d.similarity) for d in one] for one in both]
     assert told[0] == told[1] and kept.bank.digest() == bank.digest()
 

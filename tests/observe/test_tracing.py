@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.memory.events import SourceOffset
 from workers.observe import tracing
 
 ONE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -63,10 +64,10 @@ def test_an_exporter_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch)
 def test_only_decisions_of_known_records_have_spans(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[str | None, object]] = []
     monkeypatch.setattr(tracing, "done", lambda name, parent, since, said: made.append((parent, said)))
-    cause = SimpleNamespace(topic="facts", topic_id="t", partition=1, offset=7)
+    cause = SourceOffset("facts", "t", 1, 7)
     decision = SimpleNamespace(cause=cause, namespace="ada", outcome="learned", loss_delta=2.0, memory_id="m")
     tracing.decided([decision], {}, 0)
-    tracing.decided([decision], {("t", 1, 7): ONE}, 0)
+    tracing.decided([decision], {cause: ONE}, 0)
     ((parent, said),) = made
     assert parent == ONE and isinstance(said, dict) and said["factstream.outcome"] == "learned"
 

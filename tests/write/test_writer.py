@@ -1,4 +1,4 @@
-"""The writer: each fact decided once whatever is delivered again, and a changelog that never lacks what was decided."""
+"""The writer: each fact is decided once, and the changelog says what the history says."""
 
 import math
 import threading
@@ -26,7 +26,8 @@ from workers.kafka.clients import KafkaSettings, partition_for
 from workers.runtime import loop
 from workers.runtime.loop import Retry
 from workers.write import changelog
-from workers.write.worker import WriterWorker, load
+from workers.write.partition import load
+from workers.write.worker import WriterWorker
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 TEXTS = [
@@ -275,17 +276,17 @@ def test_what_a_writer_tells_that_slept_is_mended_by_the_owner(
     """It wrote its file, and stood still before the changelog; the next one has removed since what it tells then."""
     asleep, sent = writer(tmp_path)
     owner, _ = writer(tmp_path, asleep._settings)  # type: ignore[arg-type]
-    real, late = WriterWorker._send, list[tuple[int, bytes, bytes | None]]()
-    monkeypatch.setattr(WriterWorker, "_send", lambda _, *record: late.append(record))
+    real, late = WriterWorker._produce, list[tuple[int, changelog.Record]]()
+    monkeypatch.setattr(WriterWorker, "_produce", lambda _, *record: late.append(record))
     asleep.process(batch(message(row(0, TEXTS[0]))))
-    monkeypatch.setattr(WriterWorker, "_send", real)
+    monkeypatch.setattr(WriterWorker, "_produce", real)
     take(owner)
     owner.process(batch(message(row(1, TEXTS[2])), start=1))  # supersedes it
     agree(sent, tmp_path)
     owner.process(read(sent))
     committed = sent.end()
     for record in late:
-        asleep._send(*record)
+        asleep._produce(*record)
     sent.flush_or_raise()
     with pytest.raises(AssertionError):
         agree(sent, tmp_path)
@@ -384,13 +385,13 @@ def test_what_was_folded_before_the_assignment_counts_unless_somebody_wrote_sinc
     other.process(facts())
     made = WriterWorker(Local(), tmp_path, now=lambda: NOW)
     made.load(alone=False)
-    assert not made._folded  # the partitions of others are theirs
+    assert not made._loaded  # the partitions of others are theirs
     made.load(alone=True)
-    folded = made._folded[HOME]
+    folded = made._loaded[HOME]
     if wrote:
         other.process(batch(message(row(9, "Ines Okafor keeps the rota.")), start=9))
     sent = begin(made)
-    assert (made._held[HOME] is folded) != wrote and not made._folded
+    assert (made._held[HOME] is folded) != wrote and not made._loaded
     agree(sent, tmp_path)
 
 
@@ -536,27 +537,27 @@ def test_what_others_write_to_the_changelog_is_a_dead_letter_and_mended(tmp_path
 
 
 def test_runs_of_offsets_are_told_apart_and_few() -> None:
-    sent = changelog.Sent(5)
+    sent = changelog.SentOffsets(5)
     for offset in (7, 8, 9, 12, -1, 13):
         sent.add(offset)
-    assert [sent.is_compared(n) for n in (0, 4, 5)] == [True, True, False]
-    assert [n for n in range(6, 15) if sent.has(n)] == [7, 8, 9, 12, 13]
-    for offset in range(0, 10 * changelog.RUNS, 2):
+    assert [sent.was_recovered(n) for n in (0, 4, 5)] == [True, True, False]
+    assert [n for n in range(6, 15) if sent.was_sent(n)] == [7, 8, 9, 12, 13]
+    for offset in range(0, 10 * changelog.MAX_RANGES, 2):
         sent.add(100 + offset)
-    assert sum(sent.has(n) for n in range(100, 100 + 10 * changelog.RUNS)) == changelog.RUNS
+    assert sum(sent.was_sent(n) for n in range(100, 100 + 10 * changelog.MAX_RANGES)) == changelog.MAX_RANGES
 
 
 def test_a_namespace_fed_by_ever_new_brokers_can_still_be_published(tmp_path: Path) -> None:
     made, _ = writer(tmp_path)
     made.process(facts())
     bank, [last, *_] = made._held[HOME].bank, decided(tmp_path)
-    for life in range(changelog.POSITIONS + 8):
+    for life in range(changelog.MAX_POSITIONS + 8):
         cause = SourceOffset("facts", f"life-{life}", HOME, 0)
         bank.apply(Decision("default", "skipped", cause, NOW))
-    *_, (_, value) = changelog.records(bank, [last])
+    *_, (_, value) = changelog.decision_records(bank, [last])
     told = decode(PositionRecord, value)
-    assert len(told.positions) == changelog.POSITIONS
-    assert f"life-{changelog.POSITIONS + 7}/{HOME}" in told.positions
+    assert len(told.positions) == changelog.MAX_POSITIONS
+    assert f"life-{changelog.MAX_POSITIONS + 7}/{HOME}" in told.positions
 
 
 def test_rewound_offsets_on_a_broker_decide_nothing_twice(settings: KafkaSettings, tmp_path: Path) -> None:

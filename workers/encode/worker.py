@@ -1,32 +1,54 @@
-"""The encoder: facts in, measured facts out. Validates, measures, and sends what cannot be taken to the dead letters.
+"""The encoder worker: facts in, encoded facts out.
 
-At least once: encodings are flushed before the facts' offsets are committed; the writer decides each fact once, by the
-coordinates that travel with it. A batch is measured in pieces and ends after a few seconds, however long its texts are,
-and at once when the worker is to stop: what is left of it is read again.
+A record that is not a valid fact, or that the model cannot measure, goes to the dead letters. Delivery is at least once:
+encodings are flushed before the facts' offsets are committed, and the writer decides each fact once, by the source offset
+that travels with it. A batch is encoded in pieces and ends after a few seconds, however long its texts are, and at once
+when the worker is told to stop: the rest of it is read again.
 """
 
 import threading
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
-from pipeline.ingest.encoding import Stopped
-from schemas import encoding as encodings
+from pipeline.ingest.encoding import Encoding, Stopped, TooLong
+from pipeline.memory.codec import facts_to_batch
+from pipeline.memory.events import ForgetRequest, NewFact, SourceOffset, labels_of
 from schemas import topics
 from schemas.common import BadMessage
-from schemas.fact import Forget, decode_fact
+from schemas.encoding import encode_batch
+from schemas.fact import Fact, Forget, decode_fact
 from workers.kafka.clients import KafkaSettings, Producer, check_readable, dead_letter, partition_for
 from workers.observe import metrics, tracing
 from workers.runtime.loop import Done
 
-ROWS = 64  # of one message
-PIECE_BYTES = 32 * 1024  # of text measured at a time: the more, the fuller are the model's batches
-MAX_MIN_LOSS_DELTA = 1e6  # nats; what 32 bits cannot hold would spoil the message for the other facts in it
-BATCH_S = 4.0  # after which no further piece is begun
+ROWS = 64
+"""Most rows of one message."""
+PIECE_BYTES = 32 * 1024
+"""Bytes of text that are encoded together: more fill the model's batches better, and take longer to stop."""
+BATCH_S = 4.0
+"""Seconds after which no further piece is begun."""
+MAX_MIN_LOSS_DELTA = 1e6
+"""Largest threshold of a fact, nats: one that float32 cannot hold would spoil the message for its other facts."""
+
+Event = NewFact | ForgetRequest
+
+
+class Decoded(NamedTuple):
+    """A valid message that waits for its encoding."""
+
+    namespace: str
+    message: Fact | Forget
+    published_at: datetime
+    cause: SourceOffset
+
+    @property
+    def text(self) -> str:
+        return self.message.text if isinstance(self.message, Fact) else ""
 
 
 class EncoderWorker:
@@ -36,7 +58,7 @@ class EncoderWorker:
     def __init__(
         self, settings: KafkaSettings, model: str, device: str = "auto", stop: threading.Event | None = None
     ) -> None:
-        """`stop` ends what is being measured: it would take a CPU longer than a worker may take to stop."""
+        """`stop` ends the encoding: on a CPU it takes longer than a worker may take to stop."""
         self._settings, self._model, self._device = settings, model, device
         self._stop = stop or threading.Event()
         self._producer: Producer | None = None
@@ -64,106 +86,113 @@ class EncoderWorker:
             self._producer.close()
 
     def process(self, records: dict[Any, list[Any]]) -> Done:
+        """Encode a batch, or as much of it as there is time for, and send what became of it."""
         assert self._producer is not None
-        oldest = sorted(records, key=lambda partition: records[partition][0].timestamp)
-        waiting = [(partition, record) for partition in oldest for record in records[partition]]
-        started, begin, facts, bad = time.monotonic(), 0, 0, 0
-        while begin < len(waiting) and (begin == 0 or time.monotonic() - started < BATCH_S):
-            taken, refused, room, end = [], [], PIECE_BYTES, begin
-            while end < len(waiting) and room > 0:
-                record, end = waiting[end][1], end + 1
-                try:
-                    row = self._row(record)
-                except BadMessage as bad_message:
-                    refused.append((record, bad_message))
-                else:
-                    taken.append((record, row))
-                    room -= len((row.get("text") or "").encode())
+        oldest_first = sorted(records, key=lambda partition: records[partition][0].timestamp)
+        waiting = [(partition, record) for partition in oldest_first for record in records[partition]]
+        started, end, facts = time.monotonic(), 0, 0
+        while end < len(waiting) and (end == 0 or time.monotonic() - started < BATCH_S):
+            decoded = self._decode_piece(record for _, record in waiting[end:])
+            piece = [record for _, record in waiting[end : end + len(decoded)]]
+            since = tracing.now()
             try:
-                rows = self._encode(taken)
+                events = self._encode(decoded)
             except Stopped:
                 break
-            for record, error in refused:
-                self._refuse(record, error)
-            facts, bad, begin = facts + len(rows), bad + end - begin - len(rows), end
-            self._send(rows)
+            taken = []
+            for record, event in zip(piece, events, strict=True):
+                if isinstance(event, BadMessage):
+                    self._refuse(record, event)
+                else:
+                    taken.append((record, event))
+            self._send(_observed(taken, since))
+            end, facts = end + len(piece), facts + len(taken)
         self._producer.flush_or_raise()
-        offsets = {partition: record.offset + 1 for partition, record in waiting[:begin]}
-        return Done({"facts": facts, "dead_letters": bad}, offsets if begin < len(waiting) else None)
+        offsets = {partition: record.offset + 1 for partition, record in waiting[:end]}
+        fields: dict[str, object] = {"facts": facts, "dead_letters": end - facts}
+        return Done(fields, offsets if end < len(waiting) else None)
 
-    def _encode(self, taken: list[tuple[Any, dict[str, Any]]]) -> list[dict[str, Any]]:
-        """The rows, measured; those that cannot be go to the dead letters."""
-        since = tracing.now()
-        self._measure([row for _, row in taken if row["kind"] == "fact"])
-        rows = []
-        for record, row in taken:
-            if row["kind"] == "fact" and not _finite(row):
-                self._refuse(record, BadMessage("not-measurable", "the model's losses on it are not finite"))
-            else:
-                said = tracing.where(record) | {"factstream.namespace": row["namespace"]}
-                row["trace"] = tracing.done("encode", tracing.of(record.headers), since, said)
-                rows.append(row)
-        metrics.ENCODED.inc(len(rows))
-        return rows
+    def _decode_piece(self, records: Iterable[Any]) -> list[Decoded | BadMessage]:
+        """The first records, decoded, until their texts have PIECE_BYTES."""
+        decoded: list[Decoded | BadMessage] = []
+        size = 0
+        for record in records:
+            try:
+                decoded.append(one := self._decode(record))
+                size += len(one.text.encode())
+            except BadMessage as error:
+                decoded.append(error)
+            if size >= PIECE_BYTES:
+                break
+        return decoded
+
+    def _decode(self, record: Any) -> Decoded:
+        check_readable(record)
+        namespace, message = decode_fact(record.key, record.value)
+        try:  # a producer may write any number there
+            published_at = datetime.fromtimestamp(max(record.timestamp, 0) / 1000, UTC)
+        except (ValueError, OverflowError, OSError):
+            raise BadMessage(
+                "invalid-timestamp", f"the Kafka timestamp {record.timestamp} is not a time"
+            ) from None
+        if isinstance(message, Fact) and abs(message.min_loss_delta or 0.0) > MAX_MIN_LOSS_DELTA:
+            raise BadMessage("invalid-field", f"min_loss_delta: more than {MAX_MIN_LOSS_DELTA:g} nats")
+        cause = SourceOffset(topics.FACTS, self._topic_id, record.partition, record.offset)
+        return Decoded(namespace, message, published_at, cause)
+
+    def _encode(self, piece: Sequence[Decoded | BadMessage]) -> list[Event | BadMessage]:
+        """What becomes of each record of a piece, in order. Raises Stopped."""
+        texts = [d.text for d in piece if isinstance(d, Decoded) and isinstance(d.message, Fact)]
+        encodings = iter(self._encoder.encode_each(texts, self._stop.is_set))
+        return [d if isinstance(d, BadMessage) else _event(d, encodings) for d in piece]
 
     def _refuse(self, record: Any, error: BadMessage) -> None:
         assert self._producer is not None
         dead_letter(self._producer, record, error.reason, str(error), self.name, datetime.now(UTC))
-        said = tracing.where(record)
-        tracing.done("encode", tracing.of(record.headers), tracing.now(), said, error.reason)
+        where = tracing.where(record)
+        tracing.done("encode", tracing.of(record.headers), tracing.now(), where, error.reason)
 
-    def _send(self, rows: list[dict[str, Any]]) -> None:
+    def _send(self, encoded: Sequence[tuple[Event, str | None]]) -> None:
+        """Send events, each with its trace context, in messages of one namespace."""
         assert self._producer is not None
-        by_namespace: dict[str, list[dict[str, Any]]] = {}
-        for row in rows:
-            by_namespace.setdefault(row["namespace"], []).append(row)
+        by_namespace = defaultdict(list)
+        for event, trace in encoded:
+            by_namespace[event.namespace].append((event, trace))
         for begin in range(0, max(map(len, by_namespace.values()), default=0), ROWS):
             for namespace, own in by_namespace.items():
-                if piece := own[begin : begin + ROWS]:
-                    batch = pa.RecordBatch.from_pylist(piece, schema=encodings.FACT_ENCODINGS)
+                if some := own[begin : begin + ROWS]:
+                    events, traces = zip(*some, strict=True)
+                    value = encode_batch(facts_to_batch(events, self._encoder.encoder_id))
                     partition = partition_for(namespace, self._partitions)
-                    value = encodings.encode_batch(batch)
-                    headers = tracing.headers_of_rows([row["trace"] for row in piece])
+                    headers = tracing.headers_of_rows(traces)
                     self._producer.send(topics.FACT_ENCODINGS, value, namespace.encode(), partition, headers)
-            # A producer that gives one record up may deliver the next. Of a namespace's facts the writer takes
-            # none that is older than what it has decided: so no message is sent before the one ahead of it arrived.
+            # A producer that gives up one record may still deliver the next. The writer takes no fact of a namespace that
+            # is older than one it has decided, so a message is sent only after the one before it has arrived.
             self._producer.flush_or_raise()
 
-    def _row(self, record: Any) -> dict[str, Any]:
-        check_readable(record)
-        namespace, message = decode_fact(record.key, record.value)
-        try:  # a producer writes what it likes there
-            published = datetime.fromtimestamp(max(record.timestamp, 0) / 1000, UTC)
-        except (ValueError, OverflowError, OSError):
-            raise BadMessage(
-                "invalid-timestamp", f"the Kafka timestamp {record.timestamp} is no time"
-            ) from None
-        row: dict[str, Any] = {
-            "topic_id": self._topic_id, "partition": record.partition, "offset": record.offset,
-            "namespace": namespace, "published_at": published, "observed_at": published,
-            "encoder_id": self._encoder.encoder_id,
-        }  # fmt: skip
-        if isinstance(message, Forget):
-            return row | {"kind": "erase" if message.erase else "forget", "forget": message.forget}
-        if message.min_loss_delta is not None and abs(message.min_loss_delta) > MAX_MIN_LOSS_DELTA:
-            raise BadMessage("invalid-field", f"min_loss_delta: more than {MAX_MIN_LOSS_DELTA:g} nats")
-        if not self._encoder.fits(message.text):
-            raise BadMessage("too-long", "the text has more tokens than the model takes")
-        return row | {
-            "kind": "fact", "text": message.text, "category": message.category, "source": message.source,
-            "fact_id": message.fact_id, "observed_at": message.observed_at or published,
-            "min_loss_delta": message.min_loss_delta,
-        }  # fmt: skip
 
-    def _measure(self, rows: list[dict[str, Any]]) -> None:
-        texts = [row["text"] for row in rows]
-        for row, e in zip(rows, self._encoder.encode(texts, self._stop.is_set), strict=True):
-            row |= {
-                "base_loss": e.base_loss, "recall_loss": e.recall_loss, "loss_delta": e.loss_delta,
-                "priors": e.priors, "surprisals": e.surprisals, "vectors": e.vectors.tobytes(),
-            }  # fmt: skip
+def _event(decoded: Decoded, encodings: Iterator[Encoding | TooLong]) -> Event | BadMessage:
+    """A decoded message with the next of the encodings, if it is a fact."""
+    namespace, message, published_at, cause = decoded
+    if isinstance(message, Forget):
+        return ForgetRequest(namespace, message.forget, message.erase, published_at, cause)
+    encoding = next(encodings)
+    if isinstance(encoding, TooLong):
+        return BadMessage("too-long", str(encoding))
+    losses = (encoding.base_loss, encoding.recall_loss, encoding.loss_delta)
+    if not all(np.isfinite(numbers).all() for numbers in (losses, encoding.priors, encoding.surprisals)):
+        return BadMessage("not-measurable", "the model's losses on the text are not finite")
+    observed_at = message.observed_at or published_at
+    return NewFact(
+        namespace, encoding, observed_at, published_at, cause, message.min_loss_delta, **labels_of(message)
+    )
 
 
-def _finite(row: dict[str, Any]) -> bool:
-    numbers = [row["base_loss"], row["recall_loss"], row["loss_delta"], *row["priors"], *row["surprisals"]]
-    return bool(np.isfinite(numbers).all())
+def _observed(taken: Sequence[tuple[Any, Event]], since: int) -> list[tuple[Event, str | None]]:
+    """The events, counted, each with the trace context of a span that began at `since`."""
+    metrics.ENCODED.inc(len(taken))
+    spans = [tracing.where(record) | {"factstream.namespace": event.namespace} for record, event in taken]
+    return [
+        (event, tracing.done("encode", tracing.of(record.headers), since, span))
+        for (record, event), span in zip(taken, spans, strict=True)
+    ]

@@ -131,14 +131,14 @@ def done(
     return context_of(span)
 
 
-def decided(made: Iterable[Any], parents: Mapping[tuple[str, int, int], str | None], since: int) -> None:
-    """A span for each decision (pipeline.memory.events.Decision) of a record that is known here by its coordinates."""
+def decided(made: Iterable[Any], parents: Mapping[Any, str | None], since: int) -> None:
+    """A span for each decision (pipeline.memory.events.Decision) whose cause, a SourceOffset, has a parent context."""
     for d in made:
-        where = (d.cause.topic_id, d.cause.partition, d.cause.offset)
-        if where in parents:
-            done("decide", parents[where], since, {
-                "messaging.destination.name": d.cause.topic, "messaging.destination.partition.id": str(where[1]),
-                "messaging.kafka.offset": where[2], "factstream.namespace": d.namespace,
+        if d.cause in parents:
+            done("decide", parents[d.cause], since, {
+                "messaging.destination.name": d.cause.topic,
+                "messaging.destination.partition.id": str(d.cause.partition),
+                "messaging.kafka.offset": d.cause.offset, "factstream.namespace": d.namespace,
                 "factstream.outcome": d.outcome, "factstream.loss_delta": d.loss_delta,
                 "factstream.memory_id": d.memory_id,
             })  # fmt: skip

@@ -297,6 +297,7 @@ class _Loop:
         )
 
     def _commit(self, done: Done) -> None:
+        """Commit the offsets of a batch that `process` has made durable: step 5 of workers/write/worker.py's `_commit`."""
         offsets = {tp: records[-1].offset + 1 for tp, records in self.batch.items()}
         if done.offsets is not None and done.ahead:
             offsets = done.offsets

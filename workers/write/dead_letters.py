@@ -1,0 +1,33 @@
+"""Dead letters as rows for queries: what their headers say, and the original bytes."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline.history import log as history
+from schemas import topics
+from schemas.common import BadMessage
+from schemas.dead_letter import MAX_ERROR_CHARS, decode_headers
+from workers.kafka.clients import check_readable
+
+
+def keep(data: Path, topic_id: str, records: Sequence[Any], worker: str, now: datetime) -> None:
+    """Write consecutive records of one partition into one file of the data folder; again is the same. Raises HistoryError."""
+    first, last = records[0], records[-1]
+    name = f"{topic_id}-{first.partition}-{first.offset}-{last.offset}"
+    history.append_dead_letters(data, [_row(record, worker, now) for record in records], name)
+
+
+def _row(record: Any, worker: str, now: datetime) -> dict[str, Any]:
+    """The columns of schemas.dead_letter.DEAD_LETTERS. A record without valid headers becomes a letter about itself: a dead
+    letter about it would be one more record of the same topic."""
+    try:
+        check_readable(record)
+        row = decode_headers(record.headers)
+    except BadMessage as error:
+        row = {
+            "topic": topics.DEAD_LETTERS, "partition": record.partition, "offset": record.offset,
+            "reason": error.reason, "error": str(error)[:MAX_ERROR_CHARS], "worker": worker, "time": now,
+        }  # fmt: skip
+    return row | {"key": record.key, "value": record.value}

@@ -1,0 +1,95 @@
+"""Validation of fact-encodings: a message becomes facts and requests to forget, or raises BadMessage.
+
+The topic is not trusted: whatever passes here can be decided, kept and published. Each column is checked as a whole, by the
+types that the fields have in the messages.
+"""
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from pipeline.memory.codec import facts_from_batch
+from pipeline.memory.events import ForgetRequest, NewFact
+from pipeline.text.words import terms_of
+from schemas.common import (
+    BadMessage,
+    FactText,
+    Finite,
+    MemoryId,
+    Message,
+    Namespace,
+    Offset,
+    ShortText,
+    validate,
+)  # fmt: skip
+from schemas.encoding import MAX_VECTOR_BYTES, decode_batch
+from workers.kafka.clients import partition_for
+
+Id = Annotated[str, Field(pattern=r"^[0-9A-Za-z_-]{1,64}$")]
+
+
+class AllRows(Message):
+    kind: list[Literal["fact", "forget", "erase"]]
+    topic_id: list[Id]
+    partition: list[Annotated[int, Field(ge=0)]]
+    offset: list[Offset]
+    namespace: list[Namespace]
+    encoder_id: list[Id]
+
+
+class FactRows(Message):
+    text: list[FactText]
+    category: list[ShortText | None]
+    source: list[ShortText | None]
+    fact_id: list[ShortText | None]
+    min_loss_delta: list[Finite | None]
+    base_loss: list[Finite]
+    recall_loss: list[Finite]
+    loss_delta: list[Finite]
+
+
+class ForgetRows(Message):
+    forget: list[MemoryId]
+
+
+def decode_events(value: bytes | None) -> list[NewFact | ForgetRequest]:
+    """The events of a message on fact-encodings, in order. Raises BadMessage if any row is invalid."""
+    batch = decode_batch(value)
+    is_fact = pc.equal(batch.column("kind"), "fact")
+    facts, requests = batch.filter(is_fact), batch.filter(pc.invert(is_fact))
+    for model, rows in ((AllRows, batch), (FactRows, facts), (ForgetRows, requests)):
+        validate(model, {name: rows.column(name).to_pylist() for name in model.model_fields})
+    _check_words(facts)
+    try:
+        return facts_from_batch(batch)
+    except (ValueError, OverflowError) as error:  # what a request to forget should not have, or a time
+        raise BadMessage("invalid-field", f"a row cannot be read: {error}") from None
+
+
+def _check_words(facts: pa.RecordBatch) -> None:
+    """Each text's words have finite priors and surprisals, and a vector each, all of one size."""
+    words = [len(terms_of(text)) for text in facts.column("text").to_pylist()]
+    for name in ("priors", "surprisals"):
+        if pc.list_value_length(facts.column(name)).to_pylist() != words:
+            raise BadMessage("invalid-field", f"{name}: not one for each word of the text")
+        if not np.isfinite(facts.column(name).flatten().to_numpy(zero_copy_only=False)).all():
+            raise BadMessage("invalid-field", f"{name}: missing or not finite")
+    for count, size in zip(words, pc.binary_length(facts.column("vectors")).to_pylist(), strict=True):
+        if size is None or size > MAX_VECTOR_BYTES or (size % count if count else size):
+            raise BadMessage("invalid-field", f"vectors: {size} bytes for a text of {count} words")
+
+
+def check_owner(record: Any, namespaces: Iterable[str], partitions: int) -> None:
+    """Raises BadMessage for a record on another partition than its namespaces', or with another namespace as its key.
+
+    A namespace has one partition, hence one bank. The key is what ACLs and people go by.
+    """
+    for namespace in namespaces:
+        if (owner := partition_for(namespace, partitions)) != record.partition:
+            raise BadMessage("wrong-partition", f"the namespace {namespace!r} belongs to partition {owner}")
+        if record.key is not None and record.key != namespace.encode():
+            raise BadMessage("key-mismatch", f"the key is not the body's namespace {namespace!r}")
