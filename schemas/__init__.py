@@ -1,4 +1,1 @@
-"""Every message on every topic, and the columns of the history: one module a message.
-
-Knows what a valid message is. Knows nothing of models, memories or Kafka clients.
-"""
+"""Schemas of the messages on every topic and of the columns on disk: one module per message."""

@@ -1,7 +1,7 @@
 """`memory-changelog`: the memory as a compacted topic. Key `namespace/memory_id`; a tombstone removes.
 
-Beside the memories each namespace has one position record, key `namespace/`: how far its facts are decided. By
-it a publisher waits for its facts, and a request waits for a memory that has them (read your writes).
+Each namespace also has one position record, key `namespace/`: how far its facts are decided. With it a publisher waits
+for its facts, and a request waits for a memory that has them (read your writes).
 """
 
 import re
@@ -44,12 +44,12 @@ Outcome = Literal[
 """What became of a fact, or of a memory.
 
 learned      stored as a new memory
-superseded   stored, and an older memory on the same subject and relation left
-reinforced   known already by a memory
-skipped      the loss gate: the model knows it, storing it would buy nothing
+superseded   stored, and an older memory on the same subject and relation was removed
+reinforced   a memory says the same already
+skipped      by the loss gate: the model knows it, so storing it would not help
 outdated     older than what is remembered
 duplicate    its fact_id was decided before
-evicted      left for want of room
+evicted      removed because the namespace is full
 forgotten    removed on request
 erased       removed on request, and its text taken out of the history
 used         answered a request
@@ -57,7 +57,7 @@ used         answered a request
 
 
 class MemoryRecord(Message):
-    """One memory, whole: all that a replica needs to retrieve and to read it."""
+    """One complete memory: everything that a replica needs to retrieve it and to answer with it."""
 
     memory_id: MemoryId
     namespace: Namespace
@@ -67,7 +67,9 @@ class MemoryRecord(Message):
     fact_id: ShortText | None = None
     observed_at: Timestamp
     learned_at: Timestamp
-    importance: Finite = Field(description="log2 of the undecayed importance; see pipeline/memory/bank.py.")
+    importance: Finite = Field(
+        description="log2 of the undecayed importance: its order never changes by waiting."
+    )
     uses: Annotated[int, Field(ge=0)] = 0
     reinforced: Annotated[int, Field(ge=0)] = 0
     loss_delta: Finite
@@ -80,7 +82,7 @@ class MemoryRecord(Message):
 
 
 class Decided(Message):
-    """One fact's verdict, as told to whoever waits for it."""
+    """The verdict on one fact, for the client that waits for it."""
 
     topic_id: ShortText
     partition: Annotated[int, Field(ge=0)]
@@ -91,7 +93,7 @@ class Decided(Message):
 
 
 class PositionRecord(Message):
-    """How far the facts of a namespace are decided, and the last batch's verdicts."""
+    """How far the facts of a namespace are decided, and the verdicts of the last batch."""
 
     namespace: Namespace
     positions: Positions
@@ -103,9 +105,9 @@ def changelog_key(namespace: str, memory_id: str = "") -> bytes:
 
 
 def decode_changelog(key: bytes | None, value: bytes | None) -> MemoryRecord | PositionRecord | None:
-    """A record of the changelog, its key checked against its body; None for a tombstone. Raises `BadMessage`.
+    """A record of the changelog, its key checked against its body; None for a tombstone. Raises BadMessage.
 
-    A tombstone may have any key: it removes what was there, which may be a record that should not have been.
+    A tombstone may have any key: it removes what is there, which may be an invalid record.
     """
     if value is None:
         return None

@@ -1,7 +1,7 @@
-"""What all messages share: their limits, their field types, and the strict JSON they are read from.
+"""Common parts of all messages: limits, field types, and decoding from strict JSON.
 
 Nothing on a topic is trusted. `decode` turns bytes into a model or raises `BadMessage`, whose `reason` is a
-short code for dashboards and whose text tells a person what to mend. It never raises anything else.
+short code for dashboards and whose text tells a person what to fix. It raises nothing else.
 """
 
 import base64
@@ -24,7 +24,7 @@ from pydantic import (
 MAX_TEXT_BYTES = 8 * 1024
 """Longest text of a fact, in bytes of UTF-8."""
 MAX_MESSAGE_BYTES = 256 * 1024
-"""Longest JSON message that is parsed at all; longer ones are dead-lettered unread."""
+"""Longest JSON message that is parsed at all; a longer one is a dead letter."""
 NAMESPACE_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 MEMORY_ID_PATTERN = r"^[0-9a-f]{32}$"
 REQUEST_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
@@ -33,7 +33,7 @@ _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class BadMessage(ValueError):
-    """A message that cannot be taken: `reason` is a stable code, the text says what is wrong."""
+    """An invalid message: `reason` is a stable code, the text says what is wrong."""
 
     def __init__(self, reason: str, error: str) -> None:
         super().__init__(error)
@@ -41,10 +41,10 @@ class BadMessage(ValueError):
 
 
 def _printable(text: str) -> str:
-    """Refuse control characters (but tab and line breaks), which no fact needs and terminals obey."""
+    """Refuse control characters, which terminals obey, except tab and line breaks."""
     if found := _UNPRINTABLE.search(text):
         if found[0] >= "\ud800":
-            raise ValueError("a lone surrogate, which UTF-8 cannot hold")
+            raise ValueError("a lone surrogate, which UTF-8 cannot encode")
         raise ValueError(f"control character U+{ord(found[0]):04X}")
     return text
 
@@ -53,7 +53,7 @@ def _fact_text(text: str) -> str:
     if not text.strip():
         raise ValueError("the text is blank")
     if (size := len(text.encode("utf-8", "surrogatepass"))) > MAX_TEXT_BYTES:
-        raise ValueError(f"the text has {size} bytes; at most {MAX_TEXT_BYTES} are taken")
+        raise ValueError(f"the text has {size} bytes; at most {MAX_TEXT_BYTES} are allowed")
     return _printable(text)
 
 
@@ -73,7 +73,7 @@ def _timestamp(value: Any) -> datetime:
 
 
 def _from_base64(value: Any) -> Any:
-    """JSON has no bytes: a string is base64. Bytes given in Python are taken as they are."""
+    """JSON has no bytes, so a string is base64. Bytes given in Python stay as they are."""
     return base64.b64decode(value, validate=True) if isinstance(value, str) else value
 
 
@@ -121,7 +121,7 @@ Positions = Annotated[
 
 
 class Message(BaseModel):
-    """Base of every JSON message: frozen, strict about types, and it knows all its fields."""
+    """Base of every JSON message: frozen, strict about types, without unknown fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -130,7 +130,7 @@ M = TypeVar("M", bound=Message)
 
 
 def parse_json(value: bytes | None, limit: int = MAX_MESSAGE_BYTES) -> dict[str, Any]:
-    """The JSON object in `value`. orjson refuses NaN, infinities and invalid UTF-8 by itself."""
+    """The JSON object in `value`. Raises BadMessage. orjson refuses NaN and infinities by itself."""
     if value is None:
         raise BadMessage("empty", "the message has no value")
     if len(value) > limit:
@@ -149,7 +149,7 @@ def parse_json(value: bytes | None, limit: int = MAX_MESSAGE_BYTES) -> dict[str,
 
 
 def validate(model: type[M], body: dict[str, Any]) -> M:
-    """`body` as a `model`, or `BadMessage` with one clear line: the field and what is wrong with it."""
+    """`body` as a `model`. Raises BadMessage with one clear line: the field and what is wrong with it."""
     try:
         return model.model_validate(body)
     except ValidationError as error:
@@ -160,15 +160,17 @@ def validate(model: type[M], body: dict[str, Any]) -> M:
 
 
 def decode(model: type[M], value: bytes | None, limit: int = MAX_MESSAGE_BYTES) -> M:
+    """A message from JSON. Raises BadMessage."""
     return validate(model, parse_json(value, limit))
 
 
 def encode(message: Message) -> bytes:
-    """The message as JSON, with the fields that were not given left out."""
+    """The message as JSON, without the fields that are None."""
     return message.model_dump_json(exclude_none=True).encode()
 
 
 def decode_key(key: bytes | None, what: str) -> str | None:
+    """A Kafka key as text; `what` it must be goes into the error. Raises BadMessage."""
     if key is None:
         return None
     try:

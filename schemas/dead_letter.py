@@ -1,4 +1,4 @@
-"""`dead-letters`: the original bytes and key, untouched; what was wrong stands in the headers."""
+"""`dead-letters`: invalid records with their original bytes and key; the headers say what is wrong."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ DEAD_LETTERS = pa.schema(
         pa.field("value", pa.binary()),
     ]
 )
-"""The columns in which the writer keeps dead letters for the `dead_letters` view."""
+"""Columns in which the writer keeps dead letters, for the `dead_letters` view."""
 
 
 def headers(
@@ -36,16 +36,18 @@ def headers(
 
 
 def decode_headers(pairs: Iterable[tuple[str, bytes | None]]) -> dict[str, Any]:
-    """What the headers of a dead letter say, as the columns of `DEAD_LETTERS`. Raises `BadMessage`."""
-    said = {name: (value or b"").decode("utf-8", "replace")[:MAX_ERROR_CHARS] for name, value in pairs}
+    """The headers of a dead letter, as columns of `DEAD_LETTERS`. Raises BadMessage."""
+    texts = {name: (value or b"").decode("utf-8", "replace")[:MAX_ERROR_CHARS] for name, value in pairs}
     try:
-        row: dict[str, Any] = {name: said[name] for name in HEADERS}
-        row |= {"partition": int(said["partition"]), "offset": int(said["offset"])}
-        row["time"] = datetime.fromisoformat(said["time"]).astimezone(UTC)
+        row: dict[str, Any] = {name: texts[name] for name in HEADERS}
+        row |= {"partition": int(texts["partition"]), "offset": int(texts["offset"])}
+        row["time"] = datetime.fromisoformat(texts["time"]).astimezone(UTC)
     except KeyError as error:
-        raise BadMessage("invalid-headers", f"no letter of a worker: no header {error}") from None
+        raise BadMessage(
+            "invalid-headers", f"not a worker's dead letter: the header {error} is missing"
+        ) from None
     except (ValueError, OverflowError) as error:
-        raise BadMessage("invalid-headers", f"no letter of a worker: {error}") from None
+        raise BadMessage("invalid-headers", f"not a worker's dead letter: {error}") from None
     if not (0 <= row["partition"] < 2**31 and 0 <= row["offset"] < 2**63):
-        raise BadMessage("invalid-headers", "no letter of a worker: partition or offset out of range")
+        raise BadMessage("invalid-headers", "not a worker's dead letter: partition or offset out of range")
     return row

@@ -40,9 +40,9 @@ def encode_batch(batch: pa.RecordBatch) -> bytes:
 
 
 def decode_batch(value: bytes | None) -> pa.RecordBatch:
-    """The record batch of a message, its schema and every offset checked; raises `BadMessage`.
+    """The record batch of a message, with its schema and every buffer offset checked. Raises BadMessage.
 
-    What is decoded is never larger than the message: a packed body, which may declare any size, is refused.
+    The batch is never larger than the message: a compressed body, which may declare any size, is refused.
     """
     if not value:
         raise BadMessage("empty", "the message has no value")
@@ -52,23 +52,21 @@ def decode_batch(value: bytes | None) -> pa.RecordBatch:
         if first.type != "schema" or not (schema := pa.ipc.read_schema(first)).equals(FACT_ENCODINGS):
             raise BadMessage("invalid-schema", "the columns are not those of fact-encodings")
         if second.type != "record batch":
-            raise BadMessage("invalid-arrow", f"a {second.type} in the place of the record batch")
+            raise BadMessage("invalid-arrow", f"a {second.type} instead of the record batch")
         try:
             reader.read_next_message()
         except StopIteration:
             pass
         else:
             raise BadMessage("invalid-arrow", "more than one record batch in the message")
-        if _is_packed(second.metadata.to_pybytes()):
-            raise BadMessage(
-                "invalid-arrow", "the record batch is compressed; compression is Kafka's business"
-            )
+        if _is_compressed(second.metadata.to_pybytes()):
+            raise BadMessage("invalid-arrow", "the record batch is compressed; leave compression to Kafka")
         batch = pa.ipc.read_record_batch(second, schema)
         if not 1 <= batch.num_rows <= MAX_ROWS:
             raise BadMessage("invalid-arrow", f"{batch.num_rows} rows; a message has 1 to {MAX_ROWS}")
         # An IPC message may declare offsets that point outside of its buffers.
         batch.validate(full=True)
-        # A time may lie outside of the years that Python knows.
+        # A time may be outside of the years that Python has.
         for name in ("observed_at", "published_at"):
             pc.min_max(batch.column(name)).as_py()
     except BadMessage:
@@ -83,11 +81,11 @@ def decode_batch(value: bytes | None) -> pa.RecordBatch:
     return batch
 
 
-def _is_packed(metadata: bytes) -> bool:
-    """Whether a record batch's message has a compressed body, which Arrow's reader would unpack to any size.
+def _is_compressed(metadata: bytes) -> bool:
+    """Whether the body of a record batch is compressed. Arrow's reader would decompress it to any size.
 
-    pyarrow does not tell, so this reads the flatbuffer: Message.header, of it RecordBatch.compression
-    (Message.fbs of the Arrow format; a field's place stands in its table's vtable, 0 where it is absent).
+    pyarrow does not expose this, so the flatbuffer is read: RecordBatch.compression in Message.header (Message.fbs of the
+    Arrow format). A table's vtable has the offset of each field, 0 if the field is absent.
     """
 
     def field(table: int, index: int) -> int:

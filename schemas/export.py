@@ -1,7 +1,7 @@
 """Export of the messages to other languages: a JSON Schema each, and one AsyncAPI 3 document.
 
-All of it is derived from the models; nothing is described twice. Run as `python -m schemas.export`. The outputs are
-committed beside this file, and a test fails when they have drifted.
+Everything is derived from the models. Run as `python -m schemas.export`. The outputs are committed beside this file, and a
+test fails when they have drifted.
 """
 
 from pathlib import Path
@@ -31,7 +31,7 @@ MESSAGES: dict[str, type[Message]] = {
     "generation-response": GenerationResponse,
     "response-delta": ResponseDelta,
 }
-"""Every JSON message, by the name of its file."""
+"""Every JSON message by the name of its file."""
 
 _NAMESPACE = {"type": "string", "pattern": NAMESPACE_PATTERN}
 _REQUEST_ID = {"type": "string", "pattern": REQUEST_ID_PATTERN}
@@ -47,13 +47,13 @@ _TRACE = {
     "traceparent": {
         "type": "string",
         "pattern": f"^{_CONTEXT}$",
-        "description": "W3C Trace Context; may be left out.",
+        "description": "W3C Trace Context; optional.",
     }
 }
 _TRACES = {
     "traceparents": {
         "type": "string", "pattern": f"^({_CONTEXT})?(,({_CONTEXT})?)*$",
-        "description": "The trace context of each row, in order, between commas; may be left out.",
+        "description": "The trace context of each row, in order, separated by commas; optional.",
     }
 }  # fmt: skip
 _TRACED = ("fact", "forget", "memory-hits", "generation-request", "generation-response")
@@ -163,7 +163,7 @@ def _message(name: str, key: dict[str, Any]) -> dict[str, Any]:
         } | bindings
     return {
         "name": name,
-        "summary": "The original value and key, untouched; what was wrong stands in the headers.",
+        "summary": "The original value and key; the headers say what is wrong.",
         "contentType": "application/octet-stream",
         "headers": {
             "type": "object",

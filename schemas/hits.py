@@ -1,4 +1,4 @@
-"""`memory-hits`: which memories answered a request, so that use counts in pruning. Key: the namespace."""
+"""`memory-hits`: which memories answered, so that use counts in eviction. The key is the namespace."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""`generation-requests`: a prompt to answer. Key: the request_id, by which the response is found."""
+"""`generation-requests`: a prompt to answer. The key is the request_id, which the response repeats."""
 
 import re
 from typing import Annotated, Literal
@@ -33,7 +33,7 @@ def _given(name: str, kind: str) -> JsonValue:
 
 
 class GenerationRequest(Message):
-    """Exactly one of `prompt` (continued as it stands) and `messages` (a chat, in the model's template)."""
+    """Exactly one of `prompt` (continued as it is) and `messages` (a chat, in the model's template)."""
 
     model_config = ConfigDict(
         json_schema_extra={"oneOf": [_given("prompt", "string"), _given("messages", "array")]}
@@ -43,7 +43,7 @@ class GenerationRequest(Message):
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=256)] | None = None
     namespace: Namespace | Annotated[list[Namespace], Field(min_length=1, max_length=16)] = Field(
         default=DEFAULT_NAMESPACE,
-        description="Whose memories may answer: one, or a list (a persona and what everybody shares).",
+        description="Namespaces whose memories may answer: one, or a list (a persona and a shared one).",
     )
     max_new_tokens: Annotated[int, Field(ge=1, le=2048)] = 32
     temperature: Annotated[Finite, Field(ge=0, le=10)] = Field(default=0.0, description="0 is greedy.")
@@ -54,19 +54,17 @@ class GenerationRequest(Message):
     )
     use_memory: bool = True
     stream: bool = Field(
-        default=False, description="Send the text as it is generated, in deltas before the response."
+        default=False, description="Send the text in deltas while it is generated, before the whole response."
     )
     tokens: bool = Field(
-        default=False, description="Say of each token of the answer how far the memories moved it."
+        default=False, description="Report for each token of the answer how far the memories moved it."
     )
     after: Annotated[dict[Namespace, Positions], Field(max_length=16)] | None = Field(
         default=None,
         description="Answer only from a memory that has decided these facts "
         "(positions as `publish` reports them).",
     )
-    deadline: Timestamp | None = Field(
-        default=None, description="An answer later than this is an error response."
-    )
+    deadline: Timestamp | None = Field(default=None, description="After this time the response is an error.")
 
     @model_validator(mode="after")
     def _one_of_prompt_and_messages(self) -> "GenerationRequest":
@@ -82,7 +80,7 @@ class GenerationRequest(Message):
 
 
 def decode_request(key: bytes | None, value: bytes | None) -> tuple[str, GenerationRequest]:
-    """The request_id and the request of a record on `generation-requests`; raises `BadMessage`."""
+    """The request_id and the request of a record on `generation-requests`. Raises BadMessage."""
     request_id = request_id_of(key)
     if request_id is None:
         raise BadMessage("invalid-key", f"the key must be the request_id ({REQUEST_ID_PATTERN})")
@@ -90,7 +88,7 @@ def decode_request(key: bytes | None, value: bytes | None) -> tuple[str, Generat
 
 
 def request_id_of(key: bytes | None) -> str | None:
-    """The request_id that a key names, or None: without one nobody can be answered."""
+    """The request_id in a key; None if it has none, and then nobody can be answered."""
     try:
         text = decode_key(key, "request_id")
     except BadMessage:

@@ -8,7 +8,7 @@ from schemas.common import Finite, MemoryId, Message, Namespace, RequestId
 
 
 class UsedMemory(Message):
-    """A memory that was retrieved for the prompt; it spoke where its gate is above 0."""
+    """A memory that was retrieved for the prompt; it took part in the answer if its gate is above 0."""
 
     memory_id: MemoryId
     namespace: Namespace
@@ -19,11 +19,11 @@ class UsedMemory(Message):
 
 
 class Token(Message):
-    """A piece of the answer; all of them together are its text."""
+    """A piece of the answer; joined together they are its text."""
 
     text: str
     moved: Annotated[Finite, Field(ge=-1, le=1)] = Field(
-        description="Its probability with the memories, less the bare model's."
+        description="Its probability with the memories, minus that of the bare model."
     )
 
 
@@ -45,7 +45,7 @@ class ResponseError(Message):
 
 
 class GenerationResponse(Message):
-    """The whole answer, or why there is none."""
+    """The complete answer, or the error."""
 
     request_id: RequestId
     text: str = ""
@@ -53,7 +53,7 @@ class GenerationResponse(Message):
     finish_reason: Literal["stop", "length", "error"]
     usage: Usage | None = None
     timings: Timings | None = None
-    tokens: list[Token] | None = Field(default=None, description="Where the request asked for them.")
+    tokens: list[Token] | None = Field(default=None, description="If the request asked for them.")
     error: ResponseError | None = None
 
 

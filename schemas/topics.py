@@ -1,4 +1,4 @@
-"""The topics: their names, what their keys mean, and how they are created."""
+"""Topics: their names, the meaning of their keys, and how they are created."""
 
 from dataclasses import dataclass, field
 
@@ -11,7 +11,7 @@ GENERATION_RESPONSES = "generation-responses"
 DEAD_LETTERS = "dead-letters"
 
 MAX_RECORD_BYTES = 8 * 1024 * 1024
-"""`max.message.bytes` of every topic: room to dead-letter a fact far over its limit whole."""
+"""`max.message.bytes` of every topic: even a fact far over its limit fits whole into dead-letters."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Topic:
 
 
 TOPICS = [
-    Topic(FACTS, "namespace", "The public way in: facts, and requests to forget."),
+    Topic(FACTS, "namespace", "The public input: facts, and requests to forget."),
     Topic(
         FACT_ENCODINGS,
         "namespace",
@@ -37,10 +37,14 @@ TOPICS = [
     ),
     Topic(MEMORY_HITS, "namespace", "Which memories answered, from the generator to the writer."),
     Topic(GENERATION_REQUESTS, "request_id", "Prompts to answer."),
-    Topic(GENERATION_RESPONSES, "request_id", "Answers; streamed ones as deltas before the whole."),
+    Topic(
+        GENERATION_RESPONSES,
+        "request_id",
+        "Answers; a streamed one is sent in deltas before the complete one.",
+    ),
     Topic(
         DEAD_LETTERS,
         "the original's",
-        "What could not be taken: the original bytes, and the reason in the headers.",
+        "Invalid records: the original bytes, with the reason in the headers.",
     ),
 ]

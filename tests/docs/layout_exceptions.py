@@ -101,7 +101,6 @@ LONG_FILES: dict[str, str] = {
     "tests/http/test_ui.py": "627 lines",
     "tests/kafka/test_broker.py": "457 lines",
     "tests/runtime/test_loop.py": "428 lines",
-    "tests/schemas/test_schemas.py": "378 lines",
     "tests/write/test_writer.py": "603 lines",
     "workers/cli/app.py": "389 lines",
     "workers/cli/bench.py": "385 lines",
@@ -111,7 +110,6 @@ LONG_FILES: dict[str, str] = {
     "workers/kafka/clients.py": "377 lines",
     "workers/runtime/loop.py": "381 lines",
     "workers/runtime/supervisor.py": "380 lines",
-    "workers/write/worker.py": "404 lines",
 }
 
 LONG_FOLDERS: dict[str, str] = {}

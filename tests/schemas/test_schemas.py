@@ -1,12 +1,10 @@
-"""What may come on a topic: taken or refused with a reason, and described to others as it is."""
+"""Messages: valid ones are decoded, others refused with a reason, and the exported schemas agree."""
 
 import json
-import random
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 import yaml
 from hypothesis import given
@@ -16,7 +14,6 @@ from jsonschema import Draft202012Validator
 from schemas import export, topics
 from schemas.changelog import Decided, MemoryRecord, PositionRecord
 from schemas.common import MAX_TEXT_BYTES, BadMessage, Message, decode, encode
-from schemas.encoding import FACT_ENCODINGS, MAX_ROWS, decode_batch, encode_batch
 from schemas.fact import Fact, Forget, decode_fact
 from schemas.hits import Hit, MemoryHits
 from schemas.request import ChatMessage, GenerationRequest, decode_request
@@ -26,7 +23,7 @@ FOLDER = Path(export.__file__).parent
 TIME = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ID = "0123456789abcdef" * 2
 
-# --- what is exported ---
+# --- exported schemas ---
 
 
 def test_committed_schemas_are_those_of_the_models(tmp_path: Path) -> None:
@@ -143,7 +140,7 @@ EXAMPLES: list[tuple[str, dict[str, Any], bool]] = [
 
 
 @pytest.mark.parametrize("name, body, good", EXAMPLES)
-def test_model_and_schema_take_and_refuse_the_same(name: str, body: dict[str, Any], good: bool) -> None:
+def test_model_and_schema_accept_and_refuse_the_same(name: str, body: dict[str, Any], good: bool) -> None:
     schema = json.loads((FOLDER / f"{name}.schema.json").read_bytes())
     assert Draft202012Validator(schema).is_valid(body) is good
     value = json.dumps(body).encode()
@@ -184,7 +181,7 @@ MESSAGES: list[Message] = [
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
-def test_each_message_comes_back_as_it_was(message: Message) -> None:
+def test_each_message_is_decoded_as_it_was_encoded(message: Message) -> None:
     value = encode(message)
     assert decode(type(message), value) == message
     (name,) = (name for name, model in export.MESSAGES.items() if model is type(message))
@@ -214,12 +211,12 @@ facts = st.builds(
 
 
 @given(facts)
-def test_any_fact_comes_back_as_it_was(fact: Fact) -> None:
+def test_any_fact_is_decoded_as_it_was_encoded(fact: Fact) -> None:
     namespace, back = decode_fact(None, encode(fact))
     assert back == fact and namespace == (fact.namespace or "default")
 
 
-# --- what comes on facts ---
+# --- facts and requests ---
 
 BAD: list[tuple[str, bytes | None, bytes | None, str]] = [
     ("tombstone", b"default", None, "empty"),
@@ -257,7 +254,7 @@ def test_a_bad_fact_is_refused_with_its_reason(key: bytes | None, value: bytes |
     assert 0 < len(str(caught.value)) < 500, "one line for a person, not the message again"
 
 
-def test_the_namespace_is_the_bodys_else_the_keys_else_default() -> None:
+def test_the_namespace_is_that_of_the_body_else_the_key_else_default() -> None:
     assert decode_fact(b"one", b'{"text": "a"}')[0] == "one"
     assert decode_fact(None, b'{"text": "a", "namespace": "two"}')[0] == "two"
     assert decode_fact(b"two", b'{"text": "a", "namespace": "two"}')[0] == "two"
@@ -270,7 +267,7 @@ def test_a_time_without_offset_is_utc() -> None:
 
 
 @given(st.none() | st.binary(max_size=40), st.binary(max_size=200))
-def test_random_bytes_raise_nothing_but_bad_message(key: bytes | None, value: bytes) -> None:
+def test_random_bytes_raise_only_bad_message(key: bytes | None, value: bytes) -> None:
     for read in (decode_fact, decode_request):
         with pytest.raises(BadMessage):
             read(key, value)
@@ -282,93 +279,3 @@ def test_a_request_needs_its_id_as_the_key() -> None:
         with pytest.raises(BadMessage) as caught:
             decode_request(key, b'{"prompt": "a"}')
         assert caught.value.reason == "invalid-key"
-
-
-# --- what comes on fact-encodings ---
-
-
-def batch(rows: int = 2, **changed: Any) -> pa.RecordBatch:
-    row = {
-        "kind": "fact", "topic_id": "t", "partition": 0, "offset": 1, "namespace": "default", "text": "a b",
-        "observed_at": TIME, "published_at": TIME, "encoder_id": "e", "base_loss": 2.0, "recall_loss": 0.5,
-        "loss_delta": 1.5, "priors": [1.0, 2.0], "surprisals": [1.0, 2.0], "vectors": b"\x00\x01",
-    }  # fmt: skip
-    return pa.RecordBatch.from_pylist([row | changed] * rows, schema=FACT_ENCODINGS)
-
-
-def test_a_batch_comes_back_as_it_was() -> None:
-    assert decode_batch(encode_batch(batch())).equals(batch())
-
-
-def several() -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, FACT_ENCODINGS) as writer:
-        writer.write_batch(batch())
-        writer.write_batch(batch())
-    return bytes(sink.getvalue())
-
-
-def packed(codec: str) -> bytes:
-    """4 MiB of zeros in a few hundred bytes of body: what unpacks to any size is not unpacked."""
-    options = pa.ipc.IpcWriteOptions(compression=codec)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, FACT_ENCODINGS, options=options) as writer:
-        writer.write_batch(batch(rows=1, vectors=bytes(4 << 20)))
-    return bytes(sink.getvalue())
-
-
-def test_a_packed_batch_is_refused_before_it_is_unpacked() -> None:
-    for codec in ("zstd", "lz4"):
-        value, before = packed(codec), pa.default_memory_pool().max_memory()
-        with pytest.raises(BadMessage, match="compressed"):
-            decode_batch(value)
-        assert pa.default_memory_pool().max_memory() == before
-
-
-def other_columns() -> bytes:
-    table = pa.table({"text": ["a"]})
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())
-
-
-@pytest.mark.parametrize(
-    "value, reason",
-    [
-        (None, "empty"),
-        (b"", "empty"),
-        (b"{}", "invalid-arrow"),
-        (several(), "invalid-arrow"),
-        (other_columns(), "invalid-schema"),
-        (encode_batch(batch(rows=0)), "invalid-arrow"),
-        (encode_batch(batch(rows=MAX_ROWS + 1)), "invalid-arrow"),
-        (encode_batch(batch(namespace=None)), "invalid-field"),
-    ],
-)
-def test_a_bad_batch_is_refused_with_its_reason(value: bytes | None, reason: str) -> None:
-    with pytest.raises(BadMessage) as caught:
-        decode_batch(value)
-    assert caught.value.reason == reason
-
-
-GOOD = encode_batch(batch())
-
-
-@given(st.binary(max_size=300))
-def test_random_bytes_are_no_batch(value: bytes) -> None:
-    with pytest.raises(BadMessage):
-        decode_batch(value)
-
-
-@given(st.integers(0, len(GOOD) - 9), st.integers(0, 2**32))
-def test_a_cut_or_damaged_batch_raises_nothing_but_bad_message(cut: int, seed: int) -> None:
-    with pytest.raises(BadMessage):
-        decode_batch(GOOD[: cut - cut % 8])
-    damaged, chance = bytearray(GOOD), random.Random(seed)
-    for _ in range(chance.randint(1, 4)):
-        damaged[chance.randrange(len(damaged))] = chance.randrange(256)
-    try:
-        decode_batch(bytes(damaged)).to_pylist()
-    except BadMessage as error:
-        assert error.reason in ("invalid-arrow", "invalid-schema", "invalid-field", "empty")
