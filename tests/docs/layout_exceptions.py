@@ -101,7 +101,6 @@ LONG_FILES: dict[str, str] = {
     "tests/http/test_ui.py": "627 lines",
     "tests/kafka/test_broker.py": "457 lines",
     "tests/runtime/test_loop.py": "428 lines",
-    "tests/write/test_writer.py": "603 lines",
     "workers/cli/app.py": "389 lines",
     "workers/cli/bench.py": "385 lines",
     "workers/client/watch.py": "320 lines",

@@ -1,4 +1,4 @@
-"""The encoder worker with a stand-in for the model: bad records stop nobody, and a batch ends in time."""
+"""The encoder worker with a stand-in model: invalid records do not stop it; batches end in time."""
 
 import math
 import threading
@@ -53,15 +53,15 @@ class Sent:
         partition: int,
         headers: Iterable[tuple[str, bytes]] = (),
     ) -> None:
-        said = {name: text.decode() for name, text in headers}
+        texts = {name: text.decode() for name, text in headers}
         self.records.append(
-            SimpleNamespace(topic=topic, value=value, key=key, partition=partition, said=said)
+            SimpleNamespace(topic=topic, value=value, key=key, partition=partition, headers=texts)
         )
 
     def flush_or_raise(self) -> None: ...
 
     def reasons(self) -> dict[bytes, str]:
-        return {r.value: r.said["reason"] for r in self.records if r.topic == topics.DEAD_LETTERS}
+        return {r.value: r.headers["reason"] for r in self.records if r.topic == topics.DEAD_LETTERS}
 
     def events(self) -> list[NewFact | ForgetRequest]:
         sent = [r for r in self.records if r.topic == topics.FACT_ENCODINGS]
@@ -100,7 +100,7 @@ def batch(
     return {TopicPartition("facts", partition): records}
 
 
-def test_each_bad_fact_is_a_dead_letter_and_its_neighbours_go_on(sent: Sent) -> None:
+def test_each_invalid_fact_is_a_dead_letter_and_the_others_go_on(sent: Sent) -> None:
     bad = {
         b"{": "invalid-json",
         b'{"text": "a long one"}': "too-long",
@@ -114,16 +114,19 @@ def test_each_bad_fact_is_a_dead_letter_and_its_neighbours_go_on(sent: Sent) -> 
     assert done.fields == {"facts": 2, "dead_letters": 5} and done.offsets is None
 
 
-def test_a_timestamp_that_is_no_time_is_a_dead_letter(sent: Sent) -> None:
+def test_an_impossible_kafka_timestamp_is_a_dead_letter(sent: Sent) -> None:
     worker().process(batch(b'{"text": "a"}', at=2**62))
     assert sent.reasons() == {b'{"text": "a"}': "invalid-timestamp"}
 
 
-def test_a_fact_without_a_time_of_its_own_has_that_of_kafka(sent: Sent) -> None:
+def test_a_fact_without_a_time_has_the_kafka_timestamp(sent: Sent) -> None:
     own = b'{"text": "b", "observed_at": "2020-01-01T00:00:00Z"}'
     worker().process(batch(b'{"text": "a"}', own, at=1_700_000_000_000))
-    kafka, said = datetime.fromtimestamp(1_700_000_000, UTC), datetime(2020, 1, 1, tzinfo=UTC)
-    assert [(fact.observed_at, fact.published_at) for fact in sent.facts()] == [(kafka, kafka), (said, kafka)]
+    kafka, own_time = datetime.fromtimestamp(1_700_000_000, UTC), datetime(2020, 1, 1, tzinfo=UTC)
+    assert [(fact.observed_at, fact.published_at) for fact in sent.facts()] == [
+        (kafka, kafka),
+        (own_time, kafka),
+    ]
 
 
 def test_messages_go_to_the_partition_of_their_namespace_in_order(sent: Sent) -> None:
@@ -142,7 +145,7 @@ def test_messages_go_to_the_partition_of_their_namespace_in_order(sent: Sent) ->
         assert len(offsets) == count and offsets == sorted(offsets)
 
 
-def test_a_long_batch_ends_early_and_says_where_to_go_on(sent: Sent, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_batch_ends_early_with_the_next_offsets(sent: Sent, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoder, "BATCH_S", 0.0)
     monkeypatch.setattr(encoder, "PIECE_BYTES", 3)
     values = [b'{"text": "%d"}' % i for i in range(8)]  # a byte each, so three a piece
@@ -152,7 +155,7 @@ def test_a_long_batch_ends_early_and_says_where_to_go_on(sent: Sent, monkeypatch
     assert sent.texts() == ["4", "5", "6"]
 
 
-def test_a_worker_that_is_to_stop_leaves_what_it_has_not_measured(
+def test_a_worker_that_must_stop_leaves_the_rest_of_its_batch(
     sent: Sent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encoder, "PIECE_BYTES", 1)
@@ -172,7 +175,7 @@ def test_a_worker_that_is_to_stop_leaves_what_it_has_not_measured(
     assert again.offsets == {} and len(sent.events()) == 1, "else it would be committed unread"
 
 
-def test_what_comes_later_is_not_sent_before_what_is_ahead_has_arrived(
+def test_a_message_is_sent_only_after_the_one_before_it_arrived(
     sent: Sent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a producer that gives up a record and delivers the next would lose facts: the writer goes by the offset."""

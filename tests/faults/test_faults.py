@@ -16,7 +16,7 @@ from pipeline.history import log as history
 from pipeline.history.log import HistoryError
 from schemas import topics
 from tests.history.test_history import assert_same, sample
-from tests.write.test_writer import (
+from tests.write.local_writer import (
     HOME,
     NOW,
     OUTCOMES,

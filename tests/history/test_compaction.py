@@ -20,7 +20,7 @@ from pipeline.memory.events import Decision
 from pipeline.query import run as query
 from tests.history.test_erasure import SAID, ask, holding, said
 from tests.history.test_history import assert_same, decision
-from tests.write.test_writer import HOME, agree, batch, decided, take, writer
+from tests.write.local_writer import HOME, agree, batch, decided, take, writer
 
 NEVER, ALWAYS = 0.0, float("inf")
 """Moments at which nothing that was merged is old enough to be removed, and all of it is."""

@@ -16,7 +16,7 @@ from pipeline.history import log as history
 from pipeline.memory.bank import Bank, fold, memory_id
 from schemas.history import CHECKPOINT
 from tests.history.test_erasure import ask, holding, said, texts
-from tests.write.test_writer import HOME, NOW, agree, batch, decided, message, row, writer
+from tests.write.local_writer import HOME, NOW, agree, batch, decided, message, row, writer
 from workers.write import partition
 from workers.write.partition import decide_events, load
 from workers.write.validate import decode_events

@@ -1,16 +1,33 @@
 """Validation of fact-encodings: every column is checked, and what passes is what the encoder sent."""
 
 import dataclasses
+import math
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipeline.ingest.encoding import Encoding
 from pipeline.memory.codec import facts_to_batch
 from pipeline.memory.events import ForgetRequest, NewFact, SourceOffset
+from schemas import topics
 from schemas.common import BadMessage
 from schemas.encoding import FACT_ENCODINGS, encode_batch
+from tests.write.local_writer import (
+    HOME,
+    PARTITIONS,
+    TEXTS,
+    agree,
+    batch,
+    decided,
+    message,
+    row,
+    writer,
+)
+from workers.kafka.clients import partition_for
 from workers.write.validate import AllRows, FactRows, ForgetRows, decode_events
 
 AT = datetime(2026, 1, 2, tzinfo=UTC)
@@ -60,3 +77,66 @@ def test_words_of_one_row_cannot_make_up_for_anothers() -> None:
     batch = facts_to_batch([fact(0, "The lamp.", 1), fact(1, "The lamp.", 3)], "e")
     with pytest.raises(BadMessage, match="priors"):
         decode_events(encode_batch(batch))
+
+
+FORGED: dict[str, Callable[[], bytes]] = {
+    "not arrow": lambda: b"ARROW1 or so",
+    "a loss that is no number": lambda: message(row(0, TEXTS[0], base_loss=math.nan)),
+    "an infinite surprisal": lambda: message(row(0, TEXTS[0], surprisals=[math.inf] * 5)),
+    "fewer priors than words": lambda: message(row(0, TEXTS[0], priors=[1.0])),
+    "no priors": lambda: message(row(0, TEXTS[0], priors=None)),
+    "vectors that do not fit": lambda: message(row(0, TEXTS[0], vectors=b"123")),
+    "vectors too large to publish": lambda: message(row(0, TEXTS[0], vectors=bytes(5 * 2**20))),
+    "a blank text": lambda: message(row(0, " ")),
+    "no text": lambda: message(row(0, TEXTS[0]) | {"text": None}),
+    "an infinite threshold": lambda: message(row(0, TEXTS[0], min_loss_delta=math.inf)),
+    "an unknown kind": lambda: message(row(0, TEXTS[0], kind="order")),
+    "a negative offset": lambda: message(row(-1, TEXTS[0])),
+    "a forget with a negative offset": lambda: message(row(-1, "", kind="forget", forget="a" * 32)),
+    "a forget of nothing": lambda: message(row(0, "", kind="forget")),
+    "a topic id nobody has": lambda: message(row(0, TEXTS[0], topic_id="x" * 10_000)),
+    "no encoder": lambda: message(row(0, TEXTS[0], encoder_id="")),
+    "no namespace": lambda: message(row(0, TEXTS[0], namespace="No Such")),
+    "a namespace of another partition": lambda: message(row(0, TEXTS[0], namespace="elsewhere")),
+    "one bad row among good ones": lambda: message(row(0, TEXTS[0]), row(1, TEXTS[1], priors=[])),
+    "a time beyond the calendar": lambda: message_at(2**62),
+}
+
+
+def message_at(microseconds: int) -> bytes:
+    at = pa.array([microseconds], pa.timestamp("us", tz="UTC"))
+    table = pa.RecordBatch.from_pylist([row(0, TEXTS[0])], schema=FACT_ENCODINGS)
+    columns = [at if name == "observed_at" else table.column(name) for name in FACT_ENCODINGS.names]
+    return encode_batch(pa.RecordBatch.from_arrays(columns, schema=FACT_ENCODINGS))
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_a_forged_message_is_a_dead_letter_and_the_writer_goes_on(name: str, tmp_path: Path) -> None:
+    assert partition_for("elsewhere", PARTITIONS) != HOME
+    worker, sent = writer(tmp_path)
+    value = FORGED[name]()
+    worker.process(batch(value, message(row(9, TEXTS[0]))))
+    [letter] = sent.on(topics.DEAD_LETTERS)
+    assert letter.value == value and letter.key == b"default" and dict(letter.headers)["reason"]
+    assert [(d.cause.offset, d.outcome) for d in decided(tmp_path)] == [(9, "learned")]
+    agree(sent, tmp_path)
+
+
+def test_a_key_that_names_another_namespace_is_a_dead_letter(tmp_path: Path) -> None:
+    worker, sent = writer(tmp_path)
+    hits = b'{"namespace":"default","request_id":"r","answered_at":"2026-01-02T00:00:00Z","hits":[{"memory_id":"%s","gate":0.5}]}'
+    for value, topic in (
+        (message(row(0, TEXTS[0])), topics.FACT_ENCODINGS),
+        (hits % (b"a" * 32), topics.MEMORY_HITS),
+    ):
+        records = batch(value, value, topic=topic)
+        [(first, second)] = records.values()
+        first.key, second.key = b"elsewhere", None
+        worker.process(records)
+    assert [dict(letter.headers)["reason"] for letter in sent.on(topics.DEAD_LETTERS)] == [
+        b"key-mismatch"
+    ] * 2
+    assert [d.outcome for d in decided(tmp_path)] == [
+        "learned",
+        "used",
+    ]  # a record without a key says nothing else

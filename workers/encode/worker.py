@@ -3,7 +3,7 @@
 A record that is not a valid fact, or that the model cannot measure, goes to the dead letters. Delivery is at least once:
 encodings are flushed before the facts' offsets are committed, and the writer decides each fact once, by the source offset
 that travels with it. A batch is encoded in pieces and ends after a few seconds, however long its texts are, and at once
-when the worker is told to stop: the rest of it is read again.
+when the worker must stop: the rest of it is read again.
 """
 
 import threading
