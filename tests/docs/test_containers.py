@@ -115,10 +115,10 @@ def test_volumes_are_declared_and_lie_where_the_image_keeps_things() -> None:
 def test_environment_is_one_that_the_workers_read() -> None:
     source = "".join(f.read_text() for package in PACKAGES for f in (ROOT / package).rglob("*.py"))
     read = set(re.findall(r"FACTSTREAM_[A-Z_]+", source)) | set(KafkaSettings().env())
-    told = set(re.findall(r"FACTSTREAM_[A-Z_]+", DOCKERFILE))
+    named = set(re.findall(r"FACTSTREAM_[A-Z_]+", DOCKERFILE))
     for service in WORKERS.values():
-        told |= {name for name in service["environment"] if name.startswith("FACTSTREAM_")}
-    assert told - read == set()
+        named |= {name for name in service["environment"] if name.startswith("FACTSTREAM_")}
+    assert named - read == set()
 
 
 # --- the wheel and the image ---

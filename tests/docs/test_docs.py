@@ -35,7 +35,7 @@ pytestmark = pytest.mark.xdist_group("docs")  # its tests share a stack
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
 PAGES = ("quickstart", "publishing", "consuming", "operating")  # in this order, on one stack
-SAID = {
+PRINTED = {
     "quickstart": ["2 learned, 1 skipped", "without memory", "walnut", "1 superseded", "oak", "forgotten: "],
     "publishing": ["2 decided: 2 learned", "Counter({'learned': 1})"],
     "consuming": ["walnut", "['The Harlow desk lamp is made of walnut.']", '"finish_reason"', "Juniper"],
@@ -98,11 +98,9 @@ def everything_is_decided(stack: Stack) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_and_programs_of_a_page_run_in_its_order(stack: Stack, page: str) -> None:
-    folder, said = stack.folder / page, ""
+    folder, printed = stack.folder / page, ""
     folder.mkdir()
-    if (
-        page == "operating"
-    ):  # a backup has what is decided, so what the pages before it asked and published must be
+    if page == "operating":  # a backup has what is decided, so all of the pages before it must be
         everything_is_decided(stack)
     for block in blocks(page):
         if block.mark.startswith("not run: ") or block.kind not in ("sh", "python"):
@@ -113,11 +111,11 @@ def test_the_commands_and_programs_of_a_page_run_in_its_order(stack: Stack, page
         command = ["sh", "-euc", code] if block.kind == "sh" else [sys.executable, "-c", code]
         done = subprocess.run(command, cwd=folder, env=stack.env, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, f"{block.code}\n{done.stdout}\n{done.stderr}"
-        said += done.stdout
-    for words in SAID[page]:
-        assert words in said, said
+        printed += done.stdout
+    for words in PRINTED[page]:
+        assert words in printed, printed
     if page == "operating":  # the digests of the history and of its backup
-        first, second = re.findall(r"^[0-9a-f]{64}$", said, re.MULTILINE)
+        first, second = re.findall(r"^[0-9a-f]{64}$", printed, re.MULTILINE)
         assert first == second
 
 
@@ -155,23 +153,23 @@ def test_a_connector_gives_facts_as_they_must_be(block: Block) -> None:
     assert {key.split(".")[1] for key in config if key.startswith("transforms.")} == set(names)
     if query := config.get("query"):
         inner = query.split("(select ")[1].split(" from product")[0]
-        made = {re.split(r"\s", column.strip())[-1] for column in inner.split(", ")}
-        assert made - {config["transforms.drop.exclude"]} <= set(Fact.model_fields)
+        columns = {re.split(r"\s", column.strip())[-1] for column in inner.split(", ")}
+        assert columns - {config["transforms.drop.exclude"]} <= set(Fact.model_fields)
 
 
 def test_the_fields_of_a_fact_and_the_outcomes_are_those_of_the_code() -> None:
     table = (DOCS / "publishing.md").read_text().split("| field | | |")[1].split("\n\n")[0]
     assert set(re.findall(r"^\| (\w+) \|", table, re.MULTILINE)) == set(Fact.model_fields)
-    told = re.findall(r"^\| (\w+) \| ", (DOCS / "concepts.md").read_text(), re.MULTILINE)
-    assert set(told) - {"outcome"} == set(get_args(Outcome)) - {"evicted", "forgotten", "erased", "used"}
+    named = re.findall(r"^\| (\w+) \| ", (DOCS / "concepts.md").read_text(), re.MULTILINE)
+    assert set(named) - {"outcome"} == set(get_args(Outcome)) - {"evicted", "forgotten", "erased", "used"}
 
 
 def test_every_metric_is_in_the_page() -> None:
     page = (DOCS / "operating.md").read_text()
     assert metrics.LAG  # they are registered
     known = {f.name for f in REGISTRY.collect() if f.name.startswith("factstream_")}
-    told = {re.sub("_total$", "", name) for name in re.findall(r"\bfactstream_[a-z_]+\b", page)}
-    assert told == known
+    named = {re.sub("_total$", "", name) for name in re.findall(r"\bfactstream_[a-z_]+\b", page)}
+    assert named == known
 
 
 def test_the_site_has_every_page_and_its_links_and_pictures_exist() -> None:

@@ -15,8 +15,8 @@ EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
 @pytest.fixture(scope="module")
 def facts() -> list[Fact]:
-    made = [decode_fact(None, line)[1] for line in (EXAMPLES / "facts.jsonl").read_bytes().splitlines()]
-    return [fact for fact in made if isinstance(fact, Fact)]
+    decoded = [decode_fact(None, line)[1] for line in (EXAMPLES / "facts.jsonl").read_bytes().splitlines()]
+    return [fact for fact in decoded if isinstance(fact, Fact)]
 
 
 def test_the_script_makes_the_committed_files(tmp_path: Path) -> None:

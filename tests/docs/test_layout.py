@@ -3,6 +3,7 @@
 import ast
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from tests.docs.layout_exceptions import IMPORTS, KAFKA, LONG_FILES, LONG_FOLDERS, LONG_NAMES, SUMMARIES
@@ -31,13 +32,18 @@ ABOVE_LIBRARY = {
 """What a package leaves to those above it."""
 
 Floors = tuple[tuple[str, ...], ...]
-SOURCES = {
-    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
-    for floor in PACKAGES
-    for package in floor
-    for path in sorted((ROOT / package).rglob("*.py"))
-}
-TREES = {path: ast.parse(source) for path, source in SOURCES.items()}
+
+
+@cache
+def sources() -> dict[str, str]:
+    """By path, from the repository's root."""
+    files = (path for (package,) in PACKAGES for path in sorted((ROOT / package).rglob("*.py")))
+    return {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in files}
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    return {path: ast.parse(source) for path, source in sources().items()}
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
@@ -78,7 +84,7 @@ def upward_imports(path: str, tree: ast.AST) -> set[str]:
 def test_every_folder_has_its_floor() -> None:
     for package, floors in FOLDERS.items():
         parts = {
-            Path(path).relative_to(package).parts[0] for path in SOURCES if path.startswith(f"{package}/")
+            Path(path).relative_to(package).parts[0] for path in sources() if path.startswith(f"{package}/")
         }
         known = {part for floor in floors for part in floor}
         assert {part.removesuffix(".py") for part in parts} - {"__init__"} <= known
@@ -86,7 +92,7 @@ def test_every_folder_has_its_floor() -> None:
 
 def test_a_lower_folder_never_imports_a_higher_one() -> None:
     wrong = {
-        f"{path} -> {other}" for path, tree in TREES.items() for other in upward_imports(path, tree)
+        f"{path} -> {other}" for path, tree in trees().items() for other in upward_imports(path, tree)
     } - IMPORTS.keys()
     assert not wrong, "the order is in PACKAGES and FOLDERS; imports have full names"
 
@@ -106,7 +112,7 @@ def test_an_upward_import_is_found_wherever_it_stands() -> None:
 def test_only_one_folder_imports_the_kafka_client() -> None:
     wrong = {
         path
-        for path, tree in TREES.items()
+        for path, tree in trees().items()
         if not path.startswith(("workers/kafka/", "tests/"))
         and any(name.split(".")[0] == "kafka" for name in imports(tree))
     } - KAFKA.keys()
@@ -115,27 +121,27 @@ def test_only_one_folder_imports_the_kafka_client() -> None:
 
 def test_every_module_begins_with_what_it_is() -> None:
     wrong = set[str]()
-    for path, tree in TREES.items():
+    for path, tree in trees().items():
         summary = (ast.get_docstring(tree) or "").split("\n")[0]
-        if SOURCES[path].strip() and not (summary.endswith(".") and len(summary) <= MAX_SUMMARY):
+        if sources()[path].strip() and not (summary.endswith(".") and len(summary) <= MAX_SUMMARY):
             wrong.add(path)
     assert not wrong - SUMMARIES.keys(), "one sentence of at most 100 characters"
 
 
 def test_no_file_is_long() -> None:
-    lengths = {path: len(source.splitlines()) for path, source in SOURCES.items()}
+    lengths = {path: len(source.splitlines()) for path, source in sources().items()}
     assert not {path: n for path, n in lengths.items() if n > MAX_LINES and path not in LONG_FILES}
 
 
 def test_no_folder_is_crowded() -> None:
-    files = Counter(str(Path(path).parent) for path in SOURCES)
+    files = Counter(str(Path(path).parent) for path in sources())
     assert not {folder: n for folder, n in files.items() if n > MAX_FILES and folder not in LONG_FOLDERS}
 
 
 def test_names_of_tests_are_short() -> None:
     long = [
         f"{path}: {node.name}"
-        for path, tree in TREES.items()
+        for path, tree in trees().items()
         if path.startswith("tests/") and path not in LONG_NAMES
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_") and len(node.name) > MAX_NAME

@@ -66,6 +66,6 @@ def test_every_environment_variable_of_the_code_has_its_row() -> None:
     )
     settings = KafkaSettings(sasl_mechanism="PLAIN", username="u", password="p", ca_file="f")
     used = set(re.findall(r"FACTSTREAM_[A-Z]+(?:_[A-Z]+)*", code)) | set(settings.env())
-    told = set(re.findall(r"FACTSTREAM_[A-Z_]+", README.split("## Settings")[1].split("## ")[0]))
+    named = set(re.findall(r"FACTSTREAM_[A-Z_]+", README.split("## Settings")[1].split("## ")[0]))
     between = {"FACTSTREAM_READY_FD", "FACTSTREAM_ALONE"}  # a supervisor and its workers
-    assert told == used - between
+    assert named == used - between

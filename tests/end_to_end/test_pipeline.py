@@ -122,11 +122,11 @@ def test_a_newer_fact_answers_and_a_forgotten_one_does_not(stack: Stack) -> None
     where = ("--bootstrap", stack.settings.bootstrap, "--topic-prefix", stack.settings.topic_prefix)
     command(stack, "memories", "forget", answer.memories[0].memory_id, *where)
     assert query.run(stack.data, "select * from memories where text like '%Zephyr%'").num_rows == 0
-    made = query.run(
+    rows = query.run(
         stack.data, "select distinct memory_id from history where text like '%Zephyr%'"
     ).to_pylist()
-    assert len(made) == 2
-    for row in made:
+    assert len(rows) == 2
+    for row in rows:
         command(stack, "memories", "forget", "--erase", row["memory_id"], *where)
     assert query.run(stack.data, "select * from history where text like '%Zephyr%'").num_rows == 0
     assert query.run(stack.data, "select * from generations where prompt like '%Zephyr%'").num_rows == 0
@@ -166,7 +166,9 @@ def test_the_same_folder_makes_the_same_memory_and_the_same_answer(tmp_path: Pat
     again = start(tmp_path, kafka, f"p{os.getpid()}.again.")
     try:
         assert "walnut" in before
-        wait_until(lambda: ask(again, prompt).text == before)  # its replica fills from a changelog told anew
+        wait_until(
+            lambda: ask(again, prompt).text == before
+        )  # its replica fills from a changelog written anew
         refused = subprocess.run(
             [sys.executable, "-m", "workers.cli", "up", "--data", str(tmp_path), "--port", str(free_port())],
             capture_output=True, text=True,

@@ -141,7 +141,7 @@ class CrashRun:
         """Kills or pauses a worker of the kind at the step, and lets the paused one go on."""
         own = self.host.of_kind(fault.worker)
         number = signal.SIGKILL if fault.kind == "kill" else signal.SIGSTOP
-        if fault.step == "half told":  # a takeover sends the difference: without one there is nothing to send
+        if fault.step == "half the difference":  # without a difference a takeover has nothing to send
             self._leave_a_difference(own)
         if fault.step:
             give_order(own, fault, number)

@@ -31,7 +31,7 @@ STEPS = {
         "half the changelog", "after the changelog", "before the commit", "after the commit", "before merging", "merged",
     ),
 }  # fmt: skip
-STARTING = ("folded", "half told")
+STARTING = ("folded", "half the difference")
 """Steps of a writer that takes a partition."""
 
 
@@ -42,9 +42,9 @@ def wrap(
 
     def wrapped(*args: Any, **more: Any) -> Any:
         before(*args)
-        made = real(*args, **more)
+        result = real(*args, **more)
         after()
-        return made
+        return result
 
     setattr(owner, name, wrapped)
 
@@ -81,10 +81,10 @@ def name_steps(worker: str, order: Path) -> None:
         wrap(EncoderWorker, "_send", at("before producing"), at("produced"))
         sent(topics.FACT_ENCODINGS, "half produced")
     else:
-        telling = [False]
+        taking_over = [False]
 
         def flushed() -> None:
-            if not telling[0]:
+            if not taking_over[0]:
                 at("after the changelog")()
 
         wrap(WriterWorker, "process", at("taken"))
@@ -96,14 +96,14 @@ def name_steps(worker: str, order: Path) -> None:
         wrap(WriterWorker, "_recover", at("folded"))
         wrap(
             WriterWorker, "assigned",
-            lambda *_: telling.__setitem__(0, True), lambda: telling.__setitem__(0, False),
+            lambda *_: taking_over.__setitem__(0, True), lambda: taking_over.__setitem__(0, False),
         )  # fmt: skip
         wrap(Producer, "flush_or_raise", lambda *_: None, flushed)
-        half = {False: at("half the changelog"), True: at("half told")}
+        half = {False: at("half the changelog"), True: at("half the difference")}
 
         def sending(_: Any, name: str, *__: Any) -> None:
             if name == topics.MEMORY_CHANGELOG:
-                half[telling[0]]()
+                half[taking_over[0]]()
 
         wrap(Producer, "send", sending)
 
@@ -115,24 +115,26 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the forked are reaped by the kernel
     print("ready", flush=True)
     for line in sys.stdin:
-        told = json.loads(line)
+        options = json.loads(line)
         if (pid := os.fork()) == 0:
-            os._exit(run(told, model))
+            os._exit(run(options, model))
         print(pid, flush=True)
 
 
-def run(told: dict[str, Any], model: str) -> int:
+def run(options: dict[str, Any], model: str) -> int:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    with open(told["log"], "a") as output:
+    with open(options["log"], "a") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.environ.update(told["env"])
-    log.setup(told["worker"])
-    data, settings = Path(told["data"]), KafkaSettings.from_env()
-    name_steps(told["worker"], Path(told["order"]))
+    os.environ.update(options["env"])
+    log.setup(options["worker"])
+    data, settings = Path(options["data"]), KafkaSettings.from_env()
+    name_steps(options["worker"], Path(options["order"]))
     worker: loop.Worker = (
-        EncoderWorker(settings, model, "cpu") if told["worker"] == "encoder" else WriterWorker(settings, data)
+        EncoderWorker(settings, model, "cpu")
+        if options["worker"] == "encoder"
+        else WriterWorker(settings, data)
     )
     return loop.run(worker, settings, data, poll_ms=100, max_records=25)
 

@@ -83,7 +83,7 @@ def _read(data: bytes) -> None:
 
 
 def seeds(name: str) -> list[bytes]:
-    """Inputs that get far, from which others are made."""
+    """Inputs that get far, from which the fuzzer makes others."""
     import json
     import random
 
@@ -96,10 +96,10 @@ def seeds(name: str) -> list[bytes]:
         pair = (b"ada", b'{"text":"one"}')
         return [bytes([codec, 1]) + pack(hostile.records(pair)) for codec, pack in hostile.CODECS.values()]
     dice = random.Random(1)
-    made = [hostile.message(dice, name) for _ in range(40)]
+    messages = [hostile.message(dice, name) for _ in range(40)]
     if name in hostile.GOOD:
-        made.append((hostile.KEYS[name], json.dumps(hostile.GOOD[name]).encode()))
-    return [(key or b"") + b"\n" + (value or b"")[:4096] for key, value in made]
+        messages.append((hostile.KEYS[name], json.dumps(hostile.GOOD[name]).encode()))
+    return [(key or b"") + b"\n" + (value or b"")[:4096] for key, value in messages]
 
 
 def main() -> None:

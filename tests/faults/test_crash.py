@@ -21,9 +21,9 @@ POINTS = sum(len(names) + 1 for names in STEPS.values()) + len(STARTING)
 def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     kind = "apache" if request.config.getoption("--kafka") else "embedded"
     kind = "foreign" if os.environ.get("KAFKA_BOOTSTRAP") else kind
-    made = Cluster(kind, tmp_path_factory.mktemp("crash"))
-    yield made
-    made.stop()
+    running = Cluster(kind, tmp_path_factory.mktemp("crash"))
+    yield running
+    running.stop()
 
 
 def test_the_faults_go_round_all_steps_and_follow_from_the_seed() -> None:

@@ -67,16 +67,16 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 def test_a_disk_that_refuses_is_tried_again_and_nothing_is_decided_twice(
     error: int, disk: Disk, tmp_path: Path
 ) -> None:
-    made, sent = writer(tmp_path)
+    worker, sent = writer(tmp_path)
     disk.error = error
     with pytest.raises(
         Retry, match=rf"0000000000\.parquet: cannot be written: {os.strerror(error)}; check the space"
     ):
-        made.process(facts())
-    assert not sent.on(topics.MEMORY_CHANGELOG)  # nobody was told what is not kept
+        worker.process(facts())
+    assert not sent.on(topics.MEMORY_CHANGELOG)  # nothing is sent before it is kept
     disk.error = 0
-    take(made)
-    made.process(facts())
+    take(worker)
+    worker.process(facts())
     assert [d.outcome for d in decided(tmp_path)] == OUTCOMES
     agree(sent, tmp_path)
     assert [path.name for path in history.files(tmp_path, HOME)] == ["0000000000.parquet"]
@@ -84,10 +84,10 @@ def test_a_disk_that_refuses_is_tried_again_and_nothing_is_decided_twice(
 
 
 def test_dead_letters_are_tried_again_too(disk: Disk, tmp_path: Path) -> None:
-    made, _ = writer(tmp_path)
+    worker, _ = writer(tmp_path)
     disk.error = errno.ENOSPC
     with pytest.raises(Retry, match=r"dead_letters/.*No space left.*check the space"):
-        made.process(batch(b"{", topic=topics.DEAD_LETTERS))
+        worker.process(batch(b"{", topic=topics.DEAD_LETTERS))
 
 
 def test_a_file_that_may_not_grow_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -124,9 +124,9 @@ def test_a_damaged_history_ends_the_writer_with_one_line(
     import pyarrow.parquet as pq
 
     ensure_topics(settings)
-    made, _ = writer(tmp_path)
+    worker, _ = writer(tmp_path)
     for offset, text in enumerate(TEXTS[:2]):
-        made.process(batch(message(row(offset, text)), start=offset))
+        worker.process(batch(message(row(offset, text)), start=offset))
     path = history.files(tmp_path, HOME)[0]
     raw = path.read_bytes()
     if damage == "truncated":
@@ -140,10 +140,10 @@ def test_a_damaged_history_ends_the_writer_with_one_line(
         path.write_bytes(b"")
     else:
         path.unlink()
-    said = ended(settings, tmp_path, capfd)
-    [line] = [line for line in said.splitlines() if "writer ERROR failed reason=" in line]
+    logged = ended(settings, tmp_path, capfd)
+    [line] = [line for line in logged.splitlines() if "writer ERROR failed reason=" in line]
     assert str(path) in line and ("upgrade" if damage == "newer" else "backup") in line
-    assert "Traceback" not in said
+    assert "Traceback" not in logged
 
 
 def test_a_data_folder_that_cannot_be_used_is_named(
@@ -151,9 +151,9 @@ def test_a_data_folder_that_cannot_be_used_is_named(
 ) -> None:
     ensure_topics(settings)
     (tmp_path / "file").write_text("")
-    said = ended(settings, tmp_path / "file" / "data", capfd)
-    assert f"{tmp_path}/file/data: Not a directory; check the space and the permissions" in said
-    assert "Traceback" not in said
+    logged = ended(settings, tmp_path / "file" / "data", capfd)
+    assert f"{tmp_path}/file/data: Not a directory; check the space and the permissions" in logged
+    assert "Traceback" not in logged
 
 
 def test_no_flipped_bit_makes_another_memory(tmp_path: Path) -> None:
@@ -179,19 +179,19 @@ def test_a_clock_that_jumps_changes_no_decision(jump: timedelta, tmp_path: Path)
     plain, _ = writer(tmp_path / "plain")
     plain.process(facts())
     clock = iter([NOW, NOW + jump, NOW, NOW + jump, NOW + 2 * jump, NOW])
-    made = WriterWorker(Local(), tmp_path / "jumping", now=lambda: next(clock))
-    begin(made)
-    made.process(facts())
+    worker = WriterWorker(Local(), tmp_path / "jumping", now=lambda: next(clock))
+    begin(worker)
+    worker.process(facts())
     assert [d.outcome for d in decided(tmp_path / "jumping")] == OUTCOMES
-    assert made._held[HOME].bank.digest() == plain._held[HOME].bank.digest()
+    assert worker._held[HOME].bank.digest() == plain._held[HOME].bank.digest()
     again, _ = writer(tmp_path / "jumping")
-    assert again._held[HOME].bank.digest() == made._held[HOME].bank.digest()
+    assert again._held[HOME].bank.digest() == worker._held[HOME].bank.digest()
 
 
 def test_the_end_of_time_is_a_time(tmp_path: Path) -> None:
-    made, sent = writer(tmp_path)
+    worker, sent = writer(tmp_path)
     late = datetime(9999, 12, 31, 23, 59, tzinfo=UTC)
-    made.process(
+    worker.process(
         batch(message(row(0, TEXTS[0], published_at=late, observed_at=late)), message(row(1, TEXTS[1])))
     )
     assert [d.outcome for d in decided(tmp_path)] == ["learned", "learned"]

@@ -37,6 +37,7 @@ from workers.kafka.clients import KafkaSettings, partition_for
 from workers.runtime import embedded_broker as broker
 
 MESSAGES = int(os.environ.get("HOSTILE_MESSAGES", "600"))
+
 pytestmark = pytest.mark.slow
 
 GROWTH = 256 * 1024 * 1024
@@ -64,17 +65,8 @@ class Stack:
 @pytest.fixture
 def stack(tmp_path: Path, llama: Path) -> Any:
     port, data = broker.free_port(), tmp_path / "data"
-    command = [
-        sys.executable,
-        "-m",
-        "workers.cli",
-        "up",
-        "--json",
-        "--data",
-        str(data),
-        "--model",
-        str(llama),
-    ]
+    command = [sys.executable, "-m", "workers.cli", "up", "--json"]
+    command += ["--data", str(data), "--model", str(llama)]
     if bootstrap := os.environ.get("KAFKA_BOOTSTRAP"):
         prefix = f"h{os.getpid()}."
         command += ["--bootstrap", bootstrap, "--topic-prefix", prefix]
@@ -87,11 +79,11 @@ def stack(tmp_path: Path, llama: Path) -> Any:
     try:
         assert process.stdout is not None
         ready = json.loads(process.stdout.readline())
-        made = Stack(process, data, ready["pids"], settings)
-        watcher = threading.Thread(target=made.watch)
+        running = Stack(process, data, ready["pids"], settings)
+        watcher = threading.Thread(target=running.watch)
         watcher.start()
-        yield made
-        made.done.set()
+        yield running
+        running.done.set()
         watcher.join()
     finally:
         process.terminate()
@@ -136,8 +128,8 @@ def test_hostile_messages_are_dead_letters_and_nothing_else_happens(stack: Stack
             reasons[place] = row["reason"]
     assert set(reasons) == set(sent)  # also those that were sent to dead-letters themselves
     assert all(reasons.values())
-    told = query(stack.data, "select reason, count(*) as letters from dead_letters group by 1").to_pylist()
-    assert {row["reason"]: row["letters"] for row in told} == Counter(reasons.values())
+    counted = query(stack.data, "select reason, count(*) as letters from dead_letters group by 1").to_pylist()
+    assert {row["reason"]: row["letters"] for row in counted} == Counter(reasons.values())
     assert sum(publish(settings, 20, "last").values()) == 20
     ask(settings)
     grown = {
@@ -170,7 +162,7 @@ def test_a_flood_of_requests_costs_lag_and_each_is_answered_or_told(stack: Stack
         producer.send(topics.GENERATION_REQUESTS, json.dumps(body).encode(), f"flood-{n}".encode())
     producer.flush_or_raise()
     producer.close()
-    told: dict[bytes, str] = {}
+    answers: dict[bytes, str] = {}
     consumer = settings.consumer()
     topic = settings.topic(topics.GENERATION_RESPONSES)
     consumer.assign([TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic) or ())])
@@ -181,12 +173,12 @@ def test_a_flood_of_requests_costs_lag_and_each_is_answered_or_told(stack: Stack
             for record in records:
                 if record.key.startswith(b"flood-"):
                     error = json.loads(record.value).get("error")
-                    told[record.key] = error["reason"] if error else "answered"
-        return len(told) == count
+                    answers[record.key] = error["reason"] if error else "answered"
+        return len(answers) == count
 
     wait_until(answered, 150)
     consumer.close()
-    reasons = Counter(told.values())
+    reasons = Counter(answers.values())
     print("\n", dict(reasons))
     assert reasons["deadline"] > 0 and set(reasons) <= {"answered", "deadline"}
     ask(settings)  # and it goes on
@@ -200,15 +192,15 @@ def test_a_writer_that_stands_still_costs_lag_and_not_memory(stack: Stack) -> No
     before = {name: sizes[-1] for name, sizes in stack.seen.items()}
     os.kill(stack.pids["writer"], signal.SIGSTOP)
     try:
-        told: list[Counter[str]] = []
-        thread = threading.Thread(target=lambda: told.append(publish(settings, count, "many")))
+        outcomes: list[Counter[str]] = []
+        thread = threading.Thread(target=lambda: outcomes.append(publish(settings, count, "many")))
         thread.start()
         time.sleep(15)  # far past its session's end: the group has given its partitions up
-        assert not told
+        assert not outcomes
     finally:
         os.kill(stack.pids["writer"], signal.SIGCONT)
     thread.join(120)
-    assert sum(told[0].values()) == count
+    assert sum(outcomes[0].values()) == count
     decided = query(
         stack.data, 'select count(*) as n, count(distinct (topic_id, partition, "offset")) as d from history'
     )
@@ -235,8 +227,8 @@ def send(settings: KafkaSettings, dice: random.Random) -> dict[tuple[str, int, i
     waiting: list[tuple[str, bytes | None]] = []
 
     def confirm() -> None:
-        for (topic, value), told in zip(waiting, producer.flush_or_raise(), strict=True):
-            sent[topic, told.partition, told.offset] = value
+        for (topic, value), place in zip(waiting, producer.flush_or_raise(), strict=True):
+            sent[topic, place.partition, place.offset] = value
         waiting.clear()
 
     for n in range(MESSAGES):
@@ -277,8 +269,9 @@ def read_letters(
         for records in consumer.poll(timeout_ms=500).values():
             for record in records:
                 with suppress(BadMessage):
-                    said = decode_headers(record.headers)
-                    letters[said["topic"], said["partition"], said["offset"]] = (record.value, said["reason"])
+                    headers = decode_headers(record.headers)
+                    place = headers["topic"], headers["partition"], headers["offset"]
+                    letters[place] = (record.value, headers["reason"])
                     last = time.monotonic()
         if time.monotonic() - last > 60:
             break

@@ -84,18 +84,10 @@ def answers(facts: Path) -> Any:
 
 def recall(facts: Path) -> Any:
     """`bench recall --limit 100 --json`, less what is timed."""
-    command = [
-        sys.executable,
-        "-m",
-        "workers.cli",
-        "bench",
-        "recall",
-        "--facts",
-        str(facts),
-        "--limit",
-        "100",
-    ]
-    printed = subprocess.run([*command, "--json"], check=True, stdout=subprocess.PIPE).stdout
+    command = [sys.executable, "-m", "workers.cli", "bench", "recall", "--facts", str(facts)]
+    printed = subprocess.run(
+        [*command, "--limit", "100", "--json"], check=True, stdout=subprocess.PIPE
+    ).stdout
     figures = json.loads(printed)
     for timed in ("cost", "seconds"):
         figures.pop(timed, None)
@@ -112,17 +104,18 @@ def main() -> int:
         "--facts", type=Path, required=True, help="facts with ways to ask for them, JSON Lines"
     )
     parser.add_argument("--only", nargs="*", default=["stream", "answers", "recall"])
-    told = parser.parse_args()
+    arguments = parser.parse_args()
     figures: dict[str, Callable[[], Any]] = {
         "stream": stream,
-        "answers": partial(answers, told.facts),
-        "recall": partial(recall, told.facts),
+        "answers": partial(answers, arguments.facts),
+        "recall": partial(recall, arguments.facts),
     }
-    told.folder.mkdir(parents=True, exist_ok=True)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
     differ = 0
-    for name in told.only:
-        path, text = told.folder / f"{name}.json", json.dumps(figures[name](), indent=1, ensure_ascii=False)
-        if told.action == "write":
+    for name in arguments.only:
+        path = arguments.folder / f"{name}.json"
+        text = json.dumps(figures[name](), indent=1, ensure_ascii=False)
+        if arguments.action == "write":
             path.write_text(text)
             print(f"{name}: written", flush=True)
         elif path.read_text() == text:

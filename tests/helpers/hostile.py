@@ -82,8 +82,8 @@ def produce(admin: KafkaAdminClient, topic: str, partition: int, raw: bytes) -> 
         return await admin._manager.send(body, node_id=leader)
 
     response = admin._manager.run(send)
-    told = response.responses[0].partition_responses[0]
-    return int(told.error_code), int(told.base_offset)
+    result = response.responses[0].partition_responses[0]
+    return int(result.error_code), int(result.base_offset)
 
 
 def bomb(size: int) -> bytes:
