@@ -25,15 +25,13 @@ from pipeline.memory.codec import memory_from_record, memory_to_record
 from pipeline.memory.events import Decision, NewFact, SourceOffset
 from pipeline.memory.record import Memory
 from pipeline.model.batching import fixed_batches
-from pipeline.retrieve.retriever import Retrieved as Hit
+from pipeline.retrieve.hit import Hit
 from pipeline.retrieve.retriever import retrieve_all
 from schemas.changelog import MAX_CHANGELOG_BYTES, MemoryRecord
 from schemas.common import decode, encode
 from schemas.response import Token
 
 MEMORIES = "memories.jsonl"
-K = 3  # memories that may take part in an answer
-OTHERS = 5  # more, of which the model may choose one
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +166,7 @@ class MemoryLM:
     # --- asking ---
 
     def retrieve(
-        self, prompts: Sequence[str], namespace: str | Sequence[str] = "default", k: int = K
+        self, prompts: Sequence[str], namespace: str | Sequence[str] = "default", k: int = Settings.memories
     ) -> list[list[Retrieved]]:
         """The k best memories for each prompt, best first."""
         hits = self._hits(prompts, [_several(namespace)] * len(prompts), k)
@@ -253,7 +251,8 @@ class MemoryLM:
     def prepare(self, jobs: Sequence[Job]) -> list[tuple[Row, list[Hit]]]:
         """Each job's row, for a batch, and the memories that were found for it."""
         names = [job.namespaces if job.use_memory else () for job in jobs]
-        hits = self._hits([job.asked() for job in jobs], names, K, OTHERS)
+        settings = self.bank.settings
+        hits = self._hits([job.asked() for job in jobs], names, settings.memories, settings.other_memories)
         runs: dict[tuple[str, ...], Run | None] = {}
         return [self._row(job, found, runs) for job, found in zip(jobs, hits, strict=True)]
 
@@ -292,11 +291,11 @@ class MemoryLM:
         informative, settings = self.encoder.informative, self.bank.settings
         asked = (context, *(hit.memory.memory_id for hit in hits))
         if asked not in runs:
-            runs[asked] = answer_of(backbone, hits, context, K, informative, settings)
+            runs[asked] = answer_of(backbone, hits, context, settings.memories, informative, settings)
         run = runs[asked]
         if run:
             hits = speaking(hits, run)
-        hits = [hit for n, hit in enumerate(hits) if n < K or (run and n == run.found)]
+        hits = [hit for n, hit in enumerate(hits) if n < settings.memories or (run and n == run.found)]
         row = Row(
             backbone.clip(ids or backbone.lead, room),
             Reading(hits, self._tokenize, informative, settings, context, whole=run is not None),

@@ -21,7 +21,10 @@ from pipeline.ingest.encoder import Encoder
 from pipeline.ingest.encoding import Asked
 from pipeline.memory.bank import Bank
 from pipeline.memory.lookup import Lookup
-from pipeline.retrieve.retriever import Retrieved, best_of, informations_of, retrieve, retrieve_all, scored
+from pipeline.retrieve.hit import Hit
+from pipeline.retrieve.idf import prompt_idf
+from pipeline.retrieve.retriever import best_hits, retrieve, retrieve_all
+from pipeline.retrieve.scoring import scores_of
 
 SEED = 20261125
 ENCODED = 1200  # facts
@@ -134,7 +137,7 @@ def measure(
 
 def one_by_one(
     bank: Bank, asked: Sequence[Asked], clock: Callable[[], float]
-) -> tuple[list[float], list[list[Retrieved]]]:
+) -> tuple[list[float], list[list[Hit]]]:
     """The seconds that each prompt took, and what it found."""
     times, found = [], []
     for one in asked:
@@ -155,17 +158,17 @@ def side_by_side(bank: Bank, asked: Sequence[Asked], clock: Callable[[], float])
     return percentile(alone, 0.5), percentile(together, 0.5)
 
 
-def exhaustive(bank: Bank, asked: Sequence[Asked], progress: Progress) -> list[list[Retrieved]]:
+def exhaustive(bank: Bank, asked: Sequence[Asked], progress: Progress) -> list[list[Hit]]:
     """For each prompt the best memories; each of the bank was scored."""
     index, size, settings = bank.index(BANK), bank.size(BANK), bank.settings
     assert index is not None
-    said, lookup = informations_of(index, size, asked, settings), Lookup(index)
+    said, lookup = prompt_idf(index, size, asked, settings), Lookup(index)
     kept: list[list[tuple[float, str]]] = [[] for _ in asked]
     for start in range(0, size, CHUNK):
         rows = np.arange(start, min(start + CHUNK, size))
         memories = [m for row in rows.tolist() if (m := bank.get(BANK, index.memory_id(row)))]
         for best, scores in zip(
-            kept, scored(lookup, size, asked, said, rows, memories, settings), strict=True
+            kept, scores_of(lookup, size, asked, said, rows, memories, settings), strict=True
         ):
             top = np.argsort(-scores, kind="stable")[: 2 * settings.aligned]
             best += [(float(scores[i]), memories[i].memory_id) for i in top]
@@ -174,4 +177,4 @@ def exhaustive(bank: Bank, asked: Sequence[Asked], progress: Progress) -> list[l
         progress("scoring every memory", len(rows), size)
     best_memories = [[m for _, memory_id in best if (m := bank.get(BANK, memory_id))] for best in kept]
     best_scores = [np.array([score for score, _ in best]) for best in kept]
-    return best_of(index, size, asked, said, best_memories, best_scores, settings, BEST)
+    return best_hits(index, size, asked, said, best_memories, best_scores, settings, BEST)

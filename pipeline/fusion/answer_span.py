@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from pipeline.config import Settings
+from pipeline.config import TEXT, Settings
 from pipeline.model.backbone import Backbone
-from pipeline.retrieve.retriever import Retrieved
-from pipeline.text.annotate import annotate
+from pipeline.retrieve.gate import only_chosen
+from pipeline.retrieve.hit import Hit
 from pipeline.text.clauses import begins_sentence, prompt_labels
-from pipeline.text.words import CONTEXT_WORDS, Word, blank_before, matching_before, terms_of
+from pipeline.text.words import Word, blank_before, matching_before, terms_of
 
 _REPEATED = "The Orrin lighthouse is painted green.\nThe Orrin lighthouse is painted green.\n\n"
 EXAMPLES = f"{_REPEATED}Marla Quist plays the cello.\nQuestion: Which instrument does Marla Quist play?\nAnswer: cello\n\n"
@@ -38,16 +38,7 @@ CONTINUED = (
     f"{_REPEATED}Marla Quist plays the cello in Vienna.\nThe instrument of Marla Quist is the cello.\n\n"
 )
 """The same for a sentence that breaks off."""
-ASKED_POWER, CONTINUED_POWER = 0.5, 0.25
-"""How much a longer run is forgiven. Where a sentence goes on, a small model likes to go on with the fact's own wording
-("works as" with "profession is a surgeon"), of which only the first word costs it anything."""
-CONTINUED_SCORE = 0.5
-"""How much a fact's score counts where a sentence breaks off, as a share of what it counts behind a label: among all facts
-about Hungary the score tells which one has its capital, too, and still leaves the choice to the model."""
-MAX_PROMPT = 256  # tokens of a prompt that are read, from its end
 MAX_CACHED = 8192  # tokens whose keys and values are held for runs that are weighed together
-MAX_WORDS = 14  # of an answer
-MAX_BEGINNINGS = 32  # of answers in a fact
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +53,7 @@ class Run:
 
 def answer_of(
     backbone: Backbone,
-    hits: Sequence[Retrieved],
+    hits: Sequence[Hit],
     context: str,
     k: int,
     informative: float,
@@ -82,8 +73,8 @@ def answer_of(
         read = [n for n, hit in enumerate(hits[:k]) if hit.score >= least]
         choice = any(hit.gate > 0 and sum(fact.ends) > 1 for hit, fact in zip(hits, facts, strict=True))
     else:
-        said = terms_of(context)[-CONTEXT_WORDS:]
-        read = [n for n, hit in enumerate(hits) if hit.eligible]
+        said = terms_of(context)[-TEXT.context_words :]
+        read = [n for n, hit in enumerate(hits) if hit.answerable]
         choice = sum(sum(facts[n].ends) for n in read) > 1 and not any(_goes_on(facts[n], said) for n in read)
     if not choice:
         return None
@@ -92,23 +83,21 @@ def answer_of(
         hit, fact = hits[number], facts[number]
         for first, behind, score in _weighed(backbone, hit.memory.text, fact, context, settings):
             inside = hit.alignment.span[0] <= first and behind <= hit.alignment.span[1]
-            found = settings.score_weight * (1.0 if asked else CONTINUED_SCORE) * hit.score
+            found = settings.score_weight * (1.0 if asked else settings.continued_score) * hit.score
             score += found + settings.inside_span * inside
             if best is None or score > best[0]:
                 best = score, Run(number, first, behind, first if asked else fact.begins[first])
     return best[1] if best else None
 
 
-def speaking(hits: Sequence[Retrieved], run: Run) -> list[Retrieved]:
+def speaking(hits: Sequence[Hit], run: Run) -> list[Hit]:
     """What was found, of which only the run's memory speaks, and of it only the run."""
-    made = [replace(hit, gate=0.0) for hit in hits]
+    made = only_chosen(hits, run.found)
     alignment = hits[run.found].alignment
-    covered = np.ones_like(alignment.covered)
-    covered[run.begins : run.first + 1] = 0.0
+    matched = np.ones_like(alignment.matched)
+    matched[run.begins : run.first + 1] = False
     made[run.found] = replace(
-        hits[run.found],
-        gate=max(hit.gate for hit in hits),
-        alignment=alignment._replace(span=(run.first, run.behind), covered=covered),
+        made[run.found], alignment=alignment._replace(span=(run.first, run.behind), matched=matched)
     )
     return made
 
@@ -121,21 +110,21 @@ class _Fact:
     wording: list[bool]  # of each word, whether it says something and is no name
 
 
-def _fact(hit: Retrieved, informative: float) -> _Fact:
+def _fact(hit: Hit, informative: float) -> _Fact:
     """An answer stands in the sentence that the prompt asks about, and neither begins nor ends with what the prompt says, or
     with what stands within that ("capital city of")."""
-    text = annotate(hit.memory.text, hit.memory.priors)
+    text = hit.text
     words, places = text.words, text.places
     here = places[min(hit.alignment.span[0], len(words) - 1)].sentence if words else 0
     tells = text.informative(informative)
-    covered, asked = hit.alignment.covered.tolist(), hit.alignment.asked.tolist()
+    matched, asked = hit.alignment.matched.tolist(), hit.alignment.asked_for.tolist()
     ends = [
-        c <= 0.5 and a > 0 and says and place.sentence == here
-        for c, a, says, place in zip(covered, asked, tells, places, strict=True)
+        not has and a > 0 and says and place.sentence == here
+        for has, a, says, place in zip(matched, asked, tells, places, strict=True)
     ]
     begins: list[int] = []
     for i in range(len(words)):
-        small = i > 0 and covered[i - 1] <= 0.5 and not tells[i - 1]
+        small = i > 0 and not matched[i - 1] and not tells[i - 1]
         begins.append(begins[i - 1] if small else i)
     wording = [says and not mark for says, mark in zip(tells, text.name_scores.tolist(), strict=True)]
     return _Fact(words, ends, begins, wording)
@@ -156,10 +145,10 @@ def _weighed(
     backbone: Backbone, text: str, fact: _Fact, context: str, settings: Settings
 ) -> list[tuple[int, int, float]]:
     """(first word, behind the last, score) of each run that could be the answer."""
-    begins = [i for i, may in enumerate(fact.ends) if may][:MAX_BEGINNINGS]
+    begins = [i for i, may in enumerate(fact.ends) if may][: settings.answer_starts]
     asked = bool(prompt_labels(context))
-    power = ASKED_POWER if asked else CONTINUED_POWER
-    prompt = backbone.tokenize([context])[0].ids[-MAX_PROMPT:]
+    power = settings.question_power if asked else settings.continued_power
+    prompt = backbone.tokenize([context])[0].ids[-settings.span_prompt_tokens :]
     read = backbone.tokenize([f"{EXAMPLES if asked else CONTINUED}{text}\n"])[0].ids + prompt
     if not begins or not prompt:
         return []
@@ -167,7 +156,9 @@ def _weighed(
     # Of each beginning, where the run may end: behind which word, after how many tokens.
     lasts: list[list[tuple[int, int]]] = []
     for i in begins:
-        behind = [j for j in range(i + 1, min(len(fact.words), i + MAX_WORDS) + 1) if fact.ends[j - 1]]
+        behind = [
+            j for j in range(i + 1, min(len(fact.words), i + settings.answer_words) + 1) if fact.ends[j - 1]
+        ]
         start, blank = fact.words[i].start, " " * blank_before(text, fact.words[i].start)
         tokens = backbone.tokenize([blank + text[start : fact.words[behind[-1] - 1].end]])[0]
         runs.append(tokens.ids)

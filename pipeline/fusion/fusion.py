@@ -19,19 +19,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from pipeline.config import Settings
-from pipeline.retrieve.retriever import Retrieved
-from pipeline.text.annotate import annotate
+from pipeline.config import TEXT, Settings
+from pipeline.retrieve.hit import Hit
 from pipeline.text.clauses import begins_sentence, prompt_labels
-from pipeline.text.words import CONTEXT_WORDS, Word, blank_before, matching_before, terms_of
+from pipeline.text.words import Word, blank_before, matching_before, terms_of
 
-ANY_WORD = -7.0  # nats: log p of one word, or number, where any may stand
-BESIDE_A_NAME = (
-    2.0  # nats by which a word of the answer that is no name is less likely to be entered at than one that is
-)
-LATER = (
-    1.0  # nats by which a place of the answer is less likely to be entered at, for each such place before it
-)
 SETTLED = 400  # characters of an answer that may still be changed
 
 
@@ -76,7 +68,7 @@ class Reading:
 
     def __init__(
         self,
-        found: Sequence[Retrieved],
+        found: Sequence[Hit],
         tokenize: Callable[[str], list[int]],
         informative: float,
         settings: Settings,
@@ -159,25 +151,28 @@ class Reading:
         p = self._rest * self._p_model(token) + sum(run.weight for run in matching)
         for run in matching:
             weight = run.weight / p
-            if weight < 1e-3:
+            if weight < self._settings.least_path:
                 continue
             if run.at + 1 == len(run.tokens):
-                self._spoken[run.memory] |= run.answers and weight > 0.5
+                self._spoken[run.memory] |= run.answers and weight > self._settings.said_from
             else:
                 self._runs.append(_Run(run.memory, run.tokens, run.at + 1, weight, run.answers))
 
     def _starts(self, free: float) -> list[_Run]:
         """Runs that could be entered now, sharing out what is not being read already."""
-        if free < 1e-3:
+        if free < self._settings.least_path:
             return []
         runs: list[_Run] = []
-        said, before = self._forms_said(), (self._context + self._said)[-200:]
+        said, before = self._forms_said(), (self._context + self._said)[-self._settings.context_characters :]
         for m, (hit, fact) in enumerate(zip(self._found, self._facts, strict=True)):
             entries = [] if self._spoken[m] else self._entries(fact, said, before)
             if not entries:
                 continue
             possible = self._possible(entries)
-            logits = [entry.bias + 0.5 * own for entry, own in zip(entries, possible, strict=True)]
+            logits = [
+                entry.bias + self._settings.own_power * own
+                for entry, own in zip(entries, possible, strict=True)
+            ]
             top = max(logits)
             shares = [math.exp(logit - top) for logit in logits]
             for led, one in enumerate(
@@ -190,7 +185,7 @@ class Reading:
                 _Run(m, entry.tokens, 0, weight * share, entry.answers)
                 for entry, share in zip(entries, shares, strict=True)
             ]
-        return [run for run in runs if run.weight > 1e-4]
+        return [run for run in runs if run.weight > self._settings.least_weight]
 
     def _forms_said(self) -> set[str]:
         """The words of the answer so far. Those that are long said are not looked at again."""
@@ -205,7 +200,7 @@ class Reading:
         does not, nor does a word of the fact's wording, which may come anywhere."""
         first = self._logits[torch.tensor([e.tokens[0] for e in entries], device=self._logits.device)]
         return [
-            min(own, ANY_WORD) if not entry.answers or entry.tokens[:1] == self._blank else own
+            min(own, self._settings.any_word) if not entry.answers or entry.tokens[:1] == self._blank else own
             for entry, own in zip(entries, (first - self._total).tolist(), strict=True)
         ]
 
@@ -219,14 +214,14 @@ class Reading:
         if begins_sentence(before):
             tokens = self._tokens(fact, *fact.sentence, before)
             entries.append(_Entry(tokens, max(fact.biases) + self._settings.statement, True))
-        just_said = terms_of(before)[-CONTEXT_WORDS:]
+        just_said = terms_of(before)[-TEXT.context_words :]
         places = 0  # of the answer, where one may enter
         for i in range(len(words)):
             if not lacks[i] or not fact.says[i] or (fact.goes_on[i] and lacks[i - 1]):
                 continue
             end, bias, answers = i + 1, fact.biases[i], first <= i < last
             if answers:
-                end, bias, places = last, bias - LATER * places, places + 1
+                end, bias, places = last, bias - self._settings.later * places, places + 1
             else:
                 while end < len(words) and lacks[end] and fact.says[end]:
                     end += 1
@@ -252,12 +247,14 @@ class Reading:
 
     def _follows(self, fact: _Fact, at: int, just_said: list[str]) -> float:
         """Nats for an entry whose words before it are the last that were said."""
-        return self._settings.follows * min(matching_before(fact.words, at, just_said), 3)
+        return self._settings.follows * min(
+            matching_before(fact.words, at, just_said), self._settings.most_followed
+        )
 
 
-def _fact(hit: Retrieved, informative: float, settings: Settings) -> _Fact:
+def _fact(hit: Hit, informative: float, settings: Settings) -> _Fact:
     memory, (first, last) = hit.memory, hit.alignment.span
-    text = annotate(memory.text, memory.priors)
+    text = hit.text
     words, places = text.words, text.places
     named = [
         score > 0 and not term.isdigit()
@@ -269,16 +266,16 @@ def _fact(hit: Retrieved, informative: float, settings: Settings) -> _Fact:
         memory.text,
         words,
         says,
-        [c <= 0.5 for c in hit.alignment.covered.tolist()],
+        [not has for has in hit.alignment.matched.tolist()],
         [on and says[i - 1] for i, on in enumerate(text.continues)],
         [
-            2.0 * math.log(max(float(information), 0.1))
-            + math.log(max(float(surprisal), 0.1))
+            settings.idf_power * math.log(max(float(information), settings.least_nats))
+            + math.log(max(float(surprisal), settings.least_nats))
             - settings.outside_span * (not first <= i < last)
-            - BESIDE_A_NAME * (first <= i < last and not named[i] and any(named[first:last]))
+            - settings.beside_a_name * (first <= i < last and not named[i] and any(named[first:last]))
             - settings.outside_span * (place.clause != here.clause)
             for i, (information, surprisal, place) in enumerate(
-                zip(hit.information, memory.surprisals, places, strict=True)
+                zip(hit.idf, memory.surprisals, places, strict=True)
             )
         ],
         (first, last),

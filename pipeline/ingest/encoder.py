@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.config import Settings
+from pipeline.config import TEXT, Settings
 from pipeline.ingest.encoding import Asked, Encoding, Stopped, TooLong
 from pipeline.ingest.quantize import pack
 from pipeline.model.backbone import Backbone, Tokens
@@ -27,7 +27,6 @@ from pipeline.text.names import name_scores
 from pipeline.text.words import Word, split
 
 VERSION = "2"  # of what is measured; a part of the encoder id
-PROMPT_TOKENS = 256  # of a prompt that are looked at, from its end
 AT_ONCE = 1024  # texts whose states are held at a time
 TOGETHER = 256  # tokens that a CPU computes together, padding included; the more, the emptier the last batch of facts
 CARD_TOGETHER = 8192  # the same for a card, which needs more at a time to be busy
@@ -94,7 +93,7 @@ class Encoder:
         """The last words of each prompt, as retrieval takes them. A prompt's form of question and answer is left out."""
         tokens = self.backbone.tokenize(prompts)
         lead = self.backbone.lead
-        room = min(PROMPT_TOKENS, self.backbone.max_positions - len(lead))
+        room = min(self.settings.prompt_tokens, self.backbone.max_positions - len(lead))
         tokens = [Tokens(t.ids[-room:], t.offsets[-room:]) for t in tokens]
         measured = self._forward([lead + t.ids for t in tokens], fixed=False)
         return [
@@ -179,7 +178,8 @@ class Encoder:
         marks = name_scores(text, words, [float(p) / self.frequencies.max_nll for p in priors])
         return [
             0.0
-            if mark == 0.5 and self.frequencies.is_commoner_lowercase(text[word.start : word.end])
+            if mark == TEXT.sentence_start_score
+            and self.frequencies.is_commoner_lowercase(text[word.start : word.end])
             else mark
             for word, mark in zip(words, marks, strict=True)
         ]

@@ -19,16 +19,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from torch import Tensor, nn
 
+from pipeline.config import CALIBRATION
 from pipeline.files import atomic_file, locked
 from pipeline.model.backbone import Backbone
 from pipeline.model.cache import cache_folder
 from pipeline.model.errors import ModelError, Progress, silent
 
-TEXTS = 288  # that the model writes, half of them from nothing, half from a line break
-TOKENS = 32  # each
-SHRINK = 0.1  # of the mean variance, added to each direction's, so that none is blown up
-DEPTH = 0.27  # of the layers: a lower-middle one is where a word knows its neighbours and is still itself
-SEED = 0
 SHIPPED = "default.safetensors"
 
 
@@ -76,7 +72,7 @@ def calibration_of(backbone: Backbone, progress: Progress = silent) -> Calibrati
             return found
     with locked(path.with_suffix(".lock")):  # or all workers of a first start would make it
         if not path.is_file():
-            progress(f"calibrating {backbone.name}, once: the model writes {TEXTS} texts")
+            progress(f"calibrating {backbone.name}, once: the model writes {CALIBRATION.texts} texts")
             keep(calibrate(backbone), path)
     return Calibration.from_bytes(path.read_bytes(), path)
 
@@ -94,7 +90,7 @@ def keep(calibration: bytes, path: Path) -> Path:
 
 def calibrate(backbone: Backbone) -> bytes:
     """Makes a calibration: a safetensors file."""
-    layer = max(1, round(DEPTH * backbone.n_layers))
+    layer = max(1, round(CALIBRATION.depth * backbone.n_layers))
     states = []
     for text in written(backbone):
         ids, _ = backbone.pad([backbone.lead + text])
@@ -102,7 +98,7 @@ def calibrate(backbone: Backbone) -> bytes:
     every = np.concatenate(states).astype(np.float64)
     mean = every.mean(0)
     covariance = np.cov((every - mean).T)
-    covariance += SHRINK * np.trace(covariance) / len(mean) * np.eye(len(mean))
+    covariance += CALIBRATION.shrink * np.trace(covariance) / len(mean) * np.eye(len(mean))
     variances, directions = np.linalg.eigh(covariance)
     basis = (directions / np.sqrt(variances))[:, ::-1]
     return save(
@@ -117,7 +113,7 @@ def calibrate(backbone: Backbone) -> bytes:
 
 def written(backbone: Backbone) -> list[list[int]]:
     """Token ids of texts that the model writes by itself."""
-    dice = torch.Generator().manual_seed(SEED)
+    dice = torch.Generator().manual_seed(CALIBRATION.seed)
     begin = [backbone.tokenizer.bos_token_id]
     starts = [
         begin if None not in begin else backbone.lead,
@@ -125,17 +121,17 @@ def written(backbone: Backbone) -> list[list[int]]:
     ]
     texts = []
     for start in starts:
-        for _ in range(0, TEXTS // 2, 48):
-            ids, mask = backbone.pad([start] * 48, left=True)
+        for _ in range(0, CALIBRATION.texts // 2, CALIBRATION.texts_together):
+            ids, mask = backbone.pad([start] * CALIBRATION.texts_together, left=True)
             logits, decoding = backbone.prefill(ids, mask)
-            rows: list[list[int]] = [[] for _ in range(48)]
-            for _ in range(TOKENS):
+            rows: list[list[int]] = [[] for _ in range(CALIBRATION.texts_together)]
+            for _ in range(CALIBRATION.tokens):
                 chosen = torch.multinomial(torch.softmax(logits.cpu(), -1), 1, generator=dice)[:, 0]
                 for row, token in zip(rows, chosen.tolist(), strict=True):
                     row.append(token)
                 logits = backbone.step(chosen.to(backbone.device), decoding)
             texts += [_until_end(row, backbone) for row in rows]
-    return [text for text in texts if len(text) >= 4]
+    return [text for text in texts if len(text) >= CALIBRATION.least_tokens]
 
 
 def _until_end(row: list[int], backbone: Backbone) -> list[int]:

@@ -1,43 +1,46 @@
-"""A prompt that asks through a memory, and the memory that answers it (multi-hop retrieval).
+"""Multi-hop retrieval: a prompt that asks through a memory, and the memory that answers it.
 
     prompt   Where is the company that makes the Quill sensor located?
     first    The Quill sensor is made by Acme Instruments.
     second   Acme Instruments is located in Bonn.
 
-A wrong second memory takes the answer from the right first one, so every sign is asked for: the prompt says more than the
+A wrong second memory takes the answer from the right first one, so every sign is required: the prompt says more than the
 first memory does; the second is about what the first answers, has words of the prompt that the first lacks, says
-nothing besides that the prompt does not ask for, and has its own answer behind all that.
+nothing besides that the prompt does not ask for, and has its own answer after all that.
 """
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
+from pipeline.config import TEXT
 from pipeline.ingest.encoding import Asked
 from pipeline.memory.bank import Bank
 from pipeline.memory.record import Memory
-from pipeline.retrieve.alignment import Alignment, Floats, Words, align
-from pipeline.retrieve.idf import informations_in, words_of
-from pipeline.text.words import STEM, same_word, terms_of
+from pipeline.retrieve.alignment import Alignment, align
+from pipeline.retrieve.gate import gate_of
+from pipeline.retrieve.hit import Hit
+from pipeline.retrieve.idf import Floats, fact_idf
+from pipeline.retrieve.word_arrays import WordArrays, of_fact
+from pipeline.text.annotate import AnnotatedText, annotate
+from pipeline.text.words import same_word, terms_of
 
 
 class First(NamedTuple):
-    """The memory that was retrieved for a prompt, and how it lies over it."""
+    """A prompt with the memory that was retrieved for it."""
 
     namespaces: Sequence[str]
-    asked: Asked
-    memory: Memory
-    information: Floats  # of its words, nats
-    alignment: Alignment
+    prompt: Asked
+    hit: Hit
 
 
 class Second(NamedTuple):
-    """The memory that answers, and how it lies over what is left of the prompt."""
+    """A memory that may answer, and how it lies over what is left of the prompt."""
 
     memory: Memory
-    information: Floats  # of its words, nats
+    text: AnnotatedText
+    idf: Floats  # [words] nats
     alignment: Alignment
 
 
@@ -46,82 +49,85 @@ class _Left(NamedTuple):
 
     rest: list[str]  # words that the first memory lacks
     bridge: list[str]  # the names in what it answers
-    words: Words  # both
+    words: WordArrays  # both
 
 
-def hop(bank: Bank, firsts: Sequence[First]) -> list[Second | None]:
-    """For each prompt the second memory, if it asks through the first."""
-    tried: list[tuple[int, _Left, Memory, Floats]] = []
+def second_memories(bank: Bank, firsts: Sequence[First]) -> list[Second | None]:
+    """For each prompt the memory that answers it, if it asks through the first."""
+    tried: list[tuple[int, _Left, Memory, AnnotatedText, Floats]] = []
     for i, first in enumerate(firsts):
         if left := _left(first):
             tried += [(i, left, *one) for one in _about(bank, first, left)]
-    words = words_of([memory for _, _, memory, _ in tried], [said for _, _, _, said in tried])
-    pairs = [(left.words, some) for (_, left, _, _), some in zip(tried, words, strict=True)]
+    facts = [of_fact(memory, text, idf) for _, _, memory, text, idf in tried]
+    pairs = [(one[1].words, fact) for one, fact in zip(tried, facts, strict=True)]
     found: list[Second | None] = [None] * len(firsts)
-    for (i, left, memory, said), some, over in zip(tried, words, align(pairs, bank.settings), strict=True):
-        has, best = np.flatnonzero(over.covered > 0.5).tolist(), found[i]
-        asks = any(same_word(form, some.forms[h]) for h in has for form in left.rest)
-        if not asks or max(has) >= over.span[0] or _unasked(memory, some, over, firsts[i].asked.informative):
+    for (i, left, memory, text, idf), alignment in zip(tried, align(pairs, bank.settings), strict=True):
+        matched, best = np.flatnonzero(alignment.matched).tolist(), found[i]
+        asks = any(same_word(term, text.terms[m]) for m in matched for term in left.rest)
+        informative = firsts[i].prompt.informative
+        if not asks or max(matched) >= alignment.span[0] or _unasked(text, alignment, informative):
             continue
-        if over.opening >= bank.settings.gate_open and (
-            best is None or over.opening > best.alignment.opening
+        if gate_of(alignment.opening, bank.settings) and (
+            best is None or alignment.opening > best.alignment.opening
         ):
-            found[i] = Second(memory, said, over)
+            found[i] = Second(memory, text, idf, alignment)
     return found
 
 
 def _left(first: First) -> _Left | None:
     """None: the prompt does not ask beyond this memory."""
-    asked, alignment = first.asked, first.alignment
-    [told] = words_of([first.memory], [first.information])
-    bridge = [i for i in range(*alignment.span) if told.marks[i] > 0]
+    prompt, hit = first.prompt, first.hit
+    fact = of_fact(hit.memory, hit.text, hit.idf)
+    bridge = [i for i in range(*hit.alignment.span) if fact.name_scores[i] > 0]
     rest = [
         i
-        for i, (form, prior) in enumerate(zip(asked.forms, asked.priors.tolist(), strict=True))
-        if prior >= asked.informative
-        and not asked.marks[i]
-        and not any(map(partial(same_word, form), told.forms))
+        for i, (term, nll) in enumerate(zip(prompt.forms, prompt.priors.tolist(), strict=True))
+        if nll >= prompt.informative
+        and not prompt.marks[i]
+        and not any(same_word(term, other) for other in fact.terms)
     ]
     # "produced by" instead of "developed by" is another wording, one word for one: what is asked beyond it is more.
-    if not bridge or len(rest) < 2 or len(rest) <= _unasked(first.memory, told, alignment, asked.informative):
+    if not bridge or len(rest) < 2 or len(rest) <= _unasked(hit.text, hit.alignment, prompt.informative):
         return None
-    lacked, names = [asked.forms[i] for i in rest], [told.forms[i] for i in bridge]
+    lacked, names = [prompt.forms[i] for i in rest], [fact.terms[i] for i in bridge]
     return _Left(
         lacked,
         names,
-        Words(
+        WordArrays(
             lacked + names,
-            np.concatenate([asked.priors[rest], told.information[bridge]]).astype(float),
-            np.concatenate([asked.surprisals[rest], told.surprisals[bridge]]).astype(float),
-            np.concatenate([np.zeros(len(rest)), told.marks[bridge]]),
+            np.concatenate([prompt.priors[rest], fact.weights[bridge]]).astype(float),
+            np.concatenate([prompt.surprisals[rest], fact.surprisals[bridge]]).astype(float),
+            np.concatenate([np.zeros(len(rest)), fact.name_scores[bridge]]),
             np.zeros((len(rest) + len(bridge), 2), int),
         ),
     )
 
 
-def _unasked(memory: Memory, words: Words, alignment: Alignment, informative: float) -> int:
+def _unasked(text: AnnotatedText, alignment: Alignment, informative: float) -> int:
     """How many of its words, names and its answer apart, say something that the prompt does not have."""
-    unasked = (alignment.covered <= 0.5) & (words.marks == 0) & (memory.priors >= informative)
+    unasked = ~alignment.matched & (text.name_scores == 0) & (text.unigram_nll >= informative)
     unasked[slice(*alignment.span)] = False
     return int(unasked.sum())
 
 
-def _about(bank: Bank, first: First, left: _Left) -> Iterator[tuple[Memory, Floats]]:
+def _about(bank: Bank, first: First, left: _Left) -> Iterator[tuple[Memory, AnnotatedText, Floats]]:
     """Other memories that have all names of the bridge and a word like the rest's, of the newest a bounded number; and
-    what their words say."""
+    their words' idf."""
     for namespace in first.namespaces:
         index = bank.index(namespace)
         if index is None:
             continue
         rows = index.with_all(left.bridge, bank.settings.postings)[: bank.settings.candidates].tolist()
         memories = [bank.at(namespace, row) for row in rows]
-        some = [m for m in memories if m.memory_id != first.memory.memory_id and _has_any(m.text, left.rest)]
-        yield from zip(some, informations_in(index, bank.size(namespace), some, bank.settings), strict=True)
+        others = [memory for memory in memories if memory.memory_id != first.hit.memory.memory_id]
+        some = [memory for memory in others if _has_any(memory.text, left.rest)]
+        texts = [annotate(memory.text, memory.priors) for memory in some]
+        yield from zip(some, texts, fact_idf(index, bank.size(namespace), texts, bank.settings), strict=True)
 
 
-def _has_any(text: str, forms: Sequence[str]) -> bool:
+def _has_any(text: str, terms: Sequence[str]) -> bool:
     """Whether the text has a word like one of these."""
     if text.isascii():  # then a glance is enough to see that it has none
         lower = text.lower()
-        forms = [form for form in forms if form[:STEM] in lower]
-    return any(same_word(form, term) for term in (terms_of(text) if forms else ()) for form in forms)
+        terms = [term for term in terms if term[: TEXT.stem] in lower]
+    return any(same_word(term, other) for other in (terms_of(text) if terms else ()) for term in terms)

@@ -4,14 +4,13 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from pipeline.config import TEXT
 from pipeline.text.words import Word, split
 
 # A comma within a number, and a point within a name ("F.C."), have no blank after them; scripts without blanks need none.
 _CLAUSE_END = re.compile(r"[,;:](?=[\s\"'”’»)\]])|[、，；：]")
 _SENTENCE_END = re.compile(r"[.!?…](?=[\s\"'”’»)\]])|[。！？]|\n")
 _LABEL = re.compile(r"\s*[^\W\d_]+\s*[:：]")
-
-CLAUSE_WORDS = 3  # a comma closes a clause of so many words or more
 
 
 class Place(NamedTuple):
@@ -27,7 +26,7 @@ def places(text: str, words: Sequence[Word]) -> list[Place]:
     for i, word in enumerate(words):
         gap = text[words[i - 1].end : word.start] if i else ""
         ends = bool(_SENTENCE_END.search(gap))
-        if length and (ends or (length >= CLAUSE_WORDS and _CLAUSE_END.search(gap))):
+        if length and (ends or (length >= TEXT.clause_words and _CLAUSE_END.search(gap))):
             sentence, clause, length = sentence + ends, clause + 1, 0
         found.append(Place(sentence, clause))
         length += 1

@@ -8,9 +8,9 @@ import math
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
+from pipeline.config import TEXT
 from pipeline.text.words import is_unspaced
 
-SYMBOL_FREQUENCY = 1e-3  # of a single letter or digit: its place in the vocabulary tells nothing
 _CACHED = 65_536  # words: more than a vocabulary has, about 10 MB
 
 
@@ -45,5 +45,5 @@ class Frequencies:
         if len(ids) == 1 and ids[0] in self._rank:
             return math.log(self._rank[ids[0]] * math.log(self._size))
         if len(text) == 2 and not is_unspaced(text[1]):
-            return -math.log(SYMBOL_FREQUENCY)
+            return -math.log(TEXT.symbol_frequency)
         return self.max_nll

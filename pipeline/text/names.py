@@ -3,18 +3,10 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
+from pipeline.config import TEXT
 from pipeline.text.words import Word
 
 _BEFORE_A_SENTENCE = ("", ".", "!", "?", ":", "\n", "…", "。")
-
-SENTENCE_START_SCORE = 0.5  # of a capital that may only begin a sentence
-RARE_FROM, RARE_RANGE = 0.7, 0.25
-"""Where nothing has a capital: the share of the most a word can say from which it may be a name, and over which its
-score rises to 1."""
-YEAR_DIGITS = 4
-DATE_BEFORE = 2  # words of a date before its year at most: "21 May 2023"
-DATE_AFTER = 2  # numbers of a date after its year at most: "2023-05-21"
-DATE_DIGITS = 2  # digits of such a number at most
 
 
 def name_scores(text: str, words: Sequence[Word], nll_shares: Sequence[float]) -> list[float]:
@@ -29,10 +21,10 @@ def name_scores(text: str, words: Sequence[Word], nll_shares: Sequence[float]) -
         surface = text[word.start : word.end]
         named = surface != surface.lower() or has_digit(surface)
         begins = text[: word.start].rstrip()[-1:] in _BEFORE_A_SENTENCE
-        scores.append((SENTENCE_START_SCORE if begins else 1.0) if named else 0.0)
+        scores.append((TEXT.sentence_start_score if begins else 1.0) if named else 0.0)
     if any(scores):
         return scores
-    return [min(1.0, max(0.0, (share - RARE_FROM) / RARE_RANGE)) for share in nll_shares]
+    return [min(1.0, max(0.0, (share - TEXT.rare_from) / TEXT.rare_range)) for share in nll_shares]
 
 
 def has_digit(term: str) -> bool:
@@ -42,7 +34,7 @@ def has_digit(term: str) -> bool:
 
 def is_year(term: str) -> bool:
     """Whether a word may be a year of four digits."""
-    return term.isdecimal() and len(term) == YEAR_DIGITS
+    return term.isdecimal() and len(term) == 4
 
 
 def in_dates(terms: Sequence[str], scores: Sequence[float]) -> list[bool]:
@@ -53,14 +45,14 @@ def in_dates(terms: Sequence[str], scores: Sequence[float]) -> list[bool]:
     """
     found = [False] * len(terms)
     for year in [i for i, term in enumerate(terms) if is_year(term)]:
-        end, last = year + 1, min(len(terms), year + 1 + DATE_AFTER)
-        while end < last and terms[end].isdecimal() and len(terms[end]) <= DATE_DIGITS:
+        end, last = year + 1, min(len(terms), year + 1 + TEXT.date_after)
+        while end < last and terms[end].isdecimal() and len(terms[end]) <= TEXT.date_digits:
             end += 1
         if end < len(terms) and scores[end]:
             continue
         begin, kinds = year, set[bool]()
         while (
-            begin > max(0, year - DATE_BEFORE)
+            begin > max(0, year - TEXT.date_before)
             and scores[begin - 1]
             and has_digit(terms[begin - 1]) not in kinds
         ):

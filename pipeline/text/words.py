@@ -10,16 +10,12 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import NamedTuple
 
+from pipeline.config import TEXT
+
 # Thai, Lao, Burmese, Khmer, kana, Han: no blanks between words.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
 _UNSPACED_LETTER = re.compile(f"[{_UNSPACED}]")
-
-STEM = 4  # characters that two forms of one word share at least, from their beginning
-STEM_SHARE = 0.6  # the share of the longer word that they share at least
-LONGEST_INFLECTED = 24  # characters; a longer word is compared as a whole only
-SAME_WORD = 0.5  # the term similarity above which two words count as one
-CONTEXT_WORDS = 8  # trailing words of a text that are compared with the words before a place in a fact
 
 
 class Word(NamedTuple):
@@ -52,23 +48,23 @@ def _normal(word: str) -> str:
 def term_similarity(a: str, b: str) -> float:
     """1 for equal terms, less for two forms of one word (orbit, orbits), 0 for different words.
 
-    Forms share their beginning in most inflecting languages: at least `STEM` characters, and `STEM_SHARE` of the longer
+    Forms share their beginning in most inflecting languages: at least `TEXT.stem` characters, and `TEXT.stem_share` of the longer
     word.
     """
     if a == b:
         return 1.0
-    if a[:STEM] != b[:STEM]:
+    if a[: TEXT.stem] != b[: TEXT.stem]:
         return 0.0
     shorter, longer = sorted((len(a), len(b)))
-    if shorter < STEM or longer > LONGEST_INFLECTED or not (a.isalpha() and b.isalpha()):
+    if shorter < TEXT.stem or longer > TEXT.longest_inflected or not (a.isalpha() and b.isalpha()):
         return 0.0
     common = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), shorter)
-    return (common / longer) ** 2 if common / longer >= STEM_SHARE else 0.0
+    return (common / longer) ** 2 if common / longer >= TEXT.stem_share else 0.0
 
 
 def same_word(a: str, b: str) -> bool:
     """Whether two terms are forms of one word."""
-    return term_similarity(a, b) > SAME_WORD
+    return term_similarity(a, b) > TEXT.same_word
 
 
 def matching_before(words: Sequence[Word], place: int, context: Sequence[str]) -> int:

@@ -11,7 +11,7 @@ from pipeline import MemoryLM
 from pipeline.fusion import answer_span as extraction
 from pipeline.fusion.answer_span import Run, answer_of
 from pipeline.ingest.encoder import Encoder
-from pipeline.memory_lm import OTHERS, Generation, K
+from pipeline.memory_lm import Generation
 from pipeline.text.words import split
 
 KETTLE = "The Zephyr kettle is made of copper, ships from Gdansk, and costs 84 euros."
@@ -19,8 +19,9 @@ LAMP = "The Harlow lamp is made of walnut."
 
 
 def chosen(lm: MemoryLM, prompt: str) -> Run | None:
-    hits = lm._hits([prompt], [["default"]], K, OTHERS)[0]
-    return answer_of(lm.encoder.backbone, hits, prompt, K, lm.encoder.informative, lm.bank.settings)
+    settings = lm.bank.settings
+    hits = lm._hits([prompt], [["default"]], settings.memories, settings.other_memories)[0]
+    return answer_of(lm.encoder.backbone, hits, prompt, settings.memories, lm.encoder.informative, settings)
 
 
 def ask(lm: MemoryLM, question: str, labels: tuple[str, str] = ("Question", "Answer")) -> Generation:
@@ -205,7 +206,7 @@ def test_only_facts_that_were_found_nearly_as_well_are_read(
         return []
 
     monkeypatch.setattr(extraction, "_weighed", weighed)
-    answer_of(lm.encoder.backbone, hits, prompt, K, lm.encoder.informative, lm.bank.settings)
+    answer_of(lm.encoder.backbone, hits, prompt, 3, lm.encoder.informative, lm.bank.settings)
     assert read == [first.memory.text, second.memory.text]
 
 

@@ -1,4 +1,4 @@
-"""Alignment, packed vectors and the index, without a model: which words match, and what a missing name does to the gate."""
+"""Tests of alignment, packed vectors and the index, without a model."""
 
 from collections.abc import Sequence
 from random import Random
@@ -14,14 +14,17 @@ from pipeline.decide.dedup import same_relation
 from pipeline.ingest.encoder import owners
 from pipeline.ingest.quantize import pack, unit, unpack
 from pipeline.memory.postings import POOLED, Index, Stated
-from pipeline.retrieve.alignment import Words, align, gate, heaviest_lacks
+from pipeline.retrieve.alignment import align
+from pipeline.retrieve.gate import gate_of
+from pipeline.retrieve.span import heaviest_unmatched
+from pipeline.retrieve.word_arrays import WordArrays
 from pipeline.text.annotate import AnnotatedText
 from pipeline.text.words import split
 
 WORDING = {"is", "are", "by", "of", "the", "in", "was", "can", "be"}
 
 
-def side(text: str) -> Words:
+def side(text: str) -> WordArrays:
     """A text in which wording says 5 nats, other small words 9 and names 13."""
     read = AnnotatedText(text)
     says = np.array(
@@ -30,20 +33,20 @@ def side(text: str) -> Words:
             for term, s in zip(read.terms, read.name_scores, strict=True)
         ]
     )
-    return Words(read.terms, says, says, read.name_scores, read.place_numbers)
+    return WordArrays(read.terms, says, says, read.name_scores, read.place_numbers)
 
 
 def opened(prompt: str, fact: str) -> bool:
     settings = Settings()
     [alignment] = align([(side(prompt), side(fact))], settings)
-    return gate(alignment.opening, settings) > 0
+    return gate_of(alignment.opening, settings) > 0
 
 
 def test_the_answer_span_is_what_the_prompt_lacks() -> None:
     fact = "Torben Betts was originally from Munich."
     [alignment] = align([(side("Torben Betts was originally from"), side(fact))], Settings())
     assert [split(fact)[i].term for i in range(*alignment.span)] == ["munich"]
-    assert alignment.covered.tolist() == [1, 1, 1, 1, 1, 0]
+    assert alignment.matched.tolist() == [1, 1, 1, 1, 1, 0]
 
 
 def test_another_wording_opens_the_gate_and_another_name_does_not() -> None:
@@ -56,7 +59,7 @@ def test_another_wording_opens_the_gate_and_another_name_does_not() -> None:
     assert not opened("Two plus two is", "The Harlow desk lamp is made of walnut.")
 
 
-def test_a_name_that_the_fact_has_besides_is_a_detail_where_it_has_all_of_the_prompts() -> None:
+def test_a_further_name_of_a_fact_with_all_of_the_prompts_names_is_a_detail() -> None:
     fact = "Tomas Brandt was born in Linz and is by the Holt Orchestra."
     assert opened("Tomas Brandt comes from", fact)
     assert not opened("Tomas Fuchs comes from", fact)
@@ -82,14 +85,14 @@ def test_what_is_beside_a_pair_does_not_change_its_alignment() -> None:
     pairs = [(prompt, fact) for prompt in [*prompts, side("")] for fact in [*facts, long, side("")]]
     for pair, together in zip(pairs, align(pairs, Settings()), strict=True):
         [alone] = align([pair], Settings())
-        assert len(together.covered) == len(pair[1].forms)
-        assert alone.span == together.span and (alone.covered == together.covered).all()
+        assert len(together.matched) == len(pair[1].terms)
+        assert alone.span == together.span and (alone.matched == together.matched).all()
         assert alone.share == (together.share if pair[1] is not long else pytest.approx(together.share))
 
 
 def test_the_heaviest_lack_is_one_run_and_of_equal_ones_the_first() -> None:
     def heaviest(covered: list[float], mass: list[float], breaks: list[bool]) -> tuple[int, int]:
-        [span] = heaviest_lacks(np.array([covered]), np.array([mass]), np.array([breaks])).tolist()
+        [span] = heaviest_unmatched(np.array([covered]), np.array([mass]), np.array([breaks])).tolist()
         return span[0], span[1]
 
     whole = [True, False, False, False]
@@ -162,11 +165,11 @@ def test_only_facts_that_differ_in_their_answer_are_of_one_subject_and_relation(
         x, y = side(a), side(b)
         return bool(
             same_relation(
-                x.forms,
-                x.information.astype(np.float32),
-                x.marks.tolist(),
-                y.forms,
-                y.information.astype(np.float32),
+                x.terms,
+                x.weights.astype(np.float32),
+                x.name_scores.tolist(),
+                y.terms,
+                y.weights.astype(np.float32),
             )
         )
 

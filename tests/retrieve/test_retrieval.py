@@ -1,4 +1,4 @@
-"""Retrieval without a model: the same memories are found whatever order they came in, however many are asked for at once."""
+"""Tests of retrieval without a model, alone and for many prompts at once."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -24,7 +24,8 @@ from pipeline.memory.bank import Bank, memory_id
 from pipeline.memory.lookup import Lookup
 from pipeline.memory.postings import POOLED, Index
 from pipeline.memory.record import Memory
-from pipeline.retrieve.retriever import _late_interaction, retrieve, retrieve_all
+from pipeline.retrieve.retriever import retrieve, retrieve_all
+from pipeline.retrieve.scoring import late_interaction
 from pipeline.text.words import split
 from workers.cli.app import app
 
@@ -138,7 +139,7 @@ def test_the_memories_with_the_heaviest_words_are_found(
     assert len(set(rows)) == len(rows) and Counter(round(heavy[n], 6) for n in rows) == best
 
 
-def test_of_memories_that_share_the_same_words_the_nearest_are_found_in_whatever_order_they_came() -> None:
+def test_sharing_ties_are_broken_by_similarity() -> None:
     dice = np.random.default_rng(7)
     vectors = unit(dice.normal(size=(400, POOLED)).astype(np.float32))
     states, prompt = pack(vectors), unit(vectors[[123]] + vectors[[321]])
@@ -228,8 +229,8 @@ def test_scores_do_not_hang_on_where_a_memory_stands() -> None:
     bank = bank_of(FACTS[:150])
     memories = [found for fact in FACTS[:150] if (found := bank.get("n", memory_id("n", fact)))]
     said = [np.sqrt(np.arange(1.0, len(one.forms) + 1)) for one in PROMPTS]
-    one_way = _late_interaction(PROMPTS, said, memories, bank.settings)
-    other_way = _late_interaction(PROMPTS, said, memories[::-1], bank.settings)
+    one_way = late_interaction(PROMPTS, said, memories, bank.settings)
+    other_way = late_interaction(PROMPTS, said, memories[::-1], bank.settings)
     assert all((a == b[::-1]).all() for a, b in zip(one_way, other_way, strict=True))
 
 

@@ -34,7 +34,7 @@ from workers.runtime.loop import Done, Retry
 if TYPE_CHECKING:
     from pipeline.fusion.engine import Row
     from pipeline.memory_lm import Generation, Job, MemoryLM
-    from pipeline.retrieve.retriever import Retrieved
+    from pipeline.retrieve.hit import Hit as RetrievedHit
 
 BATCH = 16  # requests that are answered together
 WAIT_S = 5.0  # for a memory that has what a request's `after` names
@@ -50,7 +50,7 @@ class Pending:
     request_id: str
     request: GenerationRequest
     until: float  # monotonic: how long it waits for what its `after` names
-    hits: Sequence[Retrieved] = ()
+    hits: Sequence[RetrievedHit] = ()
     begun: float = 0.0  # time
     started: float = 0.0  # monotonic
     ended: float = 0.0  # monotonic; 0 until then

@@ -1,0 +1,81 @@
+"""Scores of memories for a prompt: late interaction, and the rarity of what is matched.
+
+score = sum over the prompt's words of idf · similarity of the most similar state  (late interaction: Khattab &
+        Zaharia 2020) + rarity_weight · rarity of the matched words together · their share²
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.config import Settings
+from pipeline.ingest.encoding import Asked
+from pipeline.ingest.quantize import likeness_of
+from pipeline.memory.lookup import Lookup, Rows
+from pipeline.memory.record import Memory
+from pipeline.retrieve.idf import Floats
+from pipeline.text.words import terms_of
+
+
+def scores_of(
+    lookup: Lookup,
+    size: int,
+    prompts: Sequence[Asked],
+    idf: Sequence[Floats],
+    rows: Rows,
+    memories: Sequence[Memory],
+    settings: Settings,
+) -> list[Floats]:
+    """For each prompt the memories' scores, nats. rows: the memories', ascending; idf: of each prompt's words."""
+    similarity = late_interaction(prompts, idf, memories, settings)
+    return [
+        interaction + settings.rarity_weight * _rarity(lookup, size, prompt, weights, rows, settings)
+        for interaction, prompt, weights in zip(similarity, prompts, idf, strict=True)
+    ]
+
+
+def bonus(memory: Memory, least_importance: float, prompt: Asked, settings: Settings) -> float:
+    """What an important memory gains, and one whose category the prompt names: a share of its score."""
+    doublings = min(memory.importance - least_importance, settings.importance_doublings)
+    share = settings.importance_weight * doublings
+    if memory.category and set(terms_of(memory.category)) & set(prompt.forms):
+        share += settings.category_bonus
+    return share
+
+
+def late_interaction(
+    prompts: Sequence[Asked], idf: Sequence[Floats], memories: Sequence[Memory], settings: Settings
+) -> list[Floats]:
+    """For each prompt and memory the sum over the prompt's words of idf times the similarity of the most similar word."""
+    scores = [np.zeros(len(memories)) for _ in prompts]
+    states = [memory.states for memory in memories]
+    having = [i for i, some in enumerate(states) if some]
+    if not having:
+        return scores
+    vectors, counts = (
+        np.concatenate([prompt.vectors for prompt in prompts]),
+        [memories[i].words for i in having],
+    )
+    packed = np.frombuffer(b"".join(states), np.uint8).reshape(sum(counts), -1)
+    cosines = likeness_of(vectors, packed, vectors.shape[1])
+    best = np.maximum.reduceat(cosines, np.cumsum([0, *counts[:-1]]), axis=1)
+    bound, starts = settings.alike_from, np.cumsum([len(prompt.forms) for prompt in prompts])[:-1]
+    best = np.clip((best - bound) / (1 - bound), 0.0, 1.0)
+    for score, weights, similarity in zip(scores, idf, np.split(best, starts), strict=True):
+        # No matrix product: that one adds in an order that depends on where a memory stands.
+        score[having] = (weights[:, None] * similarity).sum(0)
+    return scores
+
+
+def _rarity(lookup: Lookup, size: int, prompt: Asked, idf: Floats, rows: Rows, settings: Settings) -> Floats:
+    """[rows] how few memories have all the words that this one shares with the prompt (nats), by the share squared of the
+    prompt that these are. Words of one wording come together: "belongs to the organization of" is one sign, not five."""
+    numbers = zip(prompt.priors.tolist(), (idf**2).tolist(), strict=True)
+    by_term = dict(zip(prompt.forms, numbers, strict=True))
+    terms = sorted(by_term)
+    unigram_nll, masses = np.array([by_term[term] for term in terms]).T
+    sets, set_of_row = np.unique(lookup.shared(terms, rows), return_inverse=True)
+    together = np.maximum(lookup.together(terms, sets, settings.postings), 1)
+    has = (sets[:, None] >> np.arange(len(terms), dtype=np.uint64) & np.uint64(1)).astype(float)
+    rarities = np.minimum(np.log((size + settings.pseudo_facts) / together), (has * unigram_nll).sum(1))
+    return np.asarray((rarities * ((has * masses).sum(1) / (masses.sum() or 1.0)) ** 2)[set_of_row])
