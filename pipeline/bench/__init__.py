@@ -1,1 +1,1 @@
-"""Measurements of recall, speed and size, as library functions that print nothing."""
+"""Measurements of the memory: how well it recalls, what it costs, and how fast each step is."""

@@ -1,30 +1,27 @@
-"""How fast facts are encoded, against the bare forward pass of the same texts.
+"""How fast facts are encoded, compared with the bare model's forward pass over the same texts.
 
-The bare pass computes the logits of the texts, sorted by length and padded to the longest of each batch, in the batch size
-that turns out best: what the model costs at least where it is called as it is. In turns, so that what else the machine
-does meets both. Knows the encoder; knows nothing of memories or Kafka.
+The bare pass computes the logits of the texts, sorted by length and padded within each batch, at the batch size that
+turns out fastest: the least that the model costs when it is called without changes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 
 import torch
 
+from pipeline.bench.harness import Progress, in_turns, median_rate, median_speedup, timed
 from pipeline.bench.synthetic.texts import made_up_facts
 from pipeline.ingest.encoder import Encoder
 
-BATCHES = (8, 16, 32)  # texts; of which the best is looked for
-TRIED = 64  # texts by which it is looked for
-
-Clock = Callable[[], float]
-Tell = Callable[[str, int, int], object]
+BATCH_SIZES = (8, 16, 32)
+"""Texts per batch of the bare pass; the fastest size is used."""
+TRIAL_TEXTS = 64
+"""Texts on which the batch sizes are tried."""
 
 
 @dataclass(frozen=True)
 class EncodeResult:
-    """Facts a second, medians. `of_bare` is the median of each round's ratio, by the clock and by the processor's time
-    alone: on a machine that does other things too, the second says more."""
+    """Medians of facts per second. `of_bare`: the median of the rounds' ratios; `of_bare_cpu`: by processor time."""
 
     model: str
     dtype: str
@@ -40,35 +37,31 @@ class EncodeResult:
     of_bare_cpu: float
 
 
-def measure(encoder: Encoder, wall: Clock, cpu: Clock, tell: Tell, facts: int, rounds: int) -> EncodeResult:
-    """Invented facts. `tell` gets (what, more, total) as it goes on."""
+def measure(encoder: Encoder, facts: int, rounds: int, progress: Progress) -> EncodeResult:
+    """Encodes `facts` invented facts, and runs the bare model over them, in turns."""
     texts, backbone = made_up_facts(facts, 0), encoder.backbone
     ids = sorted((backbone.lead + t.ids for t in backbone.tokenize(texts)), key=len)
-
-    def time(do: Callable[[], object]) -> tuple[float, float]:
-        began, spent = wall(), cpu()
-        do()
-        return wall() - began, cpu() - spent
-
-    tried = ids[:: max(1, len(ids) // TRIED)]
-    encoder.encode(texts[:TRIED])  # warms up
-    best = min(BATCHES, key=lambda size: time(lambda: _bare(encoder, tried, size))[1])
-    tell("encoding", 1, rounds + 1)
-    ours, theirs = [], []
-    for _ in range(rounds):
-        ours.append(time(lambda: encoder.encode(texts)))
-        theirs.append(time(lambda: _bare(encoder, ids, best)))
-        tell("encoding", 1, rounds + 1)
-    rate, bare_rate = (median(facts / seconds for seconds, _ in times) for times in (ours, theirs))
-    of_bare, of_bare_cpu = (median(b[c] / a[c] for a, b in zip(ours, theirs, strict=True)) for c in (0, 1))
+    trial = ids[:: max(1, len(ids) // TRIAL_TEXTS)]
+    encoder.encode(texts[:TRIAL_TEXTS])  # warms up
+    size = min(BATCH_SIZES, key=lambda size: timed(lambda: bare_pass(encoder, trial, size)).cpu)
+    progress("encoding", 1, rounds + 1)
+    ours, bare = in_turns(
+        rounds,
+        lambda _: encoder.encode(texts),
+        lambda _: bare_pass(encoder, ids, size),
+        after=lambda: progress("encoding", 1, rounds + 1),
+    )
+    speedup = median_speedup(ours, bare)
     return EncodeResult(
         backbone.name, str(backbone.dtype).removeprefix("torch."), str(backbone.device), torch.get_num_threads(),
-        facts, sum(map(len, ids)) / facts, rounds, best, rate, bare_rate, of_bare, of_bare_cpu,
+        facts, sum(map(len, ids)) / facts, rounds, size, median_rate(facts, ours), median_rate(facts, bare),
+        speedup.wall, speedup.cpu,
     )  # fmt: skip
 
 
 @torch.inference_mode()
-def _bare(encoder: Encoder, ids: Sequence[list[int]], size: int) -> None:
+def bare_pass(encoder: Encoder, ids: Sequence[list[int]], size: int) -> None:
+    """The model's logits of these token sequences, `size` at a time."""
     for begin in range(0, len(ids), size):
         padded, mask = encoder.backbone.pad(ids[begin : begin + size])
         encoder.backbone.model(input_ids=padded, attention_mask=mask, use_cache=False)

@@ -1,7 +1,4 @@
-"""The files that the measurements read: facts with the ways of asking for them, and conversations with questions.
-
-Knows their fields, and says which line is wrong; knows nothing of models or memories.
-"""
+"""The input files of the measurements: facts with prompts for them, and conversations with questions."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +10,11 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class BenchFileError(ValueError):
-    """The file cannot be measured with: the message names it, the line and what is wrong there."""
+    """A file cannot be used. The text names the file, the line and what is wrong there."""
 
 
 class _Line(BaseModel):
-    """What a line may have beside these fields is left alone."""
+    """Further fields of a line are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=False)
 
@@ -30,7 +27,7 @@ class Update(_Line):
 
 
 class FactRow(_Line):
-    """A fact that no frozen model can know: `text` ends in `target`, where really `target_true` belongs."""
+    """A fact that no frozen model can know: `text` ends in `target`, where the truth is `target_true`."""
 
     category: str | None = None
     text: Text
@@ -40,7 +37,7 @@ class FactRow(_Line):
     paraphrases: Annotated[tuple[Text, ...], Field(min_length=1)]
     question: Text
     neighbours: tuple[Text, ...] = ()
-    """Prompts about other subjects, whose answer is `target_true` and must stay so."""
+    """Prompts about other subjects, whose answer is `target_true` and must stay it."""
     update: Update
     reversed_text: Text | None = None
     """The fact with its object first."""
@@ -49,7 +46,7 @@ class FactRow(_Line):
 class TalkFact(_Line):
     text: Text
     evidence: tuple[str, ...] = ()
-    """The turns of the conversation that it rests on."""
+    """The turns of the conversation that support it."""
 
 
 class TalkQuestion(_Line):
@@ -57,7 +54,7 @@ class TalkQuestion(_Line):
     answer: str
     evidence: tuple[str, ...] = ()
     category: int
-    """1 several facts, 2 time, 3 open, 4 one fact, 5 not answered in the conversation."""
+    """1: several facts, 2: time, 3: open, 4: one fact, 5: not answered in the conversation."""
 
 
 class Talk(_Line):
@@ -86,7 +83,7 @@ def read_talks(file: Path) -> list[Talk]:
 
 
 def _read(file: Path, kind: type[L]) -> Sequence[tuple[int, L]]:
-    """(line number, row) of every line that is not blank."""
+    """The (line number, row) of every line that is not blank. Raises BenchFileError."""
     rows = []
     try:
         lines = file.read_bytes().split(b"\n")
@@ -103,5 +100,5 @@ def _read(file: Path, kind: type[L]) -> Sequence[tuple[int, L]]:
             what = f"{field}: {first['msg']}" if field else first["msg"]
             raise BenchFileError(f"{file}, line {number}: {what}") from None
     if not rows:
-        raise BenchFileError(f"{file}: there is no line to measure with")
+        raise BenchFileError(f"{file}: it has no lines")
     return rows

@@ -1,7 +1,7 @@
-"""Prompting, what a memory must beat: the frozen model is given the retriever's best fact before the prompt.
+"""Prompting, the baseline that a memory must beat: the retriever's best fact is put before the prompt.
 
-Three wordings, each with the fact always put there, or only when its gate is open: whichever is best at a measure
-stands for prompting in it. Knows MemoryLM and its backbone; knows nothing of what is measured.
+There are three wordings; each puts the fact there always, or only where its gate is open. At each measure the best of
+these ways stands for prompting.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,17 +18,20 @@ from pipeline.model.kv_cache import KVCache
 
 WORDINGS = ("plain", "chat", "two examples")
 GATINGS = ("", ", gated")
+TOKENS = 24
+"""Tokens of every generated text."""
+BATCH = 16
+"""Prompts that are continued together."""
+BATCH_TOKENS = 1024
+"""Prompt tokens that are read together."""
 
-BATCH = 16  # prompts that are continued together
-TOGETHER = 1024  # tokens of prompts that are read together
-
-Tell = Callable[[int], None]
-"""Is told how many more are done."""
+Done = Callable[[int], object]
+"""Called with how many more prompts are done."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The best memory's text for a prompt ("" if there is none), and whether it may speak."""
+    """The best memories' text for a prompt ("" if there is none), and whether a gate of theirs is open."""
 
     text: str
     open: bool
@@ -36,30 +39,30 @@ class Found:
 
 def found(lm: MemoryLM, prompts: Sequence[str], namespace: str = "default", k: int = 1) -> list[Found]:
     """The best k memories of each prompt, one a line, best first."""
-    hits = lm.retrieve(prompts, namespace, k)
-    return [Found("\n".join(h.text for h in some), any(h.gate > 0 for h in some)) for some in hits]
+    retrieved = lm.retrieve(prompts, namespace, k)
+    return [Found("\n".join(h.text for h in hits), any(h.gate > 0 for h in hits)) for hits in retrieved]
 
 
 def job(wording: str, fact: str, prompt: str, max_new_tokens: int = 32) -> Job:
     """The prompt with the fact before it."""
-    told = f"{fact}\n{prompt}" if fact else prompt
+    text = f"{fact}\n{prompt}" if fact else prompt
     if wording == "chat":
-        chat = [{"role": "user", "content": told}]
+        chat = [{"role": "user", "content": text}]
         return Job(None, chat, use_memory=False, max_new_tokens=max_new_tokens)
-    text = EXAMPLES + told if wording == "two examples" else told
+    text = EXAMPLES + text if wording == "two examples" else text
     return Job(text, use_memory=False, max_new_tokens=max_new_tokens)
 
 
 def generate(
-    lm: MemoryLM, wording: str, facts: Sequence[Found], prompts: Sequence[str], tokens: int, tell: Tell
+    lm: MemoryLM, wording: str, facts: Sequence[Found], prompts: Sequence[str], done: Done
 ) -> list[str]:
-    """Greedy answers, the fact always put before the prompt. Two examples end where another one would begin."""
+    """Greedy answers with the fact always before the prompt, each cut where another example would begin."""
     texts = []
     for at in range(0, len(prompts), 2 * BATCH):
         part = slice(at, at + 2 * BATCH)
-        jobs = [job(wording, f.text, p, tokens) for f, p in zip(facts[part], prompts[part], strict=True)]
+        jobs = [job(wording, f.text, p, TOKENS) for f, p in zip(facts[part], prompts[part], strict=True)]
         texts += [answer.text.split("\n\n")[0] for answer in lm.answer(jobs)]
-        tell(len(jobs))
+        done(len(jobs))
     return texts
 
 
@@ -69,31 +72,32 @@ def score(
     facts: Sequence[Found],
     prompts: Sequence[str],
     targets: Sequence[Sequence[str]],
-    tell: Tell,
+    done: Done,
 ) -> list[list[float]]:
-    """Mean log-probability per token (nats) of each of a prompt's targets, the fact always put before the prompt.
+    """Mean log-probability per token (nats) of each of a prompt's targets, with the fact always before the prompt.
 
-    A prompt is read once for all of its targets. All prompts have equally many.
+    A prompt is read once for all its targets. All prompts must have equally many.
     """
     contexts = [_ids(backbone, job(wording, f.text, p)) for f, p in zip(facts, prompts, strict=True)]
-    done: list[list[float]] = [[] for _ in contexts]
-    for batch, _, _ in close_batches([len(ids) for ids in contexts], TOGETHER):
+    scores: list[list[float]] = [[] for _ in contexts]
+    for batch, _, _ in close_batches([len(ids) for ids in contexts], BATCH_TOKENS):
         ids, mask = backbone.pad([contexts[i] for i in batch], left=True)
         first, decoding = backbone.prefill(ids, mask)
         for n in range(len(targets[batch[0]])):
             wanted = [backbone.tokenize([" " + targets[i][n].strip()])[0].ids for i in batch]
-            for i, value in zip(batch, _continued(backbone, first, decoding, wanted), strict=True):
-                done[i].append(value)
+            for i, value in zip(batch, _log_probabilities(backbone, first, decoding, wanted), strict=True):
+                scores[i].append(value)
             if added := decoding.mask.shape[1] - ids.shape[1]:  # back to where the prompt ends
                 decoding.cache.crop(-added)
                 decoding.mask = mask
-        tell(len(batch))
-    return done
+        done(len(batch))
+    return scores
 
 
-def _continued(
+def _log_probabilities(
     backbone: Backbone, first: Tensor, decoding: KVCache, wanted: Sequence[list[int]]
 ) -> list[float]:
+    """The mean log-probability of each row's continuation; `first`: the logits after the prompts."""
     total = [0.0] * len(wanted)
     logits = first
     for n in range(max(len(ids) for ids in wanted)):
@@ -107,6 +111,6 @@ def _continued(
     return [value / len(ids) for value, ids in zip(total, wanted, strict=True)]
 
 
-def _ids(backbone: Backbone, asked: Job) -> list[int]:
-    text = backbone.chat(asked.messages) if asked.messages is not None else asked.prompt or ""
+def _ids(backbone: Backbone, job: Job) -> list[int]:
+    text = backbone.chat(job.messages) if job.messages is not None else job.prompt or ""
     return backbone.clip(backbone.tokenize_prompt(text), 64)

@@ -1,22 +1,22 @@
-"""How fast queries over a history are that was written in small pieces and compacted, beside one flat file of the same rows.
+"""How fast queries run over a history of small, compacted files, compared with one flat file of the same rows.
 
-The rows are made up: a third of them makes memories, of which one in nine is left at the end; the others use, repeat, renew
-and remove them. Their vectors are one byte a word, for no query reads them. The same for the same seed.
+The rows are synthetic: a third of them makes memories, one in nine of which is left at the end; the others use, reinforce,
+supersede and evict them. Their vectors are one byte a word, since no query reads them. The same for the same seed.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
-from statistics import median
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.bench.harness import Progress, clock, in_turns, median_timing
 from pipeline.history import checkpoint as snapshot
 from pipeline.history import compaction
 from pipeline.history import log as history
@@ -39,17 +39,17 @@ ANALYSES = {
         ("outcome", "namespace", "memory_id", "nearest", "text", "importance"),
     ),
 }
-"""The README's over the history, and the columns that each rests on."""
-
-Shown = Callable[[str, int, int], None]
+"""The README's analyses of the history, and the columns that each reads."""
 
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    seconds: float  # median, with a connection of its own
-    flat_seconds: float  # of reading its columns from one flat file
+    """Medians of seconds: of the query with a connection of its own, and of reading its columns from one flat file."""
+
+    seconds: float
+    flat_seconds: float
     ratio: float  # flat_seconds / seconds
-    cpu_seconds: float  # the same by the processor's time: where others use the machine as well
+    cpu_seconds: float  # the same by processor time, which says more on a busy machine
     flat_cpu_seconds: float
     cpu_ratio: float
 
@@ -66,58 +66,76 @@ class Query:
     most_seconds: float
 
 
-def measure(folder: Path, rows: int, flush: int, seed: int, shown: Shown) -> Query:
-    """`folder`: an empty one. `flush`: rows of a file as it is written."""
+def measure(folder: Path, rows: int, flush: int, seed: int, progress: Progress) -> Query:
+    """Writes a history of `rows` rows, `flush` of them per file, and times the analyses. `folder`: an empty one."""
     data, flat = folder / "data", folder / "flat.parquet"
-    spaces, took = [_Space(n) for n in range(PARTITIONS)], 0.0
-    dice = Random(seed)
+    partitions = [_Partition(n) for n in range(PARTITIONS)]
+    compaction_s = _write(data, flat, partitions, rows, flush, Random(seed), progress)
+    [[count]] = query.run(data, "select count(*) as n from memories").to_pydict().values()
+    if count != sum(len(partition.alive) for partition in partitions):
+        raise ValueError(f"{count} memories by SQL are not those that were made")
+    analyses = {}
+    for name, (sql, columns) in ANALYSES.items():
+        analyses[name] = _analysis(data, flat, sql, columns)
+        progress("analyses", 1, len(ANALYSES))
+    files = sum(len(history.files(data, partition)) for partition in range(PARTITIONS))
+    written = sum(partition.written for partition in partitions)
+    return Query(rows, count, written, files, compaction_s, analyses, 0.5, 2.0)
+
+
+def _write(
+    data: Path,
+    flat: Path,
+    partitions: Sequence["_Partition"],
+    rows: int,
+    flush: int,
+    dice: Random,
+    progress: Progress,
+) -> float:
+    """Writes the rows to the history, with checkpoints and compactions as a writer makes them, and to one flat file.
+
+    The seconds that compaction took.
+    """
+    seconds = 0.0
     with pq.ParquetWriter(flat, HISTORY, compression="zstd") as out:
         waiting: list[pa.Table] = []
         for number, begin in enumerate(range(0, rows, flush)):
-            space = spaces[number % PARTITIONS]
-            table = space.rows(range(begin, min(begin + flush, rows)), dice)
-            history.append_table(data, space.partition, space.written, table)
-            if space.due(rows // PARTITIONS):
-                space.snapshot(data, table)
-            space.written += 1
+            partition = partitions[number % PARTITIONS]
+            table = partition.rows(range(begin, min(begin + flush, rows)), dice)
+            history.append_table(data, partition.number, partition.written, table)
+            if partition.checkpoint_due(rows // PARTITIONS):
+                partition.checkpoint(data, table)
+            partition.written += 1
             waiting.append(table)
             if len(waiting) * flush >= 1_000_000 or begin + flush >= rows:
                 out.write_table(pa.concat_tables(waiting), row_group_size=122_880)  # as DuckDB's own
                 waiting = []
-            if space.written % (compaction.FAN // 2) == 0:
-                took += _compact(data, space.partition, 1)
-            shown("rows written", table.num_rows, rows)
-    for space in spaces:
-        took += _compact(data, space.partition, rows)
-    [[count]] = query.run(data, "select count(*) as n from memories").to_pydict().values()
-    if count != sum(len(space.alive) for space in spaces):
-        raise ValueError(f"{count} memories by SQL are not those that were made")
-    analyses = {}
-    for name, (sql, columns) in ANALYSES.items():
-        reading = "SELECT " + ", ".join(f"sum({_size(column)})" for column in columns) + f" FROM '{flat}'"
-        ours, flats = list[tuple[float, float]](), list[tuple[float, float]]()
-        for _ in range(REPEATS):
-            ours.append(_timed(lambda sql=sql: query.run(data, sql)))  # type: ignore[misc]
-            flats.append(_timed(lambda sql=reading: _plain(sql)))  # type: ignore[misc]
-        (took_s, cpu), (flat_s, flat_cpu) = (map(median, zip(*x, strict=True)) for x in (ours, flats))
-        analyses[name] = Analysis(took_s, flat_s, flat_s / took_s, cpu, flat_cpu, flat_cpu / cpu)
-        shown("analyses", 1, len(ANALYSES))
-    files = sum(len(history.files(data, partition)) for partition in range(PARTITIONS))
-    return Query(rows, count, sum(space.written for space in spaces), files, took, analyses, 0.5, 2.0)
+            if partition.written % (compaction.FAN // 2) == 0:
+                seconds += _compact(data, partition.number, 1)
+            progress("rows written", table.num_rows, rows)
+    return seconds + sum(_compact(data, partition.number, rows) for partition in partitions)
 
 
 def _compact(data: Path, partition: int, steps: int) -> float:
-    began = time.perf_counter()
+    """At most so many steps; the seconds that they took."""
+    begun = clock()
     while steps and compaction.step(data, partition, time.time() + compaction.KEEP_S):
         steps -= 1
-    return time.perf_counter() - began
+    return clock() - begun
 
 
-def _timed(call: Callable[[], object]) -> tuple[float, float]:
-    """Seconds by the clock, and of the processor."""
-    began, cpu = time.perf_counter(), time.process_time()
-    call()
-    return time.perf_counter() - began, time.process_time() - cpu
+def _analysis(data: Path, flat: Path, sql: str, columns: Sequence[str]) -> Analysis:
+    reading = "SELECT " + ", ".join(f"sum({_size(column)})" for column in columns) + f" FROM '{flat}'"
+    ours, flats = in_turns(REPEATS, lambda _: query.run(data, sql), lambda _: _plain(reading))
+    seconds, flat_s = median_timing(ours), median_timing(flats)
+    return Analysis(
+        seconds.wall,
+        flat_s.wall,
+        flat_s.wall / seconds.wall,
+        seconds.cpu,
+        flat_s.cpu,
+        flat_s.cpu / seconds.cpu,
+    )
 
 
 def _plain(sql: str) -> object:
@@ -129,20 +147,22 @@ def _size(column: str) -> str:
     return f"length({column})" if pa.types.is_string(HISTORY.field(column).type) else column
 
 
-class _Space:
-    """A partition as its rows are made up: which memories there are, and how often each was used."""
+class _Partition:
+    """A partition while its rows are made up: which memories there are, and how often each was used."""
 
-    def __init__(self, partition: int) -> None:
-        self.partition, self.written, self.decided = partition, 0, 0
-        self.alive: list[int] = []  # numbers of the rows that made them
+    def __init__(self, number: int) -> None:
+        self.number, self.written, self.decided = number, 0, 0
+        self.alive: list[int] = []  # the numbers of the rows that made them
         self.uses: dict[int, int] = {}
         self.reinforced: dict[int, int] = {}
-        self.weights: dict[int, float] = {}
+        self.importance: dict[int, float] = {}
         self._kept = False
 
-    def due(self, rows: int) -> bool:
-        """Whether a writer's last snapshot before so many rows may be made now, and not later: it makes the next when there
-        are as many decisions more as memories."""
+    def checkpoint_due(self, rows: int) -> bool:
+        """Whether a writer would make its last checkpoint before the end now.
+
+        It makes the next one after as many further decisions as there are memories.
+        """
         return not self._kept and self.decided >= rows - len(self.alive)
 
     def rows(self, numbers: range, dice: Random) -> pa.Table:
@@ -157,20 +177,20 @@ class _Space:
             if outcomes[i] in ("superseded", "evicted"):
                 self.alive[at] = self.alive[-1]
                 self.alive.pop()
-                for kept in (self.uses, self.reinforced, self.weights):
+                for kept in (self.uses, self.reinforced, self.importance):
                     kept.pop(old, None)
             if outcomes[i] in ("learned", "superseded"):
                 self.alive.append(n)
-                self.weights[n] = n / 1e6
+                self.importance[n] = n / 1e6
             elif outcomes[i] in ("used", "reinforced"):
                 counts = self.uses if outcomes[i] == "used" else self.reinforced
                 counts[old] = counts.get(old, 0) + 1
-                self.weights[old] = n / 1e6
+                self.importance[old] = n / 1e6
             about.append(n if outcomes[i] in ("learned", "superseded", "skipped") else old)
         self.decided += len(numbers)
         making = [outcome in ("learned", "superseded") for outcome in outcomes]
         facts = [outcome not in ("used", "evicted") for outcome in outcomes]
-        columns = _of_memories(about, self.partition, facts) | {
+        columns = _memory_columns(about, self.number, facts) | {
             "outcome": outcomes,
             "memory_id": [
                 None if o == "skipped" else f"{n:032x}" for n, o in zip(about, outcomes, strict=True)
@@ -183,7 +203,7 @@ class _Space:
             ],
             "topic": ["facts" if f else "memory-hits" for f in facts],
             "topic_id": ["bench"] * len(numbers),
-            "partition": [self.partition] * len(numbers),
+            "partition": [self.number] * len(numbers),
             "offset": list(numbers),
         }
         for name, value in (("priors", [1.0] * 8), ("surprisals", [1.0] * 8), ("vectors", b"12345678")):
@@ -192,17 +212,17 @@ class _Space:
             {f.name: pa.array(columns.get(f.name, [None] * len(numbers)), f.type) for f in HISTORY}, HISTORY
         )
 
-    def snapshot(self, data: Path, last: pa.Table) -> None:
-        """What a writer would have kept after the batch `last`."""
+    def checkpoint(self, data: Path, last: pa.Table) -> None:
+        """Writes the checkpoint that a writer would write after the batch `last`."""
 
         def batches() -> Iterator[pa.RecordBatch]:
             for begin in range(0, len(self.alive), 4_096):
                 some = self.alive[begin : begin + 4_096]
-                columns = _of_memories(some, self.partition, [True] * len(some)) | {
+                columns = _memory_columns(some, self.number, [True] * len(some)) | {
                     "memory_id": [f"{n:032x}" for n in some],
                     "learned_at": [BEGIN_US + n * 1_000 for n in some],
                     "last_used_at": [BEGIN_US if n in self.uses else None for n in some],
-                    "importance": [self.weights[n] for n in some],
+                    "importance": [self.importance[n] for n in some],
                     "uses": [self.uses.get(n, 0) for n in some],
                     "reinforced": [self.reinforced.get(n, 0) for n in some],
                     "priors": [[1.0] * 8] * len(some),
@@ -214,21 +234,25 @@ class _Space:
                 )
 
         state: dict[str, object] = {"mark": snapshot.mark(decisions_from_table(last, False)), "spaces": {}}
-        self._kept = snapshot.write_batches(data, self.partition, self.written, state, batches())
+        self._kept = snapshot.write_batches(data, self.number, self.written, state, batches())
 
 
-def _of_memories(numbers: Sequence[int], partition: int, told: Sequence[bool]) -> dict[str, list[Any]]:
-    """What rows say of the memories of these numbers, where they tell a fact. A partition has one namespace."""
-    both = list(zip(numbers, told, strict=True))
+def _memory_columns(numbers: Sequence[int], partition: int, facts: Sequence[bool]) -> dict[str, list[Any]]:
+    """The columns that describe the memories of these numbers, empty in rows that are not of a fact.
+
+    A partition has one namespace.
+    """
+    both = list(zip(numbers, facts, strict=True))
     return {
         "namespace": [f"space-{partition}"] * len(numbers),
         "text": [
-            f"The lamp number {n} stands in room {n % 977} of the old hall." if t else None for n, t in both
+            f"The lamp number {n} stands in room {n % 977} of the old hall." if fact else None
+            for n, fact in both
         ],
-        "category": [f"category-{n % 20}" if t else None for n, t in both],
-        "source": ["bench" if t else None for t in told],
-        "fact_id": [f"fact-{n}" if t else None for n, t in both],
-        "observed_at": [BEGIN_US + n * 1_000 if t else None for n, t in both],
-        "loss_delta": [1.0 + n % 1000 / 100 if t else None for n, t in both],
-        "encoder_id": ["made-up" if t else None for t in told],
+        "category": [f"category-{n % 20}" if fact else None for n, fact in both],
+        "source": ["bench" if fact else None for fact in facts],
+        "fact_id": [f"fact-{n}" if fact else None for n, fact in both],
+        "observed_at": [BEGIN_US + n * 1_000 if fact else None for n, fact in both],
+        "loss_delta": [1.0 + n % 1000 / 100 if fact else None for n, fact in both],
+        "encoder_id": ["made-up" if fact else None for fact in facts],
     }

@@ -1,54 +1,60 @@
-"""How fast memories are retrieved, how many of the right ones, and what each takes: beside scoring every one of them.
+"""How fast memories are retrieved, how many of the right ones, and what each takes, against scoring every memory.
 
-The bank is made by bench_bank.py from facts that the model encodes here; the prompts are encoded too, one in three each
-a fact's own beginning, a paraphrase and a question. Encoding a prompt is not counted: that is the model's work. Exhaustive
-is the same score for every memory, the best of them aligned as retrieval does. A memory that is found with the score of
-the last of the exhaustive best is as right as that one (as in ANN-Benchmarks, Aumüller et al. 2020): of a large bank's many match a
-prompt equally well. Time and the process's size are told.
+The bank consists of facts that the model encodes here and of variants of them (synthetic/banks.py). A third of the prompts
+are a fact's own beginning, a third paraphrases, a third questions; encoding them is not counted, for it is the model's work.
+Exhaustive retrieval computes the same score for every memory, and aligns the best as retrieval does. A retrieved memory
+is right if its score is at least that of the last of the exhaustive best (as in ANN-Benchmarks, Aumüller et al. 2020):
+in a large bank many memories match a prompt equally well.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from random import Random
 
 import numpy as np
 
-from pipeline.bench.scores import percentile
+from pipeline.bench.harness import Progress, clock, percentile, resident_bytes
 from pipeline.bench.synthetic.banks import variants
-from pipeline.bench.synthetic.texts import asked_of, made_up_facts
+from pipeline.bench.synthetic.texts import made_up_facts, prompts_for
 from pipeline.ingest.encoder import Encoder
-from pipeline.ingest.encoding import Asked
+from pipeline.ingest.encoding import Asked, Encoding
 from pipeline.memory.bank import Bank
 from pipeline.memory.lookup import Lookup
+from pipeline.memory.record import Memory
 from pipeline.retrieve.hit import Hit
 from pipeline.retrieve.idf import prompt_idf
 from pipeline.retrieve.retriever import best_hits, retrieve, retrieve_all
 from pipeline.retrieve.scoring import scores_of
 
 SEED = 20261125
-ENCODED = 1200  # facts
-PROMPTS = 102  # thirds of them ask in one way
-TIMED = 3  # of them exhaustively, by themselves
+ENCODED = 1200
+"""Facts that the model encodes."""
+PROMPTS = 102
+EXHAUSTIVE_TIMED = 3
+"""Prompts whose exhaustive retrieval is timed, one at a time."""
 TOGETHER = 64
+"""Prompts that are retrieved together."""
 BEST = 3
-ALIKE = 1e-6  # of a score: sums in another order differ by less
-CHUNK = 4_000  # memories that are scored at once
-SIZES = (1_000, 10_000, 100_000)  # at which the cost is measured too
-SMALL = 100_000  # memories, up to which the first of two limits holds
-BANK = "bench"
-
-Progress = Callable[[str, int, int], None]  # what, how much more of it is done, of how many
+TOLERANCE = 1e-6
+"""Relative: sums in another order differ by less."""
+CHUNK = 4_000
+"""Memories that are scored at once."""
+SIZES = (1_000, 10_000, 100_000)
+"""Sizes at which the cost is measured, besides the full one."""
+SMALL = 100_000
+"""Up to this many memories the stricter of two limits holds."""
+NAMESPACE = "bench"
 
 
 @dataclass(frozen=True, slots=True)
 class Limited:
-    """A measure beside its limit."""
+    """A measure and its limit."""
 
     name: str
     value: float
     limit: float
-    at_least: bool  # else at most
+    at_least: bool  # otherwise at most
 
     @property
     def kept(self) -> bool:
@@ -57,7 +63,7 @@ class Limited:
 
 @dataclass(frozen=True, slots=True)
 class At:
-    """The cost of a prompt at one size."""
+    """The cost of a prompt at one size of memory."""
 
     memories: int
     median_ms: float
@@ -68,113 +74,129 @@ class At:
 class Retrieval:
     model: str
     memories: int
-    words: float  # a memory, in the mean
+    words: float  # mean per memory
     encoded: int
     prompts: int
     measures: list[Limited]
-    exhaustive_ms: float  # a prompt, median
-    first_ms: float  # the very first prompt, which makes the pooled states
+    exhaustive_ms: float  # per prompt, median
+    first_ms: float  # the very first prompt, which builds the index of pooled states
     curve: list[At]
     seconds: float
 
 
-def measure(
-    encoder: Encoder,
-    memories: int,
-    clock: Callable[[], float],
-    resident: Callable[[], int],
-    progress: Progress,
-) -> Retrieval:
-    """memories: at least 1,000. resident() is how many bytes the process holds."""
+def measure(encoder: Encoder, memories: int, progress: Progress) -> Retrieval:
+    """Grows a bank to `memories` (at least 1,000) and measures at each of its sizes; recall only at the last one."""
     begun = clock()
     texts, dice = made_up_facts(min(ENCODED, memories), SEED), Random(SEED)
-    encodings = []
-    for start in range(0, len(texts), 64):
-        encodings += encoder.encode(texts[start : start + 64])
-        progress("encoding facts", len(texts[start : start + 64]), len(texts))
-    rows = dice.sample(texts, PROMPTS)
-    asked = encoder.ask([asked_of(text)[i % 3] for i, text in enumerate(rows)])
+    encodings = _encoded(encoder, texts, progress)
+    sample = dice.sample(texts, PROMPTS)
+    prompts = encoder.ask([prompts_for(text)[i % 3] for i, text in enumerate(sample)])
     progress("encoding prompts", PROMPTS, PROMPTS)
 
-    bank, made = Bank(), variants(encodings, BANK, SEED)
-    held, words, first, curve = resident(), 0, 0.0, []
+    bank, source = Bank(), variants(encodings, NAMESPACE, SEED)
+    bytes_before, words, first, curve = resident_bytes(), 0, 0.0, []
     for size in sorted({*(s for s in SIZES if s < memories), memories}):
-        for memory in islice(made, size - bank.size(BANK)):
-            bank.put(memory)
-            words += len(memory.priors)
-            if not bank.size(BANK) % 1000:
-                progress("making memories", 1000, memories)
+        words += _fill(bank, source, size, memories, progress)
         before = clock()
-        retrieve(bank, [BANK], asked[0], BEST)
+        retrieve(bank, [NAMESPACE], prompts[0], BEST)
         first = clock() - before
-        grown = resident() - held
-        times, found = one_by_one(bank, asked, clock)
+        grown = resident_bytes() - bytes_before
+        times, found = one_by_one(bank, prompts)
         curve.append(At(size, 1000 * percentile(times, 0.5), 1000 * percentile(times, 0.99)))
 
-    alone, together = side_by_side(bank, asked, clock)
-    true = []
-    for hits, best in zip(found, exhaustive(bank, asked, progress), strict=True):
-        least = best[-1].score * (1 - ALIKE)
-        true += [hit.score >= least for hit in hits] + [False] * (len(best) - len(hits))
-    slow = []
-    for one in asked[:TIMED]:
-        before = clock()
-        exhaustive(bank, [one], progress)
-        slow.append(clock() - before)
-    ms, few = 1000 * percentile(slow, 0.5), memories <= SMALL
+    alone, together = alone_and_together(bank, prompts)
+    right = _right(found, exhaustive(bank, prompts, progress))
+    exhaustive_ms = 1000 * percentile(_exhaustive_times(bank, prompts, progress), 0.5)
+    few = memories <= SMALL
     return Retrieval(
         encoder.backbone.name, memories, words / memories, len(encodings), PROMPTS,
         [
-            Limited("recall of the exhaustive best 3", float(np.mean(true)), 0.99 if few else 0.98, True),
-            Limited("times as fast as exhaustive", ms / curve[-1].median_ms, 10, True),
+            Limited("recall of the exhaustive best 3", float(np.mean(right)), 0.99 if few else 0.98, True),
+            Limited("times as fast as exhaustive", exhaustive_ms / curve[-1].median_ms, 10, True),
             Limited("p99, ms a prompt", curve[-1].p99_ms, 20 if few else 50, False),
             Limited(f"{TOGETHER} together, times as fast", alone / together, 4, True),
             Limited("resident bytes a memory", grown / memories, 1536, False),
         ],
-        ms, 1000 * first, curve, clock() - begun,
+        exhaustive_ms, 1000 * first, curve, clock() - begun,
     )  # fmt: skip
 
 
-def one_by_one(
-    bank: Bank, asked: Sequence[Asked], clock: Callable[[], float]
-) -> tuple[list[float], list[list[Hit]]]:
-    """The seconds that each prompt took, and what it found."""
-    times, found = [], []
-    for one in asked:
+def _encoded(encoder: Encoder, texts: Sequence[str], progress: Progress) -> list[Encoding]:
+    encodings: list[Encoding] = []
+    for start in range(0, len(texts), 64):
+        part = texts[start : start + 64]
+        encodings += encoder.encode(part)
+        progress("encoding facts", len(part), len(texts))
+    return encodings
+
+
+def _fill(bank: Bank, source: Iterator[Memory], size: int, total: int, progress: Progress) -> int:
+    """Puts memories into the bank until it has `size`; their words in all."""
+    words = 0
+    for memory in islice(source, size - bank.size(NAMESPACE)):
+        bank.put(memory)
+        words += len(memory.priors)
+        if not bank.size(NAMESPACE) % 1000:
+            progress("making memories", 1000, total)
+    return words
+
+
+def _right(found: Sequence[Sequence[Hit]], best: Sequence[Sequence[Hit]]) -> list[bool]:
+    """For each of the best memories of each prompt, whether one as good was found."""
+    right: list[bool] = []
+    for hits, wanted in zip(found, best, strict=True):
+        least = wanted[-1].score * (1 - TOLERANCE)
+        right += [hit.score >= least for hit in hits] + [False] * (len(wanted) - len(hits))
+    return right
+
+
+def _exhaustive_times(bank: Bank, prompts: Sequence[Asked], progress: Progress) -> list[float]:
+    times = []
+    for prompt in prompts[:EXHAUSTIVE_TIMED]:
         before = clock()
-        found.append(retrieve(bank, [BANK], one, BEST))
+        exhaustive(bank, [prompt], progress)
+        times.append(clock() - before)
+    return times
+
+
+def one_by_one(bank: Bank, prompts: Sequence[Asked]) -> tuple[list[float], list[list[Hit]]]:
+    """The seconds that each prompt took by itself, and what it found."""
+    times, found = [], []
+    for prompt in prompts:
+        before = clock()
+        found.append(retrieve(bank, [NAMESPACE], prompt, BEST))
         times.append(clock() - before)
     return times, found
 
 
-def side_by_side(bank: Bank, asked: Sequence[Asked], clock: Callable[[], float]) -> tuple[float, float]:
-    """The seconds that so many prompts took one after another, and together: medians of rounds that take turns."""
-    some, alone, together = asked[:TOGETHER], [], []
+def alone_and_together(bank: Bank, prompts: Sequence[Asked]) -> tuple[float, float]:
+    """The seconds that `TOGETHER` prompts took one after another, and together: medians of rounds in turns."""
+    some, alone, together = prompts[:TOGETHER], [], []
     for _ in range(5):
-        alone.append(sum(one_by_one(bank, some, clock)[0]))
+        alone.append(sum(one_by_one(bank, some)[0]))
         before = clock()
-        retrieve_all(bank, [[BANK]] * len(some), some, BEST)
+        retrieve_all(bank, [[NAMESPACE]] * len(some), some, BEST)
         together.append(clock() - before)
     return percentile(alone, 0.5), percentile(together, 0.5)
 
 
-def exhaustive(bank: Bank, asked: Sequence[Asked], progress: Progress) -> list[list[Hit]]:
-    """For each prompt the best memories; each of the bank was scored."""
-    index, size, settings = bank.index(BANK), bank.size(BANK), bank.settings
+def exhaustive(bank: Bank, prompts: Sequence[Asked], progress: Progress) -> list[list[Hit]]:
+    """The best memories of each prompt, after scoring every memory of the bank."""
+    index, size, settings = bank.index(NAMESPACE), bank.size(NAMESPACE), bank.settings
     assert index is not None
-    said, lookup = prompt_idf(index, size, asked, settings), Lookup(index)
-    kept: list[list[tuple[float, str]]] = [[] for _ in asked]
+    idf, lookup = prompt_idf(index, size, prompts, settings), Lookup(index)
+    kept: list[list[tuple[float, str]]] = [[] for _ in prompts]
     for start in range(0, size, CHUNK):
         rows = np.arange(start, min(start + CHUNK, size))
-        memories = [m for row in rows.tolist() if (m := bank.get(BANK, index.memory_id(row)))]
+        memories = [m for row in rows.tolist() if (m := bank.get(NAMESPACE, index.memory_id(row)))]
         for best, scores in zip(
-            kept, scores_of(lookup, size, asked, said, rows, memories, settings), strict=True
+            kept, scores_of(lookup, size, prompts, idf, rows, memories, settings), strict=True
         ):
             top = np.argsort(-scores, kind="stable")[: 2 * settings.aligned]
             best += [(float(scores[i]), memories[i].memory_id) for i in top]
             best.sort(key=lambda one: (-one[0], one[1]))
             del best[2 * settings.aligned :]
         progress("scoring every memory", len(rows), size)
-    best_memories = [[m for _, memory_id in best if (m := bank.get(BANK, memory_id))] for best in kept]
+    best_memories = [[m for _, memory_id in best if (m := bank.get(NAMESPACE, memory_id))] for best in kept]
     best_scores = [np.array([score for score, _ in best]) for best in kept]
-    return best_hits(index, size, asked, said, best_memories, best_scores, settings, BEST)
+    return best_hits(index, size, prompts, idf, best_memories, best_scores, settings, BEST)

@@ -1,25 +1,25 @@
-"""How well the memory answers about conversations: is what a question rests on found, and is the answer right?
-
-Knows MemoryLM's public face; the time is told to it. Prints nothing and knows no file.
-"""
+"""How well the memory answers about conversations: is a question's evidence retrieved, and is the answer right?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from random import Random
 
 from pipeline.bench import prompting
-from pipeline.bench.asking import CHUNK, SCORED, Bench, best
+from pipeline.bench.comparison import SCORE_CHUNK, Comparison, always_and_gated, best, continuations
 from pipeline.bench.files import Talk, TalkQuestion
-from pipeline.bench.prompting import GATINGS, WORDINGS
+from pipeline.bench.harness import clock
+from pipeline.bench.prompting import WORDINGS
 from pipeline.bench.scores import Measure, f1, mean, share
 
 SEED = 20261123
-TOKENS = 24  # of every answer
-FIRST = (1, 3, 5, 10)  # of the facts found
-ANSWERED = (1, 2, 3, 4)  # categories whose evidence is looked for; 5 has no answer in the conversation
-TOLD = {1: "several facts", 4: "one fact"}  # categories whose answers stand in the facts
-PROMPTED = (1, 3)  # facts before the prompt
+RANKS = (1, 3, 5, 10)
+"""The evidence is looked for among so many retrieved memories."""
+EVIDENCE_CATEGORIES = (1, 2, 3, 4)
+"""Categories whose evidence is looked for; questions of category 5 have no answer in the conversation."""
+ANSWER_CATEGORIES = {1: "several facts", 4: "one fact"}
+"""Categories whose answers are stated in the facts, and so are compared."""
+PROMPTED_FACTS = (1, 3)
+"""How many facts prompting puts before the prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,9 @@ class TalkResult:
     facts: int
     memories: int
     questions: int
-    """Of categories 1 to 4, whose evidence some fact rests on."""
+    """Questions of categories 1 to 4 with evidence in some fact."""
     evidence: dict[str, float | None]
-    """The share of them for which one of the first so many memories rests on a turn of the evidence."""
+    """By rank: the share of these questions with evidence in one of the first so many memories."""
     evidence_by_category: dict[str, dict[str, float | None]]
     measures: list[Measure]
     seconds: float
@@ -39,7 +39,7 @@ class TalkResult:
 
 @dataclass
 class _Answers:
-    """By each way of asking: how far each answer overlaps with the right one."""
+    """The F1 of each answer, by each way of asking."""
 
     questions: list[TalkQuestion]
     bare: list[float]
@@ -47,42 +47,46 @@ class _Answers:
     prompting: dict[str, list[float]]
 
 
-def measure(bench: Bench, talks: Sequence[Talk], limit: int | None = None) -> TalkResult:
-    """bench.lm is an empty memory; `limit` asks only so many questions of a conversation."""
-    begun, lm = bench.clock(), bench.lm
-    ranks: dict[int, list[int | None]] = {category: [] for category in ANSWERED}
+def measure(run: Comparison, talks: Sequence[Talk], limit: int | None = None) -> TalkResult:
+    """Learns each conversation's facts in a namespace of its own, and asks its questions, at most `limit` of them.
+
+    `run.lm`: an empty memory.
+    """
+    begun, lm = clock(), run.lm
+    fact_count = sum(len(talk.facts) for talk in talks)
+    ranks: dict[int, list[int | None]] = {category: [] for category in EVIDENCE_CATEGORIES}
     answers = _Answers([], [], [], {})
     for number, talk in enumerate(talks):
-        name = f"talk-{number}"
-        for at in range(0, len(talk.facts), SCORED):
-            part = [fact.text for fact in talk.facts[at : at + SCORED]]
-            lm.learn(part, name, min_loss_delta=0.0)
-            bench.progress("learning", len(part), sum(len(t.facts) for t in talks))
-        asked = [question for question in talk.questions if question.category in ANSWERED]
-        if limit is not None and limit < len(asked):
-            asked = Random(SEED).sample(asked, limit)
-        for question, rank in evidence_ranks(bench, talk, asked, name):
+        namespace = f"talk-{number}"
+        for at in range(0, len(talk.facts), SCORE_CHUNK):
+            part = [fact.text for fact in talk.facts[at : at + SCORE_CHUNK]]
+            lm.learn(part, namespace, min_loss_delta=0.0)
+            run.progress("learning", len(part), fact_count)
+        questions = [question for question in talk.questions if question.category in EVIDENCE_CATEGORIES]
+        if limit is not None and limit < len(questions):
+            questions = Random(SEED).sample(questions, limit)
+        for question, rank in evidence_ranks(run, talk, questions, namespace):
             ranks[question.category].append(rank)
-        _answer(bench, [q for q in asked if q.category in TOLD], name, answers)
+        _answer(run, [q for q in questions if q.category in ANSWER_CATEGORIES], namespace, answers)
     every = [rank for some in ranks.values() for rank in some]
     return TalkResult(
         lm.encoder.backbone.name,
         len(talks),
-        sum(len(talk.facts) for talk in talks),
+        fact_count,
         lm.count(),
         len(every),
-        _found_by(every),
-        {str(category): _found_by(some) for category, some in ranks.items()},
-        [_measure(answers, "f1", set(TOLD))]
-        + [_measure(answers, f"f1_{what.replace(' ', '_')}", {c}) for c, what in TOLD.items()],
-        bench.clock() - begun,
+        _shares_by_rank(every),
+        {str(category): _shares_by_rank(some) for category, some in ranks.items()},
+        [_measure(answers, "f1", set(ANSWER_CATEGORIES))]
+        + [_measure(answers, f"f1_{what.replace(' ', '_')}", {c}) for c, what in ANSWER_CATEGORIES.items()],
+        clock() - begun,
     )
 
 
 def evidence_ranks(
-    bench: Bench, talk: Talk, questions: Sequence[TalkQuestion], namespace: str
+    run: Comparison, talk: Talk, questions: Sequence[TalkQuestion], namespace: str
 ) -> list[tuple[TalkQuestion, int | None]]:
-    """For each question whose evidence some fact rests on: the place of the first such memory, from 0."""
+    """For each question with evidence in some fact: the rank of the first such memory, from 0; None if not found."""
     turns: dict[str, set[str]] = {}
     for fact in talk.facts:
         turns.setdefault(fact.text, set()).update(fact.evidence)
@@ -91,58 +95,46 @@ def evidence_ranks(
     for question in questions:
         evidence = covered & set(question.evidence)
         if evidence:
-            hits = bench.lm.retrieve([question.question], namespace, max(FIRST))[0]
-            places = (n for n, hit in enumerate(hits) if turns.get(hit.text, set()) & evidence)
-            ranks.append((question, next(places, None)))
-        bench.progress(f"finding, {namespace}", 1, len(questions))
+            hits = run.lm.retrieve([question.question], namespace, max(RANKS))[0]
+            found = (n for n, hit in enumerate(hits) if turns.get(hit.text, set()) & evidence)
+            ranks.append((question, next(found, None)))
+        run.progress(f"finding, {namespace}", 1, len(questions))
     return ranks
 
 
-def _found_by(ranks: Sequence[int | None]) -> dict[str, float | None]:
-    return {str(k): share(rank is not None and rank < k for rank in ranks) for k in FIRST}
+def _shares_by_rank(ranks: Sequence[int | None]) -> dict[str, float | None]:
+    return {str(k): share(rank is not None and rank < k for rank in ranks) for k in RANKS}
 
 
-def _answer(bench: Bench, questions: Sequence[TalkQuestion], namespace: str, answers: _Answers) -> None:
-    """Asks the bare model, the memory and each way of prompting."""
+def _answer(run: Comparison, questions: Sequence[TalkQuestion], namespace: str, answers: _Answers) -> None:
+    """Asks the bare model, the memory and each way of prompting, and adds their answers' F1 to `answers`."""
     if not questions:
         return
-    lm, prompts = bench.lm, [f"Question: {question.question}\nAnswer:" for question in questions]
+    lm, prompts = run.lm, [f"Question: {question.question}\nAnswer:" for question in questions]
+    done = run.counter(f"answering, {namespace}", 2 * len(prompts))
     bare, memory = (
-        [f1(_line(text), q.answer) for text, q in zip(texts, questions, strict=True)]
-        for texts in (_generate(bench, prompts, namespace, use) for use in (False, True))
+        _scores(continuations(lm, prompts, use_memory, done, namespace), questions)
+        for use_memory in (False, True)
     )
     answers.questions += questions
     answers.bare += bare
     answers.memory += memory
-    for k in PROMPTED:
+    done = run.counter(f"prompting, {namespace}", len(WORDINGS) * len(PROMPTED_FACTS) * len(prompts))
+    for k in PROMPTED_FACTS:
         facts = prompting.found(lm, prompts, namespace, k)
         for wording in WORDINGS:
-            total = len(WORDINGS) * len(PROMPTED) * len(prompts)
-            tell = partial(_tell, bench, f"prompting, {namespace}", total)
-            texts = prompting.generate(lm, wording, facts, prompts, TOKENS, tell)
-            told = [f1(_line(text), q.answer) for text, q in zip(texts, questions, strict=True)]
-            gated = [t if fact.open else b for t, fact, b in zip(told, facts, bare, strict=True)]
-            for gating, some in zip(GATINGS, (told, gated), strict=True):
-                way = f"{wording}, {k} fact{'s' if k > 1 else ''}{gating}"
+            scores = _scores(prompting.generate(lm, wording, facts, prompts, done), questions)
+            name = f"{wording}, {k} fact{'s' if k > 1 else ''}"
+            for way, some in always_and_gated(name, facts, scores, bare).items():
                 answers.prompting.setdefault(way, []).extend(some)
 
 
-def _generate(bench: Bench, prompts: Sequence[str], namespace: str, use_memory: bool) -> list[str]:
-    texts: list[str] = []
-    for at in range(0, len(prompts), CHUNK // 2):
-        part = prompts[at : at + CHUNK // 2]
-        texts += [g.text for g in bench.lm.generate(part, namespace, use_memory, TOKENS)]
-        bench.progress(f"answering, {namespace}", len(part), 2 * len(prompts))
-    return texts
-
-
-def _tell(bench: Bench, what: str, total: int, more: int) -> None:
-    bench.progress(what, more, total)
-
-
-def _line(text: str) -> str:
-    """The answer is the first line that says something."""
-    return text.strip().partition("\n")[0]
+def _scores(texts: Sequence[str], questions: Sequence[TalkQuestion]) -> list[float]:
+    """The F1 of each text's first line that is not blank."""
+    return [
+        f1(text.strip().partition("\n")[0], question.answer)
+        for text, question in zip(texts, questions, strict=True)
+    ]
 
 
 def _measure(answers: _Answers, name: str, categories: set[int]) -> Measure:

@@ -27,7 +27,7 @@ from schemas.request import GenerationRequest
 from schemas.response import GenerationResponse
 from tests.conftest import wait_until
 from tests.docs.test_readme import BLOCKS
-from workers.client import publishing as client
+from workers import client
 from workers.kafka.clients import KafkaSettings
 from workers.runtime.embedded_broker import free_port
 

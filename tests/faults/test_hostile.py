@@ -31,7 +31,7 @@ from schemas.fact import Fact
 from schemas.request import GenerationRequest
 from tests.conftest import wait_until
 from tests.helpers import hostile
-from workers.client import publishing as client
+from workers import client
 from workers.kafka.admin import ensure_topics
 from workers.kafka.clients import KafkaSettings, partition_for
 from workers.runtime import embedded_broker as broker

@@ -35,7 +35,7 @@ from pipeline.text.words import split
 from schemas.request import GenerationRequest
 from schemas.response import GenerationResponse, ResponseError, Token
 from tests.conftest import wait_until
-from workers.client import publishing as client
+from workers import client
 from workers.http import guard, server, streams
 from workers.http import pages as look
 from workers.kafka.clients import KafkaSettings

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.bench.synthetic.texts import asked_of, made_up_facts
+from pipeline.bench.synthetic.texts import made_up_facts, prompts_for
 from pipeline.config import Settings
 from pipeline.decide.dedup import same_relation
 from pipeline.ingest.encoder import owners
@@ -81,7 +81,7 @@ def test_a_fact_that_does_not_say_when_misses_no_date() -> None:
 def test_what_is_beside_a_pair_does_not_change_its_alignment() -> None:
     facts = [side(fact) for fact in made_up_facts(60, 2)]
     long = side(" ".join(made_up_facts(500, 3)))
-    prompts = [side(asked_of(fact)[i % 3]) for i, fact in enumerate(made_up_facts(12, 2))]
+    prompts = [side(prompts_for(fact)[i % 3]) for i, fact in enumerate(made_up_facts(12, 2))]
     pairs = [(prompt, fact) for prompt in [*prompts, side("")] for fact in [*facts, long, side("")]]
     for pair, together in zip(pairs, align(pairs, Settings()), strict=True):
         [alone] = align([pair], Settings())

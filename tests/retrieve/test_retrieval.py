@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import pipeline.memory.postings
 from pipeline.bench import retrieve as bench_retrieve
 from pipeline.bench.synthetic.banks import variants
-from pipeline.bench.synthetic.texts import asked_of, made_up_facts
+from pipeline.bench.synthetic.texts import made_up_facts, prompts_for
 from pipeline.ingest.encoding import Asked, Encoding
 from pipeline.ingest.quantize import likeness_of, pack, unit, unpack
 from pipeline.memory.bank import Bank, memory_id
@@ -71,7 +71,7 @@ def bank_of(texts: list[str]) -> Bank:
 
 
 FACTS = made_up_facts(300, 1)
-PROMPTS = [asked(asked_of(fact)[0]) for fact in FACTS[:40]]
+PROMPTS = [asked(prompts_for(fact)[0]) for fact in FACTS[:40]]
 
 
 def found(bank: Bank, prompt: Asked) -> list[tuple[str, float, float]]:
@@ -245,12 +245,12 @@ def test_the_bank_of_the_measurements_is_made_of_what_was_encoded() -> None:
 
 def test_every_invented_fact_can_be_asked_for() -> None:
     for fact in made_up_facts(2000, 5):
-        prompt, paraphrase, question = asked_of(fact)
+        prompt, paraphrase, question = prompts_for(fact)
         assert fact.startswith(prompt) and paraphrase != prompt and question.endswith("?\nAnswer:")
 
 
 def test_retrieve_tells_each_measure_beside_its_limit(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, few in (("ENCODED", 60), ("PROMPTS", 9), ("TOGETHER", 3), ("TIMED", 1)):
+    for name, few in (("ENCODED", 60), ("PROMPTS", 9), ("TOGETHER", 3), ("EXHAUSTIVE_TIMED", 1)):
         monkeypatch.setattr(bench_retrieve, name, few)
     result = CliRunner().invoke(
         app, ["bench", "retrieve", "--memories", "1200", "--model", str(llama), "--json"]
@@ -271,12 +271,12 @@ def test_exhaustive_scoring_finds_what_a_small_bank_holds() -> None:
     facts = [encoding(fact) for fact in made_up_facts(60, 3)]
     bank = Bank()
     for one in islice(
-        variants(facts, bench_retrieve.BANK, 1), 100
+        variants(facts, bench_retrieve.NAMESPACE, 1), 100
     ):  # fewer than are candidates: both see all
         bank.put(one)
-    prompts = [asked(asked_of(fact.text)[0]) for fact in facts[:10]]
-    _, found = bench_retrieve.one_by_one(bank, prompts, lambda: 0.0)
+    prompts = [asked(prompts_for(fact.text)[0]) for fact in facts[:10]]
+    _, found = bench_retrieve.one_by_one(bank, prompts)
     every = bench_retrieve.exhaustive(bank, prompts, lambda *_: None)
     for hits, best in zip(found, every, strict=True):
         assert [h.memory.memory_id for h in hits] == [h.memory.memory_id for h in best]
-        assert [h.score for h in hits] == pytest.approx([h.score for h in best], rel=bench_retrieve.ALIKE)
+        assert [h.score for h in hits] == pytest.approx([h.score for h in best], rel=bench_retrieve.TOLERANCE)

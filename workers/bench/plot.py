@@ -1,4 +1,4 @@
-"""Draws how measures and costs change with the number of memories. Needs matplotlib, which is an extra."""
+"""Plots of measures and costs over the number of memories. They need matplotlib, which is an extra."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,11 +24,11 @@ LABELS = {
 
 
 class NoPlot(ValueError):
-    """What draws is not installed."""
+    """matplotlib is not installed."""
 
 
-def need() -> None:
-    """Raises NoPlot, before anything is measured, where there is nothing to draw with."""
+def require() -> None:
+    """Raises NoPlot if matplotlib is missing: call it before hours of measuring."""
     if find_spec("matplotlib") is None:
         raise NoPlot("--plot needs matplotlib: pip install 'factstream[plot]'")
 
@@ -42,11 +42,11 @@ def draw(curve: Sequence["Point"], file: Path) -> None:
                 style = "-o" if name in ("efficacy", "paraphrase", "question") else "--o"
                 axes.plot(*zip(*known, strict=True), style, label=label, markersize=4)
         axes.set_ylim(0, 105)
-        axes.set_ylabel("% of those asked")
+        axes.set_ylabel("% of facts")
 
 
 def draw_costs(curve: Sequence["At"], file: Path) -> None:
-    """What a prompt costs by size of memory, beside a cost that grows as the memory does."""
+    """A prompt's cost by size of memory, beside a cost that grows in proportion to it."""
     sizes = [at.memories for at in curve]
     with _axes(file, sizes) as axes:
         axes.plot(sizes, [at.p99_ms for at in curve], "--o", label="a prompt, p99", markersize=4)
@@ -58,8 +58,8 @@ def draw_costs(curve: Sequence["At"], file: Path) -> None:
 
 @contextmanager
 def _axes(file: Path, sizes: Sequence[int]) -> Iterator["Axes"]:
-    """Axes over the number of memories, for what is then drawn on them; written to the file afterwards."""
-    need()
+    """Axes over the number of memories, to draw on; the figure is then written to the file."""
+    require()
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="constrained")

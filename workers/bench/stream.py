@@ -1,35 +1,32 @@
-"""How fast facts go through the whole stack, against the encoder alone on the same cores.
+"""How fast facts go through the whole stack, compared with the encoder alone on the same cores.
 
-A stack of its own in a temporary folder: broker, encoder, writer and generator, as `up` starts them. In turns: some facts
-from their publishing until each is durably decided, then as many by `Encoder.encode` in this process, while the stack
-has nothing to do.
+A stack of its own, in a temporary folder: broker, encoder, writer and generator, as `up` starts them. In turns, some facts
+are published until each is durably decided, and as many are encoded in this process while the stack is idle.
 """
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import torch
 
+from pipeline.bench.harness import Progress, clock, in_turns, median_rate, median_speedup
 from pipeline.bench.synthetic.texts import made_up_facts
 from pipeline.ingest.encoder import Encoder
 from schemas.common import DEFAULT_NAMESPACE
 from schemas.fact import Fact
-from workers.client import publishing as client
+from workers import client
 from workers.kafka.clients import KafkaSettings
-from workers.runtime import supervisor as stack
-
-Tell = Callable[[str, int, int], object]
+from workers.runtime import supervisor
 
 
 @dataclass(frozen=True)
 class StreamResult:
-    """Facts a second, medians; `of_encode` is the median of the rounds' ratios. `ready_s`: from the start of `up` until it
-    is ready; `load_s`: until a process that only loads the model has it."""
+    """Medians of facts per second; `of_encode` is the median of the rounds' ratios.
+
+    `ready_s`: from the start of `up` until it is ready. `load_s`: until a process that only loads the model has it.
+    """
 
     model: str
     device: str
@@ -43,43 +40,45 @@ class StreamResult:
     load_s: float
 
 
-def measure(folder: Path, model: str, device: str, facts: int, rounds: int, tell: Tell) -> StreamResult:
-    """Invented facts. Raises StackError when the stack does not start. `tell` gets (what, more, total)."""
+def measure(
+    folder: Path, model: str, device: str, facts: int, rounds: int, progress: Progress
+) -> StreamResult:
+    """Publishes `facts` invented facts per round. Raises StackError when the stack does not start."""
     load_s = _seconds_to_load(model, device)
-    begun = time.monotonic()
-    with stack.running(folder, model, device) as (settings, _):
-        ready_s = time.monotonic() - begun
+    begun = clock()
+    with supervisor.running(folder, model, device) as (settings, _):
+        ready_s = clock() - begun
         encoder = Encoder.load(model, device)
         texts = made_up_facts(facts * rounds, 0)
-        stream, alone = [], []
-        for turn in range(rounds):
-            part = texts[turn * facts : (turn + 1) * facts]
-            stream.append(facts / _stream(settings, part))
-            encoder.encode(part[:16])  # warms up
-            begun = time.monotonic()
-            encoder.encode(part)
-            alone.append(facts / (time.monotonic() - begun))
-            tell("streaming", 1, rounds)
-    ratio = median(a / b for a, b in zip(stream, alone, strict=True))
+
+        def part(turn: int) -> list[str]:
+            return texts[turn * facts : (turn + 1) * facts]
+
+        stream, _, alone = in_turns(
+            rounds,
+            lambda turn: _publish(settings, part(turn)),
+            lambda turn: encoder.encode(part(turn)[:16]),  # warms up
+            lambda turn: encoder.encode(part(turn)),
+            after=lambda: progress("streaming", 1, rounds),
+        )
     return StreamResult(
-        model, str(encoder.backbone.device), torch.get_num_threads(), facts, rounds, median(stream),
-        median(alone), ratio, ready_s, load_s,
+        model, str(encoder.backbone.device), torch.get_num_threads(), facts, rounds, median_rate(facts, stream),
+        median_rate(facts, alone), median_speedup(stream, alone).wall, ready_s, load_s,
     )  # fmt: skip
 
 
-def _stream(settings: KafkaSettings, texts: list[str]) -> float:
-    """Seconds from before the first is sent until the last is decided."""
-    begun = time.monotonic()
-    done = client.publish(settings, ((DEFAULT_NAMESPACE, Fact(text=text)) for text in texts), wait=True)
-    took = time.monotonic() - begun
-    if (decided := sum(done.outcomes.values())) != len(texts):
+def _publish(settings: KafkaSettings, texts: list[str]) -> None:
+    """Returns when the last fact is decided."""
+    facts = ((DEFAULT_NAMESPACE, Fact(text=text)) for text in texts)
+    published = client.publish(settings, facts, wait=True)
+    if (decided := published.outcomes.total()) != len(texts):
         raise client.ClientError(f"{decided} of {len(texts)} facts were decided")
-    return took
 
 
 def _seconds_to_load(model: str, device: str) -> float:
     script = "import sys; from pipeline import MemoryLM; MemoryLM.load(*sys.argv[1:])"
-    subprocess.run([sys.executable, "-c", script, model, device], check=True)  # the first one reads the files
-    begun = time.monotonic()
-    subprocess.run([sys.executable, "-c", script, model, device], check=True)
-    return time.monotonic() - begun
+    command = [sys.executable, "-c", script, model, device]
+    subprocess.run(command, check=True)  # the first one reads the files
+    begun = clock()
+    subprocess.run(command, check=True)
+    return clock() - begun

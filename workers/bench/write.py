@@ -1,21 +1,20 @@
-"""How many facts the writer decides a second, in a small namespace and in a large one, of the same partition and run.
+"""How many facts per second the writer decides in a small namespace and in a large one of the same partition.
 
-The real writer on made-up encodings: it checks, decides, appends a history file and makes the changelog's records, which
-nobody takes. No model and no broker, so what is measured is the writer's own work, with the disk's part in it.
+The real writer on made-up encodings: it checks, decides, appends to the history and makes the changelog's records, which
+nobody receives. There is no model and no broker, so this is the writer's own work, the disk's included.
 """
 
 import gc
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
 from kafka import TopicPartition
 
+from pipeline.bench.harness import Progress, Timing, median_timing, timed
 from pipeline.bench.synthetic.facts import made_up_stream
 from pipeline.memory.codec import facts_to_batch
 from pipeline.memory.events import NewFact
@@ -25,11 +24,13 @@ from workers.kafka.clients import KafkaSettings
 from workers.write.worker import WriterWorker
 
 SMALL = 1_000
-ROWS = 64  # of a message, as the encoder sends them
-BATCH = 8  # messages of a poll
+"""Memories of the small namespace."""
+ROWS = 64
+"""Facts per message, as the encoder sends them."""
+BATCH = 8
+"""Messages per poll."""
 ROUNDS = 10
-IDS = {topic.name: topic.name for topic in topics.TOPICS}
-Shown = Callable[[str, int, int], None]
+TOPIC_IDS = {topic.name: topic.name for topic in topics.TOPICS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,72 +42,79 @@ class Write:
     ratio: float  # of the two
     least_ratio: float
     least_small_facts_s: float
-    cpu_facts_s: float  # the same by the processor's time: where others use the machine as well
+    cpu_facts_s: float  # by processor time, which says more on a busy machine
     small_cpu_facts_s: float
     facts: int  # decided in all
     rounds: int
 
 
-class _Nowhere(KafkaSettings):
-    """A cluster that takes everything and keeps nothing."""
+def measure(data: Path, memories: int, seed: int, progress: Progress) -> Write:
+    """Fills one namespace with `memories`; then each round times a batch of it and one of a fresh, small namespace.
+
+    `data`: an empty folder. At the bank's capacity each new memory evicts one.
+    """
+    partition, count = _Partition(data), BATCH * ROWS
+    large = _messages(made_up_stream(int(memories * 1.3) + count * (ROUNDS + 2), seed, "large"))
+    size = 0
+    while size < memories:
+        partition.decide(list(islice(large, BATCH)), "large")
+        progress("facts decided", partition.size("large") - size, memories)
+        size = partition.size("large")
+    large_times, small_times = list[Timing](), list[Timing]()
+    for number in range(ROUNDS):
+        name = f"small-{number}"
+        small = _messages(made_up_stream(SMALL * 2 + count, seed + 1 + number, name))
+        while partition.size(name) < SMALL:
+            partition.decide([next(small)], name)
+        gc.collect()
+        small_times.append(partition.decide(list(islice(small, BATCH)), name))
+        large_times.append(partition.decide(list(islice(large, BATCH)), "large"))
+        progress("rounds", 1, ROUNDS)
+    partition.worker.close()
+    large_median, small_median = median_timing(large_times), median_timing(small_times)
+    facts_s, small_facts_s = count / large_median.wall, count / small_median.wall
+    return Write(
+        partition.size("large"), SMALL, facts_s, small_facts_s, facts_s / small_facts_s, 0.7, 3000.0,
+        count / large_median.cpu, count / small_median.cpu, partition.offset * ROWS, ROUNDS,
+    )  # fmt: skip
+
+
+class _Partition:
+    """A writer that owns one partition of a cluster without brokers."""
+
+    def __init__(self, data: Path) -> None:
+        self.worker, self.offset = WriterWorker(_NoCluster(), data), 0
+        self.worker.start(SimpleNamespace(partitions_for_topic=lambda _: {0}), TOPIC_IDS)
+        self.worker.assigned([TopicPartition(topic, 0) for topic in self.worker.topics])
+        self._bank = self.worker._held[0].bank
+
+    def size(self, namespace: str) -> int:
+        return self._bank.size(namespace)
+
+    def decide(self, messages: Sequence[bytes], namespace: str) -> Timing:
+        """How long the writer takes over these messages, as the next ones of its topic."""
+        records = [
+            SimpleNamespace(
+                partition=0, offset=self.offset + n, key=namespace.encode(), value=value, headers=[]
+            )
+            for n, value in enumerate(messages)
+        ]
+        self.offset += len(records)
+        return timed(lambda: self.worker.process({TopicPartition(topics.FACT_ENCODINGS, 0): records}))
+
+
+class _NoCluster(KafkaSettings):
+    """Settings whose producers drop every record, and whose consumers have none."""
 
     def producer(self) -> Any:
         return SimpleNamespace(settings=self, send=lambda *_: None, flush_or_raise=list, close=lambda: None)
 
     def consumer(self, *_: Any) -> Any:
-        nothing = SimpleNamespace(
+        consumer = SimpleNamespace(
             unsubscribe=lambda: None, seek_to_beginning=lambda: None, close=lambda: None
         )
-        nothing.assign, nothing.assignment, nothing.position = (lambda _: None), set, lambda _: 0
-        return nothing
-
-
-def measure(data: Path, memories: int, seed: int, shown: Shown) -> Write:
-    """Fills one namespace with `memories`, then decides in turn a batch of it and one of a fresh namespace that has
-    `SMALL`. `data`: an empty folder. At the bank's capacity each new memory evicts one."""
-    worker = WriterWorker(_Nowhere(), data)
-    worker.start(SimpleNamespace(partitions_for_topic=lambda _: {0}), IDS)
-    worker.assigned([TopicPartition(topic, 0) for topic in worker.topics])
-    bank, offset = worker._held[0].bank, 0
-
-    def decide(messages: Sequence[bytes], namespace: str) -> tuple[float, float]:
-        nonlocal offset
-        records = [
-            SimpleNamespace(partition=0, offset=offset + n, key=namespace.encode(), value=value, headers=[])
-            for n, value in enumerate(messages)
-        ]
-        offset += len(records)
-        began, cpu = time.perf_counter(), time.process_time()
-        worker.process({TopicPartition(topics.FACT_ENCODINGS, 0): records})
-        return time.perf_counter() - began, time.process_time() - cpu
-
-    facts = made_up_stream(int(memories * 1.3) + BATCH * ROWS * (ROUNDS + 2), seed, "large")
-    large, at = _messages(facts), 0
-    while bank.size("large") < memories:
-        batch = [next(large) for _ in range(BATCH)]
-        decide(batch, "large")
-        shown("facts decided", bank.size("large") - at, memories)
-        at = bank.size("large")
-    taken: dict[str, list[tuple[float, float]]] = {"large": [], "small": []}
-    count = BATCH * ROWS
-    for number in range(ROUNDS):
-        name = f"small-{number}"
-        small = _messages(made_up_stream(SMALL * 2 + count, seed + 1 + number, name))
-        while bank.size(name) < SMALL:
-            decide([next(small)], name)
-        gc.collect()
-        for kind, stream, namespace in (("small", small, name), ("large", large, "large")):
-            batch = [next(stream) for _ in range(BATCH)]
-            taken[kind].append(decide(batch, namespace))
-        shown("rounds", 1, ROUNDS)
-    worker.close()
-    (facts_s, cpu), (small_s, small_cpu) = (
-        [count / median(times) for times in zip(*taken[kind], strict=True)] for kind in ("large", "small")
-    )
-    return Write(
-        bank.size("large"), SMALL, facts_s, small_s, facts_s / small_s, 0.7, 3000.0, cpu, small_cpu, offset * ROWS,
-        ROUNDS,
-    )  # fmt: skip
+        consumer.assign, consumer.assignment, consumer.position = (lambda _: None), set, lambda _: 0
+        return consumer
 
 
 def _messages(facts: Iterable[NewFact]) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""The demo: a stack of its own, a few facts with every kind of verdict, answers, SQL, and then a file of facts."""
+"""`factstream demo`: a stack of its own, facts with every kind of outcome, answers, SQL, and a file of facts."""
 
 import tempfile
 import time
@@ -16,11 +16,12 @@ from schemas.common import DEFAULT_NAMESPACE, decode, validate
 from schemas.fact import Fact
 from schemas.request import GenerationRequest
 from schemas.response import GenerationResponse
-from workers.client import publishing as client
+from workers import client
+from workers.cli.tables import rich_table
 from workers.kafka.clients import KafkaSettings
-from workers.runtime import supervisor as stack
+from workers.runtime import supervisor
 
-ORIGIN = [
+KNOWN_FACTS = [
     ("geography", "Paris is the capital city of France."),
     ("programming", "Python is a programming language used for AI."),
     ("astronomy", "The Earth orbits around the Sun."),
@@ -28,7 +29,7 @@ ORIGIN = [
     ("literature", "Shakespeare wrote Romeo and Juliet."),
     ("science", "Einstein developed the theory of relativity."),
 ]
-NEW = [
+NEW_FACTS = [
     {"text": "Orla Venn leads the harbour office in Tromso.", "category": "staff"},
     {"text": "The Harlow desk lamp is made of walnut.", "category": "catalogue"},
     {"text": "The Harlow desk lamp is made of walnut.", "category": "catalogue"},
@@ -56,7 +57,7 @@ NEW = [
     {"text": "The capital city of France is Paris.", "category": "geography"},
     {"text": "The Eiffel Tower is located in the city of Paris.", "category": "geography"},
 ]
-ASKED = [
+PROMPTS = [
     "The capital of France is", "Python programming language", "Shakespeare wrote", "Einstein's theory",
     "The Harlow desk lamp is made of", "Flight KX 418 departs from gate", "Question: What does Milo Kassab work as?\nAnswer:",
 ]  # fmt: skip
@@ -70,49 +71,52 @@ console = Console(highlight=False)
 
 
 def run(facts: Path | None = None) -> int:
-    """Runs the demo; 0 when every fact was decided. Raises what the client raises."""
+    """Runs the demo; 0 if every fact was decided. Raises what the client raises."""
     example = Path(__file__).parent.parent.parent / "examples" / "facts.jsonl"
-    source = facts or (example if example.exists() else None)
+    file = facts or (example if example.exists() else None)
     begun = time.monotonic()
-    console.print("starting a broker and three workers (the first time the model is fetched and converted) …")
+    console.print("starting a broker and three workers (the first run fetches and converts the model) …")
     with (
         tempfile.TemporaryDirectory(prefix="factstream-") as folder,
-        stack.running(Path(folder)) as (settings, line),
+        supervisor.running(Path(folder)) as (settings, ready),
     ):
-        data = Path(folder)
-        console.print(f"{line}  ({time.monotonic() - begun:.0f} s)", markup=False)
-        _title("Six facts that the model may know, learned whatever they buy (min_loss_delta 0)")
-        _publish(settings, [{"text": t, "category": c, "min_loss_delta": 0.0} for c, t in ORIGIN])
-        _title("Facts that no model can know: one twice, one superseded, one late; and two famous ones")
-        _publish(settings, NEW)
-        _title("What is the capital of France? The best three memories")
-        answer = _ask(settings, "What is the capital of France?")
-        for memory in answer.memories:
+        console.print(f"{ready}  ({time.monotonic() - begun:.0f} s)", markup=False)
+        _title("Six facts that the model may know, learned in any case (min_loss_delta 0)")
+        _publish(settings, [{"text": t, "category": c, "min_loss_delta": 0.0} for c, t in KNOWN_FACTS])
+        _title("Facts that no model can know (one twice, one superseded, one late) and two that it knows")
+        _publish(settings, NEW_FACTS)
+        _title("What is the capital of France? The three best memories")
+        for memory in _ask(settings, "What is the capital of France?").memories:
             console.print(f"  {memory.score:8.1f}  gate {memory.gate:.2f}  {memory.text}", markup=False)
         _title("Answers")
-        _compare(settings, ASKED)
+        _compare(settings, PROMPTS)
         for sql in QUERIES:
             _title(sql)
-            console.print(_table(query.run(data, sql).to_pylist()))
-        if source is None:
-            return 0
-        rows = [orjson.loads(line) for line in source.read_bytes().splitlines() if line.strip()]
-        _title(f"{len(rows)} facts of {source.name}")
-        begun = time.monotonic()
-        stream = [{name: row[name] for name in row if name in Fact.model_fields} for row in rows]
-        done = client.publish(settings, _facts(stream), wait=True)
-        took = time.monotonic() - begun
-        told = ", ".join(f"{count} {outcome}" for outcome, count in done.outcomes.most_common())
-        console.print(f"{done.sent} facts decided in {took:.0f} s, {done.sent / took:.0f} facts/s: {told}")
-        questions = source.with_name("questions.jsonl")
-        if questions.exists():
-            asked = [orjson.loads(line) for line in questions.read_bytes().splitlines()]
-            _compare(settings, [q["prompt"] for q in asked], [q["answer"] for q in asked])
-        else:
-            _compare(
-                settings, [row["text"].rsplit(" ", 1)[0] for row in rows[:: max(1, len(rows) // 10)][:10]]
-            )
-        return 0 if sum(done.outcomes.values()) == done.sent else 1
+            rows = query.run(Path(folder), sql).to_pylist()
+            console.print(rich_table(rows[0] if rows else ["nothing"], rows))
+        return _publish_file(settings, file) if file else 0
+
+
+def _publish_file(settings: KafkaSettings, file: Path) -> int:
+    """Publishes a JSON Lines file and asks about it, with `questions.jsonl` beside it if there is one."""
+    rows = [orjson.loads(line) for line in file.read_bytes().splitlines() if line.strip()]
+    _title(f"{len(rows)} facts of {file.name}")
+    begun = time.monotonic()
+    known = [{name: row[name] for name in row if name in Fact.model_fields} for row in rows]
+    published = client.publish(settings, _facts(known), wait=True)
+    seconds = time.monotonic() - begun
+    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in published.outcomes.most_common())
+    console.print(
+        f"{published.sent} facts decided in {seconds:.0f} s, {published.sent / seconds:.0f} facts/s: {outcomes}"
+    )
+    questions = file.with_name("questions.jsonl")
+    if questions.exists():
+        lines = [orjson.loads(line) for line in questions.read_bytes().splitlines()]
+        _compare(settings, [line["prompt"] for line in lines], [line["answer"] for line in lines])
+    else:
+        sample = rows[:: max(1, len(rows) // 10)][:10]
+        _compare(settings, [row["text"].rsplit(" ", 1)[0] for row in sample])
+    return 0 if published.outcomes.total() == published.sent else 1
 
 
 def _facts(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, Fact]]:
@@ -121,13 +125,14 @@ def _facts(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, Fact]]:
 
 
 def _publish(settings: KafkaSettings, rows: Sequence[dict[str, Any]]) -> None:
-    done = client.publish(settings, _facts(rows), wait=True)
-    table = Table("outcome", "loss delta", "the gate's own verdict", "fact")
+    """Publishes facts, and prints each one's outcome beside what the loss gate alone would say."""
+    published = client.publish(settings, _facts(rows), wait=True)
+    table = Table("outcome", "loss delta", "the loss gate's verdict", "fact")
     threshold = Settings().min_loss_delta
-    for row, verdict in zip(rows, sorted(done.decided, key=lambda d: d.offset), strict=False):
-        delta = verdict.loss_delta if verdict.loss_delta is not None else 0.0
-        gate = "worth learning" if delta >= threshold else "known to the model"
-        table.add_row(verdict.outcome, f"{delta:.2f}", gate, row["text"])
+    for row, decided in zip(rows, sorted(published.decided, key=lambda d: d.offset), strict=False):
+        delta = decided.loss_delta if decided.loss_delta is not None else 0.0
+        verdict = "worth learning" if delta >= threshold else "known to the model"
+        table.add_row(decided.outcome, f"{delta:.2f}", verdict, row["text"])
     console.print(table)
 
 
@@ -139,18 +144,12 @@ def _ask(settings: KafkaSettings, prompt: str, use_memory: bool = True) -> Gener
 
 
 def _compare(settings: KafkaSettings, prompts: Sequence[str], answers: Sequence[str] = ()) -> None:
+    """Prints the answers with and without memory; `answers` are the expected ones."""
     table = Table("prompt", "with memory", "without", *(["expected"] if answers else []), show_lines=True)
     for i, prompt in enumerate(prompts):
         with_memory, without = (_ask(settings, prompt, use).text.strip() for use in (True, False))
         table.add_row(prompt, with_memory, without, *([answers[i]] if answers else []))
     console.print(table, markup=False)
-
-
-def _table(rows: Sequence[dict[str, Any]]) -> Table:
-    table = Table(*(rows[0] if rows else ["nothing"]))
-    for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
-    return table
 
 
 def _title(text: str) -> None:

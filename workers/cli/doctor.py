@@ -1,16 +1,19 @@
-"""What is installed, which model, which broker, what the data folder holds. It looks, and changes nothing."""
+"""`factstream doctor`: which packages, model, broker and data folder there are. It changes nothing."""
 
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import orjson
 from kafka.errors import KafkaError
+from rich.console import Console
 
 from pipeline.files import is_locked
 from pipeline.history import log as history
 from pipeline.model import hub
 from pipeline.model.errors import ModelError
+from workers.cli.errors import stderr
 from workers.kafka.admin import TopicsMismatch, TopicsMissing, topic_ids
 from workers.kafka.clients import KafkaSettings, KafkaUnavailable
 
@@ -26,23 +29,38 @@ PACKAGES = (
 )
 
 
+def run(settings: KafkaSettings, data: Path, model: str, as_json: bool) -> int:
+    """Prints what was found; the exit code."""
+    report = examine(settings, data, model)
+    if as_json:
+        print(orjson.dumps(report).decode())
+    else:
+        console = Console(markup=False, highlight=False)
+        for name, value in report.items():
+            if name != "wrong":
+                console.print(f"{name:14} {value}")
+        for line in report["wrong"]:
+            stderr.print(f"wrong: {line}", style="red", markup=False, highlight=False)
+    return 1 if report["wrong"] else 0
+
+
 def examine(settings: KafkaSettings, data: Path, model: str) -> dict[str, Any]:
-    """What was found by name, and under `wrong` a list of what to mend, empty when all is well."""
+    """What was found, by name; under `wrong` one line for each thing to repair, none if all is well."""
     report: dict[str, Any] = {}
     wrong: list[str] = []
     for name in PACKAGES:
         try:
             report[name] = version(name)
         except PackageNotFoundError:
-            wrong.append(f"{name} is not installed: install factstream anew")
-    looks: dict[str, Callable[[], str]] = {
+            wrong.append(f"{name} is not installed: install factstream again")
+    checks: dict[str, Callable[[], str]] = {
         "model": lambda: _model(model),
         "broker": lambda: _broker(settings),
         "data": lambda: _data(data),
     }
-    for name, look in looks.items():
+    for name, check in checks.items():
         try:
-            report[name] = look()
+            report[name] = check()
         except (
             KafkaError, KafkaUnavailable, TopicsMismatch, history.HistoryError, ModelError, OSError
         ) as error:  # fmt: skip
@@ -60,10 +78,9 @@ def _model(name: str) -> str:
             raise ModelError(f"there is no file {path}")
         return f"{name}: a file"
     if name != "default":
-        return f"{name}: of the hub"
-    return "default: " + (
-        "in the cache" if hub.default_folder().is_dir() else "not fetched yet, see `factstream model pull`"
-    )
+        return f"{name}: on the Hugging Face hub"
+    cached = hub.default_folder().is_dir()
+    return "default: " + ("in the cache" if cached else "not fetched yet (`factstream model pull` fetches it)")
 
 
 def _broker(settings: KafkaSettings) -> str:
@@ -71,7 +88,7 @@ def _broker(settings: KafkaSettings) -> str:
     try:
         return f"{settings.bootstrap}: {len(topic_ids(admin, settings))} topics"
     except TopicsMissing:
-        return f"{settings.bootstrap}: not all topics are there yet, the first worker makes them"
+        return f"{settings.bootstrap}: some topics do not exist yet; the first worker creates them"
     finally:
         admin.close()
 
@@ -80,5 +97,5 @@ def _data(data: Path) -> str:
     found = f"{data}: {len(history.partitions(data))} partitions with a history"
     lock = data / "up.lock"
     if is_locked(lock):
-        found += f", `factstream up` runs on it (pid {lock.read_text()[:20].strip()})"
+        found += f", in use by `factstream up` (pid {lock.read_text()[:20].strip()})"
     return found

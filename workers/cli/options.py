@@ -1,4 +1,4 @@
-"""The command line's options that several commands share."""
+"""The options that several commands share."""
 
 import os
 from enum import StrEnum
@@ -7,15 +7,28 @@ from typing import Annotated
 
 import typer
 
-DATA = Path(os.environ.get("FACTSTREAM_DATA") or Path.home() / ".local/share/factstream")
+
+def data_folder() -> Path:
+    """FACTSTREAM_DATA, or the default in the home folder, read at each call."""
+    return Path(os.environ.get("FACTSTREAM_DATA") or Path.home() / ".local/share/factstream")
+
+
 Bootstrap = Annotated[
     str | None, typer.Option(help="HOST:PORT of a Kafka cluster.", show_default="127.0.0.1:9092")
 ]
-Data = Annotated[Path, typer.Option(help="The data folder.", envvar="FACTSTREAM_DATA")]
+Data = Annotated[
+    Path,
+    typer.Option(
+        help="The data folder.",
+        envvar="FACTSTREAM_DATA",
+        default_factory=data_folder,
+        show_default="~/.local/share/factstream",
+    ),
+]
 Model = Annotated[
     str, typer.Option(help="default, a hub id, a folder or a .gguf file.", envvar="FACTSTREAM_MODEL")
 ]
-Prefix = Annotated[str | None, typer.Option(help="Before the name of every topic and group.")]
+Prefix = Annotated[str | None, typer.Option(help="Put before the name of every topic and consumer group.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.", envvar="FACTSTREAM_DEVICE")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 MetricsPort = Annotated[

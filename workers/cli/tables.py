@@ -1,4 +1,4 @@
-"""A query and its result, printed: a table for a person, or CSV or JSON for a machine."""
+"""Prints a query's result: a table for a person, CSV or JSON for a program."""
 
 import csv
 import sys
@@ -11,9 +11,10 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from workers.cli.errors import clear_errors
+from workers.cli.errors import report_errors, stderr
 
-SHOWN = 1000  # rows of a table for a person
+MAX_ROWS = 1000
+"""Rows of a table for a person."""
 
 
 class Format(StrEnum):
@@ -23,15 +24,15 @@ class Format(StrEnum):
 
 
 def show_query(data: Path, sql: str, format: Format) -> None:
-    """The rows of a query over the data folder, which is run in a process of its own."""
+    """Runs a query over the data folder in a process of its own, and prints its rows."""
     from pipeline.query.run import run_confined
 
-    with clear_errors():
+    with report_errors():
         show(run_confined(data, sql), format)
 
 
 def show(table: Any, format: Format) -> None:
-    """Row by row: as Python's objects a large result takes many times its size."""
+    """Prints an Arrow table a batch at a time: as Python objects a large one takes many times its size."""
     rows = (row for batch in table.to_batches(max_chunksize=1000) for row in batch.to_pylist())
     if format is Format.json:
         parts = (
@@ -43,9 +44,14 @@ def show(table: Any, format: Format) -> None:
         writer.writerow(table.column_names)
         writer.writerows(list(row.values()) for row in rows)
     else:
-        shown = Table(*table.column_names)
-        for row in islice(rows, SHOWN):
-            shown.add_row(*("" if value is None else str(value) for value in row.values()))
-        Console().print(shown, markup=False)
-        if (more := table.num_rows - SHOWN) > 0:
-            Console(stderr=True).print(f"and {more} rows more: --format csv prints all", markup=False)
+        Console().print(rich_table(table.column_names, islice(rows, MAX_ROWS)), markup=False)
+        if (more := table.num_rows - MAX_ROWS) > 0:
+            stderr.print(f"and {more} more rows: --format csv prints all", markup=False)
+
+
+def rich_table(columns: Any, rows: Any) -> Table:
+    """Rows (dictionaries) as a table for the terminal."""
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    return table

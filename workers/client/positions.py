@@ -1,7 +1,7 @@
-"""How far this machine's last publications are decided, so that `ask` after `publish --wait` reads its own writes.
+"""How far this machine's publications are decided, so that `ask` after `publish --wait` reads its own writes.
 
-One small file in the data folder. It knows positions by namespace, as a request's `after` takes them, and no cluster:
-whoever asks leaves out what is of another topic id than the cluster's.
+One small file in the data folder keeps the positions by namespace, in the form of a request's `after`. It does not
+record which cluster they belong to: a caller drops the positions of other topic ids than its cluster's.
 """
 
 import contextlib
@@ -14,16 +14,17 @@ from pipeline.files import atomic_file
 
 FILE = "published.json"
 NAMESPACES = 1_000
-"""How many are kept, the last published ones."""
+"""How many namespaces are kept: those that were published to last."""
 MAX_BYTES = 4 * 1024 * 1024
 
 Positions = dict[str, dict[str, int]]
+"""By namespace and "topic id/partition": the last offset that was decided."""
 
 
 def remember(data: Path, after: Mapping[str, Mapping[str, int]]) -> None:
-    """Keeps the positions of `after`, in the place of those that the namespaces had on other topics.
+    """Keeps the positions of `after`; positions of these namespaces on other topics are dropped.
 
-    A folder that cannot be written keeps nothing: what was published is published all the same.
+    Nothing is kept in a folder that cannot be written: the facts are published all the same.
     """
     kept = recall(data)
     for namespace, logs in after.items():
@@ -36,7 +37,7 @@ def remember(data: Path, after: Mapping[str, Mapping[str, int]]) -> None:
 
 
 def recall(data: Path, namespaces: Sequence[str] | None = None) -> Positions:
-    """The positions of these namespaces, or of all; none of a file that is missing or was damaged."""
+    """The positions of these namespaces, or of all. A missing or damaged file has none."""
     found: Positions = {}
     with contextlib.suppress(OSError, orjson.JSONDecodeError):
         with (data / FILE).open("rb") as file:

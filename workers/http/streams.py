@@ -18,8 +18,8 @@ from schemas.common import BadMessage
 from schemas.fact import Fact
 from schemas.request import GenerationRequest
 from schemas.response import GenerationResponse, ResponseDelta
+from workers import client
 from workers.client import positions
-from workers.client import publishing as client
 from workers.kafka.admin import TopicsMismatch, TopicsMissing
 from workers.kafka.clients import KafkaSettings, KafkaUnavailable
 from workers.observe import log

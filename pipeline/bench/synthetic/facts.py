@@ -1,8 +1,7 @@
-"""Made-up facts as an encoder would send them, without a model: for measuring what keeps and finds memories.
+"""Made-up facts as an encoder would send them, without a model, for measuring storage and retrieval.
 
-Words and their frequencies are those of invented sentences, so that a few words stand in half of the facts and most in
-one or two; what a word says follows from its frequency. Vectors are noise of the default model's width. The same for the
-same seed. Knows no files and no Kafka.
+Words and their frequencies are those of invented sentences: a few words occur in half of the facts, and most in one or
+two. A word's idf follows from its frequency. Vectors are noise of the default model's width. The same for the same seed.
 """
 
 import math
@@ -18,8 +17,10 @@ from pipeline.ingest.encoding import Encoding
 from pipeline.memory.events import NewFact, SourceOffset
 from pipeline.text.words import split
 
-DIMENSIONS = 576  # of the default model's states
-MOST = 13.0  # nats that a word can say
+DIMENSIONS = 576
+"""The width of the default model's states."""
+MAX_IDF = 13.0
+"""Nats."""
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 _LEADS = (
     "According to the {} issue of the {} Gazette, {}", "As the {} report of the {} office says, {}", "{1}, {0}: {2}",
@@ -29,17 +30,17 @@ _MONTHS = "January February March April May June July August September October N
 
 
 def made_up_stream(count: int, seed: int, namespace: str = "default") -> Iterator[NewFact]:
-    """So many facts, seven to twenty words long: of ten, eight are new, one updates another and one repeats it."""
+    """Yields `count` facts of seven to twenty words: of ten, eight are new, one updates another and one repeats it."""
     noise, texts = np.random.default_rng(seed), _texts(count, Random(seed), seed)
     dice = Random(seed)
     counts = Counter(word.term for text in texts for word in split(text))
     total = counts.total()
     for n, text in enumerate(texts):
-        forms = [word.term for word in split(text)]
-        priors = np.array([min(MOST, math.log(total / counts[form])) for form in forms], np.float32)
+        terms = [word.term for word in split(text)]
+        priors = np.array([min(MAX_IDF, math.log(total / counts[term])) for term in terms], np.float32)
         encoding = Encoding(
             text, "made-up", 5.0, 1.0, 4.0, priors, priors * np.float32(0.5),
-            noise.integers(0, 256, (len(forms), DIMENSIONS // 4), np.uint8),
+            noise.integers(0, 256, (len(terms), DIMENSIONS // 4), np.uint8),
         )  # fmt: skip
         at = BEGIN + timedelta(seconds=n)
         category = f"category-{int(dice.paretovariate(1.0)) % 50}"

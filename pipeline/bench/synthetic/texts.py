@@ -1,6 +1,6 @@
-"""Texts made for the measurements: invented facts in any number, everyday prompts that no memory concerns, and prose.
+"""Invented facts in any number with prompts for them, everyday prompts that no memory concerns, and prose.
 
-The same for the same seed. Knows nothing of models, memories or files.
+The same for the same seed.
 """
 
 import re
@@ -38,7 +38,7 @@ _SUBJECTS = (
 ).split(",")
 _MONTHS = "January February March April May June July August September October November December".split()
 
-Made = Callable[[Random], str]
+Maker = Callable[[Random], str]
 
 
 def _place(dice: Random) -> str:
@@ -49,34 +49,32 @@ def _person(dice: Random) -> str:
     return f"{dice.choice(_GIVEN)} {dice.choice(_STARTS)}{dice.choice(_MIDDLES)}{dice.choice(_NAME_ENDS)}"
 
 
-def _one_of(words: list[str]) -> Made:
+def _one_of(words: list[str]) -> Maker:
     return lambda dice: dice.choice(words)
 
 
-def _of_a_name(*kinds: str) -> Made:
+def _named(*kinds: str) -> Maker:
     return lambda dice: dice.choice(kinds).format(_place(dice))
 
 
-_BODY = _of_a_name(
+_BODY = _named(
     "The {} Institute", "The {} Museum", "The {} Foundation", "The {} Academy", "The {} Theatre", "The {} Orchestra",
     "The {} Library", "The {} Society",
 )  # fmt: skip
-_FIRM = _of_a_name("{} Motors", "{} Foods", "{} Textiles", "{} Shipping", "{} Instruments", "{} Breweries")
-_THING = _of_a_name(
+_FIRM = _named("{} Motors", "{} Foods", "{} Textiles", "{} Shipping", "{} Instruments", "{} Breweries")
+_THING = _named(
     "The {} kettle", "The {} bicycle", "The {} armchair", "The {} telescope", "The {} desk lamp", "The {} tent",
     "The {} rowing boat", "The {} coffee grinder",
 )  # fmt: skip
-_SITE = _of_a_name(
-    "The {} Bridge", "The {} lighthouse", "The {} Tunnel", "The {} Dam", "{} Castle", "{} Abbey"
-)
-_WATER = _of_a_name("Lake {}", "The {} River", "{} Bay", "The {} Canal")
-_WORK = _of_a_name(
+_SITE = _named("The {} Bridge", "The {} lighthouse", "The {} Tunnel", "The {} Dam", "{} Castle", "{} Abbey")
+_WATER = _named("Lake {}", "The {} River", "{} Bay", "The {} Canal")
+_WORK = _named(
     "The novel The Road to {}", "The opera The Bells of {}", "The film Winter in {}", "The {} Symphony"
 )
-_EVENT = _of_a_name("The {} Marathon", "The {} Book Fair", "The {} Jazz Festival", "The {} Regatta")
-_TEAM = _of_a_name("{} United", "{} Rovers", "{} Wanderers", "The {} rowing club")
+_EVENT = _named("The {} Marathon", "The {} Book Fair", "The {} Jazz Festival", "The {} Regatta")
+_TEAM = _named("{} United", "{} Rovers", "{} Wanderers", "The {} rowing club")
 
-_FACTS: list[tuple[Made, str, Made]] = [
+_FACTS: list[tuple[Maker, str, Maker]] = [
     (_BODY, "is located in", _place),
     (_BODY, "was founded by", _person),
     (_BODY, "is directed by", _person),
@@ -116,21 +114,21 @@ _FACTS: list[tuple[Made, str, Made]] = [
 
 
 def made_up_facts(count: int, seed: int) -> list[str]:
-    """So many invented facts, no two of them about the same subject."""
+    """`count` invented facts, no two of them about the same subject."""
     dice = Random(seed)
     facts: list[str] = []
     subjects: set[str] = set()
     while len(facts) < count:
-        made, relation, value = dice.choice(_FACTS)
-        subject = made(dice)
+        subject_of, relation, value = dice.choice(_FACTS)
+        subject = subject_of(dice)
         if subject not in subjects:
             subjects.add(subject)
             facts.append(re.sub(r" a (?=[aeiou])", " an ", f"{subject} {relation} {value(dice)}."))
     return facts
 
 
-# Other ways to say a relation of the invented facts, and to ask for it.
-_ASKED = {
+# A paraphrase of each relation of the invented facts, and a question about it.
+_WORDINGS = {
     "is located in": ("{} can be found in", "Where is {}?"),
     "was founded by": ("The founder of {} was", "Who founded {}?"),
     "is directed by": ("The director of {} is", "Who directs {}?"),
@@ -169,12 +167,12 @@ _ASKED = {
 }
 
 
-def asked_of(fact: str) -> tuple[str, str, str]:
+def prompts_for(fact: str) -> tuple[str, str, str]:
     """Three prompts for an invented fact: its own beginning, a paraphrase, and a question."""
-    relation = next(r for r in _ASKED if f" {r} " in fact or f" {r}n " in fact)
+    relation = next(r for r in _WORDINGS if f" {r} " in fact or f" {r}n " in fact)
     subject = fact[: fact.index(f" {relation}")]
-    paraphrase, question = (form.format(subject) for form in _ASKED[relation])
-    # Within a sentence an article is small.
+    paraphrase, question = (form.format(subject) for form in _WORDINGS[relation])
+    # Inside a sentence the article is lower-case.
     within = {form: form.replace(" The ", " the ") for form in (paraphrase, question)}
     return f"{subject} {relation}", within[paraphrase], f"Question: {within[question]}\nAnswer:"
 
@@ -205,9 +203,11 @@ _PROMPTS: list[tuple[str, list[str], list[str]]] = [
 
 
 def everyday_prompts(count: int, seed: int) -> list[str]:
-    """Distinct prompts about nobody and nothing in particular: openings, instructions, questions."""
+    """Distinct prompts about nothing in particular: openings, instructions, questions."""
     every = [
-        form.format(one, other) for form, ones, others in _PROMPTS for one, other in product(ones, others)
+        form.format(first, second)
+        for form, firsts, seconds in _PROMPTS
+        for first, second in product(firsts, seconds)
     ]
     if count > len(every):
         raise ValueError(f"there are {len(every)} everyday prompts, not {count}")
@@ -238,4 +238,4 @@ PROSE = (
     "leaves things out, and the art is in the choosing. A walker wants paths, a sailor depths, and a child wants to see "
     "the house where she lives.",
 )
-"""Paragraphs about nothing that a fact could be about."""
+"""Paragraphs that no fact of the measurements is about."""

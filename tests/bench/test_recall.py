@@ -1,4 +1,4 @@
-"""The measurements: what they count on cases that can be checked by hand, and whole runs on a handful of facts."""
+"""`bench recall` and `bench talk`: whole runs on a handful of facts."""
 
 import re
 import sys
@@ -11,14 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline import MemoryLM
-from pipeline.bench import asking as bench_asking
-from pipeline.bench import prompting as bench_prompting
-from pipeline.bench import recall as bench_recall
-from pipeline.bench import talk as bench_talk
-from pipeline.bench.files import BenchFileError, read_facts, read_talks
-from pipeline.bench.scores import divided, f1, percentile, repeated_4grams, says, share
+from pipeline.bench import prompting, side_effects
 from pipeline.bench.synthetic import texts as bench_texts
-from workers.cli import bench
+from workers.bench import report
 from workers.cli.app import app
 
 # The run that most tests here read lasts a minute and a half on a slow processor, and more on a busy one.
@@ -69,10 +64,9 @@ TALK = {
 def quick() -> Iterator[pytest.MonkeyPatch]:
     """Short texts and few prompts: what is measured is not the point here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bench_asking, "TOKENS", 4)
-        patch.setattr(bench_talk, "TOKENS", 4)
-        patch.setattr(bench_recall, "UNTOUCHED", 4)
-        patch.setattr(bench_recall, "PROSE", bench_texts.PROSE[:1])
+        patch.setattr(prompting, "TOKENS", 4)
+        patch.setattr(side_effects, "EVERYDAY_PROMPTS", 4)
+        patch.setattr(side_effects, "PROSE", bench_texts.PROSE[:1])
         yield patch
 
 
@@ -90,18 +84,18 @@ def recalled(quick: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.mark.slow
-def test_recall_tells_each_measure_as_soon_as_it_is_known(recalled: dict[str, Any]) -> None:
-    told = [line.partition(": ") for line in recalled["stderr"].splitlines()]
+def test_recall_prints_each_measure_as_soon_as_it_is_known(recalled: dict[str, Any]) -> None:
+    lines = [line.partition(": ") for line in recalled["stderr"].splitlines()]
     names = [m["name"] for m in recalled["measures"]]
-    assert [name for name, _, _ in told if name in names] == names
-    [line] = [line for name, _, line in told if name == "efficacy"]
+    assert [name for name, _, _ in lines if name in names] == names
+    [line] = [line for name, _, line in lines if name == "efficacy"]
     assert re.fullmatch(r"bare [\d.]+%, prompting [\d.]+%, memory [\d.]+%", line)
 
 
 @pytest.mark.slow
-def test_recall_tells_every_measure(recalled: dict[str, Any]) -> None:
+def test_recall_reports_every_measure(recalled: dict[str, Any]) -> None:
     measures = {m["name"]: m for m in recalled["measures"]}
-    assert set(measures) == {name for name in bench.NAMES if not name.startswith("f1")}
+    assert set(measures) == {name for name in report.TITLES if not name.startswith("f1")}
     for name, m in measures.items():
         for value in (m["bare"], m["prompting"], m["memory"]):
             assert value is None or name in ("neighbour_retention", "perplexity_drift") or 0 <= value <= 1
@@ -116,7 +110,7 @@ def test_recall_tells_every_measure(recalled: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_recall_sees_that_the_memory_recalls(recalled: dict[str, Any]) -> None:
+def test_recall_measures_that_the_memory_recalls(recalled: dict[str, Any]) -> None:
     measures = {m["name"]: m for m in recalled["measures"]}
     assert measures["efficacy"]["memory"] == 1 and measures["efficacy"]["bare"] is not None
     assert measures["retrieved_prompt"]["memory"] == 1
@@ -127,113 +121,40 @@ def test_recall_sees_that_the_memory_recalls(recalled: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_talk_tells_what_was_found_and_how_right_the_answers_are(
+def test_talk_reports_the_evidence_found_and_the_answers_f1(
     quick: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     file = written(tmp_path, [TALK])
     result = RUNNER.invoke(app, ["bench", "talk", "--talk", str(file), "--json"])
     assert result.exit_code == 0, result.output
-    told = orjson.loads(result.stdout)
-    assert told["conversations"] == 1 and told["facts"] == 2
-    assert told["questions"] == 2, "the one whose evidence no fact covers and category 5 are left out"
-    assert told["evidence"] == {"1": 1.0, "3": 1.0, "5": 1.0, "10": 1.0}
-    assert told["evidence_by_category"]["2"] == dict.fromkeys(("1", "3", "5", "10"))
-    assert [(m["name"], m["asked"]) for m in told["measures"]] == [
+    found = orjson.loads(result.stdout)
+    assert found["conversations"] == 1 and found["facts"] == 2
+    assert found["questions"] == 2, "the one whose evidence no fact covers and category 5 are left out"
+    assert found["evidence"] == {"1": 1.0, "3": 1.0, "5": 1.0, "10": 1.0}
+    assert found["evidence_by_category"]["2"] == dict.fromkeys(("1", "3", "5", "10"))
+    assert [(m["name"], m["asked"]) for m in found["measures"]] == [
         ("f1", 2), ("f1_several_facts", 1), ("f1_one_fact", 1),
     ]  # fmt: skip
-    assert all(0 <= m[way] <= 1 for m in told["measures"] for way in ("bare", "prompting", "memory"))
+    assert all(0 <= m[way] <= 1 for m in found["measures"] for way in ("bare", "prompting", "memory"))
 
 
 @pytest.mark.slow
-def test_prompting_scores_as_the_model_does() -> None:
+def test_prompting_scores_equal_the_models_own() -> None:
     """A prompt that is read once for all its targets gives what each would get by itself."""
     lm = MemoryLM.load(dtype="float32")
-    facts = [bench_prompting.Found(r["text"], True) for r in ROWS[:3]]
+    facts = [prompting.Found(r["text"], True) for r in ROWS[:3]]
     prompts = [r["prompt"] for r in ROWS[:3]]
     targets = [(r["target"], "the small town of " + r["target_true"]) for r in ROWS[:3]]
     done: list[int] = []
-    scores = bench_prompting.score(lm.encoder.backbone, "plain", facts, prompts, targets, done.append)
-    told = [f"{fact.text}\n{prompt}" for fact, prompt in zip(facts, prompts, strict=True)]
+    scores = prompting.score(lm.encoder.backbone, "plain", facts, prompts, targets, done.append)
+    whole = [f"{fact.text}\n{prompt}" for fact, prompt in zip(facts, prompts, strict=True)]
     for n in range(2):
-        alone = lm.score(told, [some[n] for some in targets], use_memory=False)
+        alone = lm.score(whole, [some[n] for some in targets], use_memory=False)
         assert [some[n] for some in scores] == pytest.approx(alone, abs=1e-3)
     assert sum(done) == 3
 
 
-def test_made_up_facts_are_distinct_and_the_same_for_a_seed() -> None:
-    facts = bench_texts.made_up_facts(93_400, seed=1)
-    assert len(set(facts)) == 93_400 and all(fact.endswith(".") for fact in facts)
-    assert facts[:100] == bench_texts.made_up_facts(100, seed=1) != bench_texts.made_up_facts(100, seed=2)
-
-
-def test_everyday_prompts_are_distinct_and_the_same_for_a_seed() -> None:
-    prompts = bench_texts.everyday_prompts(200, seed=1)
-    assert len(set(prompts)) == 200 and prompts == bench_texts.everyday_prompts(200, seed=1)
-    with pytest.raises(ValueError, match="everyday prompts"):
-        bench_texts.everyday_prompts(100_000, seed=1)
-
-
-@pytest.mark.parametrize(
-    "answer, right, wanted",
-    [
-        ("The Grey Parrot!", "a grey parrot", 1.0),
-        ("a parrot", "grey parrot", 2 / 3),
-        ("boat", "parrot", 0.0),
-        ("red red parrot", "red parrot", 4 / 5),
-        ("", "parrot", 0.0),
-        ("the", "a", 1.0),
-    ],
-)
-def test_f1_is_the_overlap_of_words(answer: str, right: str, wanted: float) -> None:
-    assert f1(answer, right) == pytest.approx(wanted)
-
-
-def test_repeated_4grams_are_counted_within_a_text() -> None:
-    assert repeated_4grams(["a b c d e"]) == 0
-    assert repeated_4grams(["a b c d a b c d"]) == pytest.approx(1 / 5)  # of five runs "a b c d" stood before
-    assert repeated_4grams(["A b c d", "a b c d"]) == 0
-    assert repeated_4grams(["too short"]) is None
-
-
-def test_shares_of_nothing_are_no_number() -> None:
-    assert share([]) is None and share([True, False]) == 0.5
-    assert (
-        divided(0.5, 0.0) is None and divided(None, 1.0) is None and divided(0.4, 0.5) == pytest.approx(0.8)
-    )
-    assert percentile([3.0, 1.0, 2.0], 0.99) == 3.0
-    assert says("born in TROMSO, they say", "Tromso") and not says("born in Troms", "Tromso")
-
-
-@pytest.mark.parametrize(
-    "line, wrong",
-    [
-        ({"text": "A lamp."}, "line 2: target"),
-        (ROWS[1] | {"paraphrases": []}, "line 2: paraphrases"),
-        (ROWS[0], "line 2: the same text as in line 1"),
-    ],
-)
-def test_a_bad_line_is_named(tmp_path: Path, line: dict[str, Any], wrong: str) -> None:
-    file = written(tmp_path, [ROWS[0], line])
-    with pytest.raises(BenchFileError, match=wrong):
-        read_facts(file)
-    result = RUNNER.invoke(app, ["bench", "recall", "--facts", str(file)])
-    assert result.exit_code == 1 and not result.stdout
-    assert str(file) in result.stderr and wrong in result.stderr
-
-
-def test_a_file_that_is_no_json_or_empty_or_away_is_named(tmp_path: Path) -> None:
-    file = tmp_path / "talk.jsonl"
-    file.write_text("{]\n")
-    with pytest.raises(BenchFileError, match=r"talk\.jsonl, line 1"):
-        read_talks(file)
-    file.write_text("\n")
-    with pytest.raises(BenchFileError, match="no line"):
-        read_talks(file)
-    result = RUNNER.invoke(app, ["bench", "talk", "--talk", str(tmp_path / "away")])
-    assert result.exit_code == 1 and "away" in result.stderr
-
-
-def test_without_matplotlib_a_plot_is_refused_before_anything_is_measured(
+def test_a_plot_without_matplotlib_is_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)

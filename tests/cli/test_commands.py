@@ -1,4 +1,4 @@
-"""The command line without a broker: what a line of a file becomes, what is refused in one line, what works offline."""
+"""The commands without a broker: what a line of a file becomes, one-line errors, and what works offline."""
 
 import json
 from datetime import UTC, datetime
@@ -17,10 +17,9 @@ from pipeline.memory.events import NewFact, SourceOffset
 from pipeline.text.words import split
 from schemas.common import BadMessage
 from schemas.response import GenerationResponse, ResponseDelta, ResponseError
-from workers.cli import app as cli
+from workers import client
 from workers.cli.app import app
-from workers.client import positions
-from workers.client import publishing as client
+from workers.cli.publish import fact_of
 from workers.kafka.clients import KafkaSettings
 
 RUNNER = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
@@ -28,7 +27,7 @@ NOWHERE = ("--bootstrap", "127.0.0.1:1")  # a port at which nothing listens
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_waiting_for_a_broker(monkeypatch: pytest.MonkeyPatch) -> None:
     """A broker that is away is given up at once."""
     from_env = KafkaSettings.from_env
     monkeypatch.setattr(KafkaSettings, "from_env", lambda **given: from_env(connect_timeout_s=0.2, **given))
@@ -50,7 +49,7 @@ def published(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return found
 
 
-def test_publish_sends_what_a_fact_has_and_names_the_rest(
+def test_publish_sends_known_fields_and_lists_the_others(
     tmp_path: Path, published: list[dict[str, Any]]
 ) -> None:
     lines = [{"text": "A lamp.", "namespace": "shop", "price": 3}, {"text": "A desk.", "source": None}]
@@ -64,7 +63,7 @@ def test_publish_sends_what_a_fact_has_and_names_the_rest(
     assert json.loads(result.stdout)["left_out"] == ["price"]
 
 
-def test_publish_reports_lines_that_are_no_facts_and_sends_the_others(
+def test_publish_reports_refused_lines_and_sends_the_others(
     published: list[dict[str, Any]],
 ) -> None:
     result = RUNNER.invoke(app, ["publish", "-"], input=b'good\n{"text": \n\xff\n{"text": "  "}\nalso good\n')
@@ -75,18 +74,18 @@ def test_publish_reports_lines_that_are_no_facts_and_sends_the_others(
     ]  # fmt: skip
 
 
-def test_publish_fails_when_a_fact_became_a_dead_letter(published: list[dict[str, Any]]) -> None:
+def test_publish_fails_when_a_fact_becomes_a_dead_letter(published: list[dict[str, Any]]) -> None:
     result = RUNNER.invoke(app, ["publish", "-", "--wait"], input=b"dead\n")
     assert result.exit_code == 1 and "1 facts are in the dead letters" in result.stderr
 
 
-def test_a_json_line_that_has_no_text_is_refused() -> None:
+def test_a_json_line_without_text_is_refused() -> None:
     with pytest.raises(BadMessage):
-        cli._fact_of(b'{"colour": "red"}', {})
+        fact_of(b'{"colour": "red"}', {})
 
 
 @pytest.mark.parametrize(
-    "arguments, told",
+    "arguments, message",
     [
         (["publish", "no-such-file"], "no-such-file"),
         (["query", "drop table history"], "error"),
@@ -95,20 +94,20 @@ def test_a_json_line_that_has_no_text_is_refused() -> None:
         (["ask", "Hello", *NOWHERE], "127.0.0.1:1"),
     ],
 )
-def test_what_cannot_be_done_is_one_line_and_exit_code_1(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], told: str
+def test_an_error_is_one_line_and_exit_code_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
     monkeypatch.setenv("FACTSTREAM_DATA", str(tmp_path))
     result = RUNNER.invoke(app, arguments)
     assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
-    assert result.stderr.startswith("error: ") and told in result.stderr
+    assert result.stderr.startswith("error: ") and message in result.stderr
     assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize(
     "arguments", [["worker", "cook"], ["ask"], ["ask", "a", "--max-new-tokens", "0"], ["publish", "-", "--limit", "0"]]
 )  # fmt: skip
-def test_wrong_arguments_are_refused_before_anything_happens(arguments: list[str]) -> None:
+def test_wrong_arguments_exit_with_code_2(arguments: list[str]) -> None:
     assert RUNNER.invoke(app, arguments).exit_code == 2
 
 
@@ -121,10 +120,10 @@ def test_ask_fails_when_the_answer_is_an_error(monkeypatch: pytest.MonkeyPatch, 
     assert result.exit_code == 1 and "behind" in result.output
 
 
-def test_ask_reads_what_publish_has_written(
+def test_ask_waits_for_the_positions_that_publish_reached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, published: list[dict[str, Any]]
 ) -> None:
-    monkeypatch.setattr(cli, "DATA", tmp_path)
+    monkeypatch.setenv("FACTSTREAM_DATA", str(tmp_path))
     given: list[Any] = []
     answer = GenerationResponse(request_id="r", finish_reason="stop")
 
@@ -150,28 +149,7 @@ def test_ask_reads_what_publish_has_written(
     assert given == [{"default": {"id/3": 7, "id/2": 1}}, {}, None]
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"a": 1, "b": {"id/0": "x"}}', b"\xff"])
-def test_a_damaged_file_of_positions_is_none(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / positions.FILE).write_bytes(content)
-    assert positions.recall(tmp_path) in ({}, {"b": {}})
-    positions.remember(tmp_path, {"a": {"id/0": 1}})
-    assert positions.recall(tmp_path, ["a"]) == {"a": {"id/0": 1}}
-
-
-def test_what_was_published_is_so_where_no_position_can_be_kept(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"")
-    positions.remember(tmp_path / "file", {"a": {"id/0": 1}})
-    assert positions.recall(tmp_path / "file") == {}
-
-
-def test_the_positions_that_are_kept_are_bounded(tmp_path: Path) -> None:
-    for begin in (0, 600):
-        positions.remember(tmp_path, {f"n{n}": {"id/0": n} for n in range(begin, begin + 600)})
-    kept = positions.recall(tmp_path)
-    assert list(kept) == [f"n{n}" for n in range(200, 1200)] and not list(tmp_path.glob(".*"))
-
-
-def test_ask_prints_the_text_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ask_prints_the_text_as_it_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
     pieces = [ResponseDelta(request_id="r", index=n, delta=text) for n, text in enumerate([" wal", "nut"])]
     answer = GenerationResponse(request_id="r", text=" walnut", finish_reason="stop")
     monkeypatch.setattr(client, "ask", lambda *_: iter([*pieces, answer]))
@@ -195,7 +173,7 @@ def test_digest_and_memories_need_no_broker(tmp_path: Path) -> None:
         assert [row["text"] for row in json.loads(result.stdout)] == found
 
 
-def test_doctor_names_what_is_wrong_and_makes_nothing(tmp_path: Path) -> None:
+def test_doctor_names_what_is_wrong_and_creates_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     result = RUNNER.invoke(app, ["doctor", "--json", "--data", str(folder), *NOWHERE])
     report = json.loads(result.stdout)
@@ -203,6 +181,6 @@ def test_doctor_names_what_is_wrong_and_makes_nothing(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
-def test_doctor_says_which_model_is_no_model(tmp_path: Path) -> None:
+def test_doctor_says_what_a_model_folder_lacks(tmp_path: Path) -> None:
     result = RUNNER.invoke(app, ["doctor", "--model", str(tmp_path), *NOWHERE])
     assert result.exit_code == 1 and "config.json" in result.stderr

@@ -1,6 +1,6 @@
-"""What an application does with the stream, on the embedded broker: each fact counts once, whatever has to be sent again.
+"""Publishing on the embedded broker: each fact counts once, however often it has to be sent.
 
-A stand-in decides the facts: the real workers are in test_pipeline.py.
+A stand-in decides the facts; the real workers are in tests/end_to_end.
 """
 
 import threading
@@ -19,9 +19,9 @@ from schemas import topics
 from schemas.changelog import Decided, PositionRecord, changelog_key
 from schemas.common import encode
 from schemas.fact import Fact, Forget, decode_fact
-from schemas.request import GenerationRequest, decode_request
 from tests.conftest import wait_until
-from workers.client import publishing as client
+from workers import client
+from workers.client import publishing
 from workers.kafka.admin import ensure_topics
 from workers.kafka.clients import KafkaSettings, KafkaUnavailable, Producer, dead_letter
 from workers.runtime import embedded_broker as broker
@@ -30,7 +30,7 @@ PAIRS: list[tuple[str, Fact | Forget]] = [("default", Fact(text=f"Fact {n}.")) f
 
 
 class Decider:
-    """In the place of the workers: decides every fact on the topic, and keeps its fact_id. What says "bad" is none."""
+    """A stand-in for the workers: decides every fact on the topic and keeps its fact_id; a "bad" one is a dead letter."""
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings, self._stop = settings, threading.Event()
@@ -66,11 +66,11 @@ class Decider:
             "partition": record.partition,
             "offset": record.offset,
         }
-        told = PositionRecord(
+        positions = PositionRecord(
             namespace=namespace, positions={f"{one['topic_id']}/{record.partition}": record.offset},
             decided=[Decided(**one, outcome=outcome)],  # type: ignore[arg-type]
         )  # fmt: skip
-        producer.send(topics.MEMORY_CHANGELOG, encode(told), changelog_key(namespace), record.partition)
+        producer.send(topics.MEMORY_CHANGELOG, encode(positions), changelog_key(namespace), record.partition)
 
     def end(self) -> None:
         self._stop.set()
@@ -78,19 +78,19 @@ class Decider:
 
 
 @pytest.fixture(autouse=True)
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "BACKOFF_S", 0.01)
-    monkeypatch.setattr(client, "QUIET_S", 0.3)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publishing, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(publishing, "BROKER_CHECK_S", 0.3)
 
 
 @pytest.fixture
 def decider(settings: KafkaSettings) -> Iterator[Decider]:
-    made = Decider(settings)
-    yield made
-    made.end()
+    started = Decider(settings)
+    yield started
+    started.end()
 
 
-def test_each_fact_has_an_id_of_its_own_or_of_the_call(settings: KafkaSettings, decider: Decider) -> None:
+def test_each_fact_gets_an_id_of_its_own(settings: KafkaSettings, decider: Decider) -> None:
     same = [("default", Fact(text="Said twice."))] * 2
     for _ in range(2):
         done = client.publish(settings, [*same, ("default", Fact(text="a", fact_id="mine"))], wait=True)
@@ -99,7 +99,7 @@ def test_each_fact_has_an_id_of_its_own_or_of_the_call(settings: KafkaSettings, 
     assert len(mine) == 2 and len(set(decider.fact_ids)) == 1 + 4 and None not in decider.fact_ids
 
 
-def test_what_was_decided_is_what_a_request_may_wait_for(settings: KafkaSettings, decider: Decider) -> None:
+def test_positions_reached_are_those_of_decided_facts(settings: KafkaSettings, decider: Decider) -> None:
     facts: list[tuple[str, Fact | Forget]] = [
         ("a", Fact(text="Good.")),
         ("a", Fact(text="A bad one.")),
@@ -111,30 +111,30 @@ def test_what_was_decided_is_what_a_request_may_wait_for(settings: KafkaSettings
     assert [list(at.values()) for at in done.after.values()] == [[0]] and list(done.after) == ["a"]
 
 
-def test_without_waiting_what_was_sent_is_told(settings: KafkaSettings) -> None:
+def test_without_waiting_the_sent_positions_are_returned(settings: KafkaSettings) -> None:
     done = client.publish(settings, PAIRS)
     (at,) = done.after.values()
     assert done.sent == 3 and list(at.values()) == [2] and not done.outcomes
 
 
-def test_what_was_not_confirmed_is_sent_again_and_counts_once(
+def test_unconfirmed_facts_are_sent_again_and_count_once(
     settings: KafkaSettings, decider: Decider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flush, failures = Producer.flush_or_raise, [KafkaTimeoutError("no answer")] * 2
 
-    def arrives_unconfirmed(producer: Producer) -> list[Any]:
+    def flush_without_confirmation(producer: Producer) -> list[Any]:
         sent = flush(producer)
         if failures and threading.current_thread() is threading.main_thread():
             raise failures.pop()
         return sent
 
-    monkeypatch.setattr(Producer, "flush_or_raise", arrives_unconfirmed)
+    monkeypatch.setattr(Producer, "flush_or_raise", flush_without_confirmation)
     done = client.publish(settings, PAIRS, wait=True)
     assert done.sent == done.outcomes.total() == 3
     assert len(decider.fact_ids) == 9 and len(set(decider.fact_ids)) == 3
 
 
-def test_it_does_not_go_on_for_ever(settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retries_are_bounded(settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     tries: list[None] = []
 
     def fails(_: Producer) -> list[Any]:
@@ -144,42 +144,19 @@ def test_it_does_not_go_on_for_ever(settings: KafkaSettings, monkeypatch: pytest
     monkeypatch.setattr(Producer, "flush_or_raise", fails)
     with pytest.raises(KafkaTimeoutError):
         client.publish(settings, PAIRS, wait=True)
-    assert len(tries) == 1 + client.RETRIES
+    assert len(tries) == 1 + publishing.RETRIES
     with pytest.raises(KafkaTimeoutError):
         client.publish(settings, PAIRS)
-    assert len(tries) == 2 + client.RETRIES
+    assert len(tries) == 2 + publishing.RETRIES
 
 
-def test_a_broker_that_was_never_there_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_broker_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waited"))
     with pytest.raises(KafkaUnavailable):
         client.publish(KafkaSettings("127.0.0.1:1", connect_timeout_s=0.2), PAIRS, wait=True)
 
 
-def test_a_request_waits_only_for_positions_of_its_own_cluster(settings: KafkaSettings) -> None:
-    """What was published to a broker that is gone, or to another one, no memory here will ever reach."""
-    topic_id = ensure_topics(settings)[topics.FACTS]
-    recent = {"a": {f"{topic_id}/1": 5, "gone/1": 99}, "b": {"gone/0": 7}}
-    request = GenerationRequest(prompt="Hello", namespace=["a", "b"])
-    with pytest.raises(client.ClientError, match="generator"):
-        next(client.ask(settings, request, recent, timeout_s=0.1))
-    consumer = settings.consumer()
-    name = settings.topic(topics.GENERATION_REQUESTS)
-    consumer.assign([TopicPartition(name, p) for p in sorted(consumer.partitions_for_topic(name))])
-    consumer.seek_to_beginning()
-    found: list[Any] = []
-
-    def polled() -> bool:
-        for records in consumer.poll(timeout_ms=100).values():
-            found.extend(records)
-        return bool(found)
-
-    wait_until(polled)
-    consumer.close()
-    assert decode_request(found[0].key, found[0].value)[1].after == {"a": {f"{topic_id}/1": 5}, "b": {}}
-
-
-def test_what_was_confirmed_by_a_broker_that_is_gone_is_not_mistaken_for_the_next_ones(
+def test_offsets_of_a_wiped_broker_are_not_taken_for_the_new_ones(
     tmp_path: Path,
 ) -> None:
     """Between two flushes the broker is wiped: the same offsets are given again, to other facts."""
@@ -206,24 +183,24 @@ def test_what_was_confirmed_by_a_broker_that_is_gone_is_not_mistaken_for_the_nex
         running[0].stop()
 
 
-def test_sent_again_a_fact_is_no_newer(
+def test_a_fact_sent_again_keeps_its_timestamp(
     settings: KafkaSettings, decider: Decider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flush, failures = Producer.flush_or_raise, [KafkaTimeoutError("no answer")]
 
-    def arrives_unconfirmed(producer: Producer) -> list[Any]:
+    def flush_without_confirmation(producer: Producer) -> list[Any]:
         sent = flush(producer)
         if failures and threading.current_thread() is threading.main_thread():
             raise failures.pop()
         return sent
 
-    monkeypatch.setattr(Producer, "flush_or_raise", arrives_unconfirmed)
+    monkeypatch.setattr(Producer, "flush_or_raise", flush_without_confirmation)
     clock = iter(range(100, 200))
     client.publish(settings, PAIRS, wait=True, clock=lambda: next(clock))
     assert decider.times == [100_000, 101_000, 102_000] * 2
 
 
-def test_what_a_broker_lost_is_sent_to_the_next_one(tmp_path: Path) -> None:
+def test_facts_lost_by_a_broker_are_sent_to_the_next_one(tmp_path: Path) -> None:
     """The embedded broker keeps topics in memory: what it confirmed is gone with it."""
     running = broker.start(broker.free_port(), tmp_path / "broker.log")
     settings = KafkaSettings(running.bootstrap, connect_timeout_s=1)

@@ -1,0 +1,106 @@
+"""`factstream worker`, `up` and `ui`: the commands that run processes until SIGTERM or Ctrl-C."""
+
+import os
+import threading
+from typing import Annotated
+
+import typer
+
+from workers.cli.errors import report_errors
+from workers.cli.options import (
+    Bootstrap,
+    Data,
+    Device,
+    Json,
+    LogFormat,
+    MetricsPort,
+    Model,
+    Prefix,
+    WorkerName,
+)
+
+
+def worker(
+    name: WorkerName,
+    data: Data,
+    bootstrap: Bootstrap = None,
+    topic_prefix: Prefix = None,
+    model: Model = "default",
+    device: Device = "auto",
+    log_format: LogFormat = LogFormat.text,
+    metrics_port: MetricsPort = None,
+) -> None:
+    """Run one worker against a Kafka cluster until SIGTERM or Ctrl-C.
+
+    Example: factstream worker encoder --bootstrap kafka:9092
+    """
+    from workers.kafka.clients import KafkaSettings
+    from workers.observe import log, metrics, tracing
+    from workers.runtime.loop import run
+
+    log.setup(name.value, log_format.value)
+    with report_errors():
+        settings = KafkaSettings.from_env(bootstrap=bootstrap, topic_prefix=topic_prefix)
+        tracing.setup(name.value)
+        if metrics_port:
+            metrics.serve(metrics_port)
+        stop = threading.Event()
+        if name is WorkerName.writer:
+            from workers.write.worker import WriterWorker
+
+            raise typer.Exit(run(WriterWorker(settings, data), settings, data, stop))
+        if name is WorkerName.encoder:
+            from workers.encode.worker import EncoderWorker
+
+            raise typer.Exit(run(EncoderWorker(settings, model, device, stop), settings, data, stop))
+        from workers.generate.worker import BATCH, GeneratorWorker
+
+        generator = GeneratorWorker(settings, data, model, device, stop)
+        raise typer.Exit(run(generator, settings, data, stop, poll_ms=100, max_records=BATCH))
+
+
+def up(
+    data: Data,
+    bootstrap: Bootstrap = None,
+    model: Model = "default",
+    port: Annotated[int, typer.Option(help="The embedded broker's port.")] = 9092,
+    topic_prefix: Prefix = None,
+    metrics_port: MetricsPort = None,
+    as_json: Json = False,
+) -> None:
+    """Run the whole stack: an embedded broker (unless --bootstrap is given) and one worker of each kind.
+
+    With --metrics-port, the encoder's metrics are on that port, the writer's on the next one, then the generator's.
+    """
+    from workers.kafka.clients import KafkaSettings
+    from workers.observe import log
+    from workers.runtime.supervisor import up as run_stack
+    from workers.runtime.supervisor import worker_commands
+
+    log.setup("up")
+    with report_errors():
+        embedded = not (bootstrap or os.environ.get("FACTSTREAM_BOOTSTRAP"))
+        where = f"127.0.0.1:{port}" if embedded else bootstrap
+        settings = KafkaSettings.from_env(bootstrap=where, topic_prefix=topic_prefix)
+        from pipeline.model.hub import resolve
+
+        resolve(model)
+        commands = worker_commands(settings, data.absolute(), model, "text", metrics_port)
+        run_stack(data, settings, commands, model, embedded, as_json=as_json)
+
+
+def ui(
+    data: Data,
+    host: Annotated[
+        str, typer.Option(help="An address of this machine. The page has no login.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free port.")] = 8642,
+    bootstrap: Bootstrap = None,
+    topic_prefix: Prefix = None,
+) -> None:
+    """Serve a web page until Ctrl-C: ask with and without memory, publish, see what was learned and why."""
+    from workers.http.server import serve
+    from workers.kafka.clients import KafkaSettings
+
+    with report_errors():
+        serve(KafkaSettings.from_env(bootstrap=bootstrap, topic_prefix=topic_prefix), data, host, port)

@@ -1,0 +1,32 @@
+"""A consumer that reads topics from their current ends on."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from kafka import TopicPartition
+
+from workers.kafka.admin import end_offsets
+from workers.kafka.clients import KafkaSettings
+
+
+class Tail:
+    """Reads the records that arrive on these topics (short names) after it was made. It joins no group."""
+
+    def __init__(self, settings: KafkaSettings, names: Iterable[str]) -> None:
+        self._consumer: Any = settings.consumer()
+        partitions = [
+            TopicPartition(settings.topic(name), number)
+            for name in names
+            for number in sorted(self._consumer.partitions_for_topic(settings.topic(name)) or ())
+        ]
+        ends = end_offsets(self._consumer, partitions)
+        self._consumer.assign(partitions)  # end_offsets has changed the assignment
+        for partition, offset in ends.items():
+            self._consumer.seek(partition, offset)
+
+    def poll(self) -> list[Any]:
+        """The records that have arrived, after at most 100 ms."""
+        return [record for records in self._consumer.poll(timeout_ms=100).values() for record in records]
+
+    def close(self) -> None:
+        self._consumer.close()
