@@ -1,1 +1,1 @@
-"""The web page of `factstream ui`: server-rendered pages over the client and the queries, with no outside assets."""
+"""The web page of `factstream ui`: pages rendered on the server, without outside assets."""

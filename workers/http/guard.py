@@ -1,8 +1,8 @@
-"""What stands before every page: who may call, how much may be sent, and what a browser may do with the answer.
+"""Guards every page: who may send a request, how large a form may be, what a browser may do.
 
-A page on this machine is within reach of every site that its user visits. A foreign name in Host is refused (DNS
-rebinding), and so is a form that another origin sends (CSRF: Fetch Metadata, and Origin). Nothing runs in a page but the
-server's own files (Content Security Policy), so that a fact which is hostile stays a text. Knows no page.
+A page on this machine can be reached by every site that its user visits. A foreign name in Host is refused (DNS
+rebinding), and so is a form sent by another origin (CSRF: Fetch Metadata and Origin). Only the server's own files run in
+a page (Content Security Policy), so a hostile fact stays a text.
 """
 
 from collections.abc import Iterable
@@ -31,7 +31,7 @@ HEADERS = {
 
 
 class Guard:
-    """An ASGI application around another. `hosts` are the values of Host (with the port) that are ours."""
+    """An ASGI application around another one. `hosts`: the values of Host, with the port, that are accepted."""
 
     def __init__(self, app: ASGIApp, hosts: Iterable[str]) -> None:
         self._app, self._hosts = app, frozenset(hosts)
@@ -42,7 +42,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         if scope["type"] != "http":
-            raise RuntimeError("no such protocol here")
+            raise RuntimeError(f"the protocol {scope['type']} is not served")
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -56,21 +56,21 @@ class Guard:
         await app(scope, receive, guarded)
 
     def _refused(self, method: str, headers: Headers) -> str | None:
-        """Why the request is not taken; None for one that is."""
+        """Why the request is refused; None if it is accepted."""
         hosts = headers.getlist("host")
         if len(hosts) != 1 or hosts[0].lower() not in self._hosts:
-            return f"This page answers to {' and '.join(sorted(self._hosts))} only.\n"
+            return f"This page is served as {' and '.join(sorted(self._hosts))} only.\n"
         site, mode = headers.get("sec-fetch-site"), headers.get("sec-fetch-mode")
         if method in ("GET", "HEAD"):
             if site in ("cross-site", "same-site") and mode != "navigate":
-                return "This page is not for other sites.\n"
+                return "Other sites may not read this page.\n"
         elif headers.get("origin") not in self._origins or site not in (None, "same-origin"):
-            return "This form is sent from its own page only.\n"
+            return "This form can only be sent from its own page.\n"
         return None
 
 
 async def form(request: Request) -> dict[str, str]:
-    """The fields of a form, without those that were left blank. Raises `BadMessage`, having read no more than the limit."""
+    """The fields of a form that are not blank. Reads no more than the limit. Raises `BadMessage`."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -78,6 +78,6 @@ async def form(request: Request) -> dict[str, str]:
             raise BadMessage("too-large", f"The form has more than {MAX_FORM_BYTES >> 10} KiB.")
     try:
         fields = parse_qsl(body.decode(), max_num_fields=MAX_FORM_FIELDS, errors="strict")
-    except ValueError:  # of which UnicodeDecodeError is a kind
+    except ValueError:  # UnicodeDecodeError is one
         raise BadMessage("invalid-form", "The form cannot be read.") from None
     return {name: value.replace("\r\n", "\n") for name, value in fields if value.strip()}

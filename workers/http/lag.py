@@ -1,7 +1,4 @@
-"""How far the workers are behind, looked at every few seconds while the page's server runs.
-
-Keeps the last hour. Knows the groups and their topics; knows no page.
-"""
+"""Samples the workers' lag every few seconds while the server runs, and keeps the last hour."""
 
 import threading
 import time
@@ -18,12 +15,12 @@ KEPT = 360
 
 class Sample(NamedTuple):
     at: float  # epoch seconds
-    waiting: dict[str, int]  # records of each topic that are not consumed yet
+    waiting: dict[str, int]  # by topic: records not consumed yet
     error: str = ""
 
 
 class Sampler:
-    """A thread that asks the cluster."""
+    """A thread that asks the cluster for the workers' committed offsets."""
 
     def __init__(self, settings: KafkaSettings, every_s: float = EVERY_S) -> None:
         self._settings, self._every_s = settings, every_s
@@ -40,26 +37,26 @@ class Sampler:
         return self._samples[-1] if self._samples else None
 
     def samples(self) -> list[dict[str, object]]:
-        """Those that have an answer, the oldest first."""
+        """The samples without an error, the oldest first."""
         return [{"at": s.at, "waiting": s.waiting} for s in list(self._samples) if not s.error]
 
     def _run(self) -> None:
         while True:
-            self._samples.append(self._look())
+            self._samples.append(self._sample())
             if self._stop.wait(self._every_s):
                 return
 
-    def _look(self) -> Sample:
+    def _sample(self) -> Sample:
         waiting: dict[str, int] = {}
         try:
             admin, consumer = self._settings.admin(), self._settings.consumer()
             try:
-                topic_ids(admin, self._settings)  # says which are missing, and makes none
+                topic_ids(admin, self._settings)  # raises TopicsMissing
                 for worker, topics in DRAINED.items():
                     waiting |= lag(admin, consumer, self._settings, worker, topics)
             finally:
                 consumer.close(autocommit=False)
                 admin.close()
             return Sample(time.time(), waiting)
-        except Exception as error:  # whatever it is: a thread that ended would show old figures as today's
+        except Exception as error:  # whatever it is: if the thread ended, the last sample would look current
             return Sample(time.time(), {}, str(error)[:300])

@@ -1,7 +1,7 @@
-"""What the pages show of the data folder: the memories' lives, what was decided over time, the map.
+"""The queries behind the pages: the table of memories, a memory's life, decisions over time, the map.
 
-Every function is a bounded query of ours, with values quoted and names from a list, or reads a bounded number of
-memories. Knows no page and no Kafka. Raises `QueryError`, and `HistoryError` where a file is damaged.
+Every function runs a bounded query, with values quoted and names taken from a list, or reads a bounded number of
+memories. Raises `QueryError`, and `HistoryError` where a file is damaged.
 """
 
 from dataclasses import dataclass
@@ -13,10 +13,13 @@ from pipeline.query import run as query
 from pipeline.query.projection import pca, pooled
 
 TIMEOUT_S = 10.0
-PAGE = 50  # memories
+PAGE = 50
+"""Memories on a page of the table."""
 MAX_WORDS = 8
-MAX_EVENTS = 100  # of one life
-MAX_POINTS = 2_000  # of the map
+MAX_EVENTS = 100
+"""Events of one memory's life."""
+MAX_POINTS = 2_000
+"""Memories on the map."""
 BUCKETS = 48
 WIDTHS_S = (1, 5, 15, 60, 300, 900, 3600, 6 * 3600, 86400, 7 * 86400, 30 * 86400, 365 * 86400)
 TOP_CATEGORIES = 7
@@ -69,8 +72,8 @@ WITH made AS (
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """Which memories of the table, and in which order."""
+class Filter:
+    """Which memories the table shows, and in which order."""
 
     words: str = ""
     state: str = "remembered"
@@ -80,24 +83,24 @@ class Asked:
     page: int = 1
 
 
-def memories(data: Path, asked: Asked) -> tuple[list[dict[str, Any]], int]:
+def memories(data: Path, filter: Filter) -> tuple[list[dict[str, Any]], int]:
     """One page of the table, and how many memories there are on all pages."""
-    wanted = [STATES[asked.state]]
-    words = asked.words.lower().split()[:MAX_WORDS]
+    wanted = [STATES[filter.state]]
+    words = filter.words.lower().split()[:MAX_WORDS]
     wanted += [f"contains(lower(text), {_text(word)})" for word in words]
-    if asked.category:
-        wanted.append(f"category = {_text(asked.category)}")
+    if filter.category:
+        wanted.append(f"category = {_text(filter.category)}")
     rows = _rows(
         data,
         f"{_LIVES} SELECT *, count(*) OVER () AS total FROM lives WHERE {' AND '.join(wanted)} "
-        f"ORDER BY {SORTS[asked.sort]} {'DESC' if asked.down else 'ASC'} NULLS LAST, namespace, memory_id "
-        f"LIMIT {PAGE} OFFSET {(asked.page - 1) * PAGE}",
+        f"ORDER BY {SORTS[filter.sort]} {'DESC' if filter.down else 'ASC'} NULLS LAST, namespace, memory_id "
+        f"LIMIT {PAGE} OFFSET {(filter.page - 1) * PAGE}",
     )
     return rows, rows[0]["total"] if rows else 0
 
 
 def life(data: Path, namespace: str, memory_id: str) -> list[dict[str, Any]]:
-    """What happened to one memory, the first first; what answered with it has the prompt and the answer."""
+    """What happened to one memory, the oldest event first; its hits come with the prompt and the answer."""
     one = _text(memory_id)
     return _rows(
         data,
@@ -113,7 +116,7 @@ def life(data: Path, namespace: str, memory_id: str) -> list[dict[str, Any]]:
 
 
 def decision(data: Path, topic_id: str, partition: int, offset: int) -> dict[str, Any] | None:
-    """What became of one fact, with the text of the memory it was compared with."""
+    """The decision about one fact, with the text of the memory it was compared with."""
     rows = _rows(
         data,
         "SELECT h.*, (SELECT any_value(o.text) FROM history o WHERE o.memory_id = h.nearest AND o.outcome IN "
@@ -125,14 +128,14 @@ def decision(data: Path, topic_id: str, partition: int, offset: int) -> dict[str
 
 
 def categories(data: Path) -> list[dict[str, Any]]:
-    """How many memories each category has, those with most first."""
+    """How many memories each category has, the largest first."""
     return _rows(
         data, "SELECT category, count(*) AS count FROM memories GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 100"
     )
 
 
 def over_time(data: Path) -> dict[str, Any]:
-    """What was decided in equal stretches of time: outcomes, loss delta, seconds to a decision, categories."""
+    """Decisions in equal intervals of time: outcomes, loss delta, seconds to a decision, categories."""
     span = _rows(
         data,
         "SELECT epoch(min(decided_at)) AS first, epoch(max(decided_at)) AS last FROM history WHERE topic = 'facts'",
@@ -155,7 +158,7 @@ def over_time(data: Path) -> dict[str, Any]:
             data,
             "SELECT bucket, median(loss_delta) FILTER (WHERE outcome IN ('learned', 'superseded')) AS learned, "
             "median(loss_delta) FILTER (WHERE outcome = 'skipped') AS skipped, "
-            "median(lag) AS usual, quantile_cont(lag, 0.95) AS most FROM (SELECT *, "
+            "median(lag) AS median, quantile_cont(lag, 0.95) AS p95 FROM (SELECT *, "
             f"greatest(0, epoch(decided_at) - epoch(published_at)) AS lag FROM ({facts})) GROUP BY ALL",
         ),
         "categories": _rows(
@@ -169,7 +172,7 @@ def over_time(data: Path) -> dict[str, Any]:
 
 
 def atlas(data: Path) -> list[dict[str, Any]]:
-    """The newest memories as points on a plane, near each other where their words mean like things."""
+    """The newest memories as points on a plane; memories of similar meaning lie close together."""
     rows = _rows(
         data,
         "SELECT memory_id, namespace, text, category FROM memories "
@@ -185,7 +188,7 @@ def atlas(data: Path) -> list[dict[str, Any]]:
 
 
 def written(data: Path) -> datetime | None:
-    """When the last fact was decided: what is remembered is as it was then."""
+    """When the last fact was decided: the memory has not changed since."""
     sql = "SELECT max(decided_at) AS last FROM history WHERE topic = 'facts'"
     return _rows(data, sql)[0]["last"]  # type: ignore[no-any-return]
 
@@ -196,5 +199,5 @@ def _rows(data: Path, sql: str) -> list[dict[str, Any]]:
 
 
 def _text(value: str) -> str:
-    """As an SQL string: DuckDB knows no escape in one but the doubled quote, and ends it at no NUL."""
+    """As an SQL string. The only escape in DuckDB's strings is the doubled quote; a NUL is left out."""
     return "'" + value.replace("'", "''").replace("\0", "") + "'"

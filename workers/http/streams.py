@@ -1,7 +1,7 @@
-"""Answers and decisions as they come: calls of the client, in threads, told to the page as server-sent events.
+"""Streams answers and decisions to a page as server-sent events, while they are being made.
 
-A form leaves a ticket, and the stream that shows what comes of it takes the ticket: it runs once, however often a
-browser connects again. Knows the client and the tickets; how an event looks is said by who makes it.
+A form adds work under a ticket, and the stream that shows its results takes the ticket: the work runs once, however often
+a browser reconnects.
 """
 
 import asyncio
@@ -28,24 +28,25 @@ MAX_TICKETS = 64
 MAX_STREAMS = 16
 TIMEOUT_S = 120.0
 
-Going = Callable[[], bool]
-"""Whether somebody still looks."""
-Work = Callable[[Going], Iterator[str]]
-"""Makes the events of one stream."""
+Wanted = Callable[[], bool]
+"""Whether the browser still reads the stream."""
+Work = Callable[[Wanted], Iterator[str]]
+"""Yields the events of one stream."""
 
 
 class Failed(Exception):
-    """It did not work out; the text says so to a person."""
+    """It did not work. The text explains why to a person."""
 
 
 class Tickets:
-    """Work that a form asked for and no stream has begun yet, the newest of it."""
+    """Work that no stream has begun yet, the newest of it; and how many streams are running."""
 
     def __init__(self) -> None:
         self._waiting: OrderedDict[str, Work] = OrderedDict()
         self.running = 0
 
-    def leave(self, work: Work) -> str:
+    def add(self, work: Work) -> str:
+        """The ticket of the work."""
         ticket = secrets.token_urlsafe(16)
         self._waiting[ticket] = work
         while len(self._waiting) > MAX_TICKETS:
@@ -57,25 +58,25 @@ class Tickets:
 
 
 async def run(tickets: Tickets, work: Work) -> AsyncIterator[str]:
-    """The events of the work, which goes on in a thread of its own until it ends or nobody looks any more."""
+    """The events of the work, which runs in a thread of its own until it ends or the browser has left."""
     loop, events = asyncio.get_running_loop(), asyncio.Queue[str | None]()
     left = threading.Event()
 
-    def tell(event: str | None) -> None:
+    def send(event: str | None) -> None:
         with suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-    def labour() -> None:
+    def produce() -> None:
         try:
             for event in work(lambda: not left.is_set()):
-                tell(event)
-        except Exception as error:  # a bug: the page must not wait for ever
+                send(event)
+        except Exception as error:  # a bug must not leave the page waiting for ever
             log.line(f"stream failed: {error!r}"[:300], log.WARNING)
         finally:
-            tell(None)
+            send(None)
 
     tickets.running += 1
-    threading.Thread(target=labour, name="stream", daemon=True).start()
+    threading.Thread(target=produce, name="stream", daemon=True).start()
     try:
         while (event := await events.get()) is not None:
             yield event
@@ -85,18 +86,18 @@ async def run(tickets: Tickets, work: Work) -> AsyncIterator[str]:
 
 
 def event(name: str, html: str) -> str:
-    """One server-sent event. A line break in the text is one `data:` more."""
+    """One server-sent event, with one `data:` for each line of the text."""
     lines = html.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return f"event: {name}\n" + "".join(f"data: {line}\n" for line in lines) + "\n"
 
 
 def answer(
-    settings: KafkaSettings, data: Path, request: GenerationRequest, going: Going
+    settings: KafkaSettings, data: Path, request: GenerationRequest, wanted: Wanted
 ) -> Iterator[str | GenerationResponse]:
     """The pieces of the answer's text, and last the whole answer. Raises `Failed`."""
     recent = positions.recall(data, request.namespaces) if request.use_memory else None
-    with _plain_words():
-        for piece in client.ask(settings, request, recent, TIMEOUT_S, going):
+    with _as_failed():
+        for piece in client.ask(settings, request, recent, TIMEOUT_S, wanted):
             if isinstance(piece, ResponseDelta):
                 yield piece.delta
             elif piece.error:
@@ -106,16 +107,16 @@ def answer(
 
 
 def publish(settings: KafkaSettings, data: Path, namespace: str, fact: Fact) -> client.Published:
-    """When the fact is decided. Raises `Failed`."""
-    with _plain_words():
-        done = client.publish(settings, [(namespace, fact)], wait=True)
-        positions.remember(data, done.after)
-        return done
+    """Returns when the fact is decided. Raises `Failed`."""
+    with _as_failed():
+        published = client.publish(settings, [(namespace, fact)], wait=True)
+        positions.remember(data, published.after)
+        return published
 
 
 @contextmanager
-def _plain_words() -> Iterator[None]:
-    """What goes wrong on the way to the workers, as `Failed`."""
+def _as_failed() -> Iterator[None]:
+    """Turns the errors of the client and of Kafka into `Failed`."""
     try:
         yield
     except (KafkaUnavailable, client.ClientError, TopicsMissing, TopicsMismatch, BadMessage) as error:

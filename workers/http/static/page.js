@@ -40,18 +40,18 @@ const OUTCOMES = { learned: "c1", superseded: "c2", reinforced: "c3", skipped: "
 const SVG = "http://www.w3.org/2000/svg";
 
 function element(name, text, attributes = {}) {
-  const made = document.createElement(name);
-  made.textContent = text;
-  Object.entries(attributes).forEach(([key, value]) => made.setAttribute(key, value));
-  return made;
+  const node = document.createElement(name);
+  node.textContent = text;
+  Object.entries(attributes).forEach(([key, value]) => node.setAttribute(key, value));
+  return node;
 }
 
 async function read(place, state) {
   try {
     const response = await fetch(place.dataset.source);
-    const told = await response.json();
-    if (!response.ok) throw new Error(told.error);
-    return told;
+    const body = await response.json();
+    if (!response.ok) throw new Error(body.error);
+    return body;
   } catch (error) {
     state.textContent = error instanceof TypeError ? "The page's server does not answer. Is factstream ui still running?" : error.message;
     state.className = "problem";
@@ -129,9 +129,9 @@ function plot(id, type, labels, sets, options = {}) {
   figures(figure.querySelector(".figures"), labels, sets);
 }
 
-function overTime(told) {
-  const labels = told.buckets.map((at) => clock(at, told.width_s));
-  const place = new Map(told.buckets.map((at, n) => [at, n]));
+function overTime(history) {
+  const labels = history.buckets.map((at) => clock(at, history.width_s));
+  const place = new Map(history.buckets.map((at, n) => [at, n]));
   const series = (rows, name, names) => names.map((label) => {
     const data = Array(labels.length).fill(null);
     rows.filter((row) => row[name] === label && place.has(row.bucket)).forEach((row) => { data[place.get(row.bucket)] = row.count; });
@@ -139,41 +139,41 @@ function overTime(told) {
   }).filter((set) => set.data.some((value) => value != null));
   const learning = (label, name, shade) => {
     const data = Array(labels.length).fill(null);
-    told.learning.forEach((row) => { if (place.has(row.bucket)) data[place.get(row.bucket)] = row[name]; });
+    history.learning.forEach((row) => { if (place.has(row.bucket)) data[place.get(row.bucket)] = row[name]; });
     return { label, data, colour: colour(shade) };
   };
   const some = (sets) => sets.filter((set) => set.data.some((value) => value != null));
-  const names = told.now.slice(0, 7).map((row) => row.category).sort();  // a category keeps its colour while others grow
+  const names = history.now.slice(0, 7).map((row) => row.category).sort();  // a category keeps its colour while others grow
   const shade = (name) => colour(names.includes(name) ? COLOURS[names.indexOf(name)] : "c8");
-  plot("outcomes", "bar", labels, series(told.outcomes, "outcome", Object.keys(OUTCOMES)).map((set) => ({ ...set, colour: colour(OUTCOMES[set.label]) })));
+  plot("outcomes", "bar", labels, series(history.outcomes, "outcome", Object.keys(OUTCOMES)).map((set) => ({ ...set, colour: colour(OUTCOMES[set.label]) })));
   plot("delta", "line", labels, some([learning("learned", "learned", "c1"), learning("skipped", "skipped", "c8")]));
-  plot("delay", "line", labels, some([learning("median", "usual", "c1"), learning("95 % are faster", "most", "c2")]));
-  plot("categories", "bar", labels, series(told.categories, "category", [...names, "others"]).map((set) => ({ ...set, colour: shade(set.label) })));
-  plot("now", "bar", told.now.map((row) => row.category), [{ label: "memories", data: told.now.map((row) => row.count), colour: colour("c1"), style: { backgroundColor: told.now.map((row) => shade(row.category)) } }], { indexAxis: "y" });
-  const topics = Object.keys(told.lag.at(-1)?.waiting ?? {});
-  plot("lag", "line", told.lag.map((sample) => clock(sample.at, 1)), topics.map((label, n) => ({ label, data: told.lag.map((sample) => sample.waiting[label] ?? null), colour: colour(COLOURS[n]), style: { cubicInterpolationMode: "default" } })));
+  plot("delay", "line", labels, some([learning("median", "median", "c1"), learning("95th percentile", "p95", "c2")]));
+  plot("categories", "bar", labels, series(history.categories, "category", [...names, "others"]).map((set) => ({ ...set, colour: shade(set.label) })));
+  plot("now", "bar", history.now.map((row) => row.category), [{ label: "memories", data: history.now.map((row) => row.count), colour: colour("c1"), style: { backgroundColor: history.now.map((row) => shade(row.category)) } }], { indexAxis: "y" });
+  const topics = Object.keys(history.lag.at(-1)?.waiting ?? {});
+  plot("lag", "line", history.lag.map((sample) => clock(sample.at, 1)), topics.map((label, n) => ({ label, data: history.lag.map((sample) => sample.waiting[label] ?? null), colour: colour(COLOURS[n]), style: { cubicInterpolationMode: "default" } })));
 }
 
-function atlas(told) {
+function atlas(map) {
   const canvas = find("points"), here = find("here"), figure = find("atlas");
   Chart.getChart(canvas)?.destroy();
   const groups = new Map();
-  told.points.forEach((point) => groups.set(point.category ?? "none", [...(groups.get(point.category ?? "none") ?? []), point]));
+  map.points.forEach((point) => groups.set(point.category ?? "none", [...(groups.get(point.category ?? "none") ?? []), point]));
   const sorted = [...groups].sort((a, b) => b[1].length - a[1].length);
   const shown = sorted.slice(0, 7).sort(([a], [b]) => (a < b ? -1 : 1));
   if (sorted.length > 7) shown.push(["others", sorted.slice(7).flatMap(([, points]) => points)]);
   const datasets = shown.map(([label, data], n) => ({ label, data, colour: colour(COLOURS[n]), backgroundColor: colour(COLOURS[n]) + "b3", borderWidth: 0, pointRadius: 4, pointHoverRadius: 7, pointHitRadius: 6, hoverBackgroundColor: colour(COLOURS[n]), hoverBorderWidth: 2, hoverBorderColor: colour("ink") }));
   const axis = (name) => {
-    const values = told.points.map((point) => point[name]), least = Math.min(...values), most = Math.max(...values);
+    const values = map.points.map((point) => point[name]), least = Math.min(...values), most = Math.max(...values);
     const room = 0.05 * (most - least) || 1;
     return { min: least - room, max: most + room, ...plain };
   };
   const plain = { ticks: { display: false }, grid: { color: colour("line"), drawTicks: false }, border: { display: false } };
-  const tell = (point) => { here.textContent = `${point.text} (${point.category ?? "no category"})`; };
+  const describe = (point) => { here.textContent = `${point.text} (${point.category ?? "no category"})`; };
   const open = (point) => htmx.ajax("GET", `/memories/${encodeURIComponent(point.namespace)}/${point.memory_id}`, { target: "#life" });
   const chart = new Chart(canvas, { type: "scatter", data: { datasets }, options: {
     scales: { x: axis("x"), y: axis("y") }, interaction: { mode: "nearest", intersect: true }, plugins: { tooltip: { enabled: false } },
-    onHover: (_, [first]) => { if (first) tell(datasets[first.datasetIndex].data[first.index]); canvas.style.cursor = first ? "pointer" : ""; },
+    onHover: (_, [first]) => { if (first) describe(datasets[first.datasetIndex].data[first.index]); canvas.style.cursor = first ? "pointer" : ""; },
     onClick: (_, [first]) => { if (first) open(datasets[first.datasetIndex].data[first.index]); },
   } });
   keys(chart, figure.querySelector(".keys"));
@@ -190,7 +190,7 @@ function atlas(told) {
       canvas.place = place;
       chart.setActiveElements([{ datasetIndex: place.datasetIndex, index: place.index }]);
       chart.update();
-      tell(place.point);
+      describe(place.point);
     } else if (event.key === "Enter" && canvas.place) open(canvas.place.point);
   };
 }
@@ -198,18 +198,18 @@ function atlas(told) {
 async function draw(place, state, show, empty) {
   if (!place) return;
   theme();
-  const told = await read(place, state);
-  if (!told) return;
-  if (empty(told)) {
-    state.textContent = "Nothing is remembered yet: publish a fact, and come back.";
+  const data = await read(place, state);
+  if (!data) return;
+  if (empty(data)) {
+    state.textContent = "Nothing is remembered yet. Publish a fact first.";
     state.className = "empty";
     return;
   }
   state.hidden = true;
   place.hidden = false;
-  show(told);
-  dark.addEventListener("change", () => { theme(); show(told); });
+  show(data);
+  dark.addEventListener("change", () => { theme(); show(data); });
 }
 
-draw(find("plots"), find("plots-state"), overTime, (told) => !told.buckets.length);
-draw(find("atlas"), find("map-state"), atlas, (told) => !told.points.length);
+draw(find("plots"), find("plots-state"), overTime, (data) => !data.buckets.length);
+draw(find("atlas"), find("map-state"), atlas, (data) => !data.points.length);
