@@ -1,4 +1,4 @@
-"""How fast answers are generated with a memory, compared with transformers' `generate` of the bare model.
+"""Speed of generation with a memory, compared with transformers' `generate` of the bare model.
 
 Both continue the same prompts by the same number of tokens, in turns. Then requests of mixed lengths are answered, all
 together and one after another.

@@ -1,4 +1,4 @@
-"""How fast queries run over a history of small, compacted files, compared with one flat file of the same rows.
+"""Speed of queries over a compacted history, compared with one flat file of the same rows.
 
 The rows are synthetic: a third of them makes memories, one in nine of which is left at the end; the others use, reinforce,
 supersede and evict them. Their vectors are one byte a word, since no query reads them. The same for the same seed.

@@ -1,4 +1,4 @@
-"""How well facts are recalled by the bare model, by prompting and with memory, and what a memory costs."""
+"""Recall of facts by the bare model, by prompting and with memory, and what a memory costs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How fast memories are retrieved, how many of the right ones, and what each takes, against scoring every memory.
+"""Speed, recall and memory use of retrieval, compared with scoring every memory.
 
 The bank consists of facts that the model encodes here and of variants of them (synthetic/banks.py). A third of the prompts
 are a fact's own beginning, a third paraphrases, a third questions; encoding them is not counted, for it is the model's work.

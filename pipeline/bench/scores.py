@@ -1,4 +1,4 @@
-"""What the measurements count: shares, the overlap of an answer with the right one, repetition within a text."""
+"""The measurements' scores: shares, the F1 of an answer, repetition within a text."""
 
 import re
 import string

@@ -1,4 +1,4 @@
-"""How little a memory changes elsewhere: neighbours of its facts, everyday prompts, prose, and known facts."""
+"""Side effects of a memory: on neighbours of its facts, everyday prompts, prose and known facts."""
 
 from collections.abc import Sequence
 from math import exp

@@ -1,4 +1,4 @@
-"""How well the memory answers about conversations: is a question's evidence retrieved, and is the answer right?"""
+"""Answers about conversations: whether the evidence is retrieved, and how right the answer is."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The commands without a broker: what a line of a file becomes, one-line errors, and what works offline."""
+"""The commands without a broker: facts of a file, one-line errors, and what works offline."""
 
 import json
 from datetime import UTC, datetime

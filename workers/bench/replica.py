@@ -1,4 +1,4 @@
-"""How fast a generator loads the memories of a changelog, compared with only reading the same bytes.
+"""Speed of loading a changelog into a generator, compared with only reading the same bytes.
 
 Made-up memories on the embedded broker, and a memory without a model: it measures the way from the topic into the bank and
 its index.

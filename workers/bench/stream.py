@@ -1,4 +1,4 @@
-"""How fast facts go through the whole stack, compared with the encoder alone on the same cores.
+"""Speed of facts through the whole stack, compared with the encoder alone on the same cores.
 
 A stack of its own, in a temporary folder: broker, encoder, writer and generator, as `up` starts them. In turns, some facts
 are published until each is durably decided, and as many are encoded in this process while the stack is idle.

@@ -1,4 +1,4 @@
-"""How many facts per second the writer decides in a small namespace and in a large one of the same partition.
+"""Speed of the writer in a small namespace and in a large one of the same partition.
 
 The real writer on made-up encodings: it checks, decides, appends to the history and makes the changelog's records, which
 nobody receives. There is no model and no broker, so this is the writer's own work, the disk's included.

@@ -1,4 +1,4 @@
-"""`factstream demo`: a stack of its own, facts with every kind of outcome, answers, SQL, and a file of facts."""
+"""`factstream demo`: a stack of its own, facts with every kind of outcome, answers and SQL."""
 
 import tempfile
 import time

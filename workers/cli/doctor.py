@@ -80,7 +80,9 @@ def _model(name: str) -> str:
     if name != "default":
         return f"{name}: on the Hugging Face hub"
     cached = hub.default_folder().is_dir()
-    return "default: " + ("in the cache" if cached else "not fetched yet (`factstream model pull` fetches it)")
+    return "default: " + (
+        "in the cache" if cached else "not fetched yet (`factstream model pull` fetches it)"
+    )
 
 
 def _broker(settings: KafkaSettings) -> str:

@@ -1,4 +1,4 @@
-"""`factstream memories`: lists, searches and shows memories by SQL, and forgets one through its writer."""
+"""`factstream memories`: lists, searches and shows memories, and forgets one."""
 
 from typing import Annotated
 

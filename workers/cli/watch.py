@@ -1,4 +1,4 @@
-"""`factstream watch`: the terminal screen, and the JSON lines, of what `workers.client.watch` observes."""
+"""`factstream watch`: the terminal screen and the JSON lines of what the client observes."""
 
 import sys
 import threading

@@ -1,4 +1,4 @@
-"""How far this machine's publications are decided, so that `ask` after `publish --wait` reads its own writes.
+"""The positions that this machine's publications reached, so that `ask` reads its own writes.
 
 One small file in the data folder keeps the positions by namespace, in the form of a request's `after`. It does not
 record which cluster they belong to: a caller drops the positions of other topic ids than its cluster's.

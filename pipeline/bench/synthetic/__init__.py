@@ -1,1 +1,1 @@
-"""Synthetic inputs of the measurements: texts, encoded facts and memory banks of any size, the same for a seed."""
+"""Synthetic inputs of the measurements: texts, encoded facts and memory banks of any size."""

@@ -1,4 +1,4 @@
-"""Invented facts in any number with prompts for them, everyday prompts that no memory concerns, and prose.
+"""Invented facts with prompts for them, everyday prompts that no memory concerns, and prose.
 
 The same for the same seed.
 """
