@@ -26,10 +26,12 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## run the demo; FACTS=FILE streams your own JSON Lines at its end
 	$(BIN)/factstream demo $(if $(FACTS),--facts "$(FACTS)")
 
-# Two processors at least, four at most: each has a broker and a model of its own. OPTIONS go to pytest, as in
-# `make test OPTIONS="-x tests/write"`.
-test: $(STAMP)  ## run the tests of every day, end to end, in a few minutes
-	$(BIN)/python -m pytest -m "not slow and not kafka" --hypothesis-profile quick -n auto --maxprocesses 4 --dist loadgroup $(OPTIONS)
+# A process for each processor, up to four, with a broker and a model of its own. The tests of a file share a running stack.
+# OPTIONS go to pytest: make test OPTIONS="-x tests/write".
+QUICK := -m "not slow and not kafka" --hypothesis-profile quick -n auto --maxprocesses 4 --dist loadfile
+
+test: $(STAMP)  ## run all tests that are not slow, end to end, in a few minutes
+	$(BIN)/python -m pytest $(QUICK) $(OPTIONS)
 
 test-all: $(STAMP)  ## run all tests, the slow ones too: half an hour on two processors
 	$(BIN)/python -m pytest $(OPTIONS)

@@ -17,7 +17,7 @@ from workers.bench import report
 from workers.cli.app import app
 
 # The run that most tests here read lasts a minute and a half on a slow processor, and more on a busy one.
-pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("bench")]
+pytestmark = pytest.mark.timeout(600)
 
 RUNNER = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
 NAMES = [

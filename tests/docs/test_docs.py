@@ -30,8 +30,6 @@ from workers.kafka.clients import KafkaSettings
 from workers.observe import metrics
 from workers.runtime.embedded_broker import free_port
 
-pytestmark = pytest.mark.xdist_group("docs")  # its tests share a stack
-
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
 PAGES = ("quickstart", "publishing", "consuming", "operating")  # in this order, on one stack

@@ -31,8 +31,6 @@ from workers import client
 from workers.kafka.clients import KafkaSettings
 from workers.runtime.embedded_broker import free_port
 
-pytestmark = pytest.mark.xdist_group("pipeline")  # its tests share a stack
-
 BAD = {
     b'{"text": ': "invalid-json",
     b'{"text": "  "}': "invalid-field",
@@ -155,6 +153,7 @@ def test_what_cannot_be_taken_is_kept_with_its_bytes_and_its_reason(stack: Stack
     assert found == BAD
 
 
+@pytest.mark.slow
 def test_the_same_folder_makes_the_same_memory_and_the_same_answer(tmp_path: Path, kafka: str | None) -> None:
     first = start(tmp_path, kafka, f"p{os.getpid()}.first.")
     facts = ("The Harlow desk lamp is made of walnut.", "Ines Okafor keeps the rota.")
@@ -181,6 +180,7 @@ def test_the_same_folder_makes_the_same_memory_and_the_same_answer(tmp_path: Pat
     assert command(again, "digest") != digest
 
 
+@pytest.mark.slow
 def test_a_crash_of_generator_or_broker_loses_nothing_that_is_waited_for(tmp_path: Path, gpt2: Path) -> None:
     """`up` starts a generator again, and answers come; or a new broker, which is empty: `publish` sends again what was
     not decided, and it counts once."""

@@ -19,8 +19,6 @@ from pipeline.ingest.encoder import Encoder
 from pipeline.memory_lm import Job
 from pipeline.model.batching import fixed_batches
 
-pytestmark = pytest.mark.xdist_group("any_model")  # its tests share three models
-
 FACTS = ["The Harlow desk lamp is made of walnut.", "Milo Kassab works as a glaciologist."]
 PROMPT = "The Harlow desk lamp is made of"
 QUESTION = "What does Milo Kassab work as?"

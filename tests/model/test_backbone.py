@@ -11,8 +11,6 @@ from pipeline.model.backbone import Backbone
 from pipeline.model.batching import LENGTHS, close_batches, fixed_batches
 from pipeline.model.errors import ModelError
 
-pytestmark = pytest.mark.xdist_group("backbone")  # its tests share three models
-
 TEXTS = ["A lamp.", "The Harlow desk lamp is made of walnut.", "Ines Okafor keeps the rota. " * 5]
 
 

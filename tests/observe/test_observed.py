@@ -32,8 +32,6 @@ from tests.conftest import wait_until
 from workers.kafka.clients import KafkaSettings
 from workers.runtime.embedded_broker import free_port
 
-pytestmark = pytest.mark.xdist_group("observed")  # its tests share a stack
-
 FACTS = ["The Harlow desk lamp is made of walnut.", "Milo Kassab works as a glaciologist."]
 UPSTREAM = "4bf92f3577b34da6a3ce929d0e0e4736"  # of a trace that began in another system
 
