@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many prompts are measured. Texts and prompting cost most, so they are measured on the first few only."""
+    """How many prompts are measured; texts and prompting, which cost most, only on the first few."""
 
     facts: int = 1000
     texts: int = 200
@@ -52,7 +52,7 @@ class Comparison:
     limits: Limits
     progress: Progress = lambda what, more, total: None
     on_measure: Callable[[Measure], object] = lambda measure: None
-    """Called with each measure as soon as it is known: a run of hours that is stopped has shown what it measured."""
+    """Called with each measure as soon as it is known, so that a run that is stopped has shown some."""
     bare_scores: dict[tuple[str, str], float] = field(default_factory=dict)
     bare_texts: dict[str, str] = field(default_factory=dict)
     measures: list[Measure] = field(default_factory=list)
@@ -119,7 +119,7 @@ def prompted_texts(run: Comparison, lm: MemoryLM, prompts: Sequence[str], what: 
 def always_and_gated(
     wording: str, facts: Sequence[Found], always: list[T], bare: list[T]
 ) -> dict[str, list[T]]:
-    """A wording's results by name: with the fact always there, and where its gate is shut replaced by the bare ones."""
+    """A wording's results by name: always with the fact, and with the bare results where its gate is shut."""
     gated = [a if fact.open else b for a, fact, b in zip(always, facts, bare, strict=True)]
     return {wording + gating: results for gating, results in zip(GATINGS, (always, gated), strict=True)}
 

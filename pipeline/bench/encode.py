@@ -1,7 +1,7 @@
 """Speed of encoding facts, compared with the bare model's forward pass over the same texts.
 
-The bare pass computes the logits of the texts, sorted by length and padded within each batch, at the batch size that
-turns out fastest: the least that the model costs when it is called without changes.
+The bare pass computes the logits of the texts, sorted by length and padded within each batch, at the batch
+size that turns out fastest: the least that the model costs when it is called without changes.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ TRIAL_TEXTS = 64
 
 @dataclass(frozen=True)
 class EncodeResult:
-    """Medians of facts per second. `of_bare`: the median of the rounds' ratios; `of_bare_cpu`: by processor time."""
+    """Medians: facts per second, and the rounds' ratios, by wall time and by processor time (`_cpu`)."""
 
     model: str
     dtype: str

@@ -1,7 +1,7 @@
 """Speed of generation with a memory, compared with transformers' `generate` of the bare model.
 
-Both continue the same prompts by the same number of tokens, in turns. Then requests of mixed lengths are answered, all
-together and one after another.
+Both continue the same prompts by the same number of tokens, in turns. Then requests of mixed lengths are
+answered, all together and one after another.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ SHORTEST, LONGEST = 8, 64
 
 @dataclass(frozen=True)
 class AgainstBare:
-    """Medians of tokens per second. `of_bare`: the median of the rounds' ratios; `of_bare_cpu`: by processor time."""
+    """Medians: tokens per second, and the rounds' ratios, by wall time and by processor time (`_cpu`)."""
 
     batch: int
     memory: float

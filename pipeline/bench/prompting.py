@@ -1,7 +1,7 @@
 """Prompting, the baseline that a memory must beat: the retriever's best fact is put before the prompt.
 
-There are three wordings; each puts the fact there always, or only where its gate is open. At each measure the best of
-these ways stands for prompting.
+There are three wordings; each puts the fact there always, or only where its gate is open. At each measure the
+best of these ways stands for prompting.
 """
 
 from collections.abc import Callable, Sequence
@@ -74,7 +74,7 @@ def score(
     targets: Sequence[Sequence[str]],
     done: Done,
 ) -> list[list[float]]:
-    """Mean log-probability per token (nats) of each of a prompt's targets, with the fact always before the prompt.
+    """Mean log-probability per token (nats) of each of a prompt's targets, with the fact before the prompt.
 
     A prompt is read once for all its targets. All prompts must have equally many.
     """

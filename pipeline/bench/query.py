@@ -1,7 +1,8 @@
 """Speed of queries over a compacted history, compared with one flat file of the same rows.
 
-The rows are synthetic: a third of them makes memories, one in nine of which is left at the end; the others use, reinforce,
-supersede and evict them. Their vectors are one byte a word, since no query reads them. The same for the same seed.
+The rows are synthetic: a third of them makes memories, and one in nine of these is left at the end; the
+others use, reinforce, supersede and evict them. Their vectors are one byte a word, since no query reads them.
+The same for the same seed.
 """
 
 import time
@@ -44,7 +45,7 @@ ANALYSES = {
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """Medians of seconds: of the query with a connection of its own, and of reading its columns from one flat file."""
+    """Medians: seconds of the query, with a connection of its own, and of reading its columns when flat."""
 
     seconds: float
     flat_seconds: float
@@ -67,13 +68,13 @@ class Query:
 
 
 def measure(folder: Path, rows: int, flush: int, seed: int, progress: Progress) -> Query:
-    """Writes a history of `rows` rows, `flush` of them per file, and times the analyses. `folder`: an empty one."""
+    """Writes `rows` rows of history, `flush` per file, and times the analyses. `folder`: an empty one."""
     data, flat = folder / "data", folder / "flat.parquet"
     partitions = [_Partition(n) for n in range(PARTITIONS)]
     compaction_s = _write(data, flat, partitions, rows, flush, Random(seed), progress)
     [[count]] = query.run(data, "select count(*) as n from memories").to_pydict().values()
     if count != sum(len(partition.alive) for partition in partitions):
-        raise ValueError(f"{count} memories by SQL are not those that were made")
+        raise ValueError(f"SQL counts {count} memories, not those that the rows leave")
     analyses = {}
     for name, (sql, columns) in ANALYSES.items():
         analyses[name] = _analysis(data, flat, sql, columns)
@@ -92,7 +93,7 @@ def _write(
     dice: Random,
     progress: Progress,
 ) -> float:
-    """Writes the rows to the history, with checkpoints and compactions as a writer makes them, and to one flat file.
+    """Writes the rows to a history, with a writer's checkpoints and compactions, and to one flat file.
 
     The seconds that compaction took.
     """
@@ -152,7 +153,7 @@ class _Partition:
 
     def __init__(self, number: int) -> None:
         self.number, self.written, self.decided = number, 0, 0
-        self.alive: list[int] = []  # the numbers of the rows that made them
+        self.alive: list[int] = []  # the numbers of the rows that learned them
         self.uses: dict[int, int] = {}
         self.reinforced: dict[int, int] = {}
         self.importance: dict[int, float] = {}

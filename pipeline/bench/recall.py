@@ -210,7 +210,7 @@ def reversed_facts(
 
 
 def updated_facts(run: Comparison, lm: MemoryLM, sample: Sequence[FactRow]) -> dict[str, int]:
-    """Learns a later fact for each row, and measures how often the newest target beats the older and the true one.
+    """Learns a later fact for each row, and measures how often its target beats the older and the true one.
 
     It changes the memory.
     """

@@ -1,10 +1,11 @@
 """Speed, recall and memory use of retrieval, compared with scoring every memory.
 
-The bank consists of facts that the model encodes here and of variants of them (synthetic/banks.py). A third of the prompts
-are a fact's own beginning, a third paraphrases, a third questions; encoding them is not counted, for it is the model's work.
-Exhaustive retrieval computes the same score for every memory, and aligns the best as retrieval does. A retrieved memory
-is right if its score is at least that of the last of the exhaustive best (as in ANN-Benchmarks, Aumüller et al. 2020):
-in a large bank many memories match a prompt equally well.
+The bank consists of facts that the model encodes here and of variants of them (synthetic/banks.py). A third
+of the prompts are a fact's own beginning, a third paraphrases, a third questions; encoding them is not
+counted, for it is the model's work. Exhaustive retrieval computes the same score for every memory, and aligns
+the best as retrieval does. A retrieved memory is right if its score is at least that of the last of the
+exhaustive best (as in ANN-Benchmarks, Aumüller et al. 2020): in a large bank many memories match a prompt
+equally well.
 """
 
 from collections.abc import Iterator, Sequence
@@ -85,7 +86,7 @@ class Retrieval:
 
 
 def measure(encoder: Encoder, memories: int, progress: Progress) -> Retrieval:
-    """Grows a bank to `memories` (at least 1,000) and measures at each of its sizes; recall only at the last one."""
+    """Grows a bank to `memories` (at least 1,000) and measures at several sizes, recall only at the last."""
     begun = clock()
     texts, dice = made_up_facts(min(ENCODED, memories), SEED), Random(SEED)
     encodings = _encoded(encoder, texts, progress)

@@ -48,7 +48,7 @@ def contains(text: str, target: str) -> bool:
 
 
 def repeated_4grams(texts: Iterable[str]) -> float | None:
-    """The share of the texts' four-word sequences that occurred earlier in the same text. None if there is none."""
+    """The share of four-word sequences that occurred earlier in the same text; None if there are none."""
     count = repeats = 0
     for text in texts:
         words = text.casefold().split()

@@ -71,9 +71,9 @@ def perplexity_drift(run: Comparison, lm: MemoryLM) -> None:
 
 
 def loss_gate(run: Comparison, rows: Sequence[FactRow], sample: Sequence[FactRow]) -> None:
-    """Measures the share of facts that the loss gate skips: of true ones that the model knows, and of the sample's.
+    """Measures the share of facts that the loss gate skips: of known true ones, and of the sample's.
 
-    The sample's facts are not true, so the model knows none of them. Each set is learned into an empty memory.
+    The sample's facts are false, so the model knows none of them. Each set is learned into an empty memory.
     """
     lm = run.lm
     sampled = {row.text for row in sample}

@@ -48,7 +48,8 @@ class _Answers:
 
 
 def measure(run: Comparison, talks: Sequence[Talk], limit: int | None = None) -> TalkResult:
-    """Learns each conversation's facts in a namespace of its own, and asks its questions, at most `limit` of them.
+    """Learns each conversation's facts in a namespace of its own, and asks its questions, at most `limit` of
+    them.
 
     `run.lm`: an empty memory.
     """
@@ -86,7 +87,9 @@ def measure(run: Comparison, talks: Sequence[Talk], limit: int | None = None) ->
 def evidence_ranks(
     run: Comparison, talk: Talk, questions: Sequence[TalkQuestion], namespace: str
 ) -> list[tuple[TalkQuestion, int | None]]:
-    """For each question with evidence in some fact: the rank of the first such memory, from 0; None if not found."""
+    """For each question with evidence in some fact: the rank of the first such memory, from 0; None if not
+    found.
+    """
     turns: dict[str, set[str]] = {}
     for fact in talk.facts:
         turns.setdefault(fact.text, set()).update(fact.evidence)

@@ -30,7 +30,7 @@ PAIRS: list[tuple[str, Fact | Forget]] = [("default", Fact(text=f"Fact {n}.")) f
 
 
 class Decider:
-    """A stand-in for the workers: decides every fact on the topic and keeps its fact_id; a "bad" one is a dead letter."""
+    """A stand-in for the workers: decides every fact and keeps its fact_id; a "bad" one is a dead letter."""
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings, self._stop = settings, threading.Event()

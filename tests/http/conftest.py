@@ -1,7 +1,7 @@
 """A running server of the web page, and a headless Chromium to drive it.
 
-`make browser` finds or installs a Chromium; CHROMIUM names another. Without one the tests that need it are skipped, and
-fail in CI.
+`make browser` finds or installs a Chromium; CHROMIUM names another. Without one the tests that need it are
+skipped, and fail in CI.
 """
 
 import os

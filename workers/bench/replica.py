@@ -1,7 +1,7 @@
 """Speed of loading a changelog into a generator, compared with only reading the same bytes.
 
-Made-up memories on the embedded broker, and a memory without a model: it measures the way from the topic into the bank and
-its index.
+Made-up memories on the embedded broker, and a memory without a model: it measures the way from the topic into
+the bank and its index.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,8 @@
 """Speed of facts through the whole stack, compared with the encoder alone on the same cores.
 
-A stack of its own, in a temporary folder: broker, encoder, writer and generator, as `up` starts them. In turns, some facts
-are published until each is durably decided, and as many are encoded in this process while the stack is idle.
+A stack of its own, in a temporary folder: broker, encoder, writer and generator, as `up` starts them. In
+turns, some facts are published until each is durably decided, and as many are encoded in this process while
+the stack is idle.
 """
 
 import subprocess
@@ -25,7 +26,8 @@ from workers.runtime import supervisor
 class StreamResult:
     """Medians of facts per second; `of_encode` is the median of the rounds' ratios.
 
-    `ready_s`: from the start of `up` until it is ready. `load_s`: until a process that only loads the model has it.
+    `ready_s`: from the start of `up` until it is ready. `load_s`: until a process that only loads the model
+    has it.
     """
 
     model: str

@@ -1,7 +1,8 @@
 """Speed of the writer in a small namespace and in a large one of the same partition.
 
-The real writer on made-up encodings: it checks, decides, appends to the history and makes the changelog's records, which
-nobody receives. There is no model and no broker, so this is the writer's own work, the disk's included.
+The real writer on made-up encodings: it checks, decides, appends to the history and makes the changelog's
+records, which nobody receives. There is no model and no broker, so this is the writer's own work, the disk's
+included.
 """
 
 import gc
@@ -49,7 +50,7 @@ class Write:
 
 
 def measure(data: Path, memories: int, seed: int, progress: Progress) -> Write:
-    """Fills one namespace with `memories`; then each round times a batch of it and one of a fresh, small namespace.
+    """Fills a namespace with `memories`; each round then times a batch of it and one of a small namespace.
 
     `data`: an empty folder. At the bank's capacity each new memory evicts one.
     """

@@ -1,6 +1,7 @@
 """The command line: registers every command, each of which mirrors one library call.
 
-A command imports what it needs when it runs, so that `--help` and short commands start without torch, Kafka or DuckDB.
+A command imports what it needs when it runs, so that `--help` and short commands start without torch, Kafka
+or DuckDB.
 """
 
 import os
@@ -44,7 +45,8 @@ def watch(
 ) -> None:
     """Show lag, facts per second, decisions and answers as they happen, until Ctrl-C.
 
-    With --json, prints one line of JSON per update. It only reads, so it can watch a cluster from any machine.
+    With --json, prints one line of JSON per update. It only reads, so it can watch a cluster from any
+    machine.
     """
     from workers.cli.watch import run
     from workers.kafka.clients import KafkaSettings

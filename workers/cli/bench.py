@@ -33,9 +33,10 @@ def recall(
 ) -> None:
     """Learn facts that no model knows, ask for them, and measure what else has changed.
 
-    Each line of the file has text, target, target_true, prompt, paraphrases, question and update {text, target}, and
-    optionally category, neighbours and reversed_text. All measures are shares. The loss gate refuses none of these
-    facts; it is measured by itself. Prompting puts the retriever's best fact before the prompt.
+    Each line of the file has text, target, target_true, prompt, paraphrases, question and update {text,
+    target}, and optionally category, neighbours and reversed_text. All measures are shares. The loss gate
+    refuses none of these facts; it is measured by itself. Prompting puts the retriever's best fact before the
+    prompt.
 
     Example: factstream bench recall --facts facts.jsonl --limit 100
     """
@@ -72,8 +73,9 @@ def talk(
 ) -> None:
     """Learn the facts of conversations, each in a namespace of its own, and ask about them.
 
-    Each line of the file has conversation, facts {text, evidence} and questions {question, answer, evidence, category}.
-    Evidence is looked for in categories 1 to 4, where some fact has it; answers are compared in categories 1 and 4.
+    Each line of the file has conversation, facts {text, evidence} and questions {question, answer, evidence,
+    category}. Evidence is looked for in categories 1 to 4, where some fact has it; answers are compared in
+    categories 1 and 4.
     """
     from workers.bench import report
 
@@ -98,7 +100,8 @@ def write(
 ) -> None:
     """Measure the facts per second that the writer decides, in a namespace of this size and in one of 1,000.
 
-    The writer checks, decides and appends made-up encodings to a history, without a model and without a broker.
+    The writer checks, decides and appends made-up encodings to a history, without a model and without a
+    broker.
     """
     with measuring() as (progress, folder):
         from workers.bench.write import measure
@@ -131,7 +134,7 @@ def replica(
     memories: Annotated[int, typer.Option(min=100, help="How many memories to load.")] = 100_000,
     as_json: Json = False,
 ) -> None:
-    """Measure how fast a generator loads its memories, compared with only reading them from the embedded broker."""
+    """Measure how fast a generator loads its memories, compared with only reading them from the broker."""
     with measuring() as (progress, folder):
         from workers.bench.replica import measure
 
@@ -151,9 +154,9 @@ def retrieve(
 ) -> None:
     """Measure speed, recall and size of retrieval, compared with scoring every memory.
 
-    The bank holds some invented facts that the model encodes, and variants of them with other names, since encoding
-    them all would take an hour. The prompts are beginnings of facts, paraphrases and questions; encoding them is not
-    counted.
+    The bank holds some invented facts that the model encodes, and variants of them with other names, since
+    encoding them all would take an hour. The prompts are beginnings of facts, paraphrases and questions;
+    encoding them is not counted.
     """
     from workers.bench import report
 
@@ -180,7 +183,7 @@ def encode(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Measure the facts per second that are encoded, compared with the bare model's forward pass of their texts."""
+    """Measure the facts per second that are encoded, compared with the bare model's forward pass."""
     with measuring() as (progress, _):
         from pipeline.bench.encode import measure
         from pipeline.ingest.encoder import Encoder
@@ -217,7 +220,7 @@ def stream(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Measure the facts per second that a whole stack decides, compared with the encoder alone, and its start.
+    """Measure the facts per second that a whole stack decides, compared with the encoder, and its start.
 
     It starts a stack of its own, with an embedded broker on a free port, in a temporary folder.
     """

@@ -75,7 +75,7 @@ def _model(name: str) -> str:
         return f"{name}: a folder"
     if path.suffix == ".gguf":
         if not path.is_file():
-            raise ModelError(f"there is no file {path}")
+            raise ModelError(f"{path} does not exist")
         return f"{name}: a file"
     if name != "default":
         return f"{name}: on the Hugging Face hub"

@@ -54,8 +54,8 @@ def forget(
 ) -> None:
     """Forget a memory. The request is decided in order with the namespace's facts.
 
-    The text stays in the history unless --erase is given, as for a person who asks for deletion. Topics and backups
-    keep it for as long as their retention says.
+    The text stays in the history unless --erase is given, as for a person who asks for deletion. Topics and
+    backups keep it for as long as their retention says.
     """
     from workers import client
     from workers.client import positions

@@ -43,8 +43,8 @@ def publish(
 ) -> None:
     """Publish facts from a file. Fields that a fact does not have are left out, and listed.
 
-    With --wait, facts that the broker did not confirm, or lost, are sent again and count once; the position reached is
-    printed, and `factstream ask` on this machine is answered by a memory that has it.
+    With --wait, facts that the broker did not confirm, or lost, are sent again and count once; the position
+    reached is printed, and `factstream ask` on this machine is answered by a memory that has it.
 
     Example: echo "The Harlow desk lamp is made of walnut." | factstream publish - --wait
     """

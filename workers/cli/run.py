@@ -70,7 +70,8 @@ def up(
 ) -> None:
     """Run the whole stack: an embedded broker (unless --bootstrap is given) and one worker of each kind.
 
-    With --metrics-port, the encoder's metrics are on that port, the writer's on the next one, then the generator's.
+    With --metrics-port, the encoder's metrics are on that port, the writer's on the next one, then the
+    generator's.
     """
     from workers.kafka.clients import KafkaSettings
     from workers.observe import log

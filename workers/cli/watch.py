@@ -31,7 +31,7 @@ COLOURS = {"learned": "green", "superseded": "green", "reinforced": "cyan", "evi
 
 
 def run(settings: KafkaSettings, interval_s: float, as_json: bool) -> None:
-    """Until SIGINT or SIGTERM. Raises KafkaUnavailable, TopicsMissing, and ValueError where there is no terminal."""
+    """Until SIGINT or SIGTERM. Raises KafkaUnavailable, TopicsMissing, and ValueError without a terminal."""
     console = Console()
     if not as_json and not console.is_terminal:
         raise ValueError("standard output is not a terminal: use `factstream watch --json`")

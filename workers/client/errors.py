@@ -2,4 +2,4 @@
 
 
 class ClientError(RuntimeError):
-    """The stack did not do in time what was asked of it. The text says what to check."""
+    """The stack did not answer or decide in time. The text says what to check."""

@@ -1,6 +1,7 @@
 """Counts and describes the facts, decisions, answers and dead letters that arrive between two ticks.
 
-Records are decoded as the workers decode them; those that cannot be decoded are ignored. Memory use is bounded.
+Records are decoded as the workers decode them; those that cannot be decoded are ignored. Memory use is
+bounded.
 """
 
 from collections import Counter, deque

@@ -1,7 +1,8 @@
 """The positions that this machine's publications reached, so that `ask` reads its own writes.
 
-One small file in the data folder keeps the positions by namespace, in the form of a request's `after`. It does not
-record which cluster they belong to: a caller drops the positions of other topic ids than its cluster's.
+One small file in the data folder keeps the positions by namespace, in the form of a request's `after`. It
+does not record which cluster they belong to: a caller drops the positions of other topic ids than its
+cluster's.
 """
 
 import contextlib

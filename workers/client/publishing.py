@@ -54,9 +54,9 @@ def publish(
 ) -> Published:
     """Sends (namespace, fact) pairs. With `wait`, returns once each of them is durably decided.
 
-    A fact without a fact_id gets one, so that it counts once however often it is sent. With `wait`, facts that the
-    broker did not confirm, or lost, are sent again. The Kafka timestamp of a fact is the time it was first sent, by
-    `clock` (epoch seconds), so a fact that is sent again is no newer.
+    A fact without a fact_id gets one, so that it counts once however often it is sent. With `wait`, facts
+    that the broker did not confirm, or lost, are sent again. The Kafka timestamp of a fact is the time it was
+    first sent, by `clock` (epoch seconds), so a fact that is sent again is no newer.
 
     Raises ClientError, KafkaError, KafkaUnavailable.
     """
@@ -139,7 +139,7 @@ class _Publication:
         self._confirm(producer)
 
     def _start_over(self) -> None:
-        """The topics are new ones: what was sent to their predecessors is sent again, and the tail begins anew."""
+        """The topics are new ones: sends again what was sent to the old ones, from a tail of the new ones."""
         if self._tail:
             self._tail.close()
         self._tail = Tail(self._settings, (topics.MEMORY_CHANGELOG, topics.DEAD_LETTERS))
@@ -160,7 +160,7 @@ class _Publication:
         self._progress(self.result.sent, 0)
 
     def wait(self) -> None:
-        """Returns once every fact is decided. Raises _BrokerReset, and ClientError where nothing is decided any more."""
+        """Returns once every fact is decided. Raises _BrokerReset, and ClientError if decisions stop."""
         assert self._tail is not None
         last_decision = last_check = time.monotonic()
         while self._undecided:

@@ -10,7 +10,7 @@ from workers.kafka.clients import KafkaSettings
 
 
 class Tail:
-    """Reads the records that arrive on these topics (short names) after it was made. It joins no group."""
+    """Reads the records that arrive on these topics (short names) after its creation. It joins no group."""
 
     def __init__(self, settings: KafkaSettings, names: Iterable[str]) -> None:
         self._consumer: Any = settings.consumer()

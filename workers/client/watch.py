@@ -1,7 +1,7 @@
 """Observes a running cluster: lag, rates, decisions and answers, summed up once per interval.
 
-It reads the topics from their ends and asks how far the workers' groups have committed. It joins no group, writes
-nothing and needs no data folder, so it can observe a cluster from anywhere.
+It reads the topics from their ends and asks how far the workers' groups have committed. It joins no group,
+writes nothing and needs no data folder, so it can observe a cluster from anywhere.
 """
 
 import threading
@@ -29,7 +29,7 @@ CONNECTION_ERRORS = (KafkaError, KafkaUnavailable, TopicsMissing)
 def ticks(settings: KafkaSettings, interval_s: float, stop: threading.Event) -> Iterator[dict[str, Any]]:
     """Yields a summary every `interval_s` seconds until `stop`; while the broker is away, an error instead.
 
-    Raises KafkaUnavailable or TopicsMissing where there is no broker, or not factstream's topics, at the beginning.
+    Raises KafkaUnavailable or TopicsMissing if the broker or factstream's topics are missing at the start.
     """
     observer: Observer | None = Observer(settings)
     try:
@@ -73,7 +73,7 @@ class Observer:
         return {"time": _now(), "lag": lag, **rates, **events.drain()}
 
     def _lag(self) -> tuple[dict[str, dict[str, int]], int]:
-        """By topic and partition the records that a group has not committed, and how many facts were ever published."""
+        """By topic and partition, the records not committed yet; and how many facts were ever published."""
         lag: dict[str, dict[str, int]] = {}
         published = 0
         for worker, names in DRAINED.items():

@@ -1,8 +1,8 @@
 """Guards every page: who may send a request, how large a form may be, what a browser may do.
 
-A page on this machine can be reached by every site that its user visits. A foreign name in Host is refused (DNS
-rebinding), and so is a form sent by another origin (CSRF: Fetch Metadata and Origin). Only the server's own files run in
-a page (Content Security Policy), so a hostile fact stays a text.
+A page on this machine can be reached by every site that its user visits. A foreign name in Host is refused
+(DNS rebinding), and so is a form sent by another origin (CSRF: Fetch Metadata and Origin). Only the server's
+own files run in a page (Content Security Policy), so a hostile fact stays a text.
 """
 
 from collections.abc import Iterable

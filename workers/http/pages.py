@@ -1,7 +1,7 @@
 """The queries behind the pages: the table of memories, a memory's life, decisions over time, the map.
 
-Every function runs a bounded query, with values quoted and names taken from a list, or reads a bounded number of
-memories. Raises `QueryError`, and `HistoryError` where a file is damaged.
+Every function runs a bounded query, with values quoted and names taken from a list, or reads a bounded number
+of memories. Raises `QueryError`, and `HistoryError` where a file is damaged.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """The pages of `factstream ui`: what each address answers.
 
-Pages are made from templates that escape everything put into them. Queries run on threads, answers and decisions arrive
-as streams: the event loop never waits for a query or a broker.
+Pages are made from templates that escape everything put into them. Queries run on threads, answers and
+decisions arrive as streams: the event loop never waits for a query or a broker.
 """
 
 import asyncio
@@ -251,7 +251,7 @@ def _filter(params: Mapping[str, str]) -> pages.Filter:
 
 
 def _coloured(token: Token) -> dict[str, Any]:
-    """A token without its leading blanks, the blanks, and a colour from 0 to 4: how much the memories raised it."""
+    """A token, its leading blanks apart, and a colour from 0 to 4: how much the memories raised it."""
     text = token.text.lstrip()
     blank = token.text[: len(token.text) - len(text)]
     level = sum(token.moved >= step for step in (0.05, 0.25, 0.5, 0.75))

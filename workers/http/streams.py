@@ -1,7 +1,7 @@
 """Streams answers and decisions to a page as server-sent events, while they are being made.
 
-A form adds work under a ticket, and the stream that shows its results takes the ticket: the work runs once, however often
-a browser reconnects.
+A form adds work under a ticket, and the stream that shows its results takes the ticket: the work runs once,
+however often a browser reconnects.
 """
 
 import asyncio
