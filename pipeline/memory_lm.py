@@ -270,7 +270,11 @@ class MemoryLM:
         asked = [(text, *names) for text, names in zip(texts, namespaces, strict=True)]
         full = [one for one in dict.fromkeys(asked) if any(self.bank.size(name) for name in one[1:])]
         found = retrieve_all(
-            self.bank, [names for _, *names in full], self.encoder.ask([text for text, *_ in full]), k, others
+            self.bank,
+            [names for _, *names in full],
+            self.encoder.encode_prompts([text for text, *_ in full]),
+            k,
+            others,
         )
         hits = dict(zip(full, found, strict=True))
         return [hits.get(one, []) for one in asked]

@@ -91,7 +91,7 @@ def measure(encoder: Encoder, memories: int, progress: Progress) -> Retrieval:
     texts, dice = made_up_facts(min(ENCODED, memories), SEED), Random(SEED)
     encodings = _encoded(encoder, texts, progress)
     sample = dice.sample(texts, PROMPTS)
-    prompts = encoder.ask([prompts_for(text)[i % 3] for i, text in enumerate(sample)])
+    prompts = encoder.encode_prompts([prompts_for(text)[i % 3] for i, text in enumerate(sample)])
     progress("encoding prompts", PROMPTS, PROMPTS)
 
     bank, source = Bank(), variants(encodings, NAMESPACE, SEED)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.bench.synthetic.texts import made_up_facts, prompts_for
 from pipeline.config import Settings
 from pipeline.decide.dedup import same_relation
-from pipeline.ingest.encoder import owners
+from pipeline.ingest.encoder import words_of_tokens
 from pipeline.ingest.quantize import pack, unit, unpack
 from pipeline.memory.postings import POOLED, Index, Stated
 from pipeline.retrieve.alignment import align
@@ -107,7 +107,7 @@ def test_the_heaviest_lack_is_one_run_and_of_equal_ones_the_first() -> None:
 
 def test_tokens_belong_to_the_words_that_they_are_parts_of() -> None:
     words = split("ab cde, f")
-    assert owners([(0, 1), (1, 2), (3, 6), (6, 7), (8, 9)], words).tolist() == [0, 0, 1, -1, 2]
+    assert words_of_tokens([(0, 1), (1, 2), (3, 6), (6, 7), (8, 9)], words).tolist() == [0, 0, 1, -1, 2]
 
 
 @given(st.integers(0, 5), st.integers(1, 40), st.integers(0, 2**32 - 1))
