@@ -36,8 +36,10 @@ def test_records_of_a_writer_that_stalled_are_repaired_by_the_owner(
     """It stalled between the history and the changelog, and publishes a memory that the owner has removed since."""
     asleep, sent = writer(tmp_path)
     owner, _ = writer(tmp_path, asleep._settings)  # type: ignore[arg-type]
-    real, late = WriterWorker._produce, list[tuple[int, changelog.Record]]()
-    monkeypatch.setattr(WriterWorker, "_produce", lambda _, *record: late.append(record))
+    real, late = WriterWorker._produce, list[tuple[int, list[changelog.Record]]]()
+    monkeypatch.setattr(
+        WriterWorker, "_produce", lambda _, number, records: late.append((number, list(records)))
+    )
     asleep.process(batch(message(row(0, TEXTS[0]))))
     monkeypatch.setattr(WriterWorker, "_produce", real)
     take(owner)
@@ -45,8 +47,8 @@ def test_records_of_a_writer_that_stalled_are_repaired_by_the_owner(
     agree(sent, tmp_path)
     owner.process(read(sent))
     committed = sent.end()
-    for record in late:
-        asleep._produce(*record)
+    for number, records in late:
+        asleep._produce(number, records)
     sent.flush_or_raise()
     with pytest.raises(AssertionError):
         agree(sent, tmp_path)

@@ -6,8 +6,9 @@ No topic is trusted, and no message can stop a writer for good: what is invalid,
 the dead letters before it is decided.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,13 +35,17 @@ from workers.write.validate import check_owner, decode_events
 
 @dataclass
 class Batch:
-    """What the records of one batch come to."""
+    """What the records of one batch come to, by partition."""
 
-    decisions: dict[int, list[Decision]] = field(default_factory=dict)  # by partition
-    repairs: dict[tuple[int, bytes], None] = field(default_factory=dict)  # partition and key of the changelog
-    dead_letters: int = 0  # kept for queries
+    decisions: dict[int, list[Decision]] = field(default_factory=dict)
+    overwritten: dict[int, dict[bytes, None]] = field(default_factory=dict)  # keys of the changelog, in order
+    dead_letters: dict[int, list[Any]] = field(default_factory=dict)  # records, to be kept for queries
     traces: dict[SourceOffset, str] = field(default_factory=dict)  # trace context of each record
     since: int = field(default_factory=tracing.now)
+
+    def add(self, number: int, decisions: list[Decision]) -> None:
+        if decisions:
+            self.decisions.setdefault(number, []).extend(decisions)
 
 
 class WriterWorker:
@@ -64,10 +69,10 @@ class WriterWorker:
         self._producer: Producer | None = None
         self._disk = ThreadPoolExecutor(1, "writer-disk")
         self._handlers = {
-            topics.FACT_ENCODINGS: self._handle_facts,
-            topics.MEMORY_HITS: self._handle_hits,
-            topics.MEMORY_CHANGELOG: self._handle_changelog,
-            topics.DEAD_LETTERS: self._handle_dead_letters,
+            topics.FACT_ENCODINGS: self._on_facts,
+            topics.MEMORY_HITS: self._on_hits,
+            topics.MEMORY_CHANGELOG: self._on_changelog,
+            topics.DEAD_LETTERS: self._on_dead_letter,
         }
 
     # --- partitions ---
@@ -106,8 +111,8 @@ class WriterWorker:
     def _recover(self, partition: Partition, present: dict[bytes, int], end: int) -> None:
         """Produce what the changelog lacks of the history. `present` is read up to the offset `end`."""
         partition.sent = SentOffsets(end)
-        for record in changelog.recovery_records(partition.bank, partition.last, present):
-            self._produce(partition.number, record)
+        records = changelog.recovery_records(partition.bank, partition.last, present)
+        self._produce(partition.number, records)
 
     def revoked(self, partitions: list[Any]) -> None: ...
 
@@ -132,7 +137,12 @@ class WriterWorker:
         try:
             # In an order that does not depend on the poll: of a partition's topics, hits come before facts.
             for place in sorted(records, key=lambda p: (p.partition, p.topic), reverse=True):
-                self._handlers[self._settings.short(place.topic)](batch, records[place])
+                handle = self._handlers[self._settings.short(place.topic)]
+                for record in records[place]:
+                    try:
+                        handle(batch, record)
+                    except BadMessage as error:
+                        self._refuse(record, error)
             self._commit(batch)
         except BaseException:
             self._held.clear()  # decided, but perhaps neither appended nor published: the history knows
@@ -142,30 +152,31 @@ class WriterWorker:
             if self._held[number].sequence % (compaction.FAN // 2) == 0:
                 tidy(self._data, self._held[number])
         return Done(
-            {"decisions": sum(map(len, batch.decisions.values())), "dead_letters": batch.dead_letters}
+            {
+                "decisions": sum(map(len, batch.decisions.values())),
+                "dead_letters": sum(map(len, batch.dead_letters.values())),
+            }
         )
 
     def _commit(self, batch: Batch) -> None:
-        """Make a batch durable, then public. A crash after any step loses nothing and decides nothing twice.
-
-        1. Append the decisions to the history. From here on they are the truth, whatever becomes of this process.
-        2. Erase the texts that they say are erased, before anybody reads that they are.
-        3. Produce the changelog: the memories that changed, and how far each namespace is decided.
-        4. Flush the producer: all of the changelog is acknowledged.
-        5. Commit the offsets. The loop does it when `process` returns: see `_commit` in workers/runtime/loop.py.
-
-        A crash before step 1 leaves nothing, and the batch is read again. After step 1, the next writer folds the decisions,
-        skips their facts when they are read again, and does steps 2 to 4 in `assigned`.
-        """
+        """Make a batch durable, then public. A crash between any two steps loses nothing and decides nothing twice: the next
+        writer folds the history, does steps 2 to 4 in `assigned`, and skips the facts that it has decided."""
+        for letters in batch.dead_letters.values():
+            self._keep(letters)
         for number, decisions in batch.decisions.items():
             partition = self._held[number]
-            records = self._append(partition, decisions)  # 1
+            # 1. Append the decisions to the history. From here on they are the truth, whatever becomes of this process.
+            records = self._append(partition, decisions)
             self._observe(batch, decisions)
-            self._erase(partition)  # 2
-            for record in records:  # 3
-                self._produce(number, record)
-        self._repair(batch)  # 3, for records that other clients overwrote
-        self._flush(self._held)  # 4
+            # 2. Erase the texts that they say are erased, before anybody can read that they are.
+            self._erase(partition)
+            # 3. Produce the changelog: the memories that changed, then how far each namespace is decided.
+            self._produce(number, records)
+        # 3. The same for keys that other clients wrote, now that the history has all that the bank has.
+        self._repair(batch)
+        # 4. Flush the producer: the brokers have acknowledged the changelog and the dead letters.
+        self._flush(self._held)
+        # 5. Commit the offsets: the loop does that when `process` returns (`_commit` in workers/runtime/loop.py).
 
     def _append(self, partition: Partition, decisions: list[Decision]) -> list[changelog.Record]:
         """Step 1. Returns the records of step 3, which are encoded while the disk works. Raises Retry."""
@@ -174,11 +185,9 @@ class WriterWorker:
         try:
             records = list(changelog.decision_records(partition.bank, decisions))
         finally:
-            failure = appended.exception()  # waits
-        if isinstance(failure, history.SequenceTaken | history.Unwritable):
-            raise Retry(str(failure)) from failure
-        if failure:
-            raise failure
+            wait([appended])
+        with _retried():
+            appended.result()
         partition.sequence, partition.last = sequence, decisions
         partition.since_checkpoint += len(decisions)
         return records
@@ -190,23 +199,21 @@ class WriterWorker:
     def _erase(self, partition: Partition) -> None:
         """Step 2, also for the last file of another writer, which may have crashed before it. Raises Retry."""
         if any(decision.outcome == "erased" for decision in partition.last):
-            try:
+            with _retried():
                 erasure.erase(self._data, partition.number, partition.sequence)
-            except history.Unwritable as error:
-                raise Retry(str(error)) from error
 
-    def _produce(self, number: int, record: changelog.Record) -> None:
+    def _produce(self, number: int, records: Iterable[changelog.Record]) -> None:
         assert self._producer is not None
-        key, value = record
-        self._producer.send(topics.MEMORY_CHANGELOG, value, key, number)
+        for key, value in records:
+            self._producer.send(topics.MEMORY_CHANGELOG, value, key, number)
 
     def _repair(self, batch: Batch) -> None:
-        """Produce what the history says of keys that other clients wrote. Raises Retry if another writer appended to it."""
-        for number in {number for number, _ in batch.repairs}:
-            if not is_current(self._data, self._held[number]):
+        """Produce what the history says of overwritten keys. Raises Retry if another writer has appended to it."""
+        for number, keys in batch.overwritten.items():
+            partition = self._held[number]
+            if not is_current(self._data, partition):
                 raise Retry(f"another writer has decided facts of partition {number}")
-        for number, key in batch.repairs:
-            self._produce(number, (key, changelog.expected_value(self._held[number].bank, key)))
+            self._produce(number, [(key, changelog.expected_value(partition.bank, key)) for key in keys])
 
     def _flush(self, held: dict[int, Partition]) -> None:
         assert self._producer is not None
@@ -214,68 +221,56 @@ class WriterWorker:
             if self._settings.short(acknowledged.topic) == topics.MEMORY_CHANGELOG:
                 held[acknowledged.partition].sent.add(acknowledged.offset)
 
-    # --- one handler per topic ---
+    def _keep(self, letters: list[Any]) -> None:
+        """Keep dead letters for queries. Raises Retry."""
+        with _retried():
+            topic_id = self._topic_ids[topics.DEAD_LETTERS]
+            dead_letters.keep(self._data, topic_id, letters, self.name, self._now())
 
-    def _handle_facts(self, batch: Batch, records: Iterable[Any]) -> None:
-        def decide(record: Any) -> list[Decision]:
-            events = decode_events(record.value)
-            check_owner(record, {event.namespace for event in events}, self._partitions)
-            for event, trace in zip(events, tracing.of_rows(record.headers, len(events)), strict=True):
-                if trace:
-                    batch.traces[event.cause] = trace
-            return decide_events(self._held[record.partition].bank, events, self._now)
+    # --- one handler per topic; each raises BadMessage ---
 
-        self._decide_each(batch, records, decide)
+    def _on_facts(self, batch: Batch, record: Any) -> None:
+        check_readable(record)
+        events = decode_events(record.value)
+        check_owner(record, {event.namespace for event in events}, self._partitions)
+        for event, trace in zip(events, tracing.of_rows(record.headers, len(events)), strict=True):
+            if trace:
+                batch.traces[event.cause] = trace
+        batch.add(record.partition, decide_events(self._held[record.partition].bank, events, self._now))
 
-    def _handle_hits(self, batch: Batch, records: Iterable[Any]) -> None:
-        def decide(record: Any) -> list[Decision]:
-            hits, name = decode(MemoryHits, record.value), topics.MEMORY_HITS
-            check_owner(record, {hits.namespace}, self._partitions)
-            cause = SourceOffset(name, self._topic_ids[name], record.partition, record.offset)
-            if trace := tracing.of(record.headers):
-                batch.traces[cause] = trace
-            return decide_hits(self._held[record.partition].bank, hits, cause, self._now)
+    def _on_hits(self, batch: Batch, record: Any) -> None:
+        check_readable(record)
+        hits = decode(MemoryHits, record.value)
+        check_owner(record, {hits.namespace}, self._partitions)
+        topic_id = self._topic_ids[topics.MEMORY_HITS]
+        cause = SourceOffset(topics.MEMORY_HITS, topic_id, record.partition, record.offset)
+        if trace := tracing.of(record.headers):
+            batch.traces[cause] = trace
+        batch.add(record.partition, decide_hits(self._held[record.partition].bank, hits, cause, self._now))
 
-        self._decide_each(batch, records, decide)
+    def _on_changelog(self, batch: Batch, record: Any) -> None:
+        """Note a key that another client wrote since the partition was taken. What no replica can apply is a dead letter,
+        whenever it was written."""
+        partition = self._held[record.partition]
+        if partition.sent.was_sent(record.offset):
+            return
+        is_new = record.key is not None and not partition.sent.was_recovered(record.offset)
+        if is_new and changelog.expected_value(partition.bank, record.key) != record.value:
+            batch.overwritten.setdefault(record.partition, {})[record.key] = None
+        changelog.check_record(record, self._partitions)
 
-    def _decide_each(
-        self, batch: Batch, records: Iterable[Any], decide: Callable[[Any], list[Decision]]
-    ) -> None:
-        """Decide each record; one that is invalid goes to the dead letters."""
-        for record in records:
-            try:
-                check_readable(record)
-                if decisions := decide(record):
-                    batch.decisions.setdefault(record.partition, []).extend(decisions)
-            except BadMessage as error:
-                self._refuse(record, error)
-
-    def _handle_changelog(self, batch: Batch, records: Iterable[Any]) -> None:
-        """Note the keys that other clients wrote since the partition was taken. What no replica can apply goes to the dead
-        letters, whenever it was written."""
-        for record in records:
-            partition = self._held[record.partition]
-            if partition.sent.was_sent(record.offset):
-                continue
-            try:
-                changelog.check_record(record, self._partitions)
-            except BadMessage as error:
-                self._refuse(record, error)
-            if record.key is None or partition.sent.was_recovered(record.offset):
-                continue
-            if changelog.expected_value(partition.bank, record.key) != record.value:
-                batch.repairs[record.partition, record.key] = None
-
-    def _handle_dead_letters(self, batch: Batch, records: Sequence[Any]) -> None:
-        """Keep them for queries. Raises Retry."""
-        try:
-            dead_letters.keep(
-                self._data, self._topic_ids[topics.DEAD_LETTERS], records, self.name, self._now()
-            )
-        except history.Unwritable as error:
-            raise Retry(str(error)) from error
-        batch.dead_letters += len(records)
+    def _on_dead_letter(self, batch: Batch, record: Any) -> None:
+        batch.dead_letters.setdefault(record.partition, []).append(record)
 
     def _refuse(self, record: Any, error: BadMessage) -> None:
         assert self._producer is not None
         dead_letter(self._producer, record, error.reason, str(error), self.name, self._now())
+
+
+@contextmanager
+def _retried() -> Iterator[None]:
+    """Errors of the data folder that may pass by themselves make the loop read the batch again."""
+    try:
+        yield
+    except (history.SequenceTaken, history.Unwritable) as error:
+        raise Retry(str(error)) from error
