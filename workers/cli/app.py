@@ -56,7 +56,11 @@ def watch(
 
 
 @app.command()
-def query(sql: str, data: Data, format: Annotated[Format, typer.Option()] = Format.table) -> None:
+def query(
+    sql: Annotated[str, typer.Argument(help="A SELECT statement in DuckDB's SQL.")],
+    data: Data,
+    format: Annotated[Format, typer.Option(help="How to print the rows.")] = Format.table,
+) -> None:
     """Query the history with SQL: the views history, memories, generations and dead_letters.
 
     Example: factstream query "select outcome, count(*) from history group by outcome"
@@ -134,7 +138,7 @@ def model_calibrate(model: Annotated[str, typer.Argument(envvar="FACTSTREAM_MODE
 
 
 @schemas_app.command("export")
-def schemas_export(folder: Path) -> None:
+def schemas_export(folder: Annotated[Path, typer.Argument(help="Created if missing.")]) -> None:
     """Write the JSON Schemas and the AsyncAPI document to a folder."""
     from schemas.export import export
 

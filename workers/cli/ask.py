@@ -19,13 +19,15 @@ console = Console()
 
 
 def ask(
-    prompt: str,
-    namespace: Annotated[list[str] | None, typer.Option(help="May be given more than once.")] = None,
+    prompt: Annotated[str, typer.Argument(help="The text to continue.")],
+    namespace: Annotated[
+        list[str] | None, typer.Option(help="Whose memories to use; may be given more than once.")
+    ] = None,
     no_memory: Annotated[bool, typer.Option("--no-memory", help="Ask the bare model.")] = False,
     compare: Annotated[
         bool, typer.Option("--compare", help="Answer with the memory, then without it.")
     ] = False,
-    max_new_tokens: Annotated[int, typer.Option(min=1, max=2048)] = 32,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=2048, help="At most so many tokens.")] = 32,
     chat: Annotated[
         bool, typer.Option("--chat", help="Send the prompt as a user's turn in the model's chat template.")
     ] = False,

@@ -14,16 +14,24 @@ from workers.cli.tables import Format, show_query
 app = typer.Typer(help="List, search, show or forget memories.", no_args_is_help=True)
 console = Console()
 
+Limit = Annotated[int, typer.Option(help="At most so many rows.")]
+MemoryId = Annotated[str, typer.Argument(help="As `factstream memories list` prints it.")]
+
 
 @app.command("list")
-def newest(data: Data, limit: int = 50, format: Format = Format.table) -> None:
+def newest(data: Data, limit: Limit = 50, format: Format = Format.table) -> None:
     """List the newest memories."""
     columns = "memory_id, namespace, category, text, uses, learned_at"
     show_query(data, f"select {columns} from memories order by learned_at desc limit {limit}", format)
 
 
 @app.command()
-def search(text: str, data: Data, limit: int = 20, format: Format = Format.table) -> None:
+def search(
+    text: Annotated[str, typer.Argument(help="Some words.")],
+    data: Data,
+    limit: Limit = 20,
+    format: Format = Format.table,
+) -> None:
     """Find memories whose text contains some of these words; those that contain the most come first."""
     from pipeline.text.words import terms_of
 
@@ -34,7 +42,7 @@ def search(text: str, data: Data, limit: int = 20, format: Format = Format.table
 
 
 @app.command()
-def show(memory_id: str, data: Data, format: Format = Format.table) -> None:
+def show(memory_id: MemoryId, data: Data, format: Format = Format.table) -> None:
     """Show every decision about one memory, the oldest first."""
     with report_errors():
         validate(Forget, {"forget": memory_id})
@@ -44,8 +52,8 @@ def show(memory_id: str, data: Data, format: Format = Format.table) -> None:
 
 @app.command()
 def forget(
-    memory_id: str,
-    namespace: str = DEFAULT_NAMESPACE,
+    memory_id: MemoryId,
+    namespace: Annotated[str, typer.Option(help="The memory's namespace.")] = DEFAULT_NAMESPACE,
     erase: Annotated[
         bool, typer.Option("--erase", help="Also remove its text from the data folder.")
     ] = False,

@@ -21,7 +21,7 @@ from workers.cli.options import (
 
 
 def worker(
-    name: WorkerName,
+    name: Annotated[WorkerName, typer.Argument(help="Which worker.")],
     data: Data,
     bootstrap: Bootstrap = None,
     topic_prefix: Prefix = None,
