@@ -47,11 +47,15 @@ def atomic_file(path: Path, *, durable: bool = True, exclusive: bool = False) ->
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder and those above it that are missing, their names durable."""
+    """Makes a folder and those above it that are missing, their names durable. Raises OSError."""
     if not path.is_dir():
         make_folder(path.parent)
         path.mkdir(exist_ok=True)
-        sync_folder(path.parent)
+        try:
+            sync_folder(path.parent)
+        except OSError:
+            path.rmdir()  # the next try makes it again, and its name durable
+            raise
 
 
 def sync_folder(path: Path) -> None:

@@ -42,9 +42,10 @@ def test_a_disk_that_refuses_leaves_no_file(tmp_path: Path, monkeypatch: pytest.
         raise OSError(errno.ENOSPC, "full")
 
     monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(OSError, match="full"), atomic_file(tmp_path / "a.json") as file:
-        file.write(b"new")
-    assert os.listdir(tmp_path) == []
+    for path in (tmp_path / "a.json", tmp_path / "folder" / "a.json"):
+        with pytest.raises(OSError, match="full"), atomic_file(path) as file:
+            file.write(b"new")
+        assert os.listdir(tmp_path) == []
 
 
 def test_an_exclusive_file_never_replaces_another(tmp_path: Path) -> None:

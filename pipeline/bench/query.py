@@ -18,9 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.bench.harness import Progress, clock, in_turns, median_timing
-from pipeline.history import checkpoint as snapshot
-from pipeline.history import compaction
-from pipeline.history import log as history
+from pipeline.history import checkpoint, compaction, layout, log
 from pipeline.memory.codec import decisions_from_table
 from pipeline.query import run as query
 from schemas.history import CHECKPOINT, HISTORY
@@ -79,7 +77,7 @@ def measure(folder: Path, rows: int, flush: int, seed: int, progress: Progress) 
     for name, (sql, columns) in ANALYSES.items():
         analyses[name] = _analysis(data, flat, sql, columns)
         progress("analyses", 1, len(ANALYSES))
-    files = sum(len(history.files(data, partition)) for partition in range(PARTITIONS))
+    files = sum(len(layout.live_files(data, partition)) for partition in range(PARTITIONS))
     written = sum(partition.written for partition in partitions)
     return Query(rows, count, written, files, compaction_s, analyses, 0.5, 2.0)
 
@@ -103,7 +101,7 @@ def _write(
         for number, begin in enumerate(range(0, rows, flush)):
             partition = partitions[number % PARTITIONS]
             table = partition.rows(range(begin, min(begin + flush, rows)), dice)
-            history.append_table(data, partition.number, partition.written, table)
+            log.append_table(data, partition.number, partition.written, table)
             if partition.checkpoint_due(rows // PARTITIONS):
                 partition.checkpoint(data, table)
             partition.written += 1
@@ -234,8 +232,8 @@ class _Partition:
                     [pa.array(columns[f.name], f.type) for f in CHECKPOINT], schema=CHECKPOINT
                 )
 
-        state: dict[str, object] = {"mark": snapshot.mark(decisions_from_table(last, False)), "spaces": {}}
-        self._kept = snapshot.write_batches(data, self.number, self.written, state, batches())
+        state: dict[str, object] = {"mark": checkpoint.fingerprint(decisions_from_table(last, False)), "spaces": {}}
+        self._kept = checkpoint.write_batches(data, self.number, self.written, state, batches())
 
 
 def _memory_columns(numbers: Sequence[int], partition: int, facts: Sequence[bool]) -> dict[str, list[Any]]:

@@ -1,9 +1,9 @@
-"""Snapshots: the memory as it stood after a batch, so that a start folds what came since and not the whole history.
+"""Checkpoints: the memory as it was after a version, so that a start folds only what came since.
 
-A snapshot is no truth but what a fold would make, and may be removed at any time; an erasure removes it. It stands beside
-the history's files, a Parquet file whose name has the batch's number and the SHA-256 of its bytes, and it says which batch
-that was: one that is damaged, or of another history, is refused. Queries begin with it, too (pipeline/query/run.py). Knows what
-a bank keeps; knows no decisions.
+A checkpoint is a cache of the fold: it can be deleted at any time and rebuilt from the history; an erasure deletes it. It is a
+Parquet file, `snapshot-VERSION-SHA256.parquet`, beside the history's files. A damaged one, and one of another history, are
+refused: the name has the SHA-256 of its bytes, and its metadata the fingerprint of the version's decisions. Queries start
+from it, too (pipeline/query/views.py).
 """
 
 import hashlib
@@ -19,7 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config import Settings
-from pipeline.history import log as history
+from pipeline.files import sync_folder
+from pipeline.history import layout, log, storage
+from pipeline.history.errors import HistoryError
+from pipeline.history.layout import DataFile
 from pipeline.memory.bank import Bank
 from pipeline.memory.codec import memories_from_batch, memories_to_batch
 from pipeline.memory.events import Decision
@@ -31,39 +34,37 @@ _STATE_KEY = b"factstream.state"
 _CHUNK = 4_096  # memories of a record batch
 
 
-class Snapshot(NamedTuple):
+class Checkpoint(NamedTuple):
     bank: Bank
-    sequence: int  # of the last batch that is in it
-    last: list[Decision]  # that batch
+    version: int  # the last one in it
+    last: list[Decision]  # that version's decisions
 
 
-def mark(batch: Sequence[Decision]) -> str:
-    """By which a batch is known again; an erasure does not change it."""
-    told = [
-        [d.namespace, d.outcome, d.memory_id, d.cause.log, d.cause.offset, d.decided_at.isoformat()]
-        for d in batch
-    ]
-    return hashlib.sha256(orjson.dumps(told)).hexdigest()
+class CheckpointFile(NamedTuple):
+    path: Path
+    version: int
+    position: int  # the history_position from which on decisions are not in it
 
 
-def write(folder: Path, partition: int, sequence: int, last: Sequence[Decision], bank: Bank) -> bool:
-    """Keeps the bank as the batch `last`, of that number, left it; False if another writer went on meanwhile.
+def write(data: Path, partition: int, version: int, last: Sequence[Decision], bank: Bank) -> bool:
+    """Writes the bank as it is after `version`, whose decisions are `last`; False if another writer has gone on meanwhile.
 
-    Whole or not at all, and instead of the one before. Raises `Unwritable`.
+    Durable and atomic; replaces the checkpoint before it. Raises `Unwritable`.
     """
     spaces = {name: bank.known(name) for name in bank.namespaces}
-    return write_batches(folder, partition, sequence, {"mark": mark(last), "spaces": spaces}, _batches(bank))
+    state: dict[str, object] = {"mark": fingerprint(last), "spaces": spaces}
+    return write_batches(data, partition, version, state, _batches(bank))
 
 
 def write_batches(
-    folder: Path, partition: int, sequence: int, state: dict[str, object], batches: Iterable[pa.RecordBatch]
+    data: Path, partition: int, version: int, state: dict[str, object], batches: Iterable[pa.RecordBatch]
 ) -> bool:
-    """The same of memories as record batches of schemas.history.CHECKPOINT."""
-    inside = history.folder_of(folder, partition)
-    with history.locked(inside, patience_s=0.0):
-        if history.last_sequence(folder, partition) != sequence:
+    """As `write`, for memories as record batches of schemas.history.CHECKPOINT."""
+    folder = layout.partition_folder(data, partition)
+    with storage.locked(folder, wait_s=0.0):
+        if layout.last_version(data, partition) != version:
             return False
-        before, temporary = files(folder, partition), inside / _UNFINISHED
+        older, temporary = paths(data, partition), folder / _UNFINISHED
         schema = CHECKPOINT.with_metadata(CHECKPOINT.metadata | {_STATE_KEY: orjson.dumps(state)})
         try:
             with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as out:
@@ -75,78 +76,97 @@ def write_batches(
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        made = temporary.replace(inside / f"snapshot-{sequence:010d}-{sha}.parquet")
-        history.sync_folder(inside)
-        for path in before:
-            if path != made:
+        newest = temporary.replace(folder / f"snapshot-{version:010d}-{sha}.parquet")
+        sync_folder(folder)
+        for path in older:
+            if path != newest:
                 path.unlink(missing_ok=True)
     return True
 
 
-def read(folder: Path, partition: int, settings: Settings) -> Snapshot | None:
-    """The partition's newest snapshot. Raises `HistoryError` for one that is damaged, of another version or history."""
-    for path in reversed(files(folder, partition)):
+def read(data: Path, partition: int, settings: Settings) -> Checkpoint | None:
+    """The partition's newest checkpoint, if it has one.
+
+    Raises `HistoryError` for one that is damaged, or of another format or history.
+    """
+    for path in reversed(paths(data, partition)):
         try:
-            raw = path.read_bytes()
-            number, sha = sequence_of(path), path.stem.split("-")[2]
-            if hashlib.sha256(raw).hexdigest() != sha:
-                raise history.HistoryError(f"{path}: its bytes are not those that were written")
-            with pq.ParquetFile(pa.BufferReader(raw)) as stored:
-                schema = stored.schema_arrow
-                if not schema.equals(CHECKPOINT) or CHECKPOINT.metadata.items() - schema.metadata.items():
-                    raise history.HistoryError(f"{path}: is of another version")
-                state, bank = orjson.loads(schema.metadata[_STATE_KEY]), Bank(settings)
-                for namespace, known in state["spaces"].items():
-                    bank.know(namespace, *known)
-                for batch in stored.iter_batches(_CHUNK):
-                    for memory in memories_from_batch(batch):
-                        bank.put(memory)
-            last = next((rows for _, rows in history.read(folder, partition, number - 1)), None)
-            if last is None or mark(last) != state["mark"]:
-                raise history.HistoryError(f"{path}: is of another history")
-            return Snapshot(bank, number, last)
+            return _read(path, data, partition, settings)
         except FileNotFoundError:
-            continue  # removed by an erasure, or for a newer one
+            continue  # removed by an erasure, or replaced by a newer one
         except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-            raise history.HistoryError(f"{path}: cannot be read: {error}") from error
+            raise HistoryError(f"{path}: cannot be read: {error}") from error
     return None
 
 
-def files(folder: Path, partition: int) -> list[Path]:
-    """The partition's snapshots, oldest first: one, but where a writer died over the next."""
-    inside = history.folder_of(folder, partition)
-    return sorted(path for path in inside.glob("snapshot-*.parquet") if _NAME.fullmatch(path.name))
+def newest(data: Path, partition: int, files: Sequence[DataFile]) -> CheckpointFile | None:
+    """The newest checkpoint, unread, of a version that these files have. Raises `HistoryError`."""
+    for path in reversed(paths(data, partition)):
+        version = version_of(path)
+        for file in files:
+            if file.first <= version <= file.last:
+                return CheckpointFile(path, version, _position_after(file, version))
+    return None
 
 
-def sequence_of(path: Path) -> int:
-    """The number of the last batch that is in it."""
+def paths(data: Path, partition: int) -> list[Path]:
+    """The partition's checkpoints, oldest first: one, or more where a writer died before it removed the older."""
+    folder = layout.partition_folder(data, partition)
+    return sorted(path for path in folder.glob("snapshot-*.parquet") if _NAME.fullmatch(path.name))
+
+
+def version_of(path: Path) -> int:
+    """The last version that is in a checkpoint."""
     return int(path.name.split("-")[1])
 
 
-class Newest(NamedTuple):
-    path: Path
-    sequence: int
-    position: int  # in the query's order, from which on rows are not in it
-
-
-def newest(folder: Path, partition: int, parts: Sequence[history.Part]) -> Newest | None:
-    """The newest snapshot, its bytes unread, that ends with a batch of these files. Raises `HistoryError`."""
-    for path in reversed(files(folder, partition)):
-        sequence = sequence_of(path)
-        for part in parts:
-            if part.first <= sequence <= part.last:
-                return Newest(path, sequence, history.position_after(part, sequence))
-    return None
-
-
-def remove(folder: Path, partition: int) -> None:
-    """All of the partition, half written ones too. Under `locked`."""
-    inside = history.folder_of(folder, partition)
-    for path in (*files(folder, partition), inside / _UNFINISHED):
+def remove(data: Path, partition: int) -> None:
+    """Removes the partition's checkpoints, unfinished ones too. The caller holds the lock."""
+    unfinished = layout.partition_folder(data, partition) / _UNFINISHED
+    for path in (*paths(data, partition), unfinished):
         path.unlink(missing_ok=True)
+
+
+def fingerprint(decisions: Sequence[Decision]) -> str:
+    """SHA-256 by which a version's decisions are recognised; an erasure does not change it."""
+    rows = [
+        [d.namespace, d.outcome, d.memory_id, d.cause.log, d.cause.offset, d.decided_at.isoformat()]
+        for d in decisions
+    ]
+    return hashlib.sha256(orjson.dumps(rows)).hexdigest()
+
+
+def _read(path: Path, data: Path, partition: int, settings: Settings) -> Checkpoint:
+    content = path.read_bytes()
+    version, sha = version_of(path), path.stem.split("-")[2]
+    if hashlib.sha256(content).hexdigest() != sha:
+        raise HistoryError(f"{path}: its bytes are not those that were written")
+    with pq.ParquetFile(pa.BufferReader(content)) as file:
+        schema = file.schema_arrow
+        if not schema.equals(CHECKPOINT) or CHECKPOINT.metadata.items() - schema.metadata.items():
+            raise HistoryError(f"{path}: has another format version")
+        state, bank = orjson.loads(schema.metadata[_STATE_KEY]), Bank(settings)
+        for namespace, known in state["spaces"].items():
+            bank.know(namespace, *known)
+        for batch in file.iter_batches(_CHUNK):
+            for memory in memories_from_batch(batch):
+                bank.put(memory)
+    last = next((decisions for _, decisions in log.read(data, partition, version - 1)), None)
+    if last is None or fingerprint(last) != state["mark"]:
+        raise HistoryError(f"{path}: is of another history")
+    return Checkpoint(bank, version, last)
+
+
+def _position_after(file: DataFile, version: int) -> int:
+    """The history_position (pipeline/query/views.py) of the first row after `version`, which the file has."""
+    if not file.is_merged:
+        return (version + 1) * log.MAX_ROWS
+    footer = storage.read_metadata(file.path)
+    counts = storage.row_counts(file, footer.metadata or {}, footer.num_rows)
+    return file.first * log.MAX_ROWS + sum(counts[: version - file.first + 1])
 
 
 def _batches(bank: Bank) -> Iterator[pa.RecordBatch]:
     memories = (memory for name in bank.namespaces for memory in bank.memories(name))
-    while some := list(islice(memories, _CHUNK)):
-        yield memories_to_batch(some)
+    while chunk := list(islice(memories, _CHUNK)):
+        yield memories_to_batch(chunk)

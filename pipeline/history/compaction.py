@@ -1,77 +1,116 @@
 """Compaction: small files of a history merged into large ones, while writers append and readers read.
 
-Knows which files to merge and which to remove, and when; how it is done safely is the history's business. A step is
-bounded. Size-tiered, as in log-structured merge trees (O'Neil et al. 1996): of each size there are fewer than `FAN` files
-at any time, but for those that are large enough. Knows no rows.
+Size-tiered, as in log-structured merge trees (O'Neil et al. 1996): of each size there are fewer than `FAN` files at any
+time, except for those that are large enough. A step is bounded. What a merge replaces is kept for a while, for readers
+that listed it, and then removed (`vacuum`).
 """
 
+import json
 import math
-import os
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline.history import log as history
+import pyarrow as pa
+
+from pipeline.history import layout, storage
+from pipeline.history.errors import disk_errors
+from pipeline.history.layout import DataFile
+from schemas.history import HISTORY
 
 FAN = 32
 """Files of one size that are merged into one."""
 LARGE_BYTES = 64 * 1024 * 1024
-"""What is as large is merged no more; about twice that is the most that one step reads."""
+"""A file of this size is not merged any more; about twice that is the most that one step reads."""
 GROUP_BYTES = 32 * 1024 * 1024
-"""Of a merged file's row groups, before compression."""
+"""Size of a merged file's row groups, before compression."""
 KEEP_S = 60.0
-"""How long a merged file stays: whoever listed it before reads it to its end (a query has 30 s)."""
+"""Seconds for which replaced files stay: longer than a reader, such as a query, may take (30 s)."""
+
+_UNFINISHED = re.compile(r"\.[0-9]{10}-[0-9]{10}\..*\.tmp")
 
 
-def step(folder: Path, partition: int, now: float) -> bool:
-    """One merge, if one is due, and what was merged long ago removed; whether there may be more to merge.
+def step(data: Path, partition: int, now: float) -> bool:
+    """Merges one group of files, if one is due, and removes replaced ones that are old; whether more may be due.
 
-    `now`: seconds since 1970. May be killed at any point: until a merged file has its name nothing counts it, and from then
-    on nothing counts what it has. Raises `HistoryError` for a damaged file; `Unwritable` when the disk refuses or another
-    process is at it.
+    `now`: seconds since 1970. The process may be killed at any point: a merged file counts from the moment it has its name,
+    and replaces the others from that moment on. Raises `HistoryError` for a damaged file; `Unwritable` when the disk refuses
+    or another process holds the lock.
     """
-    # The last batch stays by itself: its owner is not done with it.
-    due = _due(history.parts(folder, partition)[:-1])
-    if not due and not history.merged_away(folder, partition):
+    # The last version stays a file of its own: its writer may still have to erase by it.
+    if not _due(layout.live_files(data, partition)[:-1]) and not layout.replaced_files(data, partition):
         return False
-    with history.locked(history.folder_of(folder, partition), patience_s=0.0):
-        sweep(folder, partition, now - KEEP_S)
-        if due := _due(history.parts(folder, partition)[:-1]):
-            history.merge(due, GROUP_BYTES)
+    with storage.locked(layout.partition_folder(data, partition), wait_s=0.0):
+        vacuum(data, partition, now - KEEP_S)
+        if due := _due(layout.live_files(data, partition)[:-1]):
+            merge(due, GROUP_BYTES)
     return bool(due)
 
 
-def sweep(folder: Path, partition: int, until: float = math.inf) -> None:
-    """Removes what was merged before `until`, and what a merge left half written. Under `locked`."""
-    for path, into in history.merged_away(folder, partition):
-        if into.stat().st_mtime <= until:
+def merge(files: Sequence[DataFile], group_bytes: int) -> Path:
+    """Writes one file with the rows of these, which follow each other, durably. The caller holds the lock.
+
+    Its row groups have about `group_bytes`. Raises `HistoryError`.
+    """
+    path = layout.merged_path(files)
+    metadata = dict(HISTORY.metadata)
+    counts: list[int] = []
+    for file in files:
+        footer = storage.read_metadata(file.path)
+        counts += storage.row_counts(file, footer.metadata or {}, footer.num_rows)
+        if storage.ERASED_KEY in (footer.metadata or {}):
+            metadata[storage.ERASED_KEY] = b"1"
+    metadata[storage.ROWS_KEY] = json.dumps(counts, separators=(",", ":")).encode()
+
+    def groups() -> Iterator[pa.Table]:
+        group: list[pa.Table] = []
+        for file in files:
+            group.append(storage.read_table(file.path).replace_schema_metadata(metadata))
+            if sum(table.nbytes for table in group) >= group_bytes or file is files[-1]:
+                yield pa.concat_tables(group).combine_chunks()
+                group = []
+
+    with disk_errors(path):
+        storage.write(path, groups())
+    return path
+
+
+def vacuum(data: Path, partition: int, merged_before: float = math.inf) -> None:
+    """Removes files that a merge has replaced before that time, and what merges have left unfinished.
+
+    `merged_before`: seconds since 1970. The caller holds the lock.
+    """
+    for path, merged in layout.replaced_files(data, partition):
+        if merged.stat().st_mtime <= merged_before:
             path.unlink(missing_ok=True)
-    inside = history.folder_of(folder, partition)
-    for name in os.listdir(inside):
-        if history.MERGING.fullmatch(name):
-            (inside / name).unlink(missing_ok=True)
+    folder = layout.partition_folder(data, partition)
+    for name in layout.file_names(folder):
+        if _UNFINISHED.fullmatch(name):
+            (folder / name).unlink(missing_ok=True)
 
 
-def _due(parts: list[history.Part]) -> list[history.Part]:
-    """The oldest files of the smallest size of which there are enough, in a row."""
-    best: list[history.Part] = []
-    run: list[history.Part] = []
-    weight = 0
-    for part in parts:
-        size = part.path.stat().st_size
-        if size >= LARGE_BYTES or (run and _size(run[0]) != _size(part)):
-            run, weight = [], 0
+def _due(files: list[DataFile]) -> list[DataFile]:
+    """The oldest files of the lowest tier that has enough of them in a row."""
+    best: list[DataFile] = []
+    run: list[DataFile] = []
+    run_bytes = 0
+    for file in files:
+        size = file.path.stat().st_size
+        if size >= LARGE_BYTES or (run and _tier(run[0]) != _tier(file)):
+            run, run_bytes = [], 0
         if size < LARGE_BYTES:
-            run.append(part)
-            weight += size
-            if len(run) == FAN or (weight >= LARGE_BYTES and len(run) > 1):
-                if not best or _size(run[0]) < _size(best[0]):
+            run.append(file)
+            run_bytes += size
+            if len(run) == FAN or (run_bytes >= LARGE_BYTES and len(run) > 1):
+                if not best or _tier(run[0]) < _tier(best[0]):
                     best = run
-                run, weight = [], 0
+                run, run_bytes = [], 0
     return best
 
 
-def _size(part: history.Part) -> int:
-    """How often its rows were merged, if all is as it should be."""
-    count, times = part.last - part.first + 1, 0
-    while count >= FAN:
-        count, times = count // FAN, times + 1
-    return times
+def _tier(file: DataFile) -> int:
+    """How often its rows were merged: the logarithm of its number of versions to the base FAN, rounded down."""
+    versions, tier = file.last - file.first + 1, 0
+    while versions >= FAN:
+        versions, tier = versions // FAN, tier + 1
+    return tier

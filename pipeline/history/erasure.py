@@ -1,132 +1,144 @@
-"""Erasure: the text of a forgotten memory taken out of the data folder, for a person who asks for deletion.
+"""Erasure: the text of a forgotten memory is removed from the data folder, when a person asks for it.
 
-Knows which rows hold the text; how files are replaced is the history's business. What is left of a row is what the fold
-and exactly-once need: its outcome, its ids, its place, its numbers. So the memory and its digest stay the same.
-Knows no Kafka: what the topics still hold is theirs to let go (docs/security.md says what that is).
+What is left of a row is what the fold and exactly-once need: its outcome, ids, offsets and times. So the memory and its digest
+stay the same. Topics still hold the text until their own retention removes it (docs/security.md).
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.history import checkpoint as snapshot
-from pipeline.history import compaction
-from pipeline.history import log as history
+from pipeline.history import checkpoint, compaction, layout, storage
+from pipeline.history.errors import HistoryError, disk_errors
 from pipeline.memory.bank import memory_id
 
 BLANKED = ("text", "category", "source", "priors", "surprisals", "vectors")
-"""What leaves a row of the history. The states and surprisals are made of the text, and tell much of it."""
+"""Columns of the history that lose their value. The last three are made of the text, and reveal much of it."""
+
+MemoryKey = tuple[str, str]
+"""Namespace and memory id."""
 
 
-def erase(folder: Path, partition: int, sequence: int) -> int:
-    """Erases what the rows `erased` of file `sequence`, the partition's last, say; the number of rows that were blanked.
+def erase(data: Path, partition: int, version: int) -> int:
+    """Erases what the rows `erased` of `version`, the partition's last, ask for; returns the number of rows blanked.
 
-    May be repeated: after a crash at any point it does the rest. The text is found in the history, so what is searched
-    by it, the generations and the dead letters, comes first. A row that follows the request, a memory learned again, is
-    kept. Raises `HistoryError`.
+    May be repeated: after a crash at any point it does the rest. Generations and dead letters are searched for the text, which
+    only the history has, so they come first. Rows after the request, of a memory learned again, are kept. Raises
+    `HistoryError`.
     """
-    with history.locked(history.folder_of(folder, partition)):
-        snapshot.remove(folder, partition)
-        compaction.sweep(folder, partition)
-        parts = [part for part in history.parts(folder, partition) if part.first <= sequence]
-        last = parts[-1].path
-        until = _requests(last)
-        found: dict[Path, list[bool]] = {}
-        texts: set[tuple[str, str]] = set()
-        for _, _, path in parts:
-            found[path] = _hits(path, until, texts, path == last)
-        _erase_generations(folder, {memory for _, memory in until}, texts)
-        _erase_letters(folder, {text for _, text in texts})
-        for path, hits in found.items():
-            if any(hits):
-                history.replace(path, _blank(history.read_table(path), hits, dict.fromkeys(BLANKED)))
-    return sum(map(sum, found.values()))
+    with storage.locked(layout.partition_folder(data, partition)):
+        checkpoint.remove(data, partition)
+        compaction.vacuum(data, partition)
+        paths = [file.path for file in layout.live_files(data, partition) if file.first <= version]
+        requested = _requested(paths[-1])
+        blanks: dict[Path, list[bool]] = {}
+        texts: set[tuple[str, str]] = set()  # namespace and text
+        for path in paths:
+            blanks[path], found = _rows_to_blank(path, requested, is_last=path == paths[-1])
+            texts |= found
+        _erase_generations(data, {memory for _, memory in requested}, texts)
+        _erase_dead_letters(data, {text for _, text in texts})
+        for path, blank in blanks.items():
+            if any(blank):
+                _replace(path, _blanked(storage.read_table(path), blank, dict.fromkeys(BLANKED)))
+    return sum(map(sum, blanks.values()))
 
 
-def _requests(last: Path) -> dict[tuple[str, str], int]:
-    """(namespace, memory_id) of what is to be erased, and the row of the last request for it."""
-    table = history.read_table(last).select(["outcome", "namespace", "memory_id"])
+def _requested(path: Path) -> dict[MemoryKey, int]:
+    """What a file's rows `erased` ask for, each with the row of the last request for it."""
+    table = storage.read_table(path).select(["outcome", "namespace", "memory_id"])
     rows = enumerate(zip(*(column.to_pylist() for column in table.columns), strict=True))
     return {(namespace, memory): n for n, (outcome, namespace, memory) in rows if outcome == "erased"}
 
 
-def _hits(
-    path: Path, until: dict[tuple[str, str], int], texts: set[tuple[str, str]], is_last: bool
-) -> list[bool]:
-    """Which rows of a file still say something of what is to be erased. Adds what they say to `texts`."""
-    table = history.read_table(path)
-    spoken = pc.or_(pc.is_valid(table["text"]), pc.is_valid(table["vectors"]))
-    wanted = pc.is_in(
-        table["namespace"], pa.array(sorted({namespace for namespace, _ in until}), pa.string())
-    )
-    hits = [False] * table.num_rows
-    for n in np.flatnonzero(pc.and_(spoken, wanted).to_numpy(zero_copy_only=False)).tolist():
+def _rows_to_blank(
+    path: Path, requested: Mapping[MemoryKey, int], is_last: bool
+) -> tuple[list[bool], set[tuple[str, str]]]:
+    """Which rows of a file still have a text or vectors of a requested memory, and their texts by namespace.
+
+    A row concerns a memory by its id, or by its text: a fact that confirmed another memory, or was skipped, has no id of its own.
+    """
+    table = storage.read_table(path)
+    has_content = pc.or_(pc.is_valid(table["text"]), pc.is_valid(table["vectors"]))
+    namespaces = pa.array(sorted({namespace for namespace, _ in requested}), pa.string())
+    candidates = pc.and_(has_content, pc.is_in(table["namespace"], namespaces))
+    blank = [False] * table.num_rows
+    texts: set[tuple[str, str]] = set()
+    for n in np.flatnonzero(candidates.to_numpy(zero_copy_only=False)).tolist():
         namespace, text = table["namespace"][n].as_py(), table["text"][n].as_py()
         for memory in (table["memory_id"][n].as_py(), memory_id(namespace, text or "")):
-            if (namespace, memory) in until and (not is_last or n < until[namespace, memory]):
-                hits[n] = True
+            if (namespace, memory) in requested and (not is_last or n < requested[namespace, memory]):
+                blank[n] = True
                 if text:
                     texts.add((namespace, text))
-    return hits
+    return blank, texts
 
 
-def _erase_generations(folder: Path, memories: set[str], texts: set[tuple[str, str]]) -> None:
-    """Answers that were given from the memory, and those of its namespace that say it."""
+def _erase_generations(data: Path, memories: set[str], texts: set[tuple[str, str]]) -> None:
+    """Blanks answers that used one of the memories, and those of its namespace that quote its text."""
 
-    def said(row: dict[str, object]) -> bool:
+    def concerned(row: dict[str, Any]) -> bool:
         words = f"{row['prompt']}\n{row['text']}"
-        spaces, used = row["namespaces"], row["memory_ids"]
-        assert isinstance(spaces, list) and isinstance(used, list)
-        return not memories.isdisjoint(used) or any(
-            space in spaces and text in words for space, text in texts
-        )
+        quoted = any(namespace in row["namespaces"] and text in words for namespace, text in texts)
+        return quoted or not memories.isdisjoint(row["memory_ids"])
 
     columns = ["prompt", "text", "namespaces", "memory_ids"]
-    _erase_rows(folder / history.GENERATIONS_FOLDER, columns, said, {"prompt": "", "text": ""})
+    _erase_rows(data / layout.GENERATIONS_FOLDER, columns, concerned, {"prompt": "", "text": ""})
 
 
-def _erase_letters(folder: Path, texts: Iterable[str]) -> None:
-    """Messages that could not be taken and say the same, as text or as JSON."""
+def _erase_dead_letters(data: Path, texts: Iterable[str]) -> None:
+    """Blanks messages that have one of the texts, plain or as JSON writes it."""
     forms = {
         form.encode("utf-8", "replace")
         for text in texts
         for form in (text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1])
     }
 
-    def said(row: dict[str, object]) -> bool:
-        value = row["value"]
-        return isinstance(value, bytes) and any(form in value for form in forms)
+    def concerned(row: dict[str, Any]) -> bool:
+        return isinstance(row["value"], bytes) and any(form in row["value"] for form in forms)
 
-    _erase_rows(folder / history.DEAD_LETTERS_FOLDER, ["value"], said, {"value": None})
+    _erase_rows(data / layout.DEAD_LETTERS_FOLDER, ["value"], concerned, {"value": None})
 
 
 def _erase_rows(
-    folder: Path, columns: list[str], said: Callable[[dict[str, object]], bool], blank: dict[str, str | None]
+    folder: Path,
+    columns: list[str],
+    concerned: Callable[[dict[str, Any]], bool],
+    values: Mapping[str, str | None],
 ) -> None:
+    """Replaces values in the rows of a table's files that `concerned`, which gets these columns, says yes to."""
     if not folder.is_dir():
         return
-    with history.locked(folder):
+    with storage.locked(folder):
         for path in sorted(folder.glob("*.parquet")):
             try:
-                hits = [said(row) for row in pq.ParquetFile(path).read(columns).to_pylist()]
-                if any(hits):
-                    history.replace(path, _blank(pq.ParquetFile(path).read(), hits, blank))
+                blank = [concerned(row) for row in pq.ParquetFile(path).read(columns).to_pylist()]
+                if any(blank):
+                    _replace(path, _blanked(pq.ParquetFile(path).read(), blank, values))
             except (pa.ArrowException, OSError) as error:
-                raise history.HistoryError(f"{path}: cannot be read: {error}; move it away") from error
+                raise HistoryError(f"{path}: cannot be read: {error}; move it away") from error
 
 
-def _blank(table: pa.Table, hits: list[bool], blank: dict[str, str | None]) -> pa.Table:
-    """The table with these columns' values replaced in the rows that are hit."""
-    for name, value in blank.items():
-        column = table[name].combine_chunks()
-        field = table.schema.field(name)
-        index = pa.array([None if hit else n for n, hit in enumerate(hits)], pa.int64())
-        kept = column.take(index)
-        kept = kept if value is None else kept.fill_null(value)
-        table = table.set_column(table.schema.get_field_index(name), field, kept)
+def _blanked(table: pa.Table, blank: list[bool], values: Mapping[str, str | None]) -> pa.Table:
+    """The table with these columns' values in the rows that `blank` marks."""
+    kept_rows = pa.array([None if one else n for n, one in enumerate(blank)], pa.int64())
+    for name, value in values.items():
+        column = table[name].combine_chunks().take(kept_rows)
+        column = column if value is None else column.fill_null(value)
+        table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), column)
     return table
+
+
+def _replace(path: Path, table: pa.Table) -> None:
+    """Writes a file again, with a note that rows of it were blanked. A history gets the format that allows that."""
+    metadata = (table.schema.metadata or {}) | {storage.ERASED_KEY: b"1"}
+    if storage.FORMAT_KEY in metadata:
+        metadata[storage.FORMAT_KEY] = storage.FORMATS[-1]
+    with disk_errors(path):
+        storage.write(path, [table.replace_schema_metadata(metadata)])

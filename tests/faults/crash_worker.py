@@ -91,7 +91,7 @@ def name_steps(worker: str, order: Path) -> None:
         wrap(WriterWorker, "_append", at("decided"))
         wrap(os, "link", at("before the rename"), at("after the rename"))
         compaction.FAN = 4  # a merge every few files
-        wrap(history, "merge", at("before merging"), at("merged"))
+        wrap(compaction, "merge", at("before merging"), at("merged"))
         wrap(history, "append", lambda *_: None, at("before the changelog"))
         wrap(WriterWorker, "_recover", at("folded"))
         wrap(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kafka import TopicPartition
 
+from pipeline.history import layout
 from pipeline.history import log as history
 from pipeline.memory import bank
 from pipeline.memory.codec import memory_to_record
@@ -61,7 +62,7 @@ def check(report: Report, calm: Report) -> None:
 
 
 def decisions(data: Path) -> Iterator[Decision]:
-    for number in history.partitions(data):
+    for number in layout.partitions(data):
         for _, rows in history.read(data, number):
             yield from rows
 
@@ -70,7 +71,7 @@ def fold_banks(data: Path) -> dict[int, bank.Bank]:
     """The memory of each partition, as the history has it."""
     return {
         number: bank.fold(row for _, rows in history.read(data, number) for row in rows)
-        for number in history.partitions(data)
+        for number in layout.partitions(data)
     }
 
 

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
+from pipeline.history import layout
 from pipeline.history import log as history
-from pipeline.history.log import HistoryError
+from pipeline.history.errors import HistoryError
 from schemas import topics
-from tests.history.test_history import assert_same, sample
+from tests.history.test_log import assert_same, sample
 from tests.write.local_writer import (
     HOME,
     NOW,
@@ -79,7 +80,7 @@ def test_a_disk_that_refuses_is_tried_again_and_nothing_is_decided_twice(
     worker.process(facts())
     assert [d.outcome for d in decided(tmp_path)] == OUTCOMES
     agree(sent, tmp_path)
-    assert [path.name for path in history.files(tmp_path, HOME)] == ["0000000000.parquet"]
+    assert [file.path.name for file in layout.live_files(tmp_path, HOME)] == ["0000000000.parquet"]
     assert not list(tmp_path.rglob("*.tmp"))
 
 
@@ -96,7 +97,7 @@ def test_a_file_that_may_not_grow_leaves_nothing_behind(tmp_path: Path) -> None:
     script = (
         "import resource, sys; from pathlib import Path\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
-        "from tests.history.test_history import sample; sample(Path(sys.argv[1]))"
+        "from tests.history.test_log import sample; sample(Path(sys.argv[1]))"
     )
     command = [sys.executable, "-B", "-c", script, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -127,7 +128,7 @@ def test_a_damaged_history_ends_the_writer_with_one_line(
     worker, _ = writer(tmp_path)
     for offset, text in enumerate(TEXTS[:2]):
         worker.process(batch(message(row(offset, text)), start=offset))
-    path = history.files(tmp_path, HOME)[0]
+    path = layout.live_files(tmp_path, HOME)[0].path
     raw = path.read_bytes()
     if damage == "truncated":
         path.write_bytes(raw[:-20])

@@ -1,4 +1,4 @@
-"""Compaction: few files, the same rows, and each of them once, at any moment and whatever dies."""
+"""Compaction: few files with the same rows, each of them once, whenever a process is killed."""
 
 import os
 import threading
@@ -13,13 +13,14 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from pipeline.history import compaction
+from pipeline.history import compaction, layout, storage
 from pipeline.history import log as history
+from pipeline.history.errors import CommitConflict, HistoryError, Unwritable
 from pipeline.memory.bank import fold
 from pipeline.memory.events import Decision
 from pipeline.query import run as query
 from tests.history.test_erasure import SAID, ask, holding, said
-from tests.history.test_history import assert_same, decision
+from tests.history.test_log import assert_same, decision
 from tests.write.local_writer import HOME, agree, batch, decided, take, writer
 
 NEVER, ALWAYS = 0.0, float("inf")
@@ -61,7 +62,7 @@ def queried(data: Path) -> list[int]:
     st.sets(st.integers(0, 60)),
     st.sampled_from([NEVER, ALWAYS]),
 )
-def test_the_rows_and_their_batches_stay_and_the_files_are_few(
+def test_rows_and_versions_stay_and_files_become_few(
     tmp_path_factory: pytest.TempPathFactory, batches: list[int], steps: set[int], now: float
 ) -> None:
     data, made = tmp_path_factory.mktemp("data"), []
@@ -79,20 +80,20 @@ def test_the_rows_and_their_batches_stay_and_the_files_are_few(
             assert_same(rows, made[sequence])
     if any(batches):
         assert queried(data) == [row.cause.offset for rows in made for row in rows]
-    parts = history.parts(data, 0)
+    parts = layout.live_files(data, 0)
     assert parts[-1].first == parts[-1].last == len(batches) - 1  # the last one stays by itself
     for size in range(4):
-        assert sum(compaction._size(part) == size for part in parts[:-1]) < compaction.FAN
+        assert sum(compaction._tier(part) == size for part in parts[:-1]) < compaction.FAN
     if now == ALWAYS:
-        assert history.merged_away(data, 0) == []
+        assert layout.replaced_files(data, 0) == []
         assert sorted(data.rglob("*.parquet")) == sorted(part.path for part in parts)
 
 
-def test_what_is_large_is_merged_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_files_are_not_merged_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compaction, "LARGE_BYTES", 1)
     fill(tmp_path, [1] * 20)
     compact(tmp_path)
-    assert len(history.files(tmp_path, 0)) == 20
+    assert len(layout.live_files(tmp_path, 0)) == 20
 
 
 class Killed(BaseException):
@@ -101,15 +102,15 @@ class Killed(BaseException):
 
 STEPS: list[tuple[Any, str]] = [
     (os, "fsync"),
-    (Path, "replace"),
+    (os, "replace"),
     (Path, "unlink"),
-    (history, "merge"),
-    (history, "read_table"),
+    (compaction, "merge"),
+    (storage, "read_table"),
 ]
 
 
 @pytest.mark.parametrize("owner, name", STEPS, ids=[name for _, name in STEPS])
-def test_killed_at_any_step_nothing_is_lost_and_nothing_twice(
+def test_a_kill_at_any_step_loses_and_repeats_nothing(
     owner: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, died = getattr(owner, name), 0
@@ -135,7 +136,7 @@ def test_killed_at_any_step_nothing_is_lost_and_nothing_twice(
         history.append(data, 0, 10, [decision(77)])
         compact(data)
         assert read(data) == queried(data) == [*rows, 77]
-        assert not list(data.rglob("*.tmp")) and not history.merged_away(data, 0)
+        assert not list(data.rglob("*.tmp")) and not layout.replaced_files(data, 0)
     assert died >= 2
 
 
@@ -167,44 +168,44 @@ def test_readers_see_each_row_once_while_files_are_merged_and_removed(tmp_path: 
     assert read(tmp_path) == list(range(sequence + 1)) and sequence > 20
 
 
-def test_a_writer_that_slept_while_its_number_was_merged_comes_too_late(tmp_path: Path) -> None:
+def test_a_version_that_was_merged_cannot_be_written_again(tmp_path: Path) -> None:
     fill(tmp_path, [1] * 9)
     compact(tmp_path)
     before = read(tmp_path)
     for sequence in (3, 4, 5, 6, 7):
-        with pytest.raises(history.SequenceTaken):
+        with pytest.raises(CommitConflict):
             history.append(tmp_path, 0, sequence, [decision(99)])
     assert read(tmp_path) == queried(tmp_path) == before
     # It died between giving its file the name and looking whether that was merged: nobody counts the file.
-    leftover = history.files(tmp_path, 0)[0].with_name("0000000003.parquet")
-    leftover.write_bytes(history.files(tmp_path, 0)[-1].read_bytes())
+    leftover = layout.live_files(tmp_path, 0)[0].path.with_name("0000000003.parquet")
+    leftover.write_bytes(layout.live_files(tmp_path, 0)[-1].path.read_bytes())
     assert read(tmp_path) == queried(tmp_path) == before
     compact(tmp_path)
     assert not leftover.exists() and read(tmp_path) == before
 
 
-def test_two_writers_that_merge_do_not_meet(tmp_path: Path) -> None:
+def test_only_one_process_merges_at_a_time(tmp_path: Path) -> None:
     fill(tmp_path, [1] * 9)
-    with history.locked(tmp_path / "history" / "partition=0"), pytest.raises(history.Unwritable):
+    with storage.locked(tmp_path / "history" / "partition=0"), pytest.raises(Unwritable):
         compaction.step(tmp_path, 0, ALWAYS)
     compact(tmp_path)
     assert read(tmp_path) == list(range(9))
 
 
-def test_a_flipped_bit_in_a_merged_file_is_refused_by_name_and_none_is_merged(tmp_path: Path) -> None:
+def test_a_flipped_bit_is_refused_by_name_and_not_merged(tmp_path: Path) -> None:
     fill(tmp_path, [50] * 5)
-    small = history.files(tmp_path, 0)[1]
+    small = layout.live_files(tmp_path, 0)[1].path
     whole = small.read_bytes()
     flip(small)
-    with pytest.raises(history.HistoryError, match=small.name):
+    with pytest.raises(HistoryError, match=small.name):
         compaction.step(tmp_path, 0, NEVER)
-    assert [part.path.name for part in history.parts(tmp_path, 0)][1] == small.name
+    assert [part.path.name for part in layout.live_files(tmp_path, 0)][1] == small.name
     small.write_bytes(whole)
     compact(tmp_path)
-    merged = history.files(tmp_path, 0)[0]
+    merged = layout.live_files(tmp_path, 0)[0].path
     assert merged.name == "0000000000-0000000003.parquet"
     flip(merged)
-    with pytest.raises(history.HistoryError, match=merged.name):
+    with pytest.raises(HistoryError, match=merged.name):
         read(tmp_path)
 
 
@@ -219,21 +220,21 @@ def flip(path: Path) -> None:
 def test_a_merged_file_that_lacks_rows_is_refused(tmp_path: Path) -> None:
     fill(tmp_path, [2] * 5)
     compact(tmp_path)
-    merged = history.files(tmp_path, 0)[0]
-    pq.write_table(history.read_table(merged).slice(0, 7), merged)
-    with pytest.raises(history.HistoryError, match=rf"{merged.name}.*rows are not theirs"):
+    merged = layout.live_files(tmp_path, 0)[0].path
+    pq.write_table(storage.read_table(merged).slice(0, 7), merged)
+    with pytest.raises(HistoryError, match=rf"{merged.name}.*rows are not theirs"):
         read(tmp_path)
     merged.unlink()
-    with pytest.raises(history.HistoryError, match=r"0000000000\.parquet: missing"):
+    with pytest.raises(HistoryError, match=r"0000000000\.parquet: missing"):
         read(tmp_path)
 
 
-def test_an_erasure_reaches_merged_files_and_what_is_left_of_the_small_ones(tmp_path: Path) -> None:
+def test_an_erasure_reaches_merged_and_replaced_files(tmp_path: Path) -> None:
     made, sent = writer(tmp_path)
     for offset, text in enumerate(SAID * 2):
         made.process(batch(said(offset, text), start=offset))
     compact(tmp_path, NEVER, HOME)
-    assert len(history.merged_away(tmp_path, HOME)) >= 8 and len(holding(tmp_path)) > 4
+    assert len(layout.replaced_files(tmp_path, HOME)) >= 8 and len(holding(tmp_path)) > 4
     before = [(d.outcome, d.cause) for d in decided(tmp_path)]
     count = len(before)
     made.process(batch(ask("erase", count), start=count))
@@ -248,14 +249,14 @@ def test_an_erasure_reaches_merged_files_and_what_is_left_of_the_small_ones(tmp_
     agree(sent, tmp_path)
 
 
-def test_the_writer_merges_as_it_goes_and_when_it_has_nothing_to_do(tmp_path: Path) -> None:
+def test_the_writer_merges_between_batches_and_when_idle(tmp_path: Path) -> None:
     made, sent = writer(tmp_path)
     for offset in range(60):
         made.process(batch(said(offset, f"The lamp {offset} is old."), start=offset))
-    assert len(history.files(tmp_path, HOME)) < 16
+    assert len(layout.live_files(tmp_path, HOME)) < 16
     for _ in range(20):
         made.idle()
-    assert len(history.files(tmp_path, HOME)) <= 10
+    assert len(layout.live_files(tmp_path, HOME)) <= 10
     other, _ = writer(tmp_path, made._settings)  # type: ignore[arg-type]
     assert (
         other._held[HOME].bank.digest() == made._held[HOME].bank.digest() == fold(decided(tmp_path)).digest()

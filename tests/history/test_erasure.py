@@ -1,4 +1,4 @@
-"""Erasure: nothing of a text is left in the data folder, and the memory is as if it had only been forgotten."""
+"""Erasure: no copy of the text is left in the data folder, and the fold is that of a forgotten memory."""
 
 import fcntl
 import json
@@ -14,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kafka.errors import KafkaTimeoutError
 
+from pipeline.history import layout, storage, tables
 from pipeline.history import log as history
 from pipeline.history.erasure import erase
+from pipeline.history.errors import HistoryError
 from pipeline.memory.bank import Bank, fold, memory_id
 from pipeline.memory.events import Decision
 from pipeline.query import run as query
@@ -75,7 +77,7 @@ def fill(data: Path) -> None:
         },
         {"request_id": "other", "prompt": "The lamp", "text": "is old.", "offset": 2},
     ]
-    history.append_generations(data, [answer | one for one in rows], "a")
+    tables.append_generations(data, [answer | one for one in rows], "a")
     letter = {
         "topic": "facts",
         "partition": 0,
@@ -86,7 +88,7 @@ def fill(data: Path) -> None:
         "key": b"default",
     }
     values = [json.dumps({"text": SECRET, "no": 1}).encode(), b"{", None]
-    history.append_dead_letters(data, [letter | {"offset": n, "value": v} for n, v in enumerate(values)], "a")
+    tables.append_dead_letters(data, [letter | {"offset": n, "value": v} for n, v in enumerate(values)], "a")
 
 
 def run(data: Path, kind: str) -> Bank:
@@ -100,7 +102,7 @@ def run(data: Path, kind: str) -> Bank:
     return made._held[HOME].bank
 
 
-def test_nothing_of_the_text_is_left_and_all_else_is_as_it_was(tmp_path: Path) -> None:
+def test_no_copy_of_the_text_is_left_and_the_rest_is_unchanged(tmp_path: Path) -> None:
     kept = run(tmp_path / "kept", "forget")
     erased = run(tmp_path / "erased", "erase")
     assert len(holding(tmp_path / "kept")) == 6 and holding(tmp_path / "erased") == []
@@ -126,7 +128,7 @@ def test_nothing_of_the_text_is_left_and_all_else_is_as_it_was(tmp_path: Path) -
     assert [r["value"] for r in letters] == [None, b"{", None]
 
 
-def test_what_was_decided_stays_decided(tmp_path: Path) -> None:
+def test_an_erased_fact_stays_decided(tmp_path: Path) -> None:
     run(tmp_path, "erase")
     count = len(decided(tmp_path))
     again, _ = writer(tmp_path)
@@ -135,7 +137,7 @@ def test_what_was_decided_stays_decided(tmp_path: Path) -> None:
     assert len(decided(tmp_path)) == count and holding(tmp_path) == []
 
 
-def test_it_may_be_learned_again_and_is_then_kept(tmp_path: Path) -> None:
+def test_an_erased_fact_may_be_learned_again(tmp_path: Path) -> None:
     made, sent = writer(tmp_path)
     made.process(batch(message(row(0, SECRET))))
     made.process(batch(ask("erase", 1), message(row(2, SECRET)), start=1))
@@ -147,7 +149,7 @@ def test_it_may_be_learned_again_and_is_then_kept(tmp_path: Path) -> None:
     agree(sent, tmp_path)
 
 
-def test_a_memory_that_left_before_is_erased_too(tmp_path: Path) -> None:
+def test_a_memory_that_is_already_gone_is_erased(tmp_path: Path) -> None:
     made, _ = writer(tmp_path)
     made.process(batch(message(row(0, SECRET)), message(row(1, "Torben Betts was from Perth."))))
     assert [d.outcome for d in decided(tmp_path)] == ["learned", "superseded"]
@@ -156,7 +158,7 @@ def test_a_memory_that_left_before_is_erased_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", range(9))
-def test_a_crash_at_any_step_is_made_good_by_the_next_writer(
+def test_the_next_writer_finishes_an_erasure_after_a_crash(
     step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Steps: before each replacement of a file, of which there are seven here, and before the changelog is told."""
@@ -187,10 +189,12 @@ def test_a_crash_at_any_step_is_made_good_by_the_next_writer(
     agree(sent, data)
 
 
-def test_two_writers_never_change_a_file_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_erasure_waits_for_the_lock_and_is_retried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made, _ = writer(tmp_path)
     made.process(batch(message(row(0, SECRET))))
-    monkeypatch.setattr(history.locked.__wrapped__, "__defaults__", (0.1,))  # type: ignore[attr-defined]
+    monkeypatch.setattr(storage, "LOCK_WAIT_S", 0.1)
     with (tmp_path / "history" / f"partition={HOME}" / ".lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(Retry, match="another process holds it"):
@@ -199,14 +203,14 @@ def test_two_writers_never_change_a_file_at_once(tmp_path: Path, monkeypatch: py
     assert holding(tmp_path) == []
 
 
-def test_a_row_without_a_text_that_nobody_erased_is_damage(tmp_path: Path) -> None:
+def test_a_missing_text_without_an_erasure_is_damage(tmp_path: Path) -> None:
     made, _ = writer(tmp_path)
     made.process(batch(message(row(0, SECRET))))
-    [path] = history.files(tmp_path, HOME)
-    table = history.read_table(path)
+    [(_, _, path)] = layout.live_files(tmp_path, HOME)
+    table = storage.read_table(path)
     bare = table.set_column(5, table.schema.field(5), pa.nulls(1, pa.string()))
     pq.write_table(bare, path)
-    with pytest.raises(history.HistoryError, match=r"0000000000\.parquet.*backup"):
+    with pytest.raises(HistoryError, match=r"0000000000\.parquet.*backup"):
         decided(tmp_path)
 
 
@@ -215,7 +219,7 @@ texts = st.sampled_from([f"The {name} of {place} is {what}." for name in ("mayor
 
 
 @given(st.lists(st.tuples(texts, st.booleans()), min_size=1, max_size=25), st.data())
-def test_the_fold_without_the_text_is_the_fold_with_it(
+def test_the_fold_after_an_erasure_is_the_fold_before_it(
     tmp_path_factory: pytest.TempPathFactory, script: list[tuple[str, bool]], data: Any
 ) -> None:
     """Facts, and requests to forget, in any order: erasing one memory changes no later decision."""

@@ -1,5 +1,6 @@
-"""docs/analytics.md on a small history whose answers are known: every query, command and program of the page is run."""
+"""Every query, command and program of docs/analytics.md, on a history whose answers are known."""
 
+import math
 import os
 import re
 import shlex
@@ -14,10 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.history import layout, tables
 from pipeline.history import log as history
 from pipeline.memory.bank import fold
 from pipeline.memory.events import Decision, SourceOffset
 from pipeline.query import run as query
+from pipeline.query.views import HALF_LIFE_S
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "analytics.md").read_text(encoding="utf-8")
 QUERIES = dict(re.findall(r"### ([^\n]+)\n[^#]*?```sql\n(.*?)```", PAGE, re.DOTALL))
@@ -51,8 +54,10 @@ def decided(
     published = when - timedelta(seconds=2) if delta is not None else None
     topic = "memory-hits" if outcome == "used" else "facts"
     cause = SourceOffset(topic, "t", 1, when.hour * 60 + when.minute)
+    value = more.pop("importance", None if delta is None else 1.0 + delta)
     fact: dict[str, Any] = {
-        "observed_at": published, "published_at": published, "loss_delta": delta, "importance": 1.0,
+        "observed_at": published, "published_at": published, "loss_delta": delta,
+        "importance": None if value is None else math.log2(value) + when.timestamp() / HALF_LIFE_S,
         "min_loss_delta": None if delta is None else 0.5, "encoder_id": "e",
     }  # fmt: skip
     return Decision(
@@ -74,12 +79,12 @@ ROWS = [
     decided(at(8, 5), "learned", GATE, delta=3.0, fact_id="f1", **OPS),
     decided(at(8, 10), "learned", LAMP, delta=2.0, **PIM),
     decided(at(8, 20), "skipped", text=PARIS, delta=0.25, **WIKI),
-    decided(at(8, 30), "reinforced", LAMP, LAMP, delta=2.0, **(PIM | {"source": "crm"})),
+    decided(at(8, 30), "reinforced", LAMP, LAMP, delta=2.0, importance=4.0, **(PIM | {"source": "crm"})),
     decided(at(9, 5), "superseded", GATE_NOW, GATE, delta=4.0, **OPS),
     decided(at(9, 6), "outdated", GATE_NOW, GATE_NOW, "Flight KX 418 departs from gate A03.", delta=3.5, **OPS),
     decided(at(9, 10), "duplicate", None, None, TEXTS[GATE], delta=3.0, fact_id="f1", **OPS),
-    decided(at(9, 20), "used", GATE_NOW, gate=0.875, request_id="r1"),
-    decided(at(9, 21), "used", GATE_NOW, gate=0.5, request_id="r2"),
+    decided(at(9, 20), "used", GATE_NOW, gate=0.875, request_id="r1", importance=5.875),
+    decided(at(9, 21), "used", GATE_NOW, gate=0.5, request_id="r2", importance=6.375),
     decided(at(10), "learned", LAKE, delta=5.25, **WIKI),
     decided(at(10, 30), "learned", KETTLE, delta=1.0, **PIM),
     decided(at(11), "learned", MILO, delta=6.0, **STAFF),
@@ -110,6 +115,9 @@ EXPECTED: dict[str, list[tuple[Any, ...]]] = {
         (TEXTS[GATE], "gone"), (TEXTS[GATE_NOW], "new"), (TEXTS[MILO], "new")
     ],
     "Memories that answered most": [(TEXTS[GATE_NOW], 2, 0.69, at(9, 21))],
+    "Memories that matter most": [
+        (TEXTS[MILO], 6.99, 0, 0), (TEXTS[GATE_NOW], 6.36, 2, 0), (TEXTS[LAMP], 3.99, 0, 1)
+    ],
     "Memories that never answered": [
         ("catalogue", TEXTS[LAMP], at(8, 10)), ("staff", TEXTS[MILO], at(11))
     ],
@@ -153,7 +161,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     for sequence, begin in enumerate(range(0, len(ROWS), 4)):
         history.append(folder, 1, sequence, ROWS[begin : begin + 4])
-    inside = folder / history.HISTORY_FOLDER / "partition=1"
+    inside = folder / layout.HISTORY_FOLDER / "partition=1"
     pq.write_table(pa.table({"memory_id": ["no decision"]}), inside / "snapshot-x.parquet")
     (inside / ".0000000009.x.tmp").write_bytes(b"half")
     answers = [
@@ -161,22 +169,22 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         answer(2, "Where does KX 418 leave?", {GATE_NOW: 0.5, LAMP: 0.0}),
         answer(3, "Flight KX 418 departs from gate", {}, use_memory=False, generate_ms=100.0, completion_tokens=8),
     ]  # fmt: skip
-    history.append_generations(folder, answers, "answers")
+    tables.append_generations(folder, answers, "answers")
     letters = [
         letter(0, "invalid-json", b'{"text": '), letter(1, "invalid-json", b'{"text": '),
         letter(2, "invalid-utf8", b'{"text": "\xff"}'),
     ]  # fmt: skip
-    history.append_dead_letters(folder, letters, "letters")
+    tables.append_dead_letters(folder, letters, "letters")
     return folder
 
 
-def test_the_page_has_a_query_for_each_answer_that_is_known() -> None:
+def test_every_query_of_the_page_has_a_known_answer() -> None:
     assert set(QUERIES) == set(EXPECTED)
     assert PAGE.count("```sql") == len(QUERIES)
 
 
 @pytest.mark.parametrize("title", EXPECTED)
-def test_a_query_of_the_page_gives_what_is_known(data: Path, title: str) -> None:
+def test_a_query_of_the_page_gives_the_known_answer(data: Path, title: str) -> None:
     rows = query.run(data, QUERIES[title]).to_pylist()
     assert [tuple(row.values()) for row in rows] == EXPECTED[title]
 
@@ -188,7 +196,7 @@ def test_a_command_of_the_page_runs(data: Path, line: str) -> None:
     assert done.returncode == 0 and len(done.stdout.splitlines()) >= 1, done.stderr
 
 
-def test_memories_at_a_time_are_the_fold_of_what_was_decided_by_then(data: Path) -> None:
+def test_memories_at_a_time_are_the_fold_of_earlier_decisions(data: Path) -> None:
     for when in (at(7), *(row.decided_at for row in ROWS)):
         bank = fold([row for row in ROWS if row.decided_at <= when])
         expected = [memory for namespace in bank.namespaces for memory in bank.memories(namespace)]
@@ -196,15 +204,20 @@ def test_memories_at_a_time_are_the_fold_of_what_was_decided_by_then(data: Path)
         assert {(m["memory_id"], m["text"], m["uses"], m["reinforced"]) for m in told} == {
             (m.memory_id, m.text, m.uses, m.reinforced) for m in expected
         }
-    now = query.run(data, "from memories order by memory_id")
-    assert now.num_rows == 3
-    assert query.run(data, "from memories_at(now()) order by memory_id").equals(now)
+    now, then = (
+        query.run(data, f"from {view} order by memory_id").to_pylist()
+        for view in ("memories", "memories_at(now())")
+    )
+    assert len(now) == 3
+    for memory, same in zip(now, then, strict=True):  # read a moment later
+        assert memory.pop("importance") == pytest.approx(same.pop("importance"), rel=1e-4)
+        assert memory == same
     assert (
         query.run(data, "from memories_at(timestamptz '2026-03-02 13:00+01' + interval 1 hour)").num_rows == 3
     )
 
 
-def test_before_an_update_the_older_fact_is_told_and_after_it_the_newer(data: Path) -> None:
+def test_memories_at_shows_the_older_fact_before_an_update(data: Path) -> None:
     sql = "select text from memories_at('{}') where text like 'Flight%'"
     assert query.run(data, sql.format("2026-03-02 09:04:59")).to_pylist() == [{"text": TEXTS[GATE]}]
     assert query.run(data, sql.format("2026-03-02 09:05")).to_pylist() == [{"text": TEXTS[GATE_NOW]}]
@@ -225,7 +238,7 @@ def test_a_program_of_the_page_reads_the_plain_files(data: Path, kind: str, code
 
 
 @pytest.mark.parametrize("view", ["history", "memories", "generations", "dead_letters"])
-def test_every_column_has_its_row_in_the_page(data: Path, view: str) -> None:
+def test_every_column_is_described_in_the_page(data: Path, view: str) -> None:
     section = PAGE.split(f"\n### {view}\n")[1].split("\n### ")[0]
     told = [
         name for row in re.findall(r"^\| ([a-z_, ]+) \|", section, re.MULTILINE) for name in row.split(", ")

@@ -9,6 +9,7 @@ import pytest
 from kafka import OffsetAndMetadata, TopicPartition
 from kafka.errors import KafkaTimeoutError
 
+from pipeline.history import layout
 from pipeline.history import log as history
 from schemas import topics
 from schemas.changelog import PositionRecord
@@ -42,7 +43,7 @@ def test_a_batch_becomes_one_file_and_its_changelog_records(tmp_path: Path) -> N
     worker, sent = writer(tmp_path)
     worker.process(facts())
     assert [d.outcome for d in decided(tmp_path)] == OUTCOMES
-    assert history.last_sequence(tmp_path, HOME) == 0
+    assert layout.last_version(tmp_path, HOME) == 0
     agree(sent, tmp_path)
     position = decode(PositionRecord, sent.compacted()[b"default/"])
     assert [(d.offset, d.outcome) for d in position.decided] == list(enumerate(OUTCOMES))

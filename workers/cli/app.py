@@ -74,13 +74,13 @@ app.command()(ui)
 @app.command()
 def digest(data: Data) -> None:
     """Print the SHA-256 of the memory that results from the history. Equal histories have equal digests."""
-    from pipeline.history import log as history
+    from pipeline.history import layout, log
     from pipeline.memory import bank
 
     with report_errors():
         banks = [
-            bank.fold(decision for _, rows in history.read(data, partition) for decision in rows)
-            for partition in history.partitions(data)
+            bank.fold(decision for _, rows in log.read(data, partition) for decision in rows)
+            for partition in layout.partitions(data)
         ]
         print(bank.digest(banks))
 

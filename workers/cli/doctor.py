@@ -10,7 +10,8 @@ from kafka.errors import KafkaError
 from rich.console import Console
 
 from pipeline.files import is_locked
-from pipeline.history import log as history
+from pipeline.history import layout
+from pipeline.history.errors import HistoryError
 from pipeline.model import hub
 from pipeline.model.errors import ModelError
 from workers.cli.errors import stderr
@@ -62,7 +63,7 @@ def examine(settings: KafkaSettings, data: Path, model: str) -> dict[str, Any]:
         try:
             report[name] = check()
         except (
-            KafkaError, KafkaUnavailable, TopicsMismatch, history.HistoryError, ModelError, OSError
+            KafkaError, KafkaUnavailable, TopicsMismatch, HistoryError, ModelError, OSError
         ) as error:  # fmt: skip
             wrong.append(f"{name}: {error}")
     return report | {"wrong": wrong}
@@ -96,7 +97,7 @@ def _broker(settings: KafkaSettings) -> str:
 
 
 def _data(data: Path) -> str:
-    found = f"{data}: {len(history.partitions(data))} partitions with a history"
+    found = f"{data}: {len(layout.partitions(data))} partitions with a history"
     lock = data / "up.lock"
     if is_locked(lock):
         found += f", in use by `factstream up` (pid {lock.read_text()[:20].strip()})"

@@ -25,7 +25,7 @@ def _mendable() -> tuple[type[Exception], ...]:
     """Imported only after an error: a command starts sooner without the modules that it does not use."""
     from kafka.errors import KafkaError
 
-    from pipeline.history.log import HistoryError
+    from pipeline.history.errors import HistoryError
     from pipeline.model.errors import ModelError
     from pipeline.query.run import QueryError
     from workers.client import ClientError

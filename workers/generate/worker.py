@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from kafka import TopicPartition
 from kafka.errors import KafkaError
 
-from pipeline.history import log as history
+from pipeline.history import tables
+from pipeline.history.errors import Unwritable
 from schemas import topics
 from schemas.common import BadMessage, encode
 from schemas.hits import Hit, MemoryHits
@@ -214,8 +215,8 @@ class GeneratorWorker:
             first, last = rows[0], rows[-1]
             name = f"{self._topic_id}-{first['partition']}-{first['offset']}-{last['partition']}-{last['offset']}"
             try:
-                history.append_generations(self._data, rows, name)
-            except history.Unwritable as error:
+                tables.append_generations(self._data, rows, name)
+            except Unwritable as error:
                 raise Retry(str(error)) from error
         self._producer.flush_or_raise()
         for p in ended:

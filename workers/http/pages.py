@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.query import run as query
-from pipeline.query.projection import pca, pooled
+from pipeline.query import views
+from pipeline.query.projection import mean_states, pca
 
 TIMEOUT_S = 10.0
 PAGE = 50
@@ -39,34 +40,27 @@ STATES = {
     "all": "true",
 }
 
-# Like the view `memories`, but with those that are gone, and why.
-_LIVES = """
-WITH made AS (
+# The memories of the view, and those that have gone, with the outcome that removed them.
+_LIVES = f"""
+WITH learned AS (
     SELECT * FROM history WHERE outcome IN ('learned', 'superseded')
-    QUALIFY row_number() OVER (
-        PARTITION BY history_partition, namespace, memory_id ORDER BY history_position DESC) = 1
-), ends AS (
-    SELECT history_partition, namespace, memory_id, outcome, history_position FROM history
-    WHERE outcome IN ('evicted', 'forgotten', 'erased')
-    UNION ALL
-    SELECT history_partition, namespace, nearest, 'superseded', history_position FROM history
-    WHERE outcome = 'superseded'
-), ended AS (
-    SELECT made.history_partition, made.namespace, made.memory_id, arg_max(ends.outcome, ends.history_position) AS state
-    FROM made JOIN ends ON ends.history_partition = made.history_partition AND ends.namespace = made.namespace
-        AND ends.memory_id = made.memory_id AND ends.history_position > made.history_position
-    GROUP BY ALL
-), touched AS (
-    SELECT history_partition, namespace, memory_id, count(*) FILTER (WHERE outcome = 'used') AS uses,
+    QUALIFY row_number() OVER (PARTITION BY namespace, memory_id ORDER BY history_position DESC) = 1
+), removed AS (
+    SELECT namespace, memory_id, arg_max(outcome, history_position) AS state
+    FROM ({views.removals("history")}) GROUP BY ALL
+), counts AS (
+    SELECT namespace, memory_id, count(*) FILTER (WHERE outcome = 'used') AS uses,
         count(*) FILTER (WHERE outcome = 'reinforced') AS reinforced
     FROM history WHERE outcome IN ('used', 'reinforced') GROUP BY ALL
 ), lives AS (
-    SELECT made.memory_id, made.namespace, coalesce(made.text, '') AS text, made.category, made.source,
-        made.decided_at AS learned_at, made.loss_delta, coalesce(ended.state, 'remembered') AS state,
-        coalesce(touched.uses, 0) AS uses, coalesce(touched.reinforced, 0) AS reinforced,
-        made.outcome = 'superseded' AS replaces
-    FROM made LEFT JOIN ended USING (history_partition, namespace, memory_id)
-        LEFT JOIN touched USING (history_partition, namespace, memory_id)
+    SELECT learned.memory_id, learned.namespace, coalesce(learned.text, '') AS text, learned.category, learned.source,
+        learned.decided_at AS learned_at, learned.loss_delta,
+        if(memories.memory_id IS NULL, removed.state, 'remembered') AS state,
+        coalesce(memories.uses, counts.uses, 0) AS uses,
+        coalesce(memories.reinforced, counts.reinforced, 0) AS reinforced,
+        learned.outcome = 'superseded' AS replaces
+    FROM learned LEFT JOIN memories USING (namespace, memory_id)
+        LEFT JOIN removed USING (namespace, memory_id) LEFT JOIN counts USING (namespace, memory_id)
 )
 """
 
@@ -178,9 +172,9 @@ def atlas(data: Path) -> list[dict[str, Any]]:
         "SELECT memory_id, namespace, text, category FROM memories "
         f"ORDER BY learned_at DESC, memory_id LIMIT {MAX_POINTS}",
     )
-    vectors = pooled(data, {(row["namespace"], row["memory_id"]) for row in rows})
-    shown = [row for row in rows if (row["namespace"], row["memory_id"]) in vectors]
-    places = pca([vectors[row["namespace"], row["memory_id"]] for row in shown])
+    states = mean_states(data, {(row["namespace"], row["memory_id"]) for row in rows})
+    shown = [row for row in rows if (row["namespace"], row["memory_id"]) in states]
+    places = pca([states[row["namespace"], row["memory_id"]] for row in shown])
     return [
         row | {"text": row["text"][:300], "x": round(float(x), 4), "y": round(float(y), 4)}
         for row, (x, y) in zip(shown, places, strict=True)

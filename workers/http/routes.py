@@ -20,7 +20,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from pipeline.history.log import HistoryError
+from pipeline.history.errors import HistoryError
 from pipeline.query.run import QueryError
 from schemas.common import DEFAULT_NAMESPACE, BadMessage, validate
 from schemas.fact import Fact, Forget

@@ -27,7 +27,7 @@ from kafka.errors import (
     UnknownMemberIdError,
 )
 
-from pipeline.history.log import HistoryError
+from pipeline.history.errors import HistoryError
 from pipeline.model.errors import ModelError
 from workers.kafka.admin import TopicsMismatch, TopicsMissing, ensure_topics, topic_ids
 from workers.kafka.clients import KafkaSettings, KafkaUnavailable

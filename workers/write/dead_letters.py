@@ -5,7 +5,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.history import log as history
+from pipeline.history import tables
 from schemas import topics
 from schemas.common import BadMessage
 from schemas.dead_letter import MAX_ERROR_CHARS, decode_headers
@@ -16,7 +16,7 @@ def keep(data: Path, topic_id: str, records: Sequence[Any], worker: str, now: da
     """Write consecutive records of one partition into one file of the data folder; again is the same. Raises HistoryError."""
     first, last = records[0], records[-1]
     name = f"{topic_id}-{first.partition}-{first.offset}-{last.offset}"
-    history.append_dead_letters(data, [_row(record, worker, now) for record in records], name)
+    tables.append_dead_letters(data, [_row(record, worker, now) for record in records], name)
 
 
 def _row(record: Any, worker: str, now: datetime) -> dict[str, Any]:

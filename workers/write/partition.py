@@ -7,8 +7,9 @@ from datetime import datetime
 from pathlib import Path
 
 from pipeline.config import Settings
-from pipeline.history import checkpoint, compaction
+from pipeline.history import checkpoint, compaction, layout
 from pipeline.history import log as history
+from pipeline.history.errors import HistoryError, Unwritable
 from pipeline.memory.bank import Bank
 from pipeline.memory.events import Decision, ForgetRequest, NewFact, SourceOffset
 from schemas.hits import MemoryHits
@@ -38,7 +39,7 @@ def load(data: Path, number: int, settings: Settings) -> Partition:
     start = None
     try:
         start = checkpoint.read(data, number, settings)
-    except history.HistoryError as error:  # the history has everything that the checkpoint has
+    except HistoryError as error:  # the history has everything that the checkpoint has
         log.line("checkpoint not read", log.WARNING, reason=str(error))
     partition = Partition(number, *(start or (Bank(settings), -1, [])))
     for sequence, decisions in history.read(data, number, partition.sequence):
@@ -51,7 +52,7 @@ def load(data: Path, number: int, settings: Settings) -> Partition:
 
 def is_current(data: Path, partition: Partition) -> bool:
     """Whether no other writer has appended to the history since."""
-    return partition.sequence == history.last_sequence(data, partition.number)
+    return partition.sequence == layout.last_version(data, partition.number)
 
 
 def tidy(data: Path, partition: Partition) -> None:
@@ -61,7 +62,7 @@ def tidy(data: Path, partition: Partition) -> None:
         if partition.since_checkpoint >= max(CHECKPOINT_EVERY, len(partition.bank)):
             checkpoint.write(data, partition.number, partition.sequence, partition.last, partition.bank)
             partition.since_checkpoint = 0
-    except history.Unwritable as error:
+    except Unwritable as error:
         log.line("not compacted", log.WARNING, reason=str(error))
 
 

@@ -17,8 +17,9 @@ from typing import Any
 from kafka import TopicPartition
 
 from pipeline.config import Settings
-from pipeline.history import compaction, erasure
+from pipeline.history import compaction, erasure, layout
 from pipeline.history import log as history
+from pipeline.history.errors import CommitConflict, Unwritable
 from pipeline.memory.events import Decision, SourceOffset
 from schemas import topics
 from schemas.common import BadMessage, decode
@@ -79,7 +80,7 @@ class WriterWorker:
 
     def load(self, alone: bool) -> None:
         """Fold every partition, if all of them will be assigned to this worker."""
-        for number in history.partitions(self._data) if alone else ():
+        for number in layout.partitions(self._data) if alone else ():
             self._loaded[number] = load(self._data, number, self._bank_settings)
 
     def start(self, consumer: Any, topic_ids: dict[str, str]) -> None:
@@ -272,5 +273,5 @@ def _retried() -> Iterator[None]:
     """Errors of the data folder that may pass by themselves make the loop read the batch again."""
     try:
         yield
-    except (history.SequenceTaken, history.Unwritable) as error:
+    except (CommitConflict, Unwritable) as error:
         raise Retry(str(error)) from error

@@ -1,4 +1,4 @@
-"""History files: what is written is read, by one writer a number, and what is damaged is refused."""
+"""Log of decisions: what is written is read, one writer gets a version, and damage is refused."""
 
 import dataclasses
 import errno
@@ -15,7 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.history import layout, storage, tables
 from pipeline.history import log as history
+from pipeline.history.errors import CommitConflict, HistoryError
 from pipeline.memory.events import Decision, SourceOffset
 from schemas.dead_letter import DEAD_LETTERS
 from schemas.history import HISTORY
@@ -65,7 +67,7 @@ def assert_same(read: list[Decision], written: list[Decision]) -> None:
 
 
 @given(st.lists(decisions(), max_size=4))
-def test_what_is_written_is_read(rows: list[Decision]) -> None:
+def test_decisions_are_read_as_they_were_written(rows: list[Decision]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = history.append(Path(folder), 3, 0, rows)
         assert path == Path(folder, "history", "partition=3", "0000000000.parquet")
@@ -74,7 +76,7 @@ def test_what_is_written_is_read(rows: list[Decision]) -> None:
         assert_same(read, rows)
 
 
-def test_files_are_read_in_order_from_where_one_likes(tmp_path: Path) -> None:
+def test_versions_are_read_in_order_after_a_given_one(tmp_path: Path) -> None:
     for sequence in range(12):
         history.append(tmp_path, 0, sequence, [decision(sequence)])
     history.append(tmp_path, 11, 0, [decision()])
@@ -82,26 +84,26 @@ def test_files_are_read_in_order_from_where_one_likes(tmp_path: Path) -> None:
     assert [(n, rows[0].cause.offset) for n, rows in history.read(tmp_path, 0)] == [(n, n) for n in range(12)]
     assert [n for n, _ in history.read(tmp_path, 0, after=9)] == [10, 11]
     assert list(history.read(tmp_path, 0, after=11)) == []
-    assert history.last_sequence(tmp_path, 0) == 11
-    assert history.partitions(tmp_path) == [0, 2, 11]
+    assert layout.last_version(tmp_path, 0) == 11
+    assert layout.partitions(tmp_path) == [0, 2, 11]
 
 
 def test_an_empty_folder_has_no_history(tmp_path: Path) -> None:
-    assert history.partitions(tmp_path) == []
-    assert history.last_sequence(tmp_path, 0) == -1
+    assert layout.partitions(tmp_path) == []
+    assert layout.last_version(tmp_path, 0) == -1
     assert list(history.read(tmp_path, 0)) == []
 
 
-def test_a_number_is_written_once(tmp_path: Path) -> None:
+def test_a_version_is_written_once(tmp_path: Path) -> None:
     path = history.append(tmp_path, 0, 0, [decision(1)])
     before = path.read_bytes()
-    with pytest.raises(history.SequenceTaken, match=path.name):
+    with pytest.raises(CommitConflict, match=path.name):
         history.append(tmp_path, 0, 0, [decision(2)])
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == [path.name]
 
 
-def test_a_writer_that_comes_late_loses_even_if_its_temporary_file_is_swept(
+def test_a_late_writer_loses_even_if_its_temporary_file_was_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link = os.link
@@ -113,17 +115,17 @@ def test_a_writer_that_comes_late_loses_even_if_its_temporary_file_is_swept(
         link(source, target)
 
     monkeypatch.setattr(os, "link", rival_first)
-    with pytest.raises(history.SequenceTaken):
+    with pytest.raises(CommitConflict):
         history.append(tmp_path, 0, 0, [decision(8)])
     assert [rows[0].cause.offset for _, rows in history.read(tmp_path, 0)] == [7]
 
 
-def test_half_written_files_are_ignored_and_swept(tmp_path: Path) -> None:
+def test_unfinished_files_are_ignored_and_removed(tmp_path: Path) -> None:
     folder = history.append(tmp_path, 0, 0, [decision()]).parent
     old, rival = folder / ".0000000001.abc.tmp", folder / ".0000000002.def.tmp"
     old.write_bytes(b"PAR1")
     rival.write_bytes(b"PAR1")
-    assert history.last_sequence(tmp_path, 0) == 0
+    assert layout.last_version(tmp_path, 0) == 0
     assert len(list(history.read(tmp_path, 0))) == 1
     history.append(tmp_path, 0, 1, [decision()])
     assert not old.exists()
@@ -131,11 +133,11 @@ def test_half_written_files_are_ignored_and_swept(tmp_path: Path) -> None:
 
 
 def test_gaps_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(history.HistoryError, match=r"0000000001\.parquet.*no gaps"):
+    with pytest.raises(HistoryError, match=r"0000000001\.parquet.*no gaps"):
         history.append(tmp_path, 0, 1, [decision()])
     paths = [history.append(tmp_path, 0, n, [decision(n)]) for n in range(3)]
     paths[1].unlink()
-    with pytest.raises(history.HistoryError, match=r"0000000001\.parquet: missing"):
+    with pytest.raises(HistoryError, match=r"0000000001\.parquet: missing"):
         list(history.read(tmp_path, 0))
 
 
@@ -154,7 +156,7 @@ def test_a_truncated_file_is_refused_by_name(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for size in (0, 3, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])
-        with pytest.raises(history.HistoryError, match=path.name):
+        with pytest.raises(HistoryError, match=path.name):
             list(history.read(tmp_path, 0))
 
 
@@ -169,20 +171,20 @@ def test_a_flipped_bit_in_a_page_is_refused_by_name(tmp_path: Path) -> None:
         damaged = bytearray(whole)
         damaged[start + column.total_compressed_size - 1] ^= 16
         path.write_bytes(damaged)
-        with pytest.raises(history.HistoryError, match=path.name):
+        with pytest.raises(HistoryError, match=path.name):
             list(history.read(tmp_path, 0))
 
 
-def test_a_newer_version_is_refused_with_advice(tmp_path: Path) -> None:
+def test_a_newer_format_is_refused_with_advice(tmp_path: Path) -> None:
     path, _ = sample(tmp_path)
     table = pq.read_table(path, partitioning=None)
     pq.write_table(table.replace_schema_metadata({b"factstream.history": b"3"}), path)
-    for refused in (lambda: list(history.read(tmp_path, 0)), lambda: history.check_version(path)):
-        with pytest.raises(history.HistoryError, match=rf"{path.name}: has version 3.*upgrade"):
+    for refused in (lambda: list(history.read(tmp_path, 0)), lambda: storage.check_format(path)):
+        with pytest.raises(HistoryError, match=rf"{path.name}: has format version 3.*upgrade"):
             refused()
 
 
-def test_version_1_is_read(tmp_path: Path) -> None:
+def test_format_1_is_read(tmp_path: Path) -> None:
     path, rows = sample(tmp_path)
     table = pq.read_table(path, partitioning=None)
     pq.write_table(table.replace_schema_metadata({b"factstream.history": b"1"}), path)
@@ -190,32 +192,32 @@ def test_version_1_is_read(tmp_path: Path) -> None:
     assert_same(read, rows)
 
 
-def test_a_stranger_s_parquet_is_refused(tmp_path: Path) -> None:
+def test_a_parquet_file_of_another_program_is_refused(tmp_path: Path) -> None:
     path, _ = sample(tmp_path)
     pq.write_table(pa.table({"a": [1]}), path)
-    with pytest.raises(history.HistoryError, match="no file of a factstream history"):
+    with pytest.raises(HistoryError, match="not a file of a factstream history"):
         list(history.read(tmp_path, 0))
     pq.write_table(pa.table({"a": [1]}).replace_schema_metadata(HISTORY.metadata), path)
-    with pytest.raises(history.HistoryError, match="other columns"):
+    with pytest.raises(HistoryError, match="other columns"):
         list(history.read(tmp_path, 0))
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
-def test_a_disk_that_refuses_is_an_error_with_the_path(
+def test_a_full_or_read_only_disk_is_an_error_with_the_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     def refuse(handle: int) -> None:
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(history.HistoryError, match=rf"0000000000\.parquet.*{os.strerror(code)}"):
+    with pytest.raises(HistoryError, match=rf"0000000000\.parquet.*{os.strerror(code)}"):
         history.append(tmp_path, 0, 0, [decision()])
-    assert os.listdir(tmp_path / "history" / "partition=0") == []
-    with pytest.raises(history.HistoryError, match=r"a\.parquet"):
-        history.append_dead_letters(tmp_path, [], "a")
+    assert not list(tmp_path.rglob("*.parquet")) and not list(tmp_path.rglob("*.tmp"))
+    with pytest.raises(HistoryError, match=r"a\.parquet"):
+        tables.append_dead_letters(tmp_path, [], "a")
 
 
-def test_the_same_name_replaces_a_batch_of_dead_letters(tmp_path: Path) -> None:
+def test_dead_letters_of_the_same_name_are_replaced(tmp_path: Path) -> None:
     row = {
         "topic": "facts",
         "partition": 0,
@@ -228,10 +230,10 @@ def test_the_same_name_replaces_a_batch_of_dead_letters(tmp_path: Path) -> None:
         "value": b"\xff",
     }
     for _ in range(2):
-        history.append_dead_letters(tmp_path, [row], "facts-0-5")
+        tables.append_dead_letters(tmp_path, [row], "facts-0-5")
     (path,) = (tmp_path / "dead_letters").iterdir()
     table = pq.read_table(path)
     assert table.schema.equals(DEAD_LETTERS)
     assert table.to_pylist() == [row]
-    with pytest.raises(ValueError, match="no file name"):
-        history.append_dead_letters(tmp_path, [row], "../facts")
+    with pytest.raises(ValueError, match="not a file name"):
+        tables.append_dead_letters(tmp_path, [row], "../facts")

@@ -1,4 +1,4 @@
-"""A snapshot is what the fold would have made, to the last byte and for every later decision, or it is not taken."""
+"""Checkpoints: equal to the fold, for every later decision, or refused."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import Settings
-from pipeline.history import checkpoint as snapshot
-from pipeline.history import compaction
+from pipeline.history import checkpoint, compaction, layout
 from pipeline.history import log as history
+from pipeline.history.errors import HistoryError
 from pipeline.memory.bank import Bank, fold, memory_id
 from schemas.history import CHECKPOINT
 from tests.history.test_erasure import ask, holding, said, texts
@@ -39,7 +39,7 @@ def found(data: Path) -> list[Path]:
     st.lists(st.tuples(texts, st.sampled_from(["fact", "fact", "forget"])), min_size=2, max_size=30),
     st.data(),
 )
-def test_it_is_the_fold_and_decides_the_same(
+def test_a_checkpoint_is_the_fold_and_decides_the_same(
     tmp_path_factory: pytest.TempPathFactory, script: list[tuple[str, str]], drawn: Any
 ) -> None:
     folder, bank, at = (
@@ -53,9 +53,9 @@ def test_it_is_the_fold_and_decides_the_same(
         made = decide_events(bank, decode_events(value), lambda: NOW)
         history.append(folder, HOME, n, made)
         if n == at:
-            assert snapshot.write(folder, HOME, n, made, bank)
-    kept = snapshot.read(folder, HOME, bank.settings)
-    assert kept is not None and kept.sequence == at
+            assert checkpoint.write(folder, HOME, n, made, bank)
+    kept = checkpoint.read(folder, HOME, bank.settings)
+    assert kept is not None and kept.version == at
     for _, rows in history.read(folder, HOME, at):
         for decision in rows:
             kept.bank.apply(decision)
@@ -78,7 +78,9 @@ def fill(data: Path, count: int = 12, what: str = "lamp") -> tuple[Any, Any]:
 
 
 @pytest.mark.usefixtures("eager")
-def test_a_start_folds_what_came_since(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_folds_only_the_versions_after_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made, sent = fill(tmp_path)
     [path] = found(tmp_path)
     assert path.name.startswith("snapshot-0000000004-")
@@ -103,7 +105,7 @@ def test_a_start_folds_what_came_since(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "version", "foreign", "ahead"])
-def test_what_is_damaged_or_of_another_history_is_not_taken(
+def test_a_checkpoint_that_is_damaged_or_of_another_history_is_refused(
     damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, _ = fill(tmp_path)
@@ -116,22 +118,24 @@ def test_what_is_damaged_or_of_another_history_is_not_taken(
     elif damage == "empty":
         path.write_bytes(b"")
     elif damage == "version":
-        monkeypatch.setattr(snapshot, "CHECKPOINT", CHECKPOINT.with_metadata({b"factstream.snapshot": b"2"}))
+        monkeypatch.setattr(
+            checkpoint, "CHECKPOINT", CHECKPOINT.with_metadata({b"factstream.snapshot": b"2"})
+        )
     else:  # the history was brought back from a backup, or is another's
         fill(tmp_path / "other", 12 if damage == "foreign" else 3, "desk")
-        folder = history.folder_of(tmp_path / "other", HOME)
+        folder = layout.partition_folder(tmp_path / "other", HOME)
         for gone in found(tmp_path / "other"):
             gone.unlink()
         path.rename(folder / path.name)
         tmp_path = tmp_path / "other"
         digest = fold(decided(tmp_path)).digest()
-    with pytest.raises(history.HistoryError, match=path.name):
-        snapshot.read(tmp_path, HOME, SETTINGS)
+    with pytest.raises(HistoryError, match=path.name):
+        checkpoint.read(tmp_path, HOME, SETTINGS)
     assert load(tmp_path, HOME, SETTINGS).bank.digest() == digest
 
 
 @pytest.mark.usefixtures("eager")
-def test_an_erasure_takes_it_away(tmp_path: Path) -> None:
+def test_an_erasure_removes_checkpoints(tmp_path: Path) -> None:
     made, sent = writer(tmp_path)
     for offset in range(12):
         made.process(batch(said(offset, f"Torben Betts {offset} was from Munich."), start=offset))
@@ -145,27 +149,27 @@ def test_an_erasure_takes_it_away(tmp_path: Path) -> None:
     agree(sent, tmp_path)
 
 
-def test_a_writer_that_slept_keeps_none_of_what_was_erased_meanwhile(tmp_path: Path) -> None:
+def test_a_checkpoint_of_an_outdated_bank_is_not_written(tmp_path: Path) -> None:
     made, _ = fill(tmp_path)
     part = made._held[HOME]
     history.append(tmp_path, HOME, part.sequence + 1, [])
-    assert not snapshot.write(tmp_path, HOME, part.sequence, part.last, part.bank) and found(tmp_path) == []
+    assert not checkpoint.write(tmp_path, HOME, part.sequence, part.last, part.bank) and found(tmp_path) == []
 
 
 class Killed(BaseException): ...
 
 
-def test_killed_while_it_is_written_the_one_before_stays(
+def test_a_kill_during_a_write_leaves_the_checkpoint_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, _ = fill(tmp_path)
     part = made._held[HOME]
-    snapshot.write(tmp_path, HOME, part.sequence, part.last, part.bank)
+    checkpoint.write(tmp_path, HOME, part.sequence, part.last, part.bank)
     made.process(batch(said(12, "The lamp 12 is old."), start=12))
-    for owner, name in ((pq, "ParquetWriter"), (Path, "replace"), (history, "sync_folder")):
+    for owner, name in ((pq, "ParquetWriter"), (Path, "replace"), (checkpoint, "sync_folder")):
         with monkeypatch.context() as patched, pytest.raises(Killed):
             patched.setattr(owner, name, lambda *_, **__: (_ for _ in ()).throw(Killed))
-            snapshot.write(tmp_path, HOME, part.sequence, part.last, part.bank)
+            checkpoint.write(tmp_path, HOME, part.sequence, part.last, part.bank)
         assert load(tmp_path, HOME, SETTINGS).bank.digest() == part.bank.digest()
-    assert snapshot.write(tmp_path, HOME, part.sequence, part.last, part.bank)
+    assert checkpoint.write(tmp_path, HOME, part.sequence, part.last, part.bank)
     assert len(found(tmp_path)) == 1 and not list(tmp_path.rglob("*.tmp"))

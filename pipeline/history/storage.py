@@ -1,0 +1,112 @@
+"""Storage of the history's Parquet files: atomic writes, locks, and checks of what is read.
+
+Pages carry checksums, and the schema's metadata says which format a file has, how many rows each version of a merged file
+has, and whether an erasure has blanked rows of it.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import files
+from pipeline.history.errors import HistoryError, Unwritable, damaged, disk_errors
+from pipeline.history.layout import DataFile
+from schemas.history import HISTORY
+
+LOCK_WAIT_S = 5.0
+
+FORMAT_KEY = b"factstream.history"
+FORMATS = (b"1", b"2")  # that are read, the newest last: see schemas/history.py
+ERASED_KEY = b"factstream.erased"
+ROWS_KEY = b"factstream.rows"  # of a merged file: the number of rows of each version, as JSON
+
+_READ_ERRORS = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError)
+
+
+def write(path: Path, tables: Iterable[pa.Table], exclusive: bool = False) -> None:
+    """Writes tables, each one row group or more, durably and atomically.
+
+    With `exclusive` raises FileExistsError where the file exists; otherwise replaces it. Raises OSError.
+    """
+    with files.atomic_file(path, exclusive=exclusive) as out:
+        writer = None
+        for table in tables:
+            writer = writer or pq.ParquetWriter(
+                out, table.schema, compression="zstd", write_page_checksum=True
+            )
+            writer.write_table(table)
+        if writer:
+            writer.close()
+
+
+@contextmanager
+def locked(folder: Path, wait_s: float | None = None) -> Iterator[None]:
+    """Only this process changes the folder's files during the block; adding a file needs no lock.
+
+    Raises `Unwritable` when another process holds the lock for longer than `wait_s` (LOCK_WAIT_S) seconds, and for any OSError
+    of the block.
+    """
+    path = folder / ".lock"
+    with disk_errors(path):
+        try:
+            with files.locked(path, LOCK_WAIT_S if wait_s is None else wait_s):
+                yield
+        except files.Locked as error:
+            raise Unwritable(f"{error}; it is tried again") from None
+
+
+def read_table(path: Path) -> pa.Table:
+    """A file of the history, with every page checked. Raises `HistoryError`."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            _check_format(path, file.schema_arrow.metadata or {})
+            if not file.schema_arrow.equals(HISTORY):
+                raise HistoryError(f"{path}: has other columns than a history; restore it from a backup")
+            table = file.read()
+        table.validate(full=True)
+        return table
+    except _READ_ERRORS as error:
+        raise damaged(path, error) from error
+
+
+def read_metadata(path: Path) -> pq.FileMetaData:
+    """A file's footer. Raises `HistoryError`."""
+    try:
+        return pq.read_metadata(path)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise damaged(path, error) from error
+
+
+def check_format(path: Path) -> None:
+    """Raises `HistoryError` unless the file is a history in a format that this factstream reads."""
+    _check_format(path, read_metadata(path).metadata or {})
+
+
+def row_counts(file: DataFile, metadata: dict[bytes, bytes], rows: int) -> list[int]:
+    """The number of rows of each version of a file that has `rows` in all. Raises `HistoryError`."""
+    if not file.is_merged:
+        return [rows]
+    try:
+        counts = json.loads(metadata.get(ROWS_KEY, b"[]"))
+        if len(counts) == file.last - file.first + 1 and sum(counts) == rows and min(counts) >= 0:
+            return list(counts)
+    except (ValueError, TypeError) as error:
+        raise damaged(file.path, error) from error
+    raise damaged(
+        file.path, f"its name says versions {file.first} to {file.last}, and its rows are not theirs"
+    )
+
+
+def _check_format(path: Path, metadata: dict[bytes, bytes]) -> None:
+    found = metadata.get(FORMAT_KEY)
+    if found is None:
+        raise HistoryError(f"{path}: is not a file of a factstream history; move it away")
+    if found not in FORMATS:
+        raise HistoryError(
+            f"{path}: has format version {found.decode(errors='replace')}, and this factstream reads up to version "
+            f"{FORMATS[-1].decode()}; upgrade factstream"
+        )

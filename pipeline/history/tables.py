@@ -1,0 +1,36 @@
+"""Tables of generations and dead letters: rows for queries, a file for each batch of a worker."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.history import storage
+from pipeline.history.errors import disk_errors
+from pipeline.history.layout import DEAD_LETTERS_FOLDER, GENERATIONS_FOLDER
+from schemas.dead_letter import DEAD_LETTERS
+from schemas.history import GENERATIONS
+
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+
+
+def append_generations(data: Path, rows: list[dict[str, Any]], name: str) -> None:
+    """Writes `generations/NAME.parquet`, columns schemas.history.GENERATIONS; a file of that name is replaced.
+
+    Raises ValueError for a name with other characters than letters, digits, dot, dash and underscore; `Unwritable`.
+    """
+    _write(data / GENERATIONS_FOLDER, rows, name, GENERATIONS)
+
+
+def append_dead_letters(data: Path, rows: list[dict[str, Any]], name: str) -> None:
+    """Writes `dead_letters/NAME.parquet`, columns schemas.dead_letter.DEAD_LETTERS; otherwise as `append_generations`."""
+    _write(data / DEAD_LETTERS_FOLDER, rows, name, DEAD_LETTERS)
+
+
+def _write(folder: Path, rows: list[dict[str, Any]], name: str, schema: pa.Schema) -> None:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is not a file name: letters, digits, dot, dash and underscore only")
+    path = folder / f"{name}.parquet"
+    with disk_errors(path):
+        storage.write(path, [pa.Table.from_pylist(rows, schema)])
