@@ -232,7 +232,10 @@ class _Partition:
                     [pa.array(columns[f.name], f.type) for f in CHECKPOINT], schema=CHECKPOINT
                 )
 
-        state: dict[str, object] = {"mark": checkpoint.fingerprint(decisions_from_table(last, False)), "spaces": {}}
+        state: dict[str, object] = {
+            "mark": checkpoint.fingerprint(decisions_from_table(last, False)),
+            "spaces": {},
+        }
         self._kept = checkpoint.write_batches(data, self.number, self.written, state, batches())
 
 

@@ -12,13 +12,13 @@ from typing import NamedTuple
 import duckdb
 import pyarrow as pa
 
-from pipeline.config import Settings
+from pipeline.config import BankConfig
 from pipeline.history import checkpoint, layout, log, storage
 from pipeline.query.sandbox import file_pattern, quoted
 from schemas.dead_letter import DEAD_LETTERS
 from schemas.history import CHECKPOINT, GENERATIONS, HISTORY
 
-HALF_LIFE_S = Settings().half_life_days * 86_400
+HALF_LIFE_S = BankConfig().half_life_days * 86_400
 
 _PARTITION = "CAST(regexp_extract(filename, 'partition=([0-9]+)', 1) AS INTEGER)"
 _FIRST_VERSION = "CAST(regexp_extract(filename, '([0-9]+)(-[0-9]+)?[.]parquet$', 1) AS BIGINT)"
