@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config import Settings
+from pipeline.decide.decide import decide_fact
 from pipeline.fusion.answer_span import Run, answer_of, speaking
 from pipeline.fusion.engine import Batch, Row, generate, pieces
 from pipeline.fusion.fusion import Reading
@@ -138,7 +139,7 @@ class MemoryLM:
                 category=category, min_loss_delta=min_loss_delta,
             )  # fmt: skip
             self._learned += 1
-            rows = self.bank.decide(fact, now)
+            rows = decide_fact(self.bank, fact, now)
             for row in rows:
                 self.bank.apply(row)
             decisions.append(rows[0])

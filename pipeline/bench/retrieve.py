@@ -183,13 +183,13 @@ def alone_and_together(bank: Bank, prompts: Sequence[Asked]) -> tuple[float, flo
 
 def exhaustive(bank: Bank, prompts: Sequence[Asked], progress: Progress) -> list[list[Hit]]:
     """The best memories of each prompt, after scoring every memory of the bank."""
-    index, size, settings = bank.index(NAMESPACE), bank.size(NAMESPACE), bank.settings
-    assert index is not None
-    idf, lookup = prompt_idf(index, size, prompts, settings), Lookup(index)
+    space, settings = bank.namespace(NAMESPACE), bank.settings
+    assert space is not None
+    idf, lookup, size = prompt_idf(space, prompts, settings), Lookup(space), space.size
     kept: list[list[tuple[float, str]]] = [[] for _ in prompts]
     for start in range(0, size, CHUNK):
         rows = np.arange(start, min(start + CHUNK, size))
-        memories = [m for row in rows.tolist() if (m := bank.get(NAMESPACE, index.memory_id(row)))]
+        memories = [space.table.at(row) for row in rows.tolist()]
         for best, scores in zip(
             kept, scores_of(lookup, size, prompts, idf, rows, memories, settings), strict=True
         ):
@@ -200,4 +200,4 @@ def exhaustive(bank: Bank, prompts: Sequence[Asked], progress: Progress) -> list
         progress("scoring every memory", len(rows), size)
     best_memories = [[m for _, memory_id in best if (m := bank.get(NAMESPACE, memory_id))] for best in kept]
     best_scores = [np.array([score for score, _ in best]) for best in kept]
-    return best_hits(index, size, prompts, idf, best_memories, best_scores, settings, BEST)
+    return best_hits(space, prompts, idf, best_memories, best_scores, settings, BEST)

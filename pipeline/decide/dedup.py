@@ -1,58 +1,140 @@
-"""Are two facts about the same subject and relation? Knows words and what they say; knows nothing of memories."""
+"""Deduplication: the memory that has a fact's text, or is about the same subject and relation.
 
-from collections.abc import Sequence
+Acme is based in Bonn.    same text
+Acme is based in Kiel.    same subject and relation, another answer: one supersedes the other
+Acme is led by Ann.       neither
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-PART = 0.6  # of the most that a word of either fact says: less is wording
-OUTWEIGHS = 1.5  # times the answers' mass is what the two share, at least
+from pipeline.config import DECISIONS
+from pipeline.memory.events import NewFact
+from pipeline.memory.namespace import Namespace
+from pipeline.memory.postings import Postings
+from pipeline.memory.record import Memory
+from pipeline.text.annotate import AnnotatedText
+from pipeline.text.words import begins_with, terms_of
+
+_FEW = 16  # so few memories with the fact's first words are all compared
+
+Floats = NDArray[np.float32]
 
 
-def same_relation(
-    a: Sequence[str],
-    priors_a: NDArray[np.float32],
-    marks_a: Sequence[float],
-    b: Sequence[str],
-    priors_b: NDArray[np.float32],
-) -> float:
-    """How alike two facts are that differ in their answer only; 0 when they do not.
+class Match(NamedTuple):
+    memory: Memory
+    same_text: bool  # else the same subject and relation
+    similarity: float  # 1 for the same text
 
-    They begin alike, and end in other words ("Acme is based in Bonn.", "Acme is based in Kiel."); behind these only
-    wording may be shared, and what they share must outweigh that in which they differ. Where they part within a name
-    ("Acme, the maker of the Honda Jazz", "… of the Honda Civic") they are two facts, as all other pairs are: a
-    wrong verdict here loses a memory, a missed one costs nothing, for of two memories that answer alike the newer does.
+
+def find_match(space: Namespace, fact: NewFact, own_id: str, bound: int) -> Match | None:
+    """The memory that a fact repeats, else the most similar one about the same subject and relation.
+
+    own_id: the memory id of the fact's own text; bound: how many of the newest memories with the rarest words are compared.
     """
-    head = 0
-    while head < min(len(a), len(b)) and a[head] == b[head]:
-        head += 1
-    tail = 0
-    while tail < min(len(a), len(b)) - head and a[-1 - tail] == b[-1 - tail]:
-        tail += 1
-    if 0 < head < len(a) and marks_a[head - 1] and marks_a[head] and _is_name(a[head - 1]):
+    if known := space.table.get(own_id):
+        return Match(known, True, 1.0)
+    text = AnnotatedText(fact.encoding.text, fact.encoding.priors)
+    terms = text.terms
+    prefix = terms[: required_prefix(text.unigram_nll)]
+    best: Match | None = None
+    for row in candidates(space.postings, terms, prefix, bound):
+        memory = space.table.at(row)
+        if not begins_with(memory.text, prefix):
+            continue
+        others = terms_of(memory.text)
+        if terms == others:
+            return Match(memory, True, 1.0)
+        similarity = same_relation(text, others, memory.priors)
+        if similarity and (best is None or similarity > best.similarity):
+            # What several memories share is not a subject: "Arena debuted", "The language of … is Thai".
+            shared = [term for term in terms if term in others]
+            if not _are_in_several(space.postings, shared, bound):
+                best = Match(memory, False, similarity)
+    return best
+
+
+def same_relation(a: AnnotatedText, terms: Sequence[str], unigram_nll: Floats) -> float:
+    """How similar a text is to another one, given by its terms, that differs in its answer only; else 0.
+
+    They begin alike and then give different answers ("Acme is based in Bonn.", "Acme is based in Kiel."); after these they
+    share nothing but wording, and what they share before outweighs the answers. Where they part within a name ("Acme, the
+    maker of the Honda Jazz", "… of the Honda Civic") they are two facts, as all other pairs are: a wrong match loses a
+    memory, a missed one costs nothing, for of two memories with the same relation the newer one answers.
+    """
+    head = _common_length(a.terms, terms)
+    tail = _common_length(a.terms[head:][::-1], terms[head:][::-1])
+    if 0 < head < len(a.terms) and _is_name(a.terms[head - 1]) and all(a.name_scores[head - 1 : head + 1]):
         return 0.0
-    middle_a, middle_b = a[head : len(a) - tail], b[head : len(b) - tail]
-    if not middle_a or not middle_b or set(middle_a) & set(middle_b):
+    end, other_end = len(a.terms) - tail, len(terms) - tail
+    answer, other_answer = a.terms[head:end], terms[head:other_end]
+    if not answer or not other_answer or set(answer) & set(other_answer):
         return 0.0
-    least = PART * max(float(priors_a.max()), float(priors_b.max()))
+    least = DECISIONS.wording_below * max(float(a.unigram_nll.max()), float(unigram_nll.max()))
 
-    def mass(priors: NDArray[np.float32]) -> float:
-        return float((np.where(priors >= least, priors, 0.0).astype(np.float64) ** 2).sum())
+    def weight(nll: Floats) -> float:
+        return float((np.where(nll >= least, nll, 0.0).astype(np.float64) ** 2).sum())
 
-    shared, behind = mass(priors_a[:head]), mass(priors_a[len(a) - tail :])
-    differ = max(mass(priors_a[head : len(a) - tail]), mass(priors_b[head : len(b) - tail]))
-    if behind > 0 or shared < OUTWEIGHS * differ:
+    shared, after = weight(a.unigram_nll[:head]), weight(a.unigram_nll[end:])
+    answers = max(weight(a.unigram_nll[head:end]), weight(unigram_nll[head:other_end]))
+    if after > 0 or shared < DECISIONS.outweighs * answers:
         return 0.0
-    return shared / (shared + differ) if shared else 0.0
+    return shared / (shared + answers) if shared else 0.0
 
 
-def common(priors: NDArray[np.float32]) -> int:
-    """How many of a fact's first words another one must have, to be alike or the same at all: up to the first word that
-    counts, for two facts that share none of these share nothing that outweighs their answers. All, if none counts."""
-    counting = priors >= PART * float(priors.max(initial=0.0))
-    return int(counting.argmax()) + 1 if counting.any() else len(priors)
+def required_prefix(unigram_nll: Floats) -> int:
+    """How many of a fact's first words another one must begin with, to be the same or about the same at all.
+
+    That is up to the first word that counts: two facts that share no such word share nothing that outweighs their answers.
+    All words, if none counts.
+    """
+    counting = unigram_nll >= DECISIONS.wording_below * float(unigram_nll.max(initial=0.0))
+    return int(counting.argmax()) + 1 if counting.any() else len(unigram_nll)
 
 
-def _is_name(form: str) -> bool:
-    """A number or a letter that two facts share is no name: gate B 12, gate B 14."""
-    return len(form) > 1 and not any(c.isdigit() for c in form)
+def candidates(postings: Postings, terms: list[str], prefix: list[str], bound: int) -> Iterable[int]:
+    """The rows, newest first, that contain the prefix's terms, among the newest `bound` with the rarest terms."""
+    counts = {term: postings.count(term) for term in terms}
+    required = sorted(dict.fromkeys(prefix), key=counts.__getitem__)
+    if not required or not counts[required[0]]:
+        return ()
+    needed = [postings.raw(term) for term in required]
+    complete: Sequence[int] | None = None
+    if counts[required[0]] <= bound:  # a new subject has none, which ends the search here
+        complete = [row for row in needed[0] if _all_contain(needed[1:], row)]
+        if len(complete) <= _FEW:
+            return reversed(complete)
+    rarest = sorted((count, term) for term, count in counts.items() if count)
+    seen: dict[int, None] = {}
+    for _, term in rarest[: max(1, len(rarest) - 1)]:  # the rarest words name the subject
+        seen |= dict.fromkeys(islice(postings.newest(term), bound - len(seen)))
+    return [row for row in seen if (_all_contain(needed, row) if complete is None else row in complete)]
+
+
+def _are_in_several(postings: Postings, terms: Sequence[str], bound: int) -> bool:
+    """Whether more than one memory contains all terms; taken for granted where each is in more than `bound`."""
+    rarest = min(map(postings.count, terms), default=0)
+    return rarest > bound or (rarest > 1 and len(postings.rows_with_all(terms, bound)) > 1)
+
+
+def _all_contain(postings: Iterable[Sequence[int]], row: int) -> bool:
+    for rows in postings:
+        place = bisect_left(rows, row)
+        if place == len(rows) or rows[place] != row:
+            return False
+    return True
+
+
+def _common_length(a: Sequence[str], b: Sequence[str]) -> int:
+    """How many leading terms are the same."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _is_name(term: str) -> bool:
+    """A number or a letter that two facts share is not a name: gate B 12, gate B 14."""
+    return len(term) > 1 and not any(c.isdigit() for c in term)

@@ -51,7 +51,7 @@ def write(data: Path, partition: int, version: int, last: Sequence[Decision], ba
 
     Durable and atomic; replaces the checkpoint before it. Raises `Unwritable`.
     """
-    spaces = {name: bank.known(name) for name in bank.namespaces}
+    spaces = {name: bank.decided_state(name) for name in bank.namespaces}
     state: dict[str, object] = {"mark": fingerprint(last), "spaces": spaces}
     return write_batches(data, partition, version, state, _batches(bank))
 
@@ -147,7 +147,7 @@ def _read(path: Path, data: Path, partition: int, settings: Settings) -> Checkpo
             raise HistoryError(f"{path}: has another format version")
         state, bank = orjson.loads(schema.metadata[_STATE_KEY]), Bank(settings)
         for namespace, known in state["spaces"].items():
-            bank.know(namespace, *known)
+            bank.restore(namespace, *known)
         for batch in file.iter_batches(_CHUNK):
             for memory in memories_from_batch(batch):
                 bank.put(memory)

@@ -1,31 +1,30 @@
-"""The memories of a namespace by category: which is the least important of the category that has the most?
+"""Heaps that find the least important memory of a namespace's largest category, in logarithmic time.
 
-Answered in logarithmic time at any size, by heaps whose outdated entries are left in them until they come up
-(lazy deletion). Knows ids and numbers only.
+Outdated entries stay in the heaps until they come up (lazy deletion).
 """
 
 import heapq
 
-SLACK = 64  # outdated entries that a heap may have beside as many as it has true ones
+SLACK = 64  # outdated entries that a heap may hold, besides as many as it has current ones
 
 
-class Categories:
+class EvictionHeaps:
     def __init__(self) -> None:
         self._members: dict[str, dict[str, float]] = {}  # category -> memory id -> importance
-        self._heaps: dict[str, list[tuple[float, str]]] = {}  # of (importance, memory id)
+        self._heaps: dict[str, list[tuple[float, str]]] = {}  # category -> heap of (importance, memory id)
         self._sizes: list[tuple[int, str]] = []  # heap of (-members, category)
 
     def put(self, category: str, memory_id: str, importance: float) -> None:
-        """A memory that came, or whose importance is another now."""
+        """Adds a memory, or changes its importance."""
         members = self._members.setdefault(category, {})
         heap = self._heaps.setdefault(category, [])
-        came = memory_id not in members
+        is_new = memory_id not in members
         members[memory_id] = importance
         heapq.heappush(heap, (importance, memory_id))
         if len(heap) > 2 * len(members) + SLACK:
             heap[:] = [(importance, memory_id) for memory_id, importance in members.items()]
             heapq.heapify(heap)
-        if came:
+        if is_new:
             self._resized(category)
 
     def remove(self, category: str, memory_id: str) -> None:
@@ -35,16 +34,16 @@ class Categories:
             del self._members[category], self._heaps[category]
         self._resized(category)
 
-    def of_largest(self, coming: str) -> str:
-        """The id of the least important memory of the largest category, where `coming` is about to get one more.
+    def least_important(self, growing: str) -> str:
+        """The id of the least important memory of the largest category, where `growing` is about to get one more.
 
-        Of categories of one size the first by name, of importances the first by id. Raises IndexError when there is none.
+        Equal categories are ordered by name, equal importances by id. Raises IndexError when there are no memories.
         """
         while (size := self._sizes[0]) and -size[0] != len(self._members.get(size[1], ())):
             heapq.heappop(self._sizes)
         category = size[1]
-        if own := self._members.get(coming):
-            category = min(size, (-len(own) - 1, coming))[1]
+        if own := self._members.get(growing):
+            category = min(size, (-len(own) - 1, growing))[1]
         members, heap = self._members[category], self._heaps[category]
         while members.get(heap[0][1]) != heap[0][0]:
             heapq.heappop(heap)

@@ -1,7 +1,7 @@
-"""Which memories have a prompt's words, and how many have several of them: the index's postings, looked up.
+"""Postings looked up for one retrieval: the memories with the heaviest terms, and counts of term sets.
 
-A lookup is for one retrieval, while the bank stands still: what many prompts ask for, or one asks for more than once, is
-kept as long as it lives. Rows are those of the index. Knows no memory and no model.
+A lookup lives as long as one retrieval, during which the bank does not change: so what several prompts need, or one needs
+more than once, is kept.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,114 +10,126 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.memory.postings import Floats, Index
+from pipeline.memory.namespace import Namespace
+from pipeline.memory.pooled import Floats
 
 Rows = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-_OFTEN = (
-    64  # a word that more than one in so many rows has: a table of all rows is faster than a search for each
-)
-_TABLES = 128  # of a byte a row, at most
-_COMPARED = 16_384  # memories that share the same words, by their pooled states
+_FREQUENT = 64  # a term that more than one in so many rows has gets a table of all rows, faster than a search for each
+_TABLES = 128  # at most; of a byte a row
 _SLACK = 1e-6  # nats squared: sums in another order differ by less
 
 
 class Lookup:
-    def __init__(self, index: Index) -> None:
-        self._index = index
+    def __init__(self, space: Namespace) -> None:
+        self._table, self._postings = space.table, space.postings
         self._rows: dict[str, Rows] = {}
-        self._tables: dict[str, Bools] = {}
-        self._together: dict[tuple[str, ...], int] = {}
+        self._membership: dict[str, Bools] = {}
+        self._counts: dict[tuple[str, ...], int] = {}
 
-    def rows(self, form: str) -> Rows:
-        """The rows of the memories that have the word, ascending."""
-        if form not in self._rows:
-            self._rows[form] = self._index.rows_with(form).astype(np.int64)
-        return self._rows[form]
+    def rows(self, term: str) -> Rows:
+        """The rows of the memories that contain the term, ascending."""
+        if term not in self._rows:
+            self._rows[term] = self._postings.rows(term).astype(np.int64)
+        return self._rows[term]
 
-    def having(self, rows: Rows, form: str) -> Bools:
-        """Which of these rows have the word."""
-        others = self.rows(form)
+    def contain(self, rows: Rows, term: str) -> Bools:
+        """[rows] which contain the term."""
+        others = self.rows(term)
         if not len(others):
             return np.zeros(len(rows), bool)
-        table = self._tables.get(form)
-        if table is None and _OFTEN * len(others) > len(self._index.ids) and len(self._tables) < _TABLES:
-            table = np.zeros(len(self._index.ids), bool)
-            table[others] = True
-            self._tables[form] = table
-        if table is not None:
-            return table.take(rows)
-        at = np.searchsorted(others, rows)
-        return np.asarray(others.take(at, mode="clip") == rows)
+        membership = self._membership.get(term)
+        if (
+            membership is None
+            and _FREQUENT * len(others) > len(self._table)
+            and len(self._membership) < _TABLES
+        ):
+            membership = np.zeros(len(self._table), bool)
+            membership[others] = True
+            self._membership[term] = membership
+        if membership is not None:
+            return membership.take(rows)
+        places = np.searchsorted(others, rows)
+        return np.asarray(others.take(places, mode="clip") == rows)
 
-    def shared(self, forms: Sequence[str], rows: Rows) -> NDArray[np.uint64]:
-        """For each row which of up to 64 words its memory has, a bit each."""
+    def term_sets(self, terms: Sequence[str], rows: Rows) -> NDArray[np.uint64]:
+        """[rows] which of up to 64 terms each row's memory contains: bit i stands for term i."""
         bits = np.zeros(len(rows), np.uint64)
-        for i, form in enumerate(forms):
-            bits |= self.having(rows, form).astype(np.uint64) << np.uint64(i)
+        for i, term in enumerate(terms):
+            bits |= self.contain(rows, term).astype(np.uint64) << np.uint64(i)
         return bits
 
-    def together(self, forms: Sequence[str], sets: NDArray[np.uint64], bound: int) -> NDArray[np.int64]:
-        """How many memories have all the words of each set of up to 64, a bit each; of a rarest word in more than
-        `bound`, that word's count, and 0 of no words."""
-        named = [tuple(form for i, form in enumerate(forms) if bits >> i & 1) for bits in sets.tolist()]
-        rarest: dict[str, list[int]] = {}  # the sets that are not known yet, by this word
-        for n, words in enumerate(named):
-            if words and words not in self._together:
-                rarest.setdefault(min(words, key=self._index.count), []).append(n)
-        for form, those in rarest.items():
-            rows = self.rows(form)
-            counts = [len(rows)] * len(those)
-            if 1 < len(rows) <= bound:
-                needed = int(np.bitwise_or.reduce(sets[those]))
-                had = self.shared([f if needed >> i & 1 else "" for i, f in enumerate(forms)], rows)
-                counts = [int(np.count_nonzero(had & some == some)) for some in sets[those]]
-            self._together.update((named[n], count) for n, count in zip(those, counts, strict=True))
-        return np.array([self._together[words] if words else 0 for words in named], np.int64)
+    def counts(self, terms: Sequence[str], sets: NDArray[np.uint64], bound: int) -> NDArray[np.int64]:
+        """[sets] how many memories contain all terms of a set (bits as in `term_sets`); 0 for the empty set.
 
-    def sharing(self, masses: Mapping[str, float], count: int, nearness: Callable[[Rows], Floats]) -> Rows:
-        """The rows of the `count` memories that have the heaviest of these words together.
-
-        Of a large bank's memories many share the same words with a prompt: of these the nearest, and then by id; and of
-        very many some, by id.
+        The rarest term's count, where even this one is in more than `bound` memories, or is in one only: the sets are taken
+        to be of terms that some memory contains together.
         """
-        words = sorted(((mass, form) for form, mass in masses.items() if mass > 0), reverse=True)
-        found, left = np.zeros(len(self._index.ids)), sum(mass for mass, _ in words)
-        rows, heavy = np.zeros(0, np.int64), np.zeros(0)
-        closed = False
-        for mass, form in words:
-            if len(rows) > count:
-                # Who has no more than the words from here on is lighter than the heaviest so far, once these weigh more
-                # than all of them: then nobody comes, and only those stay who may still be among the heaviest.
-                heavy = heavy if closed else found[rows]
-                least = np.partition(heavy, -count)[-count]
-                if closed or least > left:
-                    stay = heavy + left >= least - _SLACK
-                    rows, heavy = rows[stay], heavy[stay]
-                    if not closed:
-                        order = np.argsort(rows)
-                        rows, heavy, closed = rows[order], heavy[order], True
-            if closed:
-                heavy[self.having(rows, form)] += mass
-            else:
-                having = self.rows(form)
-                rows = np.concatenate([rows, having[found[having] == 0]])
-                found[having] += mass
-            left -= mass
-        heavy = heavy if closed else found[rows]
+        named = [tuple(term for i, term in enumerate(terms) if bits >> i & 1) for bits in sets.tolist()]
+        new_by_rarest: dict[str, list[int]] = {}  # sets that are not counted yet
+        for n, words in enumerate(named):
+            if words and words not in self._counts:
+                new_by_rarest.setdefault(min(words, key=self._postings.count), []).append(n)
+        for rarest, new in new_by_rarest.items():
+            rows = self.rows(rarest)
+            counts = [len(rows)] * len(new)
+            if 1 < len(rows) <= bound:
+                needed = int(np.bitwise_or.reduce(sets[new]))
+                contained = self.term_sets([t if needed >> i & 1 else "" for i, t in enumerate(terms)], rows)
+                counts = [int(np.count_nonzero(contained & one == one)) for one in sets[new]]
+            self._counts.update((named[n], count) for n, count in zip(new, counts, strict=True))
+        return np.array([self._counts[words] if words else 0 for words in named], np.int64)
+
+    def heaviest(
+        self, weights: Mapping[str, float], count: int, similarity: Callable[[Rows], Floats], bound: int
+    ) -> Rows:
+        """The rows of the `count` memories whose terms have the largest sums of weights.
+
+        Ties are broken by `similarity` of the pooled states, then by id. Of more than `bound` ties those with the first ids are compared.
+        """
+        rows, sums = self._heavy(weights, count)
         if len(rows) <= count:
             return rows
-        sure, tied = _above(rows, heavy, count)
-        if len(tied) > _COMPARED:  # of wording alone
-            keys = self._index.ids.keys(tied)
-            tied = tied[keys <= np.partition(keys, _COMPARED)[_COMPARED]]
-        near, equal = _above(tied, nearness(tied), count - len(sure))
-        order = np.argsort(self._index.ids.keys(equal), kind="stable")
-        return np.concatenate([sure, near, equal[order[: count - len(sure) - len(near)]]])
+        sure, tied = _split_at(rows, sums, count)
+        if len(tied) > bound:  # they share nothing but common words
+            keys = self._table.id_prefixes(tied)
+            tied = tied[keys <= np.partition(keys, bound)[bound]]
+        nearer, equal = _split_at(tied, similarity(tied), count - len(sure))
+        order = np.argsort(self._table.id_prefixes(equal), kind="stable")
+        return np.concatenate([sure, nearer, equal[order[: count - len(sure) - len(nearer)]]])
+
+    def _heavy(self, weights: Mapping[str, float], count: int) -> tuple[Rows, NDArray[np.float64]]:
+        """Rows with their sums of weights, the `count` heaviest and those that tie with them among them.
+
+        Terms come heaviest first. Once the `count`-th heaviest row weighs more than all terms that are left together, no
+        new row can be among the heaviest: from then on only rows that still can be are looked at.
+        """
+        terms = sorted(((weight, term) for term, weight in weights.items() if weight > 0), reverse=True)
+        sum_of_row, left = np.zeros(len(self._table)), sum(weight for weight, _ in terms)
+        rows, sums = np.zeros(0, np.int64), np.zeros(0)
+        closed = False  # no new rows
+        for weight, term in terms:
+            if len(rows) > count:
+                sums = sums if closed else sum_of_row[rows]
+                least = np.partition(sums, -count)[-count]
+                if closed or least > left:
+                    stay = sums + left >= least - _SLACK
+                    rows, sums = rows[stay], sums[stay]
+                    if not closed:
+                        order = np.argsort(rows)
+                        rows, sums, closed = rows[order], sums[order], True
+            if closed:
+                sums[self.contain(rows, term)] += weight
+            else:
+                containing = self.rows(term)
+                rows = np.concatenate([rows, containing[sum_of_row[containing] == 0]])
+                sum_of_row[containing] += weight
+            left -= weight
+        return rows, sums if closed else sum_of_row[rows]
 
 
-def _above(rows: Rows, by: NDArray[np.floating[Any]], count: int) -> tuple[Rows, Rows]:
-    """Of the rows those that are certainly among the `count` highest, and those of which only some are."""
-    least = np.partition(by, -count)[-count]
-    return rows[by > least], rows[by == least]
+def _split_at(rows: Rows, values: NDArray[np.floating[Any]], count: int) -> tuple[Rows, Rows]:
+    """The rows above the `count`-th highest value, and those that have just that value."""
+    least = np.partition(values, -count)[-count]
+    return rows[values > least], rows[values == least]

@@ -1,80 +1,73 @@
-"""What a bank holds of one namespace: its memories by row and by id, where their words are, and what it has decided.
+"""State of one namespace: its memories, the indexes that find them, and what has been decided in it.
 
-What belongs together is changed together here. Knows nothing of how a decision is made.
+The table and both indexes refer to memories by row number; here they change together.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 
-from pipeline.memory.eviction import Categories
-from pipeline.memory.postings import Index
+from pipeline.memory.eviction import EvictionHeaps
+from pipeline.memory.pooled import PooledIndex
+from pipeline.memory.postings import Postings
 from pipeline.memory.record import Memory
-from pipeline.memory.table import Records
+from pipeline.memory.table import Table
 from pipeline.text.words import terms_of
 
 DEFAULT_CATEGORY = ""
 
 
-@dataclass(slots=True)
 class Namespace:
-    index: Index = field(default_factory=Index)  # has the rows, too
-    records: Records = field(default_factory=Records)
-    least: Categories | None = None  # made for the first eviction: who decides none needs none
-    decided: dict[str, int] = field(default_factory=dict)  # SourceOffset.log -> highest offset
-    # Oldest first. In a plain dictionary the oldest is searched for behind all that were taken out before it.
-    fact_ids: OrderedDict[str, None] = field(default_factory=OrderedDict)
-    request_ids: OrderedDict[str, None] = field(default_factory=OrderedDict)  # whose uses are counted
+    def __init__(
+        self,
+        decided: Mapping[str, int] | None = None,
+        fact_ids: Iterable[str] = (),
+        request_ids: Iterable[str] = (),
+    ) -> None:
+        self.table = Table()
+        self.postings = Postings(self.table)
+        self.pooled = PooledIndex(self.table)
+        self._heaps: EvictionHeaps | None = None  # made for the first eviction: a replica never evicts
+        self.decided = dict(decided or {})  # SourceOffset.log -> highest offset
+        # Oldest first. A plain dictionary searches for its oldest key past all that were deleted before it.
+        self.fact_ids = OrderedDict.fromkeys(fact_ids)
+        self.request_ids = OrderedDict.fromkeys(request_ids)  # whose uses are counted
 
     @property
     def size(self) -> int:
-        return self.index.ids.held
-
-    def get(self, memory_id: str) -> Memory | None:
-        row = self.index.ids.row(memory_id)
-        return None if row is None else Memory.of(memory_id, self.records.kind(row), self.records.record(row))
-
-    def at(self, row: int) -> Memory:
-        return Memory.of(self.index.ids[row], self.records.kind(row), self.records.record(row))
-
-    def __iter__(self) -> Iterator[Memory]:
-        """Oldest first; while it goes on no memory may come or leave."""
-        held = self.index.ids.are_held().tobytes()
-        return (self.at(row) for row, here in enumerate(held) if here)
+        """Memories."""
+        return self.table.size
 
     def put(self, memory: Memory) -> None:
-        """In the place of the one that has its id, and as the newest."""
-        if known := self.get(memory.memory_id):
+        """Adds a memory as the newest, in place of the one that has its id."""
+        if known := self.table.get(memory.memory_id):
             self.remove(known)
-        self.index.add(memory.memory_id, terms_of(memory.text))
-        self.records.add(memory.kind, memory.record)
+        self.postings.add(self.table.add(memory), terms_of(memory.text))
         self._weigh(memory)
 
     def change(self, memory: Memory) -> None:
-        """`memory`: what becomes of the one with its id, by `Memory.changed`."""
-        self.records.change(self._row(memory.memory_id), memory.record)
+        """Replaces the memory that has this id by what `Memory.changed` made of it."""
+        self.table.change(memory)
         self._weigh(memory)
 
-    def least_of_largest(self, coming: str | None) -> Memory:
-        """The least important memory of the category with the most, where one of the category `coming` is about to come."""
-        if self.least is None:
-            self.least = Categories()
-            for memory in self:
-                self._weigh(memory)
-        return self.at(self._row(self.least.of_largest(coming or DEFAULT_CATEGORY)))
+    def remove(self, memory: Memory) -> None:
+        if self._heaps:
+            self._heaps.remove(memory.category or DEFAULT_CATEGORY, memory.memory_id)
+        self.postings.remove(self.table.remove(memory.memory_id), terms_of(memory.text))
+        if self.table.is_sparse:
+            kept = self.table.compact()
+            self.postings.renumber(kept)
+            self.pooled.renumber(kept)
 
-    def _row(self, memory_id: str) -> int:
-        row = self.index.ids.row(memory_id)
-        assert row is not None
-        return row
+    def least_important(self, category: str | None) -> Memory:
+        """The least important memory of the largest category, where `category` is about to grow by one."""
+        if self._heaps is None:
+            self._heaps = EvictionHeaps()
+            for memory in self.table:
+                self._weigh(memory)
+        least = self.table.get(self._heaps.least_important(category or DEFAULT_CATEGORY))
+        assert least is not None
+        return least
 
     def _weigh(self, memory: Memory) -> None:
-        if self.least:
-            self.least.put(memory.category or DEFAULT_CATEGORY, memory.memory_id, memory.importance)
-
-    def remove(self, memory: Memory) -> None:
-        if self.least:
-            self.least.remove(memory.category or DEFAULT_CATEGORY, memory.memory_id)
-        held = self.index.remove(memory.memory_id, terms_of(memory.text))
-        if held is not None:
-            self.records = self.records.only(held)
+        if self._heaps:
+            self._heaps.put(memory.category or DEFAULT_CATEGORY, memory.memory_id, memory.importance)

@@ -1,173 +1,204 @@
-"""The memories of a namespace by row, and rows by memory id: what a bank holds of each, in as few bytes as can be.
+"""Compact table of a namespace's memories: packed records by row number, and row numbers by memory id.
 
-A dictionary of a million objects takes several hundred bytes an entry beside what the entry says. So ids stand in one
-array, sixteen bytes each, found by a hash table of row numbers; and records stand in blocks, one behind the other. Rows
-are given in order of arrival; of a memory that left the row stays, empty, until the rows are numbered anew. Knows
-nothing of what a record says, nor of words.
+A dictionary of a million objects takes several hundred bytes an entry on top of the objects. Here ids stand in one array,
+sixteen bytes each, and are found through a hash table of row numbers; records stand in blocks of many. Rows are numbered
+in order of arrival. A removed memory leaves its row empty, until `compact` drops the empty rows and renumbers the others.
 """
 
 import re
 from array import array
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.memory.record import Kind
+from pipeline.memory.record import Kind, Memory
 
 _ID = 16  # bytes
 _HEX = re.compile(f"[0-9a-f]{{{2 * _ID}}}")
-_FREE, _LEFT = -1, -2  # in the hash table
-_FULL = 2 / 3  # of the hash table, from which on it is made anew, at most half full
-_BLOCK = 32  # records: a change copies a block
+_EMPTY, _DELETED = -1, -2  # hash slots without a row
+_MAX_LOAD = 2 / 3  # share of used hash slots from which the hash table is rebuilt, at most half full
+_BLOCK = 32  # records; changing one copies its block
+_MAX_REMOVED = 0.2  # share of empty rows from which compacting is due
+_MIN_REMOVED = 1024  # fewer empty rows are never worth it
 
 
-class Ids:
-    """Which row a memory's id has, and which id a row: seventeen bytes and a slot of the hash table each."""
+class Table:
+    """Memory ids and records, in step: both are added, removed and renumbered together."""
 
     def __init__(self) -> None:
-        self._raw = bytearray()  # row -> id
-        self._slots = array("i", [_FREE]) * 8  # rows, by the hashes of their ids; linear probing
-        self._taken = 0  # slots, those of who left among them
-        self._held = bytearray()  # row -> whether its memory is still here
-        self.is_held = self._held.__getitem__  # for many rows: no function of ours is called
-        self.gone = 0  # rows whose memories left
+        self._ids = bytearray()  # row -> id, _ID bytes each
+        self._slots = array("i", [_EMPTY]) * 8  # rows, by the hashes of their ids; linear probing
+        self._used = 0  # slots that are not _EMPTY
+        self._present = bytearray()  # row -> whether its memory is still here
+        self.is_present = (
+            self._present.__getitem__
+        )  # bound once: filters over many rows run without a Python frame
+        self.removed = 0  # empty rows
+        self._records = _Records()
 
     def __len__(self) -> int:
-        """Rows, empty ones among them."""
-        return len(self._raw) // _ID
+        """Rows, empty ones included."""
+        return len(self._present)
 
     @property
-    def held(self) -> int:
-        return len(self) - self.gone
+    def size(self) -> int:
+        """Memories."""
+        return len(self) - self.removed
 
-    def add(self, memory_id: str) -> int:
-        """The row of an id that is new. Raises ValueError where it is not 32 hex digits."""
-        if not _HEX.fullmatch(memory_id):
-            raise ValueError(f"{memory_id!r} is no memory id")
-        row = len(self)
-        self._raw += bytes.fromhex(memory_id)
-        self._held.append(True)
-        if self._taken >= _FULL * len(self._slots):
-            self._rehash()
-        else:
-            _put(self._slots, memory_id, row)
-            self._taken += 1
-        return row
+    def __iter__(self) -> Iterator[Memory]:
+        """Oldest first. No memory may be added or removed meanwhile."""
+        present = bytes(self._present)
+        return (self.at(row) for row, here in enumerate(present) if here)
+
+    def at(self, row: int) -> Memory:
+        return Memory.of(self.id_of(row), self._records.kind(row), self._records.record(row))
+
+    def get(self, memory_id: str) -> Memory | None:
+        row = self.row(memory_id)
+        return (
+            None if row is None else Memory.of(memory_id, self._records.kind(row), self._records.record(row))
+        )
 
     def row(self, memory_id: str) -> int | None:
-        slots, raw, mask = self._slots, self._raw, len(self._slots) - 1
+        slots, ids, mask = self._slots, self._ids, len(self._slots) - 1
         slot = hash(memory_id) & mask
-        while (row := slots[slot]) != _FREE:
-            if row >= 0 and raw[_ID * row : _ID * row + _ID].hex() == memory_id:
+        while (row := slots[slot]) != _EMPTY:
+            if row >= 0 and ids[_ID * row : _ID * row + _ID].hex() == memory_id:
                 return row
             slot = slot + 1 & mask
         return None
 
+    def id_of(self, row: int) -> str:
+        """The memory id of a row; of an empty row the id that it had."""
+        return self._ids[_ID * row : _ID * row + _ID].hex()
+
+    def id_prefixes(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.uint32]:
+        """The first 32 bits of the rows' ids, which order rows independently of their arrival."""
+        return np.frombuffer(self._ids, ">u4")[_ID // 4 * rows.astype(np.intp)].astype(np.uint32)
+
+    def present(self) -> NDArray[np.bool_]:
+        """[rows] whether a row's memory is here."""
+        return np.array(self._present, bool)
+
+    def add(self, memory: Memory) -> int:
+        """The row of a memory with a new id. Raises ValueError for an id that is not 32 hex digits."""
+        if not _HEX.fullmatch(memory.memory_id):
+            raise ValueError(f"{memory.memory_id!r} is not a memory id")
+        row = len(self)
+        self._ids += bytes.fromhex(memory.memory_id)
+        self._present.append(True)
+        if self._used >= _MAX_LOAD * len(self._slots):
+            self._rehash()
+        else:
+            _insert(self._slots, memory.memory_id, row)
+            self._used += 1
+        self._records.add(memory.kind, memory.record)
+        return row
+
+    def change(self, memory: Memory) -> None:
+        """Replaces the record of the memory that has this id. Raises KeyError for an unknown id."""
+        if (row := self.row(memory.memory_id)) is None:
+            raise KeyError(memory.memory_id)
+        self._records.change(row, memory.record)
+
     def remove(self, memory_id: str) -> int:
-        """The row that it had. Raises KeyError for an id that is not held."""
+        """The row, which is empty from now on. Raises KeyError for an unknown id."""
         if (row := self.row(memory_id)) is None:
             raise KeyError(memory_id)
         slot = hash(memory_id) & len(self._slots) - 1
         while self._slots[slot] != row:
             slot = slot + 1 & len(self._slots) - 1
-        self._slots[slot] = _LEFT
-        self._held[row] = False
-        self.gone += 1
+        self._slots[slot] = _DELETED
+        self._present[row] = False
+        self.removed += 1
         return row
 
-    def __getitem__(self, row: int) -> str:
-        """The id of a row; of an empty one the id that it had."""
-        return self._raw[_ID * row : _ID * row + _ID].hex()
+    @property
+    def is_sparse(self) -> bool:
+        """Whether so many rows are empty that compacting is worth its time."""
+        return self.removed > max(_MIN_REMOVED, _MAX_REMOVED * len(self))
 
-    def keys(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.uint32]:
-        """How the rows' ids begin, as numbers."""
-        return np.frombuffer(self._raw, ">u4")[_ID // 4 * rows.astype(np.intp)].astype(np.uint32)
-
-    def are_held(self) -> NDArray[np.bool_]:
-        """Of each row whether its memory is here."""
-        return np.array(self._held, bool)
-
-    def renumber(self) -> None:
-        """Leaves the empty rows out."""
-        self._raw = bytearray(np.frombuffer(self._raw, f"V{_ID}")[self.are_held()].tobytes())
-        self._held[:] = b"\1" * len(self)
-        self.gone = 0
+    def compact(self) -> NDArray[np.bool_]:
+        """Drops the empty rows and renumbers the others; [old rows] which were kept, for indexes that hold row numbers."""
+        kept = self.present()
+        self._records = self._records.select(kept)
+        self._ids = bytearray(np.frombuffer(self._ids, f"V{_ID}")[kept].tobytes())
+        self._present[:] = b"\1" * int(np.count_nonzero(kept))
+        self.removed = 0
         self._rehash()
+        return kept
 
     def _rehash(self) -> None:
-        size = 8
-        while 2 * self.held >= size:
-            size *= 2
-        self._slots, self._taken = array("i", [_FREE]) * size, self.held
-        for row, held in enumerate(self.are_held().tobytes()):
-            if held:
-                _put(self._slots, self[row], row)
+        slots = 8
+        while 2 * self.size >= slots:
+            slots *= 2
+        self._slots, self._used = array("i", [_EMPTY]) * slots, self.size
+        for row, here in enumerate(bytes(self._present)):
+            if here:
+                _insert(self._slots, self.id_of(row), row)
 
 
-def _put(slots: "array[int]", memory_id: str, row: int) -> None:
+def _insert(slots: "array[int]", memory_id: str, row: int) -> None:
     mask = len(slots) - 1
     slot = hash(memory_id) & mask
-    while slots[slot] != _FREE:
+    while slots[slot] != _EMPTY:
         slot = slot + 1 & mask
     slots[slot] = row
 
 
-class Records:
-    """Records and kinds by row. Records stand in blocks, for a block is one allocation; a change makes a block anew.
-
-    The record of a memory that left stays until the rows are numbered anew.
-    """
+class _Records:
+    """Records and kinds by row. A block of records is one allocation, so an entry costs few bytes besides its record."""
 
     def __init__(self) -> None:
-        self._blocks: list[bytes] = []
-        self._ends = array("I")  # row -> where its record ends in its block
-        self._newest: list[bytes] = []  # of the block that is not full
+        self._blocks: list[bytes] = []  # full ones
+        self._last: list[bytes] = []  # the records of the block that is not full yet
+        self._ends = array("I")  # row -> end of its record in its block
         self._kinds = array("I")  # row -> number of its kind
-        self._numbers: dict[Kind, int] = {}
-        self._kind_of: list[Kind] = []
+        self._kind_numbers: dict[Kind, int] = {}
+        self._kind_of_number: list[Kind] = []
 
     def add(self, kind: Kind, record: bytes) -> None:
-        """The next row."""
-        number = self._numbers.setdefault(kind, len(self._kind_of))
-        if number == len(self._kind_of):
-            self._kind_of.append(kind)
+        """Adds the next row."""
+        number = self._kind_numbers.setdefault(kind, len(self._kind_of_number))
+        if number == len(self._kind_of_number):
+            self._kind_of_number.append(kind)
         self._kinds.append(number)
-        self._newest.append(record)
-        self._ends.append(len(record) + (self._ends[-1] if len(self._newest) > 1 else 0))
-        if len(self._newest) == _BLOCK:
-            self._blocks.append(b"".join(self._newest))
-            self._newest = []
+        self._last.append(record)
+        self._ends.append(len(record) + (self._ends[-1] if len(self._last) > 1 else 0))
+        if len(self._last) == _BLOCK:
+            self._blocks.append(b"".join(self._last))
+            self._last = []
 
     def kind(self, row: int) -> Kind:
-        return self._kind_of[self._kinds[row]]
+        return self._kind_of_number[self._kinds[row]]
 
     def record(self, row: int) -> bytes:
-        block, at = row // _BLOCK, row % _BLOCK
+        block, place = row // _BLOCK, row % _BLOCK
         if block == len(self._blocks):
-            return self._newest[at]
-        return self._blocks[block][self._ends[row - 1] if at else 0 : self._ends[row]]
+            return self._last[place]
+        return self._blocks[block][self._ends[row - 1] if place else 0 : self._ends[row]]
 
     def change(self, row: int, record: bytes) -> None:
-        block, at = divmod(row, _BLOCK)
-        begin, end = self._ends[row - 1] if at else 0, self._ends[row]
+        block, place = divmod(row, _BLOCK)
+        begin, end = self._ends[row - 1] if place else 0, self._ends[row]
         if block == len(self._blocks):
-            self._newest[at] = record
+            self._last[place] = record
         else:
             whole = memoryview(self._blocks[block])
             self._blocks[block] = b"".join((whole[:begin], record, whole[end:]))
-        if longer := len(record) - (end - begin):
-            for after in range(row, min((block + 1) * _BLOCK, len(self._ends))):
-                self._ends[after] += longer
+        if growth := len(record) - (end - begin):
+            for later in range(row, min((block + 1) * _BLOCK, len(self._ends))):
+                self._ends[later] += growth
 
-    def only(self, held: NDArray[np.bool_]) -> "Records":
-        """Of those rows only, numbered anew. Uses this one up: each block leaves it as it is read."""
-        kept = Records()
+    def select(self, kept: NDArray[np.bool_]) -> "_Records":
+        """Only these rows, renumbered. Frees each block once it is copied, and leaves this object unusable."""
+        selected = _Records()
         for block in range(len(self._blocks) + 1):
-            some = range(block * _BLOCK, min((block + 1) * _BLOCK, len(self._ends)))
-            for row in some:
-                if held[row]:
-                    kept.add(self.kind(row), self.record(row))
+            for row in range(block * _BLOCK, min((block + 1) * _BLOCK, len(self._ends))):
+                if kept[row]:
+                    selected.add(self.kind(row), self.record(row))
             if block < len(self._blocks):
                 self._blocks[block] = b""
-        return kept
+        return selected

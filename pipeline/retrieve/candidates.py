@@ -5,27 +5,24 @@ from functools import partial
 
 import numpy as np
 
-from pipeline.config import Settings
+from pipeline.config import RetrievalConfig
 from pipeline.ingest.encoding import Asked
-from pipeline.memory.bank import Bank
 from pipeline.memory.lookup import Lookup, Rows
-from pipeline.memory.postings import NO_STATES, Index, Stated, pool
+from pipeline.memory.namespace import Namespace
+from pipeline.memory.pooled import pool
 from pipeline.retrieve.idf import Floats
 
 
 def candidate_rows(
-    bank: Bank, namespace: str, index: Index, lookup: Lookup, prompts: Sequence[Asked], idf: Sequence[Floats]
+    space: Namespace, lookup: Lookup, prompts: Sequence[Asked], idf: Sequence[Floats], config: RetrievalConfig
 ) -> Iterator[Rows]:
     """For each prompt its candidates' rows, ascending. idf: of each prompt's words."""
-    settings: Settings = bank.settings
-
-    def stated(memory_id: str) -> Stated:
-        memory = bank.get(namespace, memory_id)
-        return (memory.vectors, memory.priors) if memory else NO_STATES
-
     pooled = [pool(one.vectors, some.astype(np.float32)) for one, some in zip(prompts, idf, strict=True)]
-    nearest = index.nearest(np.stack(pooled), settings.candidates, stated)
+    nearest = space.pooled.nearest(np.stack(pooled), config.candidates)
     for prompt, values, state, near in zip(prompts, idf, pooled, nearest, strict=True):
         masses = dict(zip(prompt.forms, (values**2).tolist(), strict=True))
-        count = settings.word_candidates * settings.candidates
-        yield np.union1d(lookup.sharing(masses, count, partial(index.nearness, state)), near)
+        count, similarity = (
+            config.word_candidates * config.candidates,
+            partial(space.pooled.similarity, state),
+        )
+        yield np.union1d(lookup.heaviest(masses, count, similarity, config.compared_ties), near)

@@ -8,29 +8,28 @@ from numpy.typing import NDArray
 
 from pipeline.config import IdfConfig
 from pipeline.ingest.encoding import Asked
-from pipeline.memory.postings import Index
+from pipeline.memory.namespace import Namespace
 from pipeline.text.annotate import AnnotatedText
 
 Floats = NDArray[np.float64]
 
 
-def prompt_idf(index: Index, size: int, prompts: Sequence[Asked], config: IdfConfig) -> list[Floats]:
+def prompt_idf(space: Namespace, prompts: Sequence[Asked], config: IdfConfig) -> list[Floats]:
     """For each prompt its words' idf, nats. Of a word that comes twice only the last one counts, which is the nearest to
     what is asked: the others have 0."""
-    idf = _idf(index, size, [one.forms for one in prompts], [one.priors for one in prompts], config)
+    idf = _idf(space, [one.forms for one in prompts], [one.priors for one in prompts], config)
     for one, values in zip(prompts, idf, strict=True):
         values *= [term not in one.forms[i + 1 :] for i, term in enumerate(one.forms)]
     return idf
 
 
-def fact_idf(index: Index, size: int, facts: Sequence[AnnotatedText], config: IdfConfig) -> list[Floats]:
+def fact_idf(space: Namespace, facts: Sequence[AnnotatedText], config: IdfConfig) -> list[Floats]:
     """For each fact its words' idf, nats."""
-    return _idf(index, size, [fact.terms for fact in facts], [fact.unigram_nll for fact in facts], config)
+    return _idf(space, [fact.terms for fact in facts], [fact.unigram_nll for fact in facts], config)
 
 
 def _idf(
-    index: Index,
-    size: int,
+    space: Namespace,
     terms: Sequence[Sequence[str]],
     unigram_nll: Sequence[NDArray[np.float32]],
     config: IdfConfig,
@@ -40,8 +39,10 @@ def _idf(
     if not terms:
         return []
     pseudo, prior = config.pseudo_facts, np.concatenate(unigram_nll).astype(float)
-    others = np.maximum(np.array([index.count(term) for text in terms for term in text], float) - 1, 0.0)
-    here = np.log((size + pseudo) / (others + pseudo * np.exp(-prior)))
+    others = np.maximum(
+        np.array([space.postings.count(term) for text in terms for term in text], float) - 1, 0.0
+    )
+    here = np.log((space.size + pseudo) / (others + pseudo * np.exp(-prior)))
     idf = np.maximum(np.minimum(here, prior), 0.0)
     ends = accumulate(map(len, terms), initial=0)
     return [idf[start:end] for start, end in pairwise(ends)]

@@ -114,15 +114,15 @@ def _about(bank: Bank, first: First, left: _Left) -> Iterator[tuple[Memory, Anno
     """Other memories that have all names of the bridge and a word like the rest's, of the newest a bounded number; and
     their words' idf."""
     for namespace in first.namespaces:
-        index = bank.index(namespace)
-        if index is None:
+        space = bank.namespace(namespace)
+        if space is None:
             continue
-        rows = index.with_all(left.bridge, bank.settings.postings)[: bank.settings.candidates].tolist()
-        memories = [bank.at(namespace, row) for row in rows]
+        rows = space.postings.rows_with_all(left.bridge, bank.settings.postings)[: bank.settings.candidates]
+        memories = [space.table.at(row) for row in rows.tolist()]
         others = [memory for memory in memories if memory.memory_id != first.hit.memory.memory_id]
         some = [memory for memory in others if _has_any(memory.text, left.rest)]
         texts = [annotate(memory.text, memory.priors) for memory in some]
-        yield from zip(some, texts, fact_idf(index, bank.size(namespace), texts, bank.settings), strict=True)
+        yield from zip(some, texts, fact_idf(space, texts, bank.settings), strict=True)
 
 
 def _has_any(text: str, terms: Sequence[str]) -> bool:

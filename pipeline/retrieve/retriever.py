@@ -18,7 +18,7 @@ from pipeline.config import Settings
 from pipeline.ingest.encoding import Asked
 from pipeline.memory.bank import Bank
 from pipeline.memory.lookup import Lookup
-from pipeline.memory.postings import Index
+from pipeline.memory.namespace import Namespace
 from pipeline.memory.record import Memory
 from pipeline.retrieve.alignment import align
 from pipeline.retrieve.candidates import candidate_rows
@@ -69,22 +69,21 @@ def _answered_by(second: Second, hits: list[Hit], settings: Settings) -> list[Hi
 
 def _in_namespace(bank: Bank, namespace: str, prompts: Sequence[Asked], k: int) -> list[list[Hit]]:
     """For each prompt its k best memories of the namespace, with their gates as they open."""
-    index, size, settings = bank.index(namespace), bank.size(namespace), bank.settings
-    if index is None or not size or not prompts:
+    space, settings = bank.namespace(namespace), bank.settings
+    if space is None or not space.size or not prompts:
         return [[] for _ in prompts]
-    idf, lookup = prompt_idf(index, size, prompts, settings), Lookup(index)
+    idf, lookup = prompt_idf(space, prompts, settings), Lookup(space)
     memories: list[list[Memory]] = []
     scores: list[Floats] = []
-    each = candidate_rows(bank, namespace, index, lookup, prompts, idf)
+    each = candidate_rows(space, lookup, prompts, idf, settings)
     for prompt, weights, rows in zip(prompts, idf, each, strict=True):
-        memories.append([bank.at(namespace, row) for row in rows.tolist()])
-        scores += scores_of(lookup, size, [prompt], [weights], rows, memories[-1], settings)
-    return best_hits(index, size, prompts, idf, memories, scores, settings, k)
+        memories.append([space.table.at(row) for row in rows.tolist()])
+        scores += scores_of(lookup, space.size, [prompt], [weights], rows, memories[-1], settings)
+    return best_hits(space, prompts, idf, memories, scores, settings, k)
 
 
 def best_hits(
-    index: Index,
-    size: int,
+    space: Namespace,
     prompts: Sequence[Asked],
     idf: Sequence[Floats],
     memories: Sequence[Sequence[Memory]],
@@ -97,7 +96,7 @@ def best_hits(
     best = [_highest(*one, most) for one in zip(memories, scores, strict=True)]
     chosen = [some[i] for some, indices in zip(memories, best, strict=True) for i in indices]
     texts = [annotate(memory.text, memory.priors) for memory in chosen]
-    idfs = fact_idf(index, size, texts, settings)
+    idfs = fact_idf(space, texts, settings)
     arrays = [of_prompt(prompt, weights) for prompt, weights in zip(prompts, idf, strict=True)]
     sides = [side for side, indices in zip(arrays, best, strict=True) for _ in indices]
     facts = map(of_fact, chosen, texts, idfs)

@@ -74,8 +74,8 @@ def _rarity(lookup: Lookup, size: int, prompt: Asked, idf: Floats, rows: Rows, s
     by_term = dict(zip(prompt.forms, numbers, strict=True))
     terms = sorted(by_term)
     unigram_nll, masses = np.array([by_term[term] for term in terms]).T
-    sets, set_of_row = np.unique(lookup.shared(terms, rows), return_inverse=True)
-    together = np.maximum(lookup.together(terms, sets, settings.postings), 1)
+    sets, set_of_row = np.unique(lookup.term_sets(terms, rows), return_inverse=True)
+    together = np.maximum(lookup.counts(terms, sets, settings.postings), 1)
     has = (sets[:, None] >> np.arange(len(terms), dtype=np.uint64) & np.uint64(1)).astype(float)
     rarities = np.minimum(np.log((size + settings.pseudo_facts) / together), (has * unigram_nll).sum(1))
     return np.asarray((rarities * ((has * masses).sum(1) / (masses.sum() or 1.0)) ** 2)[set_of_row])

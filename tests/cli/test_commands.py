@@ -10,6 +10,7 @@ import orjson
 import pytest
 from typer.testing import CliRunner
 
+from pipeline.decide.decide import decide_fact
 from pipeline.history import log as history
 from pipeline.ingest.encoding import Encoding
 from pipeline.memory.bank import Bank
@@ -164,7 +165,7 @@ def test_digest_and_memories_need_no_broker(tmp_path: Path) -> None:
     ones = np.ones(len(split("A lamp.")), np.float32)
     encoding = Encoding("A lamp.", "model", 5.0, 1.0, 4.0, ones, ones, np.zeros((len(ones), 0), np.uint8))
     fact = NewFact("default", encoding, now, now, SourceOffset("facts", "id", 0, 0))
-    history.append(tmp_path, 0, 0, Bank().decide(fact, now))
+    history.append(tmp_path, 0, 0, decide_fact(Bank(), fact, now))
     assert RUNNER.invoke(app, ["digest", *data]).stdout != empty
     counted = RUNNER.invoke(app, ["query", "select outcome from history", "--format", "json", *data])
     assert json.loads(counted.stdout) == [{"outcome": "learned"}]

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import MemoryLM
+from pipeline.decide.decide import decide_fact, decide_forget
 from pipeline.ingest.encoder import Encoder
 from pipeline.memory.bank import Bank
-from pipeline.memory.events import NewFact, SourceOffset, labels_of
+from pipeline.memory.events import ForgetRequest, NewFact, SourceOffset, labels_of
 from schemas.fact import Forget
 from tests.faults.facts import make_facts
 from tests.helpers.models import make_gpt2
@@ -43,13 +44,13 @@ def stream() -> Any:
     for offset, (namespace, fact) in enumerate(pairs):
         cause, now = SourceOffset("facts", "golden", 0, offset), BEGIN + timedelta(seconds=offset)
         if isinstance(fact, Forget):
-            decisions = bank.decide_forget(namespace, fact.forget, cause, now)
+            decisions = decide_forget(bank, ForgetRequest(namespace, fact.forget, False, now, cause), now)
         else:
             new = NewFact(
                 namespace, next(encodings), fact.observed_at or now, now, cause, fact.min_loss_delta,
                 **labels_of(fact),
             )  # fmt: skip
-            decisions = bank.decide(new, now)
+            decisions = decide_fact(bank, new, now)
         for decision in decisions:
             bank.apply(decision)
             outcomes[decision.outcome] += 1

@@ -60,7 +60,7 @@ def test_a_checkpoint_is_the_fold_and_decides_the_same(
         for decision in rows:
             kept.bank.apply(decision)
     assert kept.bank.digest() == bank.digest()
-    assert kept.bank.known("default") == bank.known("default")
+    assert kept.bank.decided_state("default") == bank.decided_state("default")
     assert kept.bank.positions("default") == bank.positions("default")
     after = message(
         *(row(len(script) + i, text, fact_id=f"id-{i % 9}") for i, (text, _) in enumerate(script))

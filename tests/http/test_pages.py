@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.decide.decide import decide_fact
 from pipeline.history import log as history
 from pipeline.ingest.encoding import Encoding
 from pipeline.memory.bank import Bank
@@ -36,7 +37,7 @@ def data(tmp_path: Path) -> Path:
         fact = NewFact(
             "default", encoding, now, now - timedelta(seconds=2), cause, category="c" if n < 2 else None
         )
-        for row in bank.decide(fact, now):
+        for row in decide_fact(bank, fact, now):
             bank.apply(row)
             rows.append(row)
     history.append(tmp_path, 0, 0, rows)

@@ -1,8 +1,5 @@
 """Tests of alignment, packed vectors and the index, without a model."""
 
-from collections.abc import Sequence
-from random import Random
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,10 +7,8 @@ from hypothesis import strategies as st
 
 from pipeline.bench.synthetic.texts import made_up_facts, prompts_for
 from pipeline.config import Settings
-from pipeline.decide.dedup import same_relation
 from pipeline.ingest.encoder import words_of_tokens
 from pipeline.ingest.quantize import pack, unit, unpack
-from pipeline.memory.postings import POOLED, Index, Stated
 from pipeline.retrieve.alignment import align
 from pipeline.retrieve.gate import gate_of
 from pipeline.retrieve.span import heaviest_unmatched
@@ -118,68 +113,3 @@ def test_a_packed_vector_points_where_it_pointed(words: int, d: int, seed: int) 
     back = unpack(packed, d)
     assert back.shape == vectors.shape and ((back >= 0) == (vectors >= 0)).all()
     assert (vectors * back).sum(1, initial=0.0).min(initial=1.0) > 0.5
-
-
-@given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=60))
-def test_the_index_holds_what_was_added_and_not_removed(steps: Sequence[tuple[int, bool]]) -> None:
-    index, held = Index(), set()
-    vectors = unit(np.random.default_rng(0).normal(size=(10, POOLED)).astype(np.float32))
-
-    def stated(memory_id: str) -> Stated:
-        return pack(vectors[int(memory_id, 16)][None]), np.ones(1, np.float32)
-
-    for number, adding in steps:
-        if adding and number not in held:
-            index.add(f"{number:032x}", ["all", f"of{number % 3}"])
-            held.add(number)
-        elif not adding and number in held:
-            index.remove(f"{number:032x}", ["all", f"of{number % 3}"])
-            held.remove(number)
-    assert {index.memory_id(row) for row in index.holding("all")} == {f"{n:032x}" for n in held}
-    assert index.together(["all", "of1"], 100) == sum(n % 3 == 1 for n in held)
-    for number in held:
-        [[row]] = index.nearest(vectors[number][None], 1, stated)
-        assert index.memory_id(row) == f"{number:032x}"
-
-
-@pytest.mark.parametrize("every", [10, 370])
-def test_a_common_words_memories_are_known_while_they_leave(every: int) -> None:
-    index, held = Index(), dict.fromkeys(range(3000))
-    for number in held:
-        index.add(f"{number:032x}", ["all", f"of{number % 2}"])
-    for number in Random(5).sample(range(3000), 2990):
-        index.remove(f"{number:032x}", ["all", f"of{number % 2}"])
-        del held[number]
-        if len(held) % every:
-            continue
-        odd = [n for n in held if n % 2]
-        assert (index.count("all"), index.count("of1")) == (len(held), len(odd))
-        assert set(odd) <= {int(index.memory_id(row), 16) for row in index.holding("of1")}
-        assert [int(index.memory_id(row), 16) for row in index.newest("of1")] == odd[::-1]
-        assert [int(index.memory_id(row), 16) for row in index.rows_with("of1")] == odd
-        assert index.together(["all", "of1"], 3000) == len(odd)
-
-
-def test_only_facts_that_differ_in_their_answer_are_of_one_subject_and_relation() -> None:
-    def alike(a: str, b: str) -> bool:
-        x, y = side(a), side(b)
-        return bool(
-            same_relation(
-                x.terms,
-                x.weights.astype(np.float32),
-                x.name_scores.tolist(),
-                y.terms,
-                y.weights.astype(np.float32),
-            )
-        )
-
-    assert alike("Torben Betts was originally from Munich.", "Torben Betts was originally from Melbourne.")
-    assert not alike(
-        "The language of Lapland Odyssey was Russian.", "The language of Soir Trois was Russian."
-    )
-    assert not alike("Winchester is the capital of Hawaii.", "London is the capital of Hawaii.")
-    assert not alike("The capital of Hawaii is Bonn.", "The capital of Kansas is Bonn.")
-    assert not alike(
-        "Acme Motors, the maker of the Honda Jazz.", "Acme Motors, the maker of the Honda Civic."
-    )
-    assert alike("Acme Motors sells its shares at 12.50.", "Acme Motors sells its shares at 12.75.")

@@ -1,9 +1,6 @@
 """Tests of retrieval without a model, alone and for many prompts at once."""
 
-from collections import Counter
-from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -14,15 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-import pipeline.memory.postings
 from pipeline.bench import retrieve as bench_retrieve
 from pipeline.bench.synthetic.banks import variants
 from pipeline.bench.synthetic.texts import made_up_facts, prompts_for
 from pipeline.ingest.encoding import Asked, Encoding
 from pipeline.ingest.quantize import likeness_of, pack, unit, unpack
+from pipeline.memory import table
 from pipeline.memory.bank import Bank, memory_id
-from pipeline.memory.lookup import Lookup
-from pipeline.memory.postings import POOLED, Index
 from pipeline.memory.record import Memory
 from pipeline.retrieve.retriever import retrieve, retrieve_all
 from pipeline.retrieve.scoring import late_interaction
@@ -103,7 +98,7 @@ def test_prompts_asked_together_find_what_each_finds_alone() -> None:
 
 
 def test_memories_that_leave_are_not_found_and_those_that_stay_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline.memory.postings, "_FEW", 20)
+    monkeypatch.setattr(table, "_MIN_REMOVED", 20)
     bank = bank_of(FACTS)
     retrieve(bank, ["n"], PROMPTS[0], 3)  # the pooled states are there before anybody leaves
     for fact in FACTS[1::2]:
@@ -116,96 +111,6 @@ def test_memories_that_leave_are_not_found_and_those_that_stay_are(monkeypatch: 
         hits = found(bank, prompt)
         assert (hits[0][0] == fact) == (fact not in gone) and not {text for text, _, _ in hits} & gone
         assert hits == found(fresh, prompt)
-
-
-words = st.lists(st.sampled_from("abcdefg"), min_size=1, max_size=5)
-
-
-@given(
-    st.lists(words, min_size=1, max_size=60),
-    st.dictionaries(st.sampled_from("abcdefgh"), st.floats(0.5, 9)),
-    st.integers(1, 9),
-)
-def test_the_memories_with_the_heaviest_words_are_found(
-    texts: list[list[str]], masses: dict[str, float], count: int
-) -> None:
-    index = Index()
-    for number, forms in enumerate(texts):
-        index.add(f"{number:032x}", forms)
-    heavy = {n: sum(m for form, m in masses.items() if form in forms) for n, forms in enumerate(texts)}
-    heavy = {n: mass for n, mass in heavy.items() if mass}
-    rows = Lookup(index).sharing(masses, count, lambda rows: np.zeros(len(rows), np.float32)).tolist()
-    best = Counter(round(mass, 6) for mass in sorted(heavy.values(), reverse=True)[:count])
-    assert len(set(rows)) == len(rows) and Counter(round(heavy[n], 6) for n in rows) == best
-
-
-def test_sharing_ties_are_broken_by_similarity() -> None:
-    dice = np.random.default_rng(7)
-    vectors = unit(dice.normal(size=(400, POOLED)).astype(np.float32))
-    states, prompt = pack(vectors), unit(vectors[[123]] + vectors[[321]])
-
-    def sharing(order: Sequence[int], count: int) -> set[str]:
-        index = Index()
-        for number in order:
-            index.add(f"{number:032x}", ["all", "odd"][: 1 + number % 2])
-        index.nearest(prompt, 1, lambda i: (states[int(i, 16)][None], np.ones(1, np.float32)))
-        rows = Lookup(index).sharing({"all": 1.0, "odd": 2.0}, count, partial(index.nearness, prompt[0]))
-        assert len(rows) == count
-        return {index.memory_id(row) for row in rows.tolist()}
-
-    order = list(range(400))
-    assert sharing(order, 2) == {f"{123:032x}", f"{321:032x}"}
-    assert sharing(order, 50) == sharing(order[::-1], 50) == sharing(dice.permutation(400).tolist(), 50)
-    assert sharing(order, 250) > {f"{number:032x}" for number in range(1, 400, 2)}
-
-
-@given(st.lists(words, min_size=1, max_size=60), st.integers(0, 9))
-def test_how_many_memories_have_several_words_is_known_of_each_set(
-    texts: list[list[str]], bound: int
-) -> None:
-    index, forms = Index(), "abcdefgh"
-    for number, some in enumerate(texts):
-        index.add(f"{number:032x}", some)
-    lookup, sets = Lookup(index), np.arange(256, dtype=np.uint64)
-    for _ in range(2):  # the second time it knows them
-        counts = lookup.together(forms, sets, bound).tolist()
-        assert counts == [
-            index.together([form for i, form in enumerate(forms) if bits >> i & 1], bound)
-            for bits in range(256)
-        ]
-
-
-@pytest.mark.parametrize("gone", [0, 700])
-def test_pooled_states_near_many_prompts_are_those_near_each(gone: int) -> None:
-    dice = np.random.default_rng(4)
-    index, states = Index(), pack(unit(dice.normal(size=(2500, POOLED)).astype(np.float32)))
-    for number in range(2500):
-        index.add(f"{number:032x}", ["all"])
-    prompts = unit(dice.normal(size=(40, POOLED)).astype(np.float32))
-
-    def nearest(some: np.ndarray) -> list[list[int]]:
-        found = index.nearest(some, 20, lambda i: (states[int(i, 16)][None], np.ones(1, np.float32)))
-        return [sorted(rows.tolist()) for rows in found]
-
-    nearest(prompts[:1])
-    for number in range(gone):
-        index.remove(f"{3 * number:032x}", ["all"])
-    assert nearest(prompts) == [nearest(one[None])[0] for one in prompts]
-
-
-def test_how_near_a_pooled_state_is_does_not_hang_on_what_it_is_compared_with() -> None:
-    dice = np.random.default_rng(11)
-    index, states = Index(), pack(unit(dice.normal(size=(300, POOLED)).astype(np.float32)))
-    for number in range(300):
-        index.add(f"{number:032x}", ["all"])
-    [prompt] = unit(dice.normal(size=(1, POOLED)).astype(np.float32))
-    index.nearest(prompt[None], 1, lambda i: (states[int(i, 16)][None], np.ones(1, np.float32)))
-    together = index.nearness(prompt, np.arange(300))
-    assert len(set(together.tolist())) > 200
-    for few in (1, 3, 16):
-        for start in range(0, 300 - few):
-            rows = np.arange(start, start + few)
-            assert index.nearness(prompt, rows).tolist() == together[rows].tolist()
 
 
 @given(st.integers(1, 6), st.integers(1, 30), st.integers(0, 2**32 - 1))

@@ -14,6 +14,7 @@ from kafka import TopicPartition
 from pipeline.bench.harness import Progress, in_turns, median_timing
 from pipeline.bench.synthetic.facts import DIMENSIONS, made_up_stream
 from pipeline.config import Settings
+from pipeline.decide.decide import decide_fact
 from pipeline.memory.bank import Bank
 from pipeline.memory.codec import memory_to_record
 from pipeline.memory_lm import MemoryLM
@@ -69,7 +70,7 @@ def _publish(settings: KafkaSettings, memories: int, seed: int, progress: Progre
     """Publishes the changelog records of so many memories; their size in bytes."""
     bank, producer, size = Bank(Settings(capacity=memories)), settings.producer(), 0
     for fact in made_up_stream(int(memories * 1.3) + 10, seed):
-        for decision in bank.decide(fact, fact.observed_at):
+        for decision in decide_fact(bank, fact, fact.observed_at):
             bank.apply(decision)
     for number, memory in enumerate(bank.memories("default")):
         key, value = changelog_key("default", memory.memory_id), encode(memory_to_record(memory))

@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from pipeline.config import Settings
+from pipeline.decide.decide import decide_fact, decide_forget, decide_use
 from pipeline.history import checkpoint, compaction, layout
 from pipeline.history import log as history
 from pipeline.history.errors import HistoryError, Unwritable
@@ -73,9 +74,9 @@ def decide_events(bank: Bank, events: Iterable[NewFact | ForgetRequest], now: No
         if bank.is_decided(event.namespace, event.cause):
             continue
         if isinstance(event, NewFact):
-            decisions = bank.decide(event, now())
+            decisions = decide_fact(bank, event, now())
         else:
-            decisions = bank.decide_forget(event.namespace, event.memory_id, event.cause, now(), event.erase)
+            decisions = decide_forget(bank, event, now())
         for decision in decisions:
             bank.apply(decision)
         decided += decisions
@@ -88,7 +89,7 @@ def decide_hits(bank: Bank, hits: MemoryHits, cause: SourceOffset, now: Now) -> 
         return []
     decided: list[Decision] = []
     for hit in hits.hits:
-        decisions = bank.decide_use(hits.namespace, hit.memory_id, hit.gate, hits.request_id, cause, now())
+        decisions = decide_use(bank, hits.namespace, hit.memory_id, hit.gate, hits.request_id, cause, now())
         for decision in decisions:
             bank.apply(decision)
         decided += decisions

@@ -1,6 +1,5 @@
-"""Rows, ids and records against dictionaries; and a memory's record against the fields that it was made of."""
+"""A memory's packed record against the fields that it was made of."""
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -8,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.memory.record import Kind, Memory
-from pipeline.memory.table import Ids, Records
+from pipeline.memory.record import Memory
 
 AT = datetime(2026, 1, 1, 12, 30, 1, 999_999, tzinfo=UTC)
 
@@ -26,73 +24,6 @@ def memory(number: int, text: str = "The lamp.", **more: object) -> Memory:
         "vectors": np.full((2, 3), number % 256, np.uint8),
     }  # fmt: skip
     return Memory(**(fields | more))  # type: ignore[arg-type]
-
-
-@given(st.lists(st.tuples(st.sampled_from(["add", "remove", "renumber"]), st.integers(0, 60)), max_size=200))
-def test_a_row_is_found_by_its_id_and_an_id_by_its_row(steps: list[tuple[str, int]]) -> None:
-    ids, rows = Ids(), dict[str, int]()
-    for step, number in steps:
-        one = named(number)
-        if step == "add" and one not in rows:
-            rows[one] = ids.add(one)
-        elif step == "remove" and one in rows:
-            assert ids.remove(one) == rows.pop(one)
-        elif step == "renumber":
-            held = ids.are_held()
-            ids.renumber()
-            anew = np.cumsum(held) - 1
-            rows = {one: int(anew[row]) for one, row in rows.items()}
-        assert ids.held == len(rows) and len(ids) == ids.held + ids.gone
-    for number in range(61):
-        assert ids.row(named(number)) == rows.get(named(number))
-    assert all(ids[row] == one for one, row in rows.items())
-    assert np.flatnonzero(ids.are_held()).tolist() == sorted(rows.values())
-    some = np.array(sorted(rows.values()), np.uint32)
-    assert ids.keys(some).tolist() == [int(ids[row][:8], 16) for row in some.tolist()]
-
-
-@pytest.mark.parametrize("other", ["", "a", "A" * 32, "zz" * 16, "00 " * 11, "a" * 34, "ü" * 32])
-def test_what_is_no_memory_id_is_not_found_and_not_taken(other: str) -> None:
-    ids = Ids()
-    ids.add("a" * 32)
-    assert ids.row(other) is None
-    with pytest.raises(ValueError, match="no memory id"):
-        ids.add(other)
-    with pytest.raises(KeyError):
-        ids.remove(other)
-    assert len(ids) == ids.held == 1
-
-
-@dataclass
-class Step:
-    kind: str
-    row: int
-    length: int
-
-
-steps = st.lists(
-    st.builds(
-        Step, st.sampled_from(["add", "add", "change", "remove"]), st.integers(0, 200), st.integers(1, 40)
-    ),
-    max_size=200,
-)
-
-
-@given(steps)
-def test_records_are_those_that_were_put_there(steps: list[Step]) -> None:
-    records, plain = Records(), list[tuple[Kind, bytes]]()
-    for step in steps:
-        row, record = step.row % max(1, len(plain)), bytes([step.length] * step.length)
-        if step.kind == "add":
-            plain.append((Kind("n", "e", f"c{step.length % 3}", None), record))
-            records.add(*plain[-1])
-        elif plain:
-            plain[row] = plain[row][0], record if step.kind == "change" else b""
-            records.change(row, plain[row][1])
-    assert [(records.kind(row), records.record(row)) for row in range(len(plain))] == plain
-    kept = records.only(np.array([bool(record) for _, record in plain], bool))
-    left = [one for one in plain if one[1]]
-    assert [(kept.kind(row), kept.record(row)) for row in range(len(left))] == left
 
 
 times = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30)).map(lambda at: at.replace(tzinfo=UTC))
