@@ -1,7 +1,8 @@
-"""Exact nearest-neighbour search among a namespace's pooled states, which finds facts in other words than the prompt's.
+"""Exact nearest-neighbour search among the pooled states of a namespace's memories.
 
-A text's pooled state is the mean of its words' states, weighted by what each word says, in its leading `POOLED` dimensions
-and of unit length. It is kept in eight bits a dimension by faiss; similarity is the inner product.
+It finds facts that are worded differently than the prompt. A text's pooled state is the mean of its words' states, weighted
+by what each word says, in its leading `POOLED` dimensions and of unit length. faiss keeps it in eight bits a dimension;
+similarity is the inner product.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Facts without a model: common words have a low prior, all others a high one; and a bank that decides them."""
+"""Facts without a model: common words have a low prior, all others a high one."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

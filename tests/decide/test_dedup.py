@@ -1,4 +1,4 @@
-"""Deduplication: which pairs of facts are about the same subject and relation, and that no match is overlooked."""
+"""Deduplication: which facts are about the same subject and relation, and that none is overlooked."""
 
 from unittest.mock import patch
 
