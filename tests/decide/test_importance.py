@@ -2,11 +2,14 @@
 
 from datetime import UTC, datetime, timedelta
 
+import duckdb
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.config import BankConfig
 from pipeline.decide.importance import decayed, grown, learned_weight
+from pipeline.query import views
 
 HALF_LIFE = 30.0
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -28,6 +31,14 @@ def test_an_importance_halves_after_each_half_life() -> None:
     stored = grown(None, learned_weight(4.0), AT, HALF_LIFE)
     assert decayed(stored, AT, HALF_LIFE) == pytest.approx(5.0, rel=1e-4)
     assert decayed(stored, AT + timedelta(days=HALF_LIFE), HALF_LIFE) == pytest.approx(2.5, rel=1e-4)
+
+
+def test_the_views_compute_the_same_figure_in_sql() -> None:
+    half_life, now = BankConfig().half_life_days, AT + timedelta(days=12, hours=5)
+    stored = grown(None, learned_weight(4.0), AT, half_life)
+    at = f"TIMESTAMPTZ '{now.isoformat()}'"
+    [figure] = duckdb.connect().execute(f"SELECT {views.decayed(str(stored), at)}").fetchone() or [None]
+    assert figure == pytest.approx(decayed(stored, now, half_life))
 
 
 def test_the_weight_of_learning_is_bounded() -> None:
