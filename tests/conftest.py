@@ -14,7 +14,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: each comput
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from tests.helpers.apache import SCRIPT, Apache
-from workers.kafka.clients import KafkaSettings
+from workers.kafka.config import KafkaSettings
 from workers.runtime import embedded_broker as broker
 
 if TYPE_CHECKING:

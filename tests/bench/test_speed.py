@@ -15,7 +15,7 @@ from pipeline.ingest.encoder import Encoder
 from workers import client
 from workers.bench import stream as bench_stream
 from workers.cli.app import app
-from workers.kafka.clients import KafkaSettings
+from workers.kafka.config import KafkaSettings
 
 RUNNER = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
 

@@ -21,7 +21,7 @@ from schemas.response import GenerationResponse, ResponseDelta, ResponseError
 from workers import client
 from workers.cli.app import app
 from workers.cli.publish import fact_of
-from workers.kafka.clients import KafkaSettings
+from workers.kafka.config import KafkaSettings
 
 RUNNER = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
 NOWHERE = ("--bootstrap", "127.0.0.1:1")  # a port at which nothing listens

@@ -10,7 +10,7 @@ from schemas.request import GenerationRequest, decode_request
 from tests.conftest import wait_until
 from workers import client
 from workers.kafka.admin import ensure_topics
-from workers.kafka.clients import KafkaSettings
+from workers.kafka.config import KafkaSettings
 
 
 def test_a_request_waits_only_for_positions_of_its_own_cluster(settings: KafkaSettings) -> None:

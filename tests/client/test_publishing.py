@@ -23,7 +23,10 @@ from tests.conftest import wait_until
 from workers import client
 from workers.client import publishing
 from workers.kafka.admin import ensure_topics
-from workers.kafka.clients import KafkaSettings, KafkaUnavailable, Producer, dead_letter
+from workers.kafka.config import KafkaSettings
+from workers.kafka.dead_letters import dead_letter
+from workers.kafka.errors import KafkaUnavailable
+from workers.kafka.producer import Producer
 from workers.runtime import embedded_broker as broker
 
 PAIRS: list[tuple[str, Fact | Forget]] = [("default", Fact(text=f"Fact {n}.")) for n in range(3)]

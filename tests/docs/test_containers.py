@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 from typer.core import TyperGroup
 
 from workers.cli import app as cli
-from workers.kafka.clients import KafkaSettings
+from workers.kafka.config import KafkaSettings
 
 ROOT = Path(__file__).parent.parent.parent
 PACKAGES = ("schemas", "pipeline", "workers")

@@ -25,8 +25,8 @@ from schemas.fact import Fact
 from schemas.topics import FACT_ENCODINGS, FACTS, MEMORY_HITS
 from tests.conftest import wait_until
 from workers.cli.app import app
-from workers.kafka.admin import lag
-from workers.kafka.clients import KafkaSettings
+from workers.kafka.config import KafkaSettings
+from workers.kafka.offsets import lag
 from workers.observe import metrics
 from workers.runtime.embedded_broker import free_port
 

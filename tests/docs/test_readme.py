@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from pipeline.query import run as query
 from schemas import topics
 from workers.cli.app import app
-from workers.kafka.clients import KafkaSettings
+from workers.kafka.config import KafkaSettings
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

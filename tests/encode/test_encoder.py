@@ -1,7 +1,6 @@
 """The encoder worker with a stand-in model: invalid records do not stop it; batches end in time."""
 
 import math
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -18,7 +17,9 @@ from pipeline.text.words import split
 from schemas import topics
 from schemas.encoding import decode_batch
 from workers.encode import worker as encoder
-from workers.kafka.clients import KafkaSettings, partition_for
+from workers.kafka.config import KafkaSettings
+from workers.kafka.partitioner import partition_for
+from workers.runtime.signals import Stop
 from workers.write.validate import decode_events
 
 PARTITIONS = 4
@@ -82,7 +83,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
     return made
 
 
-def worker(stop: threading.Event | None = None) -> encoder.EncoderWorker:
+def worker(stop: Stop | None = None) -> encoder.EncoderWorker:
     made = encoder.EncoderWorker(KafkaSettings(), "default", stop=stop)
     made.load(alone=False)
     consumer = SimpleNamespace(partitions_for_topic=lambda _: set(range(PARTITIONS)))
@@ -159,7 +160,7 @@ def test_a_worker_that_must_stop_leaves_the_rest_of_its_batch(
     sent: Sent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encoder, "PIECE_BYTES", 1)
-    stop = threading.Event()
+    stop = Stop()
     made = worker(stop)
     send = made._send
 

@@ -28,7 +28,7 @@ from schemas.response import GenerationResponse
 from tests.conftest import wait_until
 from tests.docs.test_readme import BLOCKS
 from workers import client
-from workers.kafka.clients import KafkaSettings
+from workers.kafka.config import KafkaSettings
 from workers.runtime.embedded_broker import free_port
 
 BAD = {

@@ -18,7 +18,7 @@ from tests.faults.facts import Pair, make_facts
 from tests.faults.plan import Fault, plan_faults
 from tests.faults.report import Report, check
 from tests.helpers.cluster import Cluster
-from workers.kafka.clients import KafkaSettings
+from workers.kafka.config import KafkaSettings
 
 
 def compare(

@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.conftest import runs
 from tests.faults.plan import Fault
-from workers.kafka.clients import KafkaSettings
+from workers.kafka.config import KafkaSettings
 
 ROOT = Path(__file__).parent.parent.parent
 

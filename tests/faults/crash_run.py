@@ -18,7 +18,8 @@ from tests.faults.report import Report, changelog_differences, decisions, fill
 from tests.helpers.cluster import Cluster
 from workers.client.publishing import publish
 from workers.kafka.admin import ensure_topics
-from workers.kafka.clients import KafkaSettings, KafkaUnavailable
+from workers.kafka.config import KafkaSettings
+from workers.kafka.errors import KafkaUnavailable
 
 
 class CrashRun:

@@ -19,9 +19,11 @@ from pipeline.history import log as history
 from pipeline.ingest.encoder import Encoder
 from schemas import topics
 from workers.encode.worker import EncoderWorker
-from workers.kafka.clients import KafkaSettings, Producer
+from workers.kafka.config import KafkaSettings
+from workers.kafka.producer import Producer
 from workers.observe import log
 from workers.runtime import loop
+from workers.runtime.worker import Worker
 from workers.write.worker import WriterWorker
 
 STEPS = {
@@ -75,7 +77,7 @@ def name_steps(worker: str, order: Path) -> None:
 
         wrap(Producer, "send", look)
 
-    wrap(loop._Loop, "_commit", at("before the commit"), at("after the commit"))
+    wrap(loop.Loop, "commit", at("before the commit"), at("after the commit"))
     if worker == "encoder":
         wrap(EncoderWorker, "process", at("taken"))
         wrap(EncoderWorker, "_send", at("before producing"), at("produced"))
@@ -131,7 +133,7 @@ def run(options: dict[str, Any], model: str) -> int:
     log.setup(options["worker"])
     data, settings = Path(options["data"]), KafkaSettings.from_env()
     name_steps(options["worker"], Path(options["order"]))
-    worker: loop.Worker = (
+    worker: Worker = (
         EncoderWorker(settings, model, "cpu")
         if options["worker"] == "encoder"
         else WriterWorker(settings, data)

@@ -18,8 +18,8 @@ from schemas.common import decode, encode
 from schemas.fact import Fact
 from tests.faults.facts import Pair
 from tests.faults.plan import BROKER_FAULTS
-from workers.kafka.admin import end_offsets
-from workers.kafka.clients import KafkaSettings
+from workers.kafka.config import KafkaSettings
+from workers.kafka.offsets import end_offsets
 
 
 @dataclass

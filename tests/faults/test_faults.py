@@ -34,9 +34,9 @@ from tests.write.local_writer import (
     writer,
 )
 from workers.kafka.admin import ensure_topics
-from workers.kafka.clients import KafkaSettings
+from workers.kafka.config import KafkaSettings
 from workers.runtime import loop
-from workers.runtime.loop import Retry
+from workers.runtime.worker import Retry
 from workers.write.worker import WriterWorker
 
 ROOT = Path(__file__).parent.parent.parent

@@ -33,7 +33,8 @@ from tests.conftest import wait_until
 from tests.helpers import hostile
 from workers import client
 from workers.kafka.admin import ensure_topics
-from workers.kafka.clients import KafkaSettings, partition_for
+from workers.kafka.config import KafkaSettings
+from workers.kafka.partitioner import partition_for
 from workers.runtime import embedded_broker as broker
 
 MESSAGES = int(os.environ.get("HOSTILE_MESSAGES", "600"))

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -21,8 +20,10 @@ from schemas.changelog import changelog_key
 from workers.generate import worker as generator
 from workers.generate.replica import Table
 from workers.generate.worker import GeneratorWorker
-from workers.kafka.clients import KafkaSettings, partition_for
-from workers.runtime.loop import Done, Retry
+from workers.kafka.config import KafkaSettings
+from workers.kafka.partitioner import partition_for
+from workers.runtime.signals import Stop
+from workers.runtime.worker import Done, Retry
 
 REQUESTS = topics.GENERATION_REQUESTS
 
@@ -54,7 +55,7 @@ class Saying:
 
 
 class Model:
-    def __init__(self, stop: threading.Event) -> None:
+    def __init__(self, stop: Stop) -> None:
         self.stop, self.joined, self.together = stop, list[list[str]](), list[int]()
 
     def count(self) -> int:
@@ -103,7 +104,7 @@ def sent() -> Sent:
 
 @pytest.fixture
 def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: Sent) -> GeneratorWorker:
-    stop = threading.Event()
+    stop = Stop()
     monkeypatch.setattr(MemoryLM, "load", lambda *_: Model(stop))
     made = GeneratorWorker(KafkaSettings(), tmp_path, "default", "cpu", stop)
     made.load(alone=False)

@@ -23,7 +23,7 @@ from pipeline.memory.events import Decision
 from pipeline.query import run as query
 from pipeline.text.words import split
 from tests.write.local_writer import HOME, agree, batch, decided, message, row, take, writer
-from workers.runtime.loop import Retry
+from workers.runtime.worker import Retry
 from workers.write.partition import decide_events
 from workers.write.validate import decode_events
 

@@ -17,7 +17,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.conftest import wait_until
 from workers.http import server
-from workers.kafka.clients import KafkaSettings
+from workers.kafka.config import KafkaSettings
+from workers.runtime.signals import Stop
 
 LIMIT_MS = 60_000
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
@@ -28,7 +29,7 @@ class Running:
     """A server of the page on a thread, at a port of its own."""
 
     url: str
-    stop: threading.Event
+    stop: Stop
     thread: threading.Thread
 
     @property
@@ -42,7 +43,7 @@ class Running:
 
 
 def serve(settings: KafkaSettings, data: Path) -> Running:
-    urls, stop = list[str](), threading.Event()
+    urls, stop = list[str](), Stop()
     arguments = (settings, data, "127.0.0.1", 0, stop, urls.append)
     thread = threading.Thread(target=server.serve, args=arguments)
     thread.start()

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 from pipeline.ingest.encoder import Encoder
 from tests.conftest import wait_until
 from tests.http.conftest import LIMIT_MS, Running, serve
-from workers.kafka.clients import KafkaSettings
+from workers.kafka.config import KafkaSettings
 from workers.runtime.embedded_broker import free_port
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("ui")]  # its tests share a stack

@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlencode
@@ -17,8 +16,9 @@ from schemas.response import GenerationResponse, ResponseError, Token
 from tests.http.conftest import Running, serve
 from workers import client
 from workers.http import guard, routes, server, streams
-from workers.kafka.clients import KafkaSettings
+from workers.kafka.config import KafkaSettings
 from workers.runtime.embedded_broker import free_port
+from workers.runtime.signals import Stop
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_a_token_is_coloured_by_how_much_it_was_raised() -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])
 def test_it_refuses_to_listen_on_all_addresses(tmp_path: Path, host: str) -> None:
     with pytest.raises(ValueError, match="one address"):
-        server.serve(KafkaSettings(), tmp_path, host, 0, threading.Event())
+        server.serve(KafkaSettings(), tmp_path, host, 0, Stop())
 
 
 def test_it_ends_on_a_signal_and_reports_a_port_in_use(tmp_path: Path) -> None:

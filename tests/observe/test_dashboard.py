@@ -1,4 +1,4 @@
-"""The dashboard, the alerts and the scrape, as files: every query is one, and names metrics and labels that exist."""
+"""The dashboard, the alerts and the scrape: every query names metrics and labels that exist."""
 
 import json
 import re
@@ -11,7 +11,7 @@ import pytest
 import yaml
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 
-from workers.observe import metrics
+from workers.observe import health, metrics
 
 ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy"
@@ -70,18 +70,18 @@ def wrong(query: str) -> list[str]:
 
 
 @pytest.mark.parametrize("query", QUERIES)
-def test_a_query_names_metrics_and_labels_that_exist(query: str) -> None:
+def test_query_names_metrics_and_labels_that_exist(query: str) -> None:
     assert wrong(query) == []
 
 
-def test_a_query_of_what_is_not_there_is_found() -> None:
+def test_query_of_an_unknown_metric_is_found() -> None:
     assert wrong("rate(factstream_batch_records_total[5m])") == ["factstream_batch_records_total"]
     assert wrong('sum by (colour) (factstream_memories{model="x"}) > 1') == ["colour", "model"]
     with pytest.raises(ValueError):
         parsed("sum by (factstream_memories")
 
 
-def test_every_metric_of_ours_is_on_the_dashboard() -> None:
+def test_every_metric_is_on_the_dashboard() -> None:
     shown = {
         re.sub("_(total|sum|count|bucket)$", "", str(n.name))
         for query in QUERIES[: -len(ALERTS)]
@@ -92,7 +92,7 @@ def test_every_metric_of_ours_is_on_the_dashboard() -> None:
     assert {m._name for m in vars(metrics).values() if isinstance(m, kinds)} <= shown
 
 
-def test_panels_lie_beside_each_other_and_have_ids_of_their_own() -> None:
+def test_panels_do_not_overlap_and_have_unique_ids() -> None:
     cells = [
         (x, y)
         for p in (panel["gridPos"] for panel in DASHBOARD["panels"])
@@ -104,25 +104,25 @@ def test_panels_lie_beside_each_other_and_have_ids_of_their_own() -> None:
     assert len(ids) == len(set(ids))
 
 
-def test_every_alert_says_how_bad_it_is_and_what_it_is_and_is_in_the_docs() -> None:
+def test_every_alert_has_a_severity_and_a_summary_and_is_documented() -> None:
     operating = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
     for rule in ALERTS:
         assert rule["labels"]["severity"] in ("critical", "warning") and rule["annotations"]["summary"]
         assert f"| {rule['alert']} |" in operating
 
 
-def test_prometheus_reads_every_worker_of_the_compose_file_where_it_serves() -> None:
+def test_prometheus_scrapes_every_worker_of_the_compose_file() -> None:
     (scrape,) = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())["scrape_configs"]
     (found,) = scrape["dns_sd_configs"]
     workers = {n: s for n, s in COMPOSE["services"].items() if s["image"] == "factstream"}
     assert set(found["names"]) == set(workers) and scrape["job_name"] == "factstream"
     for service in workers.values():
         where = service["command"][service["command"].index("--metrics-port") + 1]
-        assert metrics.address(where) == ("0.0.0.0", found["port"])
+        assert health.address(where) == ("0.0.0.0", found["port"])
         assert "ports" not in service  # the compose network's only
 
 
-def test_the_compose_profile_mounts_the_files_that_are_there() -> None:
+def test_compose_profile_mounts_existing_files() -> None:
     sources = {name: ROOT / config["file"] for name, config in COMPOSE["configs"].items()}
     assert all(path.is_file() for path in sources.values())
     mounted: dict[str, str] = {}

@@ -1,6 +1,6 @@
-"""A running stack as its operator sees it: metrics, health, and one fact and one request followed through their traces.
+"""A running stack as its operator sees it: metrics, health, and the traces of a fact and of a request.
 
-The workers are real processes; a collector that speaks OTLP over HTTP, as any does, stands beside them.
+The workers are real processes, and send their spans to a small OTLP collector of the test.
 """
 
 import http.client
@@ -29,7 +29,7 @@ from schemas import topics
 from schemas.common import encode
 from schemas.fact import Fact
 from tests.conftest import wait_until
-from workers.kafka.clients import KafkaSettings
+from workers.kafka.config import KafkaSettings
 from workers.runtime.embedded_broker import free_port
 
 FACTS = ["The Harlow desk lamp is made of walnut.", "Milo Kassab works as a glaciologist."]
@@ -115,12 +115,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     }  # fmt: skip
     command = [sys.executable, "-m", "workers.cli", "up", "--port", settings.bootstrap.split(":")[1]]
     env_of_up = {k: v for k, v in env.items() if k != "FACTSTREAM_BOOTSTRAP"}
-    process = subprocess.Popen(
-        [*command, "--metrics-port", str(first)], stdout=subprocess.PIPE, text=True, env=env_of_up
-    )
+    command += ["--metrics-port", str(first)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env_of_up)
     assert process.stdout is not None
-    line = process.stdout.readline()
-    assert line.startswith("ready"), line
+    assert process.stdout.readline().startswith("ready")
     yield Stack(settings, data, ports, collector, env)
     process.send_signal(signal.SIGTERM)
     assert process.wait(40) == 0
@@ -142,7 +140,7 @@ def used(stack: Stack) -> Stack:
     return stack
 
 
-def test_a_fact_is_followed_from_publication_to_decision(used: Stack) -> None:
+def test_trace_of_a_fact_leads_from_publication_to_decision(used: Stack) -> None:
     spans = used.collector.spans
     wait_until(lambda: len([s for s in spans if s["name"] == "publish"]) == 3)
     published = [s for s in spans if s["name"] == "publish"]
@@ -164,7 +162,7 @@ def test_a_fact_is_followed_from_publication_to_decision(used: Stack) -> None:
     assert not [s for s in spans if "walnut" in str(s) or "Milo" in str(s)]  # no text is in a span
 
 
-def test_a_request_is_followed_to_its_response_and_to_the_use_of_its_memory(used: Stack) -> None:
+def test_trace_of_a_request_leads_to_its_response_and_to_the_hit(used: Stack) -> None:
     wait_until(lambda: [s for s in used.collector.spans if s["name"] == "request"])
     request = next(s for s in used.collector.spans if s["name"] == "request")
     wait_until(lambda: len(used.collector.trace(request["trace"])) == 3)
@@ -177,7 +175,7 @@ def test_a_request_is_followed_to_its_response_and_to_the_use_of_its_memory(used
     assert generate["said"]["factstream.memories"] == 1 and decide["said"]["factstream.outcome"] == "used"
 
 
-def test_a_trace_of_another_system_goes_on_here_and_comes_back_with_the_response(stack: Stack) -> None:
+def test_trace_of_another_system_is_continued_and_returned(stack: Stack) -> None:
     context = f"00-{UPSTREAM}-00f067aa0ba902b7-01".encode()
     producer = stack.settings.producer()
     fact = encode(Fact(text="Ines Okafor keeps the password rota."))
@@ -212,7 +210,7 @@ def test_a_trace_of_another_system_goes_on_here_and_comes_back_with_the_response
     assert seen[b"traced-bad"] == context.decode()
 
 
-def test_every_metric_of_a_worker_moves(used: Stack) -> None:
+def test_every_metric_of_a_worker_is_recorded(used: Stack) -> None:
     wait_until(lambda: used.metrics("writer").get(("factstream_decisions_total", "outcome=used")), 10)
     encoder, writer, generator = map(used.metrics, ("encoder", "writer", "generator"))
     for name, samples in (("encoder", encoder), ("writer", writer), ("generator", generator)):
@@ -248,7 +246,7 @@ def test_health_and_readiness(used: Stack) -> None:
     assert orjson.loads(used.command("query", "from memories", "--format", "json"))  # and there they are
 
 
-def test_watch_tells_lag_rates_decisions_and_answers(stack: Stack) -> None:
+def test_watch_prints_lag_rates_decisions_and_answers(stack: Stack) -> None:
     command = [sys.executable, "-m", "workers.cli", "watch", "--json", "--interval", "0.5"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=stack.env
@@ -274,7 +272,7 @@ def test_watch_tells_lag_rates_decisions_and_answers(stack: Stack) -> None:
     assert answer["memories"][0]["gate"] > 0 and answer["error"] is None
 
 
-def test_watch_in_a_terminal_ends_cleanly_and_leaves_the_terminal_as_it_was(used: Stack) -> None:
+def test_watch_restores_the_terminal_at_its_end(used: Stack) -> None:
     ours, theirs = pty.openpty()
     env = used.env | {"TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"}
     command = [sys.executable, "-m", "workers.cli", "watch", "--interval", "0.3"]

@@ -24,11 +24,11 @@ TWO = ONE.replace("4bf9", "ffff")
         ONE.encode() + b"\n", b"a" * 1_000_000,
     ],
 )  # fmt: skip
-def test_what_is_no_context_counts_as_none(value: bytes | None) -> None:
+def test_invalid_contexts_are_none(value: bytes | None) -> None:
     assert tracing.of([("other", b"1"), ("traceparent", value)]) is None
 
 
-def test_a_context_is_handed_on_where_nothing_is_recorded() -> None:
+def test_context_is_passed_on_when_nothing_is_recorded() -> None:
     assert tracing.of([("traceparent", ONE.encode()), ("traceparent", TWO.encode())]) == ONE
     assert tracing.done("encode", ONE, tracing.now(), {}) == ONE
     assert tracing.done("encode", None, tracing.now(), {}) is None
@@ -36,24 +36,24 @@ def test_a_context_is_handed_on_where_nothing_is_recorded() -> None:
 
 
 @given(st.lists(st.sampled_from([None, ONE, TWO]), min_size=1, max_size=tracing.MAX_CONTEXTS))
-def test_the_contexts_of_a_message_s_facts_come_back_in_order(contexts: list[str | None]) -> None:
+def test_contexts_of_the_facts_of_a_message_keep_their_order(contexts: list[str | None]) -> None:
     assert tracing.of_rows(tracing.headers_of_rows(contexts), len(contexts)) == contexts
 
 
 @given(st.binary(max_size=200), st.integers(1, 4))
-def test_any_bytes_in_the_header_give_a_context_or_none_for_each_fact(value: bytes, rows: int) -> None:
+def test_any_header_bytes_give_a_context_or_none_for_each_fact(value: bytes, rows: int) -> None:
     assert tracing.of_rows([("traceparents", value)], rows) == [None] * rows
     wrong = ONE.encode() + b"," + value.replace(b",", b"")
     assert tracing.of_rows([("traceparents", wrong)], 2) == [ONE, None]
 
 
-def test_contexts_that_do_not_fit_the_rows_are_none() -> None:
+def test_contexts_that_do_not_match_the_rows_are_none() -> None:
     headers = tracing.headers_of_rows([ONE, TWO])
     assert tracing.of_rows(headers, 3) == [None] * 3
     assert tracing.of_rows([("traceparents", b"," * 10_000_000)], 2) == [None] * 2
 
 
-def test_an_exporter_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_names_a_missing_exporter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "nonsense")
     with pytest.raises(ValueError, match=r"OTEL_TRACES_EXPORTER: no exporter 'nonsense'.*factstream\[otlp\]"):
         tracing.setup("encoder")
@@ -81,7 +81,7 @@ print("done", flush=True)
 """
 
 
-def test_a_collector_that_is_away_costs_spans_and_no_time() -> None:
+def test_missing_collector_costs_spans_and_no_time() -> None:
     env = os.environ | {
         "OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
         "OTEL_EXPORTER_OTLP_TIMEOUT": "1",

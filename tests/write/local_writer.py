@@ -17,7 +17,8 @@ from schemas import topics
 from schemas.changelog import MemoryRecord, PositionRecord
 from schemas.common import decode
 from schemas.encoding import FACT_ENCODINGS, encode_batch
-from workers.kafka.clients import KafkaSettings, partition_for
+from workers.kafka.config import KafkaSettings
+from workers.kafka.partitioner import partition_for
 from workers.write.partition import load
 from workers.write.worker import WriterWorker
 

@@ -24,8 +24,8 @@ from tests.write.local_writer import (
     write,
     writer,
 )
-from workers.kafka.clients import partition_for
-from workers.runtime.loop import Retry
+from workers.kafka.partitioner import partition_for
+from workers.runtime.worker import Retry
 from workers.write import changelog
 from workers.write.worker import WriterWorker
 

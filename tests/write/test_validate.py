@@ -27,7 +27,7 @@ from tests.write.local_writer import (
     row,
     writer,
 )
-from workers.kafka.clients import partition_for
+from workers.kafka.partitioner import partition_for
 from workers.write.validate import AllRows, FactRows, ForgetRows, decode_events
 
 AT = datetime(2026, 1, 2, tzinfo=UTC)

@@ -32,9 +32,11 @@ from tests.write.local_writer import (
     writer,
 )
 from workers.kafka.admin import ensure_topics
-from workers.kafka.clients import KafkaSettings, partition_for
+from workers.kafka.config import KafkaSettings
+from workers.kafka.partitioner import partition_for
 from workers.runtime import loop
-from workers.runtime.loop import Retry
+from workers.runtime.signals import Stop
+from workers.runtime.worker import Retry
 from workers.write.partition import load
 from workers.write.worker import WriterWorker
 
@@ -192,7 +194,7 @@ def test_rewound_offsets_on_a_broker_decide_nothing_twice(settings: KafkaSetting
         producer.flush_or_raise()
 
     def run_until(true: Callable[[], object]) -> None:
-        stop = threading.Event()
+        stop = Stop()
         worker = WriterWorker(settings, tmp_path, now=lambda: NOW)
         thread = threading.Thread(
             target=loop.run, args=(worker, settings, tmp_path, stop), kwargs={"poll_ms": 50}

@@ -9,8 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from kafka import TopicPartition
-
 from pipeline.bench.harness import Progress, in_turns, median_timing
 from pipeline.bench.synthetic.facts import DIMENSIONS, made_up_stream
 from pipeline.config import Settings
@@ -22,8 +20,11 @@ from schemas import topics
 from schemas.changelog import changelog_key
 from schemas.common import encode
 from workers.generate.replica import Table
+from workers.kafka import TopicPartition
 from workers.kafka.admin import ensure_topics
-from workers.kafka.clients import KafkaSettings, caught_up, partition_for
+from workers.kafka.config import KafkaSettings
+from workers.kafka.offsets import caught_up
+from workers.kafka.partitioner import partition_for
 from workers.runtime import embedded_broker
 
 REPEATS = 3

@@ -18,7 +18,7 @@ from pipeline.ingest.encoder import Encoder
 from schemas.common import DEFAULT_NAMESPACE
 from schemas.fact import Fact
 from workers import client
-from workers.kafka.clients import KafkaSettings
+from workers.kafka.config import KafkaSettings
 from workers.runtime import supervisor
 
 

@@ -13,15 +13,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from kafka import TopicPartition
-
 from pipeline.bench.harness import Progress, Timing, median_timing, timed
 from pipeline.bench.synthetic.facts import made_up_stream
 from pipeline.memory.codec import facts_to_batch
 from pipeline.memory.events import NewFact
 from schemas import topics
 from schemas.encoding import encode_batch
-from workers.kafka.clients import KafkaSettings
+from workers.kafka import TopicPartition
+from workers.kafka.config import KafkaSettings
 from workers.write.worker import WriterWorker
 
 SMALL = 1_000

@@ -49,7 +49,7 @@ def watch(
     machine.
     """
     from workers.cli.watch import run
-    from workers.kafka.clients import KafkaSettings
+    from workers.kafka.config import KafkaSettings
 
     with report_errors():
         run(KafkaSettings.from_env(bootstrap=bootstrap, topic_prefix=topic_prefix), interval, as_json)
@@ -95,7 +95,7 @@ def doctor(
 ) -> None:
     """Check the installation, the model, the broker and the data folder; exit code 1 if something is wrong."""
     from workers.cli.doctor import run
-    from workers.kafka.clients import KafkaSettings
+    from workers.kafka.config import KafkaSettings
 
     with report_errors():
         settings = KafkaSettings.from_env(bootstrap=bootstrap, topic_prefix=topic_prefix)

@@ -13,7 +13,7 @@ from workers.cli.options import Bootstrap, Json, Prefix, data_folder
 if TYPE_CHECKING:
     from schemas.request import GenerationRequest
     from schemas.response import GenerationResponse
-    from workers.kafka.clients import KafkaSettings
+    from workers.kafka.config import KafkaSettings
 
 console = Console()
 
@@ -41,7 +41,7 @@ def ask(
 
     Example: factstream ask "The Harlow desk lamp is made of" --compare
     """
-    from workers.kafka.clients import KafkaSettings
+    from workers.kafka.config import KafkaSettings
     from workers.observe import tracing
 
     with report_errors():

@@ -18,7 +18,7 @@ from schemas.request import GenerationRequest
 from schemas.response import GenerationResponse
 from workers import client
 from workers.cli.tables import rich_table
-from workers.kafka.clients import KafkaSettings
+from workers.kafka.config import KafkaSettings
 from workers.runtime import supervisor
 
 KNOWN_FACTS = [

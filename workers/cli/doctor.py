@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from kafka.errors import KafkaError
 from rich.console import Console
 
 from pipeline.files import is_locked
@@ -15,8 +14,9 @@ from pipeline.history.errors import HistoryError
 from pipeline.model import hub
 from pipeline.model.errors import ModelError
 from workers.cli.errors import stderr
-from workers.kafka.admin import TopicsMismatch, TopicsMissing, topic_ids
-from workers.kafka.clients import KafkaSettings, KafkaUnavailable
+from workers.kafka.admin import topic_ids
+from workers.kafka.config import KafkaSettings
+from workers.kafka.errors import KafkaError, KafkaUnavailable, TopicsMismatch, TopicsMissing
 
 PACKAGES = (
     "torch",

@@ -23,14 +23,11 @@ def report_errors() -> Iterator[None]:
 
 def _mendable() -> tuple[type[Exception], ...]:
     """Imported only after an error: a command starts sooner without the modules that it does not use."""
-    from kafka.errors import KafkaError
-
     from pipeline.history.errors import HistoryError
     from pipeline.model.errors import ModelError
     from pipeline.query.run import QueryError
     from workers.client import ClientError
-    from workers.kafka.admin import TopicsMismatch, TopicsMissing
-    from workers.kafka.clients import KafkaUnavailable
+    from workers.kafka.errors import KafkaError, KafkaUnavailable, TopicsMismatch, TopicsMissing
     from workers.runtime.embedded_broker import BrokerError
     from workers.runtime.supervisor import StackError
 

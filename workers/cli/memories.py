@@ -67,7 +67,7 @@ def forget(
     """
     from workers import client
     from workers.client import positions
-    from workers.kafka.clients import KafkaSettings
+    from workers.kafka.config import KafkaSettings
 
     with report_errors():
         message = validate(Forget, {"forget": memory_id, "namespace": namespace, "erase": erase})

@@ -50,7 +50,7 @@ def publish(
     """
     from workers import client
     from workers.client import positions
-    from workers.kafka.clients import KafkaSettings
+    from workers.kafka.config import KafkaSettings
     from workers.observe import tracing
 
     defaults = {

@@ -1,7 +1,6 @@
 """`factstream worker`, `up` and `ui`: the commands that run processes until SIGTERM or Ctrl-C."""
 
 import os
-import threading
 from typing import Annotated
 
 import typer
@@ -34,29 +33,32 @@ def worker(
 
     Example: factstream worker encoder --bootstrap kafka:9092
     """
-    from workers.kafka.clients import KafkaSettings
-    from workers.observe import log, metrics, tracing
+    from workers.kafka.config import KafkaSettings
+    from workers.observe import log, tracing
+    from workers.observe.health import Health, serve
     from workers.runtime.loop import run
+    from workers.runtime.signals import Stop
 
     log.setup(name.value, log_format.value)
     with report_errors():
         settings = KafkaSettings.from_env(bootstrap=bootstrap, topic_prefix=topic_prefix)
         tracing.setup(name.value)
+        health = Health()
         if metrics_port:
-            metrics.serve(metrics_port)
-        stop = threading.Event()
+            serve(metrics_port, health)
+        stop = Stop()
         if name is WorkerName.writer:
             from workers.write.worker import WriterWorker
 
-            raise typer.Exit(run(WriterWorker(settings, data), settings, data, stop))
+            raise typer.Exit(run(WriterWorker(settings, data), settings, data, stop, health))
         if name is WorkerName.encoder:
             from workers.encode.worker import EncoderWorker
 
-            raise typer.Exit(run(EncoderWorker(settings, model, device, stop), settings, data, stop))
+            raise typer.Exit(run(EncoderWorker(settings, model, device, stop), settings, data, stop, health))
         from workers.generate.worker import BATCH, GeneratorWorker
 
         generator = GeneratorWorker(settings, data, model, device, stop)
-        raise typer.Exit(run(generator, settings, data, stop, poll_ms=100, max_records=BATCH))
+        raise typer.Exit(run(generator, settings, data, stop, health, poll_ms=100, max_records=BATCH))
 
 
 def up(
@@ -73,7 +75,7 @@ def up(
     With --metrics-port, the encoder's metrics are on that port, the writer's on the next one, then the
     generator's.
     """
-    from workers.kafka.clients import KafkaSettings
+    from workers.kafka.config import KafkaSettings
     from workers.observe import log
     from workers.runtime.supervisor import up as run_stack
     from workers.runtime.supervisor import worker_commands
@@ -101,7 +103,7 @@ def ui(
 ) -> None:
     """Serve a web page until Ctrl-C: ask with and without memory, publish, see what was learned and why."""
     from workers.http.server import serve
-    from workers.kafka.clients import KafkaSettings
+    from workers.kafka.config import KafkaSettings
 
     with report_errors():
         serve(KafkaSettings.from_env(bootstrap=bootstrap, topic_prefix=topic_prefix), data, host, port)

@@ -1,7 +1,6 @@
 """`factstream watch`: the terminal screen and the JSON lines of what the client observes."""
 
 import sys
-import threading
 from collections import Counter, deque
 from typing import Any
 
@@ -14,8 +13,8 @@ from rich.text import Text
 
 from workers.client.events import plain
 from workers.client.watch import ticks
-from workers.kafka.clients import KafkaSettings
-from workers.runtime.supervisor import signals
+from workers.kafka.config import KafkaSettings
+from workers.runtime.signals import Stop, stopped_by_signals
 
 MAX_DECISIONS = 8
 MAX_ANSWERS = 4
@@ -35,8 +34,8 @@ def run(settings: KafkaSettings, interval_s: float, as_json: bool) -> None:
     console = Console()
     if not as_json and not console.is_terminal:
         raise ValueError("standard output is not a terminal: use `factstream watch --json`")
-    stop = threading.Event()
-    with signals(stop, hurry=stop):
+    stop = Stop()
+    with stopped_by_signals(stop):
         if as_json:
             for tick in ticks(settings, interval_s, stop):
                 sys.stdout.buffer.write(orjson.dumps(tick) + b"\n")

@@ -16,7 +16,7 @@ from workers.client.errors import ClientError
 from workers.client.positions import Positions
 from workers.client.tail import Tail
 from workers.kafka.admin import ensure_topics
-from workers.kafka.clients import KafkaSettings
+from workers.kafka.config import KafkaSettings
 from workers.observe import tracing
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, NamedTuple
 
-from kafka.errors import KafkaError
 from opentelemetry.trace import SpanKind
 
 from schemas import topics
@@ -20,7 +19,9 @@ from workers.client.errors import ClientError
 from workers.client.positions import Positions
 from workers.client.tail import Tail
 from workers.kafka.admin import ensure_topics
-from workers.kafka.clients import KafkaSettings, KafkaUnavailable, Producer
+from workers.kafka.config import KafkaSettings
+from workers.kafka.errors import KafkaError, KafkaUnavailable
+from workers.kafka.producer import Producer
 from workers.observe import tracing
 
 STALL_TIMEOUT_S = 60.0

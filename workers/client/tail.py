@@ -3,10 +3,9 @@
 from collections.abc import Iterable
 from typing import Any
 
-from kafka import TopicPartition
-
-from workers.kafka.admin import end_offsets
-from workers.kafka.clients import KafkaSettings
+from workers.kafka import TopicPartition
+from workers.kafka.config import KafkaSettings
+from workers.kafka.offsets import end_offsets
 
 
 class Tail:

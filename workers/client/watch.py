@@ -4,21 +4,21 @@ It reads the topics from their ends and asks how far the workers' groups have co
 writes nothing and needs no data folder, so it can observe a cluster from anywhere.
 """
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from kafka.errors import KafkaError
-
 from schemas import topics
 from workers.client.events import TOPICS, Events
 from workers.client.tail import Tail
-from workers.kafka.admin import TopicsMissing, reached, topic_ids
-from workers.kafka.clients import KafkaSettings, KafkaUnavailable
-from workers.runtime.supervisor import DRAINED
+from workers.kafka.admin import topic_ids
+from workers.kafka.config import KafkaSettings
+from workers.kafka.errors import KafkaError, KafkaUnavailable, TopicsMissing
+from workers.kafka.offsets import group_progress
+from workers.runtime.drain import CONSUMED
+from workers.runtime.signals import Stop
 
 RATE_WINDOW_S = 10.0
 RECONNECT_S = 1.0
@@ -26,7 +26,7 @@ RECONNECT_S = 1.0
 CONNECTION_ERRORS = (KafkaError, KafkaUnavailable, TopicsMissing)
 
 
-def ticks(settings: KafkaSettings, interval_s: float, stop: threading.Event) -> Iterator[dict[str, Any]]:
+def ticks(settings: KafkaSettings, interval_s: float, stop: Stop) -> Iterator[dict[str, Any]]:
     """Yields a summary every `interval_s` seconds until `stop`; while the broker is away, an error instead.
 
     Raises KafkaUnavailable or TopicsMissing if the broker or factstream's topics are missing at the start.
@@ -61,7 +61,7 @@ class Observer:
         self._decided = 0
         self._events = Events()
 
-    def tick(self, interval_s: float, stop: threading.Event) -> dict[str, Any]:
+    def tick(self, interval_s: float, stop: Stop) -> dict[str, Any]:
         """Reads the topics for `interval_s` seconds, and sums up what arrived and how far the workers are."""
         end, events = time.monotonic() + interval_s, self._events
         while time.monotonic() < end and not stop.is_set():
@@ -76,8 +76,8 @@ class Observer:
         """By topic and partition, the records not committed yet; and how many facts were ever published."""
         lag: dict[str, dict[str, int]] = {}
         published = 0
-        for worker, names in DRAINED.items():
-            offsets = reached(self._admin, self._consumer, self._settings, worker, names)
+        for worker, names in CONSUMED.items():
+            offsets = group_progress(self._admin, self._consumer, self._settings, worker, names)
             for tp, (committed, end) in offsets.items():
                 topic = self._settings.short(tp.topic)
                 lag.setdefault(topic, {})[str(tp.partition)] = end - committed

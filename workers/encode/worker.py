@@ -6,7 +6,6 @@ that travels with it. A batch is encoded in pieces and ends after a few seconds,
 when the worker must stop: the rest of it is read again.
 """
 
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,9 +21,14 @@ from schemas import topics
 from schemas.common import BadMessage
 from schemas.encoding import encode_batch
 from schemas.fact import Fact, Forget, decode_fact
-from workers.kafka.clients import KafkaSettings, Producer, check_readable, dead_letter, partition_for
+from workers.kafka.config import KafkaSettings
+from workers.kafka.consumer import check_readable
+from workers.kafka.dead_letters import dead_letter
+from workers.kafka.partitioner import partition_for
+from workers.kafka.producer import Producer
 from workers.observe import metrics, tracing
-from workers.runtime.loop import Done
+from workers.runtime.signals import Stop
+from workers.runtime.worker import Done, Worker
 
 ROWS = 64
 """Most rows of one message."""
@@ -51,16 +55,16 @@ class Decoded(NamedTuple):
         return self.message.text if isinstance(self.message, Fact) else ""
 
 
-class EncoderWorker:
+class EncoderWorker(Worker):
     name = "encoder"
     topics: Sequence[str] = (topics.FACTS,)
 
     def __init__(
-        self, settings: KafkaSettings, model: str, device: str = "auto", stop: threading.Event | None = None
+        self, settings: KafkaSettings, model: str, device: str = "auto", stop: Stop | None = None
     ) -> None:
         """`stop` ends the encoding: on a CPU it takes longer than a worker may take to stop."""
         self._settings, self._model, self._device = settings, model, device
-        self._stop = stop or threading.Event()
+        self._stop = stop or Stop()
         self._producer: Producer | None = None
         self._topic_id = ""
 
@@ -73,10 +77,6 @@ class EncoderWorker:
         self._topic_id = topic_ids[topics.FACTS]
         self._partitions = len(consumer.partitions_for_topic(self._settings.topic(topics.FACTS)) or ())
         self._producer = self._settings.producer()
-
-    def assigned(self, partitions: list[Any]) -> None: ...
-    def revoked(self, partitions: list[Any]) -> None: ...
-    def idle(self) -> None: ...
 
     def ready(self) -> dict[str, str | int]:
         return {"model": self._model}
@@ -149,8 +149,7 @@ class EncoderWorker:
     def _refuse(self, record: Any, error: BadMessage) -> None:
         assert self._producer is not None
         dead_letter(self._producer, record, error.reason, str(error), self.name, datetime.now(UTC))
-        where = tracing.where(record)
-        tracing.done("encode", tracing.of(record.headers), tracing.now(), where, error.reason)
+        tracing.stage("encode", record, tracing.now(), error=error.reason)
 
     def _send(self, encoded: Sequence[tuple[Event, str | None]]) -> None:
         """Send events, each with its trace context, in messages of one namespace."""
@@ -191,8 +190,7 @@ def _event(decoded: Decoded, encodings: Iterator[Encoding | TooLong]) -> Event |
 def _observed(taken: Sequence[tuple[Any, Event]], since: int) -> list[tuple[Event, str | None]]:
     """The events, counted, each with the trace context of a span that began at `since`."""
     metrics.ENCODED.inc(len(taken))
-    spans = [tracing.where(record) | {"factstream.namespace": event.namespace} for record, event in taken]
     return [
-        (event, tracing.done("encode", tracing.of(record.headers), since, span))
-        for (record, event), span in zip(taken, spans, strict=True)
+        (event, tracing.stage("encode", record, since, {"factstream.namespace": event.namespace}))
+        for record, event in taken
     ]

@@ -14,7 +14,9 @@ from pipeline.memory.codec import memory_from_record
 from schemas.changelog import PositionRecord, decode_changelog
 from schemas.common import BadMessage
 from schemas.request import GenerationRequest
-from workers.kafka.clients import caught_up, check_readable, partition_for
+from workers.kafka.consumer import check_readable
+from workers.kafka.offsets import caught_up
+from workers.kafka.partitioner import partition_for
 from workers.observe import log
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ before the requests' offsets are committed; a client keeps the first response of
 
 from __future__ import annotations  # names of modules that need a model's library are not read at run time
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -17,9 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kafka import TopicPartition
-from kafka.errors import KafkaError
-
 from pipeline.history import tables
 from pipeline.history.errors import Unwritable
 from schemas import topics
@@ -28,9 +24,16 @@ from schemas.hits import Hit, MemoryHits
 from schemas.request import GenerationRequest, decode_request, request_id_of
 from schemas.response import GenerationResponse, ResponseDelta, ResponseError, Timings, Usage, UsedMemory
 from workers.generate.replica import Table
-from workers.kafka.clients import KafkaSettings, Producer, check_readable, dead_letter, partition_for
+from workers.kafka import TopicPartition
+from workers.kafka.config import KafkaSettings
+from workers.kafka.consumer import check_readable
+from workers.kafka.dead_letters import dead_letter
+from workers.kafka.errors import KafkaError
+from workers.kafka.partitioner import partition_for
+from workers.kafka.producer import Producer
 from workers.observe import log, metrics, tracing
-from workers.runtime.loop import Done, Retry
+from workers.runtime.signals import Stop
+from workers.runtime.worker import Done, Retry, Worker
 
 if TYPE_CHECKING:
     from pipeline.fusion.engine import Row
@@ -66,13 +69,11 @@ class Pending:
         return TopicPartition(self.record.topic, self.record.partition)
 
 
-class GeneratorWorker:
+class GeneratorWorker(Worker):
     name = "generator"
     topics: Sequence[str] = (topics.GENERATION_REQUESTS,)
 
-    def __init__(
-        self, settings: KafkaSettings, data: Path, model: str, device: str, stop: threading.Event
-    ) -> None:
+    def __init__(self, settings: KafkaSettings, data: Path, model: str, device: str, stop: Stop) -> None:
         """`stop` ends an answer in the making, so that a long one does not keep the worker from stopping."""
         self._settings, self._data, self._stop = settings, data, stop
         self._model, self._device = model, device
@@ -112,8 +113,6 @@ class GeneratorWorker:
                 p.left = True
                 del self._open[where, offset]
         self._waiting = deque(p for p in self._waiting if not p.left)
-
-    def revoked(self, partitions: list[Any]) -> None: ...
 
     def idle(self) -> None:
         if self._table:

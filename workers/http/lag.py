@@ -5,9 +5,10 @@ import time
 from collections import deque
 from typing import NamedTuple
 
-from workers.kafka.admin import lag, topic_ids
-from workers.kafka.clients import KafkaSettings
-from workers.runtime.supervisor import DRAINED
+from workers.kafka.admin import topic_ids
+from workers.kafka.config import KafkaSettings
+from workers.kafka.offsets import lag
+from workers.runtime.drain import CONSUMED
 
 EVERY_S = 10.0
 KEPT = 360
@@ -52,7 +53,7 @@ class Sampler:
             admin, consumer = self._settings.admin(), self._settings.consumer()
             try:
                 topic_ids(admin, self._settings)  # raises TopicsMissing
-                for worker, topics in DRAINED.items():
+                for worker, topics in CONSUMED.items():
                     waiting |= lag(admin, consumer, self._settings, worker, topics)
             finally:
                 consumer.close(autocommit=False)

@@ -29,7 +29,7 @@ from schemas.response import GenerationResponse, Token
 from workers.http import pages, streams
 from workers.http.guard import form
 from workers.http.lag import Sampler
-from workers.kafka.clients import KafkaSettings
+from workers.kafka.config import KafkaSettings
 
 HERE = Path(__file__).parent
 MAX_PROMPT_CHARS = 8_000

@@ -10,8 +10,8 @@ import uvicorn
 
 from workers.http.guard import Guard
 from workers.http.routes import Site
-from workers.kafka.clients import KafkaSettings
-from workers.runtime.supervisor import signals
+from workers.kafka.config import KafkaSettings
+from workers.runtime.signals import Stop, stopped_by_signals
 
 STOP_S = 2
 """How long requests may go on after the end was asked for."""
@@ -22,7 +22,7 @@ def serve(
     data: Path,
     host: str,
     port: int,
-    stop: threading.Event | None = None,
+    stop: Stop | None = None,
     say: Callable[[str], object] = lambda url: print(f"ready: {url}", flush=True),
 ) -> None:
     """Serves the page until `stop`, SIGINT or SIGTERM; `say` is called with its address.
@@ -33,7 +33,7 @@ def serve(
         raise ValueError(
             "--host must be one address of this machine, the one that browsers use, not all of them"
         )
-    stop = stop or threading.Event()
+    stop = stop or Stop()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family) as listener:
         bound = listener.getsockname()[1]
@@ -47,7 +47,7 @@ def serve(
         )  # fmt: skip
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="ui")
-        with signals(stop, stop):
+        with stopped_by_signals(stop):
             thread.start()
             while not server.started and thread.is_alive():
                 time.sleep(0.02)

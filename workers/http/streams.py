@@ -12,16 +12,14 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from kafka.errors import KafkaError
-
 from schemas.common import BadMessage
 from schemas.fact import Fact
 from schemas.request import GenerationRequest
 from schemas.response import GenerationResponse, ResponseDelta
 from workers import client
 from workers.client import positions
-from workers.kafka.admin import TopicsMismatch, TopicsMissing
-from workers.kafka.clients import KafkaSettings, KafkaUnavailable
+from workers.kafka.config import KafkaSettings
+from workers.kafka.errors import KafkaError, KafkaUnavailable, TopicsMismatch, TopicsMissing
 from workers.observe import log
 
 MAX_TICKETS = 64

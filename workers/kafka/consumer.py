@@ -1,9 +1,9 @@
-"""What a consumer unpacks of what it fetched: record batches within bounds, and those that nobody can read as records.
+"""Decoder of fetched record batches under a size limit; an unreadable batch becomes one record.
 
-Knows Kafka's record batch (message format v2, KIP-98) and its four codecs, and nothing of what is in the records. The
-client by itself unpacks a batch whatever its size, ends at the first one that it cannot read, and has no snappy.
-Here a batch unpacks to `MAX_UNPACKED` bytes at most, a poll returns about `POLL_BYTES`, and a batch that cannot be
-read becomes one record, `Unreadable`, with the batch's own bytes: workers send it to the dead letters and go on.
+It reads Kafka's record batch (message format v2, KIP-98) and its four codecs. The client by itself unpacks a batch
+of any size, stops at the first one that it cannot read, and has no snappy. Here a batch unpacks to at most
+`MAX_UNPACKED` bytes, a poll returns about `POLL_BYTES`, and a batch that cannot be read becomes one `Unreadable`
+record with the batch's own bytes: workers send it to the dead letters and go on.
 """
 
 import gzip
@@ -19,33 +19,41 @@ from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.util import decode_varint
 from lz4.frame import LZ4FrameFile
 
+from schemas.common import BadMessage
+
 MAX_UNPACKED = 17 * 1024 * 1024
 """Bytes that a batch may unpack to: the largest record that any topic takes, and its framing."""
 POLL_BYTES = 32 * 1024 * 1024
 """Bytes of keys, values and headers after which a poll returns what it has."""
-MAX_HEADERS = 64  # of a record
-MAX_WINDOW = (
-    1 << 24
-)  # bytes that a zstd frame may ask us to keep; Kafka's own levels up to 19 ask for half of it
+MAX_HEADERS = 64
+"""Headers of a record that are read."""
+MAX_WINDOW = 1 << 24
+"""Bytes that a zstd frame may make us keep; Kafka's own levels up to 19 need half of it."""
 _XERIAL = b"\x82SNAPPY\x00"
 
 
 class Unreadable(ConsumerRecord):  # type: ignore[misc]
-    """A batch, or the rest of one, that cannot be read as records. `value` is the whole batch as the broker has it."""
+    """A batch, or the rest of one, that cannot be read. `value` is the whole batch as the broker has it."""
 
     error = ""
 
 
-def bound(consumer: KafkaConsumer) -> KafkaConsumer:
-    """Has the consumer, which is new, unpack what it fetches in this file's way. Returns it."""
+def limit_decoding(consumer: KafkaConsumer) -> KafkaConsumer:
+    """Make a new consumer decode with this file's limits. Returns it."""
     fetcher = consumer._fetcher
     fetcher.__class__ = _Fetcher
     fetcher.share = max(1, POLL_BYTES // fetcher.config["max_poll_records"])
     return consumer
 
 
+def check_readable(record: Any) -> None:
+    """Raises BadMessage for an `Unreadable`."""
+    if isinstance(record, Unreadable):
+        raise BadMessage("unreadable-batch", record.error)
+
+
 def unpack(codec: int, data: bytes) -> bytes:
-    """What a batch's records are packed from. Raises ValueError where that is too much, and whatever the codec raises."""
+    """The unpacked records of a batch. Raises ValueError if they are too large, and what the codec raises."""
     if codec == DefaultRecordBatch.CODEC_NONE:
         return data
     if codec == DefaultRecordBatch.CODEC_SNAPPY:
@@ -72,7 +80,7 @@ _STREAMS: dict[int, Callable[[io.BytesIO], Any]] = {
 
 
 def _unsnap(data: bytes) -> bytes:
-    """Snappy, in the Java client's blocks (xerial) or as one block. Each block says first to how much it unpacks."""
+    """Unpack snappy, in the Java client's blocks (xerial) or as one block. Each block begins with its unpacked size."""
     blocks = [data]
     if data.startswith(_XERIAL):
         blocks, at = [], 16
@@ -97,7 +105,7 @@ def _unsnap(data: bytes) -> bytes:
 
 
 class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
-    """The client's reader of one partition's part of a fetch, with its two unbounded steps replaced."""
+    """The client's reader of one partition in a fetch, with its two unbounded steps replaced."""
 
     share = 1
 
@@ -125,10 +133,10 @@ class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
                     for record in _records(tp, batch, raw):
                         self.next_fetch_offset = record.offset + 1
                         yield record
-            except Exception as error:  # of six libraries' decoders: none of them may end a worker
+            except Exception as error:  # six libraries decode here: no error of theirs may end a worker
                 if last >= self.fetch_offset:
                     self.next_fetch_offset = last + 1
-                    bad = _made(Unreadable, tp, batch, last, 0, None, raw, [])
+                    bad = _new_record(Unreadable, tp, batch, last, 0, None, raw, [])
                     bad.error = f"a record batch that cannot be read: {type(error).__name__}: {error}"
                     yield bad
             # A compacted batch keeps the offset of its last record, which may be gone.
@@ -137,14 +145,14 @@ class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
 
 
 def _records(tp: Any, batch: DefaultRecordBatch, raw: bytes) -> Iterator[Any]:
-    """The records of a batch. Of the headers the first `MAX_HEADERS` are read."""
+    """The records of a batch, each with its first `MAX_HEADERS` headers."""
     data, at = unpack(batch.compression_type, raw[DefaultRecordBatch.HEADER_STRUCT.size :]), 0
     for _ in range(batch.records_count):
         size, at = decode_varint(data, at)
         end = at + size
         if size < 0 or end > len(data):
             raise ValueError("a record ends outside of its batch")
-        since, at = decode_varint(data, at + 1)  # behind the attributes, of which there are none
+        since, at = decode_varint(data, at + 1)  # after the attributes, which are unused
         place, at = decode_varint(data, at)
         if not 0 <= place <= batch.last_offset_delta:
             raise ValueError("a record's offset lies outside of its batch")
@@ -157,10 +165,10 @@ def _records(tp: Any, batch: DefaultRecordBatch, raw: bytes) -> Iterator[Any]:
             text, at = _field(data, at, end)
             headers.append(((name or b"").decode("utf-8", "replace"), text))
         time = batch.max_timestamp if batch.timestamp_type else batch.first_timestamp + since
-        yield _made(ConsumerRecord, tp, batch, batch.base_offset + place, time, key, value, headers)
+        yield _new_record(ConsumerRecord, tp, batch, batch.base_offset + place, time, key, value, headers)
         at = end
     if at != len(data):
-        raise ValueError("there are bytes behind the last record")
+        raise ValueError("there are bytes after the last record")
 
 
 def _field(data: bytes, at: int, end: int) -> tuple[bytes | None, int]:
@@ -170,7 +178,7 @@ def _field(data: bytes, at: int, end: int) -> tuple[bytes | None, int]:
     return (None, at) if size < 0 else (data[at : at + size], at + size)
 
 
-def _made(
+def _new_record(
     kind: Any,
     tp: Any,
     batch: Any,
@@ -187,21 +195,21 @@ def _made(
 
 
 def _cost(record: Any, share: int) -> int:
-    """How many of a poll's records this one counts for, by its size."""
+    """The number of a poll's records that this one counts as, by its size."""
     size = len(record.key or b"") + len(record.value or b"")
     size += sum(len(name) + len(value or b"") for name, value in record.headers)
     return 1 + size // share
 
 
 class _Fetcher(Fetcher):  # type: ignore[misc]
-    """The client's fetcher, whose polls are bounded by size and not only by number."""
+    """The client's fetcher, whose polls are limited by size as well as by number."""
 
     share: int
 
     def PartitionRecords(self, *args: Any, **kwargs: Any) -> _PartitionRecords:
-        made = _PartitionRecords(*args, **kwargs)
-        made.share = self.share
-        return made
+        reader = _PartitionRecords(*args, **kwargs)
+        reader.share = self.share
+        return reader
 
     def _append(self, drained: Any, part: Any, max_records: int, update_offsets: bool) -> int:
         count: int = super()._append(drained, part, max_records, update_offsets)

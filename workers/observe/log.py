@@ -1,7 +1,4 @@
-"""The workers' log: one line an event on stderr, as text or as JSON.
-
-It knows how a line looks, and that the Kafka client repeats itself. It does not know where stderr goes.
-"""
+"""The log of a worker: one line for each event on stderr, as text or as JSON."""
 
 import logging
 import sys
@@ -14,10 +11,10 @@ import orjson
 LogFormat = Literal["text", "json"]
 
 REPEAT_S = 30.0
-"""The Kafka client's loggers may each say the same thing once in this time: a broker that is away costs
-hundreds of lines a minute otherwise."""
+"""Each message of the Kafka client is logged once in this time: a broker that is away would cost hundreds of lines a
+minute."""
 MAX_VALUE_CHARS = 2000
-"""Longest text of a field: messages quote what others sent."""
+"""Longest text of a field; messages quote what others sent."""
 
 WARNING, ERROR = logging.WARNING, logging.ERROR
 
@@ -47,11 +44,13 @@ def setup(worker: str, log_format: LogFormat = "text", stream: TextIO | None = N
 
 
 class _OncePerLogger(logging.Filter):
-    """Lets each logger of the Kafka client say one message in `REPEAT_S`; our own lines all pass."""
+    """Passes each message of the Kafka client once in `REPEAT_S`, and all of our own lines."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._last: dict[tuple[str, int], float] = {}  # bounded: one entry a place in the client's source
+        self._last: dict[
+            tuple[str, int], float
+        ] = {}  # bounded: one entry for each place in the client's source
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.name == _log.name:
@@ -64,8 +63,7 @@ class _OncePerLogger(logging.Filter):
 
 
 class _Text(logging.Formatter):
-    """`2026-03-01T12:00:00.123Z encoder batch facts=12 ms=34`; a value with blanks or control characters is
-    quoted."""
+    """`2026-03-01T12:00:00.123Z encoder batch facts=12 ms=34`; values with spaces or control characters are quoted."""
 
     def __init__(self, worker: str) -> None:
         super().__init__()

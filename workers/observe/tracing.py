@@ -1,10 +1,11 @@
-"""Trace context: by which spans of work a fact became a decision and a request its response, as OpenTelemetry has it.
+"""OpenTelemetry traces: the spans in which a fact becomes a decision and a request becomes a response.
 
 A context travels in the Kafka header `traceparent` (W3C Trace Context). A message of several facts has one header
-`traceparents` in its place: theirs, in order, between commas. Each fact has a span of its own in each stage, though it is
-measured and decided with others, so that its trace tells its whole way.
-Spans are recorded where OTEL_TRACES_EXPORTER says (`otlp` or `console`; OpenTelemetry's other variables count too).
-Without it nothing is recorded, and contexts that came are handed on. No text of a fact or a prompt is in a span.
+`traceparents` instead: their contexts, in order, separated by commas. Each fact has its own span in each stage, although
+it is processed together with others, so that its trace shows its whole way.
+
+Spans are exported as OTEL_TRACES_EXPORTER says (`otlp` or `console`; OpenTelemetry's other variables work too). Without
+it nothing is recorded, and received contexts are passed on. No text of a fact or a prompt is in a span.
 """
 
 import os
@@ -20,7 +21,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 HEADER, HEADERS = "traceparent", "traceparents"
-MAX_CONTEXTS = 256  # of a message: its rows
+MAX_CONTEXTS = 256
+"""Rows of a message."""
 
 Headers = list[tuple[str, bytes]]
 
@@ -31,9 +33,12 @@ _tracer = trace.get_tracer("factstream")
 
 
 def setup(service: str) -> None:
-    """Has this process's spans sent where OTEL_TRACES_EXPORTER says. Raises ValueError where there is no such exporter.
+    """Export this process's spans as OTEL_TRACES_EXPORTER says. Raises ValueError if there is no such exporter.
 
-    They are sent on a thread of their own from a bounded queue: a collector that is away costs spans and no time.
+    A thread of its own sends them from a bounded queue: a collector that is away costs spans and no time.
+
+    The SDK's own configuration is not used: it starts metrics and logs as well, and takes `otlp` to be gRPC, which is
+    not installed.
     """
     names = [name.strip() for name in os.environ.get("OTEL_TRACES_EXPORTER", "").split(",")]
     names = [name for name in names if name not in ("", "none")]
@@ -57,12 +62,12 @@ def setup(service: str) -> None:
 
 
 def of(headers: Iterable[tuple[str, bytes | None]]) -> str | None:
-    """The context that a record's headers name, if it is one: anybody may have written them."""
+    """The context in a record's headers, if there is a valid one: anybody may have written them."""
     return next((_valid(value) for name, value in headers if name == HEADER), None)
 
 
 def of_rows(headers: Iterable[tuple[str, bytes | None]], rows: int) -> list[str | None]:
-    """The contexts of a message of so many facts, in order."""
+    """The contexts of a message of that many facts, in order."""
     for name, value in headers:
         if name == HEADERS and value and len(value) <= MAX_CONTEXTS * 56:
             parts = value.split(b",")
@@ -91,7 +96,7 @@ def begin(
     since: int | None = None,
     attributes: Mapping[str, Any] | None = None,
 ) -> trace.Span:
-    """A span, to be ended, under `parent`, from `since` (nanoseconds since the epoch) or now on."""
+    """A span under `parent` that starts at `since` (nanoseconds since the epoch) or now; the caller ends it."""
     context = _W3C.extract({HEADER: parent}) if parent else trace.set_span_in_context(trace.INVALID_SPAN)
     known = {key: value for key, value in (attributes or {}).items() if value is not None}
     return _tracer.start_span(name, context, kind, {"messaging.system": "kafka", **known}, start_time=since)
@@ -109,7 +114,7 @@ def fail(span: trace.Span, error: str) -> None:
 
 @contextmanager
 def ended(span: trace.Span) -> Iterator[None]:
-    """Ends the span at the end of the block, as failed where the block fails."""
+    """End the span at the end of the block, as failed if the block raises."""
     try:
         yield
     except Exception as error:
@@ -123,7 +128,7 @@ def done(
     name: str, parent: str | None, since: int, attributes: Mapping[str, Any], error: str | None = None,
     kind: SpanKind = SpanKind.CONSUMER,
 ) -> str | None:  # fmt: skip
-    """The context of a span that began at `since` and ends now; None where there is nothing to hand on."""
+    """Record a span that began at `since` and ends now. Returns its context; None if there is none to pass on."""
     span = begin(name, parent, kind, since, attributes)
     if error is not None:
         fail(span, error)
@@ -142,6 +147,13 @@ def decided(made: Iterable[Any], parents: Mapping[Any, str | None], since: int) 
                 "factstream.outcome": d.outcome, "factstream.loss_delta": d.loss_delta,
                 "factstream.memory_id": d.memory_id,
             })  # fmt: skip
+
+
+def stage(
+    name: str, record: Any, since: int, attributes: Mapping[str, Any] | None = None, error: str | None = None
+) -> str | None:
+    """Record the work on a consumed record, from `since` to now, as a span under the record's context; as `done`."""
+    return done(name, of(record.headers), since, where(record) | dict(attributes or {}), error)
 
 
 def where(record: Any) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from pipeline.memory.events import Decision
 from schemas.changelog import Decided, MemoryRecord, PositionRecord, changelog_key, decode_changelog
 from schemas.common import BadMessage, encode
 from schemas.topics import FACTS
-from workers.kafka.clients import check_readable, partition_for
+from workers.kafka.consumer import check_readable
+from workers.kafka.partitioner import partition_for
 
 MAX_VERDICTS = 1_000
 """Verdicts of one position record."""

@@ -9,7 +9,7 @@ from pipeline.history import tables
 from schemas import topics
 from schemas.common import BadMessage
 from schemas.dead_letter import MAX_ERROR_CHARS, decode_headers
-from workers.kafka.clients import check_readable
+from workers.kafka.consumer import check_readable
 
 
 def keep(data: Path, topic_id: str, records: Sequence[Any], worker: str, now: datetime) -> None:

@@ -27,7 +27,7 @@ from schemas.common import (
     validate,
 )  # fmt: skip
 from schemas.encoding import MAX_VECTOR_BYTES, decode_batch
-from workers.kafka.clients import partition_for
+from workers.kafka.partitioner import partition_for
 
 Id = Annotated[str, Field(pattern=r"^[0-9A-Za-z_-]{1,64}$")]
 

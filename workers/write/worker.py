@@ -14,8 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kafka import TopicPartition
-
 from pipeline.config import Settings
 from pipeline.history import compaction, erasure, layout
 from pipeline.history import log as history
@@ -24,10 +22,14 @@ from pipeline.memory.events import Decision, SourceOffset
 from schemas import topics
 from schemas.common import BadMessage, decode
 from schemas.hits import MemoryHits
-from workers.kafka.admin import standing
-from workers.kafka.clients import KafkaSettings, Producer, check_readable, dead_letter
+from workers.kafka import TopicPartition
+from workers.kafka.config import KafkaSettings
+from workers.kafka.consumer import check_readable
+from workers.kafka.dead_letters import dead_letter
+from workers.kafka.offsets import latest_by_key
+from workers.kafka.producer import Producer
 from workers.observe import metrics, tracing
-from workers.runtime.loop import Done, Retry
+from workers.runtime.worker import Done, Retry, Worker
 from workers.write import changelog, dead_letters
 from workers.write.changelog import SentOffsets
 from workers.write.partition import Partition, decide_events, decide_hits, is_current, load, tidy
@@ -49,7 +51,7 @@ class Batch:
             self.decisions.setdefault(number, []).extend(decisions)
 
 
-class WriterWorker:
+class WriterWorker(Worker):
     name = "writer"
     topics: Sequence[str] = (
         topics.FACT_ENCODINGS, topics.MEMORY_HITS, topics.DEAD_LETTERS, topics.MEMORY_CHANGELOG
@@ -98,7 +100,7 @@ class WriterWorker:
         taken = [n for n in numbers if n not in held or not is_current(self._data, held[n])]
         topic = self._settings.topic(topics.MEMORY_CHANGELOG)
         # Read before the fold: what another writer still appends and publishes comes after `end`, and is consumed.
-        found = standing(self._reader, [TopicPartition(topic, number) for number in taken])
+        found = latest_by_key(self._reader, [TopicPartition(topic, number) for number in taken])
         for number, (present, end) in zip(taken, found.values(), strict=True):
             partition = loaded.get(number)
             if partition is None or not is_current(self._data, partition):
@@ -114,8 +116,6 @@ class WriterWorker:
         partition.sent = SentOffsets(end)
         records = changelog.recovery_records(partition.bank, partition.last, present)
         self._produce(partition.number, records)
-
-    def revoked(self, partitions: list[Any]) -> None: ...
 
     def idle(self) -> None:
         for partition in self._held.values():

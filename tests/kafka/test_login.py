@@ -1,4 +1,4 @@
-"""TLS and SASL on a real Apache Kafka: a right login gets in, a wrong one is told what is wrong."""
+"""TLS and SASL against Apache Kafka: every client logs in, or fails with a clear error."""
 
 import json
 import os
@@ -15,7 +15,8 @@ from kafka import TopicPartition
 from schemas import topics
 from tests.helpers.apache import MISSING, SCRIPT
 from workers.kafka.admin import ensure_topics
-from workers.kafka.clients import MECHANISMS, KafkaSettings, KafkaUnavailable
+from workers.kafka.config import MECHANISMS, KafkaSettings
+from workers.kafka.errors import KafkaUnavailable
 
 pytestmark = pytest.mark.kafka
 
@@ -46,7 +47,7 @@ def secure(node: dict[str, Any]) -> KafkaSettings:
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
-def test_every_client_gets_in(secure: KafkaSettings, mechanism: str) -> None:
+def test_every_client_logs_in(secure: KafkaSettings, mechanism: str) -> None:
     settings = replace(secure, sasl_mechanism=mechanism)
     assert len(ensure_topics(settings)) == len(topics.TOPICS)
     producer, consumer = settings.producer(), settings.consumer()
@@ -73,11 +74,13 @@ def test_every_client_gets_in(secure: KafkaSettings, mechanism: str) -> None:
         ({"security_protocol": "PLAINTEXT"}, "FACTSTREAM_SECURITY_PROTOCOL, which is PLAINTEXT"),
     ],
 )
-def test_a_login_that_fails_says_why(secure: KafkaSettings, change: dict[str, Any], said: str) -> None:
+def test_error_of_a_failed_login_gives_the_reason(
+    secure: KafkaSettings, change: dict[str, Any], said: str
+) -> None:
     settings = replace(secure, connect_timeout_s=4.0, **change)
-    for client in (settings.admin, settings.consumer, settings.producer):
+    for make in (settings.admin, settings.consumer, settings.producer):
         with pytest.raises(KafkaUnavailable, match=said) as caught:
-            client()
+            make()
         assert WRONG not in str(caught.value) and str(secure.password) not in str(caught.value)
 
 
@@ -87,7 +90,7 @@ def run(env: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.timeout(400)  # eight processes that import a model's library or a client's, on a busy machine
-def test_the_whole_stack_over_tls_and_no_secret_in_its_logs(
+def test_stack_runs_over_tls_without_secrets_in_its_logs(
     secure: KafkaSettings, llama: Path, tmp_path: Path
 ) -> None:
     env, data, password = secure.env(), tmp_path / "data", str(secure.password)

@@ -1,4 +1,4 @@
-"""What a consumer unpacks: every codec, within bounds, and a batch that nobody can read is one record with its bytes."""
+"""The decoder of fetched batches: every codec, under a size limit, and unreadable batches."""
 
 import gzip
 import random
@@ -17,7 +17,7 @@ from kafka.record.memory_records import MemoryRecords
 from schemas import topics
 from tests.helpers import hostile
 from workers.kafka.admin import ensure_topics
-from workers.kafka.clients import KafkaSettings
+from workers.kafka.config import KafkaSettings
 from workers.kafka.consumer import MAX_HEADERS, MAX_UNPACKED, POLL_BYTES, Unreadable, _PartitionRecords
 
 PLACE = TopicPartition("facts", 0)
@@ -51,7 +51,7 @@ def test_every_codec_is_read(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_bomb_is_not_unpacked(name: str) -> None:
+def test_decompression_bomb_is_not_unpacked(name: str) -> None:
     codec, data = BOMBS[name]
     raw = hostile.batch(data, codec)
     tracemalloc.start()
@@ -70,7 +70,7 @@ def test_a_bomb_is_not_unpacked(name: str) -> None:
         (hostile.batch(GOOD, count=2, crc=7), "checksum"),
         (hostile.batch(GOOD, count=2, magic=1), "v1"),
         (hostile.batch(GOOD, count=2, codec=7), "codec 7"),
-        (hostile.batch(GOOD, count=-1), "behind"),
+        (hostile.batch(GOOD, count=-1), "after the last"),
         (hostile.batch(b"\x7f" * 40), "outside"),
         (hostile.batch(b"\x0c\x00\x00\x7f\x01\x01\x00"), "offset"),
         (hostile.batch(gzip.compress(GOOD)[:-9], 1, count=2), "EOFError"),
@@ -81,7 +81,7 @@ def test_a_bomb_is_not_unpacked(name: str) -> None:
         (hostile.batch(b"\x82SNAPPY\x00" + bytes(8) + b"\x7f\xff\xff\xff", 2), "outside"),
     ],
 )
-def test_a_batch_that_cannot_be_read_is_one_record(raw: bytes, error: str) -> None:
+def test_unreadable_batch_becomes_one_record(raw: bytes, error: str) -> None:
     after = hostile.batch(hostile.records((b"ada", b"next")), offset=2)
     bad, good = read(raw + after)
     assert isinstance(bad, Unreadable) and bad.value == raw and bad.key is None
@@ -89,16 +89,16 @@ def test_a_batch_that_cannot_be_read_is_one_record(raw: bytes, error: str) -> No
     assert good.value == b"next" and good.offset == 2
 
 
-def test_what_stands_before_the_broken_record_is_read() -> None:
+def test_records_before_a_broken_one_are_read() -> None:
     one = hostile.records((b"ada", b"first"))
     raw = hostile.batch(one + b"\x7f" * 40, count=2)
     good, bad = read(raw)
     assert good.value == b"first" and not isinstance(good, Unreadable)
     assert isinstance(bad, Unreadable) and bad.offset == 1 and bad.value == raw
-    assert read(raw, start=2) == []  # and a consumer that has it behind itself does not see it again
+    assert read(raw, start=2) == []  # a consumer that is past it does not see it again
 
 
-def test_headers_are_bounded_and_their_names_need_not_be_text() -> None:
+def test_headers_are_bounded_and_their_names_may_be_any_bytes() -> None:
     [record] = read(hostile.batch(hostile.records((b"a", b"b"), headers=[("h", b"v")] * 100_000)))
     assert record.value == b"b" and len(record.headers) == MAX_HEADERS
     odd = hostile.records((b"a", b"b"), headers=[("hh", b"v")]).replace(b"hh", b"\xff\xfe")
@@ -107,7 +107,7 @@ def test_headers_are_bounded_and_their_names_need_not_be_text() -> None:
 
 
 @given(st.sampled_from(range(8)), st.binary(max_size=300), st.integers(-(2**31), 2**31 - 1))
-def test_no_bytes_end_the_reader(codec: int, packed: bytes, count: int) -> None:
+def test_random_bytes_do_not_stop_the_decoder(codec: int, packed: bytes, count: int) -> None:
     raw = hostile.batch(packed, codec, count)
     after = hostile.batch(hostile.records((b"ada", b"next")), offset=2**40)
     *_, last = read(raw + after)
@@ -115,7 +115,7 @@ def test_no_bytes_end_the_reader(codec: int, packed: bytes, count: int) -> None:
 
 
 @given(st.sampled_from(sorted(hostile.CODECS)), st.integers(0), st.data())
-def test_flipped_and_cut_bytes_do_not_end_it_either(name: str, seed: int, data: Any) -> None:
+def test_corrupted_bytes_do_not_stop_the_decoder(name: str, seed: int, data: Any) -> None:
     codec, pack = hostile.CODECS[name]
     packed = bytearray(pack(GOOD))
     dice = random.Random(seed)
@@ -126,7 +126,7 @@ def test_flipped_and_cut_bytes_do_not_end_it_either(name: str, seed: int, data: 
         assert isinstance(record, Unreadable) or len(record.value or b"") <= len(GOOD)
 
 
-def test_a_poll_is_bounded_by_size(settings: KafkaSettings) -> None:
+def test_poll_is_bounded_by_size(settings: KafkaSettings) -> None:
     """Twelve records of 8 MiB of zeros, each in a few hundred bytes: they come, but not in one poll."""
     ensure_topics(settings)
     admin = settings.admin()

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,18 @@ import pytest
 from schemas.topics import FACTS
 from tests.conftest import runs, wait_until
 from workers.kafka.admin import ensure_topics
-from workers.kafka.clients import KafkaSettings
+from workers.kafka.config import KafkaSettings
+from workers.runtime import child
 from workers.runtime import embedded_broker as broker
 from workers.runtime import supervisor as stack
+from workers.runtime.child import Deaths
+from workers.runtime.signals import Stop
 
 ROOT = Path(__file__).parent.parent.parent
 STAND_IN = """
 import os, sys, time
 from pathlib import Path
-from workers.runtime.loop import tell_ready
+from workers.runtime.ready import tell_ready
 starts = Path(sys.argv[1])
 with starts.open("a") as file:
     file.write(f"{os.getpid()}\\n")
@@ -38,9 +40,9 @@ DIES_EARLY = STAND_IN + "sys.exit('no such model')"
 CONSUMES = """
 import os, sys, time
 from pathlib import Path
-from tests.runtime.test_loop import Recorder
+from tests.runtime.recorder import Recorder
 from workers.runtime import loop
-from workers.kafka.clients import KafkaSettings
+from workers.kafka.config import KafkaSettings
 
 class Encoder(Recorder):
     name = "encoder"
@@ -59,7 +61,7 @@ class Up:
     """A stack on a thread of the test's process, on a broker of its own."""
 
     def __init__(self, data: Path, scripts: dict[str, str], options: dict[str, Any]) -> None:
-        self.data, self.stop = data, threading.Event()
+        self.data, self.stop = data, Stop()
         self.settings = KafkaSettings(f"127.0.0.1:{broker.free_port()}", session_timeout_ms=1500)
         self.said: list[str] = []
         self.error: BaseException | None = None
@@ -118,7 +120,7 @@ def up(tmp_path: Path) -> Iterator[Callable[..., Up]]:
             running.end()
 
 
-def test_ready_then_stopped_with_all_its_processes(up: Callable[..., Up]) -> None:
+def test_stack_gets_ready_and_stops_with_all_its_processes(up: Callable[..., Up]) -> None:
     running = up({"encoder": WAITS, "writer": WAITS}, as_json=True)
     running.until_ready()
     (line,) = running.said
@@ -135,14 +137,14 @@ def test_ready_then_stopped_with_all_its_processes(up: Callable[..., Up]) -> Non
     broker.start(port, running.data / "again.log").stop()  # the port is free: the broker ended too
 
 
-def test_the_ready_line_is_for_a_person(up: Callable[..., Up]) -> None:
+def test_ready_line_is_readable(up: Callable[..., Up]) -> None:
     running = up({"writer": WAITS})
     running.until_ready()
     where = f"{running.settings.bootstrap}, model tiny, data {running.data}"
     assert running.said == [f"ready: {where}, 2 memories"]
 
 
-def test_a_second_one_on_the_folder_is_refused(up: Callable[..., Up]) -> None:
+def test_second_stack_on_the_same_folder_is_refused(up: Callable[..., Up]) -> None:
     first, second = up({"writer": WAITS}), up({"writer": WAITS})
     first.until_ready()
     second.start()
@@ -155,7 +157,7 @@ def test_a_second_one_on_the_folder_is_refused(up: Callable[..., Up]) -> None:
     third.until_ready()  # the lock went with its holder
 
 
-def test_a_worker_that_dies_is_started_again(up: Callable[..., Up]) -> None:
+def test_dead_worker_is_restarted(up: Callable[..., Up]) -> None:
     running = up({"encoder": DIES_ONCE, "writer": WAITS}, restart_delay=lambda deaths: 0.0)
     running.until_ready()
     wait_until(lambda: len(running.starts("encoder")) == 2)
@@ -164,7 +166,7 @@ def test_a_worker_that_dies_is_started_again(up: Callable[..., Up]) -> None:
     assert "a bad day" in (running.data / "logs" / "encoder.log").read_text()
 
 
-def test_gives_up_after_five_restarts_and_shows_why(up: Callable[..., Up]) -> None:
+def test_gives_up_after_five_restarts_with_the_reason(up: Callable[..., Up]) -> None:
     running = up({"encoder": DIES_READY, "writer": WAITS}, restart_delay=lambda deaths: 0.0)
     running.start()
     running.thread.join(60)
@@ -175,7 +177,7 @@ def test_gives_up_after_five_restarts_and_shows_why(up: Callable[..., Up]) -> No
     assert not runs(running.starts("writer")[0])
 
 
-def test_a_worker_that_never_comes_up_ends_it_soon(up: Callable[..., Up]) -> None:
+def test_gives_up_soon_on_a_worker_that_never_gets_ready(up: Callable[..., Up]) -> None:
     running = up({"encoder": DIES_EARLY, "writer": WAITS}, restart_delay=lambda deaths: 0.0)
     running.start()
     running.thread.join(60)
@@ -183,13 +185,12 @@ def test_a_worker_that_never_comes_up_ends_it_soon(up: Callable[..., Up]) -> Non
     assert len(running.starts("encoder")) == 2 and running.said == []
 
 
-def test_only_the_deaths_of_the_last_minute_count() -> None:
-    deaths = deque([0.0, 1.0, 59.0, 61.5])
-    assert stack._recent(deaths, 59.5) == 4
-    assert stack._recent(deaths, 62.0) == 2
+def test_only_deaths_of_the_last_minute_count() -> None:
+    deaths = Deaths()
+    assert [deaths.add(now) for now in (0.0, 1.0, 59.0, 59.5, 62.0)] == [1, 2, 3, 4, 3]
 
 
-def test_a_dead_broker_takes_the_workers_with_it(up: Callable[..., Up]) -> None:
+def test_dead_broker_restarts_the_workers_too(up: Callable[..., Up]) -> None:
     running = up({"writer": WAITS}, as_json=True)
     running.until_ready()
     before = ensure_topics(running.settings)
@@ -220,7 +221,9 @@ def test_stopping_drains_the_broker(up: Callable[..., Up], caplog: pytest.LogCap
     assert [r.getMessage() for r in caplog.records if "drain" in r.getMessage()] == ["draining", "drained"]
 
 
-def test_what_cannot_be_drained_is_said(up: Callable[..., Up], caplog: pytest.LogCaptureFixture) -> None:
+def test_records_that_cannot_be_drained_are_logged(
+    up: Callable[..., Up], caplog: pytest.LogCaptureFixture
+) -> None:
     running = up({"encoder": WAITS}, drain_s=0.2)
     running.until_ready()
     publish(running.settings, 7)
@@ -234,7 +237,7 @@ SUPERVISOR = """
 import json, sys
 from pathlib import Path
 from workers.runtime import supervisor as stack
-from workers.kafka.clients import KafkaSettings
+from workers.kafka.config import KafkaSettings
 data, starts, script = sys.argv[1:]
 stack.up(Path(data), KafkaSettings.from_env(), {"writer": [sys.executable, "-c", script, starts]}, "tiny",
 True,          say=lambda line: print(line, flush=True), as_json=True)
@@ -258,7 +261,7 @@ def start_supervisor(data: Path) -> tuple[subprocess.Popen[str], int, int]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ends_on_ctrl_c_and_on_sigterm(tmp_path: Path, number: signal.Signals) -> None:
+def test_stack_ends_on_sigint_and_on_sigterm(tmp_path: Path, number: signal.Signals) -> None:
     process, worker, embedded = start_supervisor(tmp_path / "data")
     process.send_signal(number)
     process.communicate(timeout=60)
@@ -266,7 +269,7 @@ def test_ends_on_ctrl_c_and_on_sigterm(tmp_path: Path, number: signal.Signals) -
     assert not runs(worker) and not runs(embedded)
 
 
-def test_nothing_outlives_a_killed_supervisor(tmp_path: Path) -> None:
+def test_no_process_outlives_a_killed_supervisor(tmp_path: Path) -> None:
     process, worker, embedded = start_supervisor(tmp_path / "data")
     assert runs(worker) and runs(embedded)
     process.send_signal(signal.SIGKILL if sys.platform.startswith("linux") else signal.SIGTERM)
@@ -275,14 +278,14 @@ def test_nothing_outlives_a_killed_supervisor(tmp_path: Path) -> None:
 
 
 def test_logs_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stack, "LOG_BYTES", 100)
+    monkeypatch.setattr(child, "LOG_BYTES", 100)
     path = tmp_path / "encoder.log"
     with open(path, "ab") as writer:
         for number in range(50):
             writer.write(b"line %04d\n" % number)
             writer.flush()
-            stack._bound(path)
+            child.bound_log(path)
             assert path.stat().st_size <= 110
     kept = path.with_suffix(".log.1").read_bytes() + path.read_bytes()
     assert kept.endswith(b"line 0049\n") and len(kept) <= 210
-    assert stack._tail(path).endswith("line 0049")
+    assert child.log_tail(path).endswith("line 0049")

@@ -1,0 +1,80 @@
+"""The topics on a cluster: created once, checked, and refused if they would lose data."""
+
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from kafka import KafkaAdminClient, TopicPartition
+
+from schemas.topics import FACTS, MEMORY_HITS, TOPICS
+from workers.kafka.admin import _check_configs, ensure_topics, topic_ids
+from workers.kafka.config import KafkaSettings
+from workers.kafka.errors import TopicsMismatch
+
+
+def partitions(admin: KafkaAdminClient, settings: KafkaSettings) -> int:
+    return len(admin.describe_topics([settings.topic(FACTS)])[0]["partitions"])
+
+
+def test_topics_are_created_once_by_concurrent_callers(settings: KafkaSettings) -> None:
+    made: list[dict[str, str]] = []
+    threads = [threading.Thread(target=lambda: made.append(ensure_topics(settings))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 3 and made[0] == made[1] == made[2] == ensure_topics(settings)
+    assert set(made[0]) == {topic.name for topic in TOPICS} and len(set(made[0].values())) == len(TOPICS)
+    admin = settings.admin()
+    assert topic_ids(admin, settings) == made[0]
+    assert partitions(admin, settings) == settings.partitions == 4
+    admin.close()
+
+
+def test_existing_topics_decide_the_partition_count(settings: KafkaSettings) -> None:
+    admin = settings.admin()
+    spec = {"num_partitions": 2, "replication_factor": -1}
+    admin.create_topics({settings.topic(FACTS): spec}, wait_for_metadata=True)
+    ensure_topics(settings)
+    assert partitions(admin, settings) == 2
+    admin.close()
+
+
+def test_unequal_partition_counts_are_refused(settings: KafkaSettings) -> None:
+    admin = settings.admin()
+    for name, count in ((FACTS, 2), (MEMORY_HITS, 3)):
+        spec = {"num_partitions": count, "replication_factor": -1}
+        admin.create_topics({settings.topic(name): spec}, wait_for_metadata=True)
+    admin.close()
+    with pytest.raises(TopicsMismatch, match=rf"{settings.topic(FACTS)} has 2.*{MEMORY_HITS} has 3"):
+        ensure_topics(settings)
+
+
+@pytest.mark.parametrize(
+    ("configs", "complaint"),
+    [
+        (
+            {"memory-changelog": {"cleanup.policy": {"value": "delete"}}},
+            "memory-changelog must have cleanup.policy",
+        ),
+        (
+            {"dead-letters": {"max.message.bytes": {"value": "1048588"}}},
+            "dead-letters must have max.message.bytes",
+        ),
+    ],
+)
+def test_topic_configs_that_lose_data_are_refused(configs: dict[str, Any], complaint: str) -> None:
+    admin: Any = SimpleNamespace(describe_configs=lambda *args, **kwargs: {"topic": configs})
+    with pytest.raises(TopicsMismatch, match=complaint):
+        _check_configs(admin, KafkaSettings())
+
+
+def test_clients_never_create_a_topic_implicitly(settings: KafkaSettings) -> None:
+    consumer, admin = settings.consumer(), settings.admin()
+    consumer.assign([TopicPartition(settings.topic("misspelt"), 0)])
+    consumer.poll(timeout_ms=300)
+    assert settings.topic("misspelt") not in admin.list_topics()
+    assert consumer._cluster.config["allow_auto_create_topics"] is False
+    consumer.close(autocommit=False)
+    admin.close()

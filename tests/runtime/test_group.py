@@ -1,0 +1,101 @@
+"""A worker in its consumer group: joining, rebalances, and leaving."""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pipeline.model.errors import ModelError
+from tests.conftest import wait_until
+from tests.runtime.recorder import Recorder, Running, committed, publish
+from workers.kafka.config import KafkaSettings
+from workers.runtime.group import Rebalances
+from workers.runtime.ready import ALONE
+
+
+def test_worker_that_is_busy_between_polls_joins_its_group(
+    settings: KafkaSettings, run: Callable[..., Running]
+) -> None:
+    """A join that ends outside of a poll is lost on the client, and begins again."""
+
+    class Busy(Recorder):
+        def idle(self) -> None:
+            assert "assigned" in self.calls
+            super().idle()
+            time.sleep(1)  # of every 1.1 s
+
+    first, second = Busy(), Busy()
+    running = run(first)
+    wait_until(lambda: first.idles)
+    other = run(second)
+    wait_until(lambda: first.partitions and second.partitions and not first.partitions & second.partitions)
+    assert running.end() == other.end() == 0
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_worker_alone_in_its_group_joins_while_it_loads(
+    settings: KafkaSettings, run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch, alone: bool
+) -> None:
+    publish(settings, b"a", b"b")
+    joined = threading.Event()
+    assigned = Rebalances.on_partitions_assigned
+
+    def tell(rebalances: Any, partitions: Any) -> None:
+        assigned(rebalances, partitions)
+        joined.set()
+
+    class Loading(Recorder):
+        def load(self, alone: bool) -> None:
+            self.before = joined.wait(30 if alone else 1)
+            self.calls.append(f"loaded {alone}")
+
+        def start(self, *told: Any) -> None:
+            self.calls.append("started")
+            super().start(*told)
+
+    monkeypatch.setattr(Rebalances, "on_partitions_assigned", tell)
+    monkeypatch.setenv(ALONE, "1" if alone else "")
+    worker = Loading()
+    running = run(worker)
+    wait_until(lambda: committed(settings, worker) == 2)
+    assert worker.before == alone and worker.values == [b"a", b"b"]
+    assert running.end() == 0
+    assert worker.calls == [f"loaded {alone}", "started", "assigned", "process", "closed"]
+    assert ALONE not in os.environ
+
+
+def test_failed_load_ends_the_process_and_leaves_the_group(
+    settings: KafkaSettings,
+    run: Callable[..., Running],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Broken(Recorder):
+        def load(self, alone: bool) -> None:
+            raise ModelError("there is no folder x")
+
+    monkeypatch.setenv(ALONE, "1")
+    assert run(Broken()).join() == 1
+    (failed,) = [record for record in caplog.records if record.getMessage() == "failed"]
+    assert failed.__dict__["fields"]["reason"] == "there is no folder x"
+    worker = Recorder()
+    run(worker)
+    wait_until(lambda: len(worker.partitions) == 4)
+
+
+def test_partitions_move_to_a_new_member_and_back(
+    settings: KafkaSettings, run: Callable[..., Running]
+) -> None:
+    first, second = Recorder(), Recorder()
+    run(first)
+    wait_until(lambda: first.partitions == {0, 1, 2, 3})
+    joined = run(second)
+    wait_until(lambda: len(first.partitions) == len(second.partitions) == 2)
+    assert first.partitions | second.partitions == {0, 1, 2, 3}
+    assert joined.end() == 0  # it leaves the group: nobody waits for its session
+    wait_until(lambda: first.partitions == {0, 1, 2, 3})
+    publish(settings, b"a")
+    wait_until(lambda: first.values == [b"a"])

@@ -1,0 +1,71 @@
+"""Errors for callers of this folder: the Kafka library's, and ours with texts for a person."""
+
+import socket
+
+from kafka.errors import (
+    CommitFailedError,
+    IllegalGenerationError,
+    KafkaError,
+    KafkaTimeoutError,
+    RebalanceInProgressError,
+    SaslAuthenticationFailedError,
+    UnknownMemberIdError,
+    UnsupportedSaslMechanismError,
+)
+
+from workers.kafka.config import KafkaSettings
+
+__all__ = [
+    "GROUP_MOVED_ON", "KafkaError", "KafkaTimeoutError", "KafkaUnavailable", "RecordTooLarge", "TopicsMismatch",
+    "TopicsMissing", "unavailable",
+]  # fmt: skip
+
+GROUP_MOVED_ON = (CommitFailedError, RebalanceInProgressError, UnknownMemberIdError, IllegalGenerationError)
+"""A commit came too late: the group has given the partitions to others, who read from the last commit again."""
+
+
+class KafkaUnavailable(RuntimeError):
+    """No broker answers, or it refuses us. The text is for a person."""
+
+
+class TopicsMissing(RuntimeError):
+    """A topic does not exist, or has no leader yet."""
+
+
+class TopicsMismatch(RuntimeError):
+    """The cluster's topics are not as the workers need them. The text says what to change."""
+
+
+class RecordTooLarge(ValueError):
+    """A record is larger than its topic takes. Nothing was sent, and the producer is still good."""
+
+
+def unavailable(settings: KafkaSettings, error: BaseException) -> KafkaUnavailable:
+    """The error for a person: nothing answers, or something answers and refuses us. `error` is the client's."""
+    for host, port in settings.hosts():
+        try:
+            socket.create_connection((host, port), timeout=2).close()
+        except OSError:
+            continue
+        return KafkaUnavailable(f"{host}:{port} does not serve us: {_refusal(settings, error)}")
+    return KafkaUnavailable(
+        f"no broker answers at {settings.bootstrap}; "
+        "start one with `factstream up`, or pass --bootstrap HOST:PORT"
+    )
+
+
+def _refusal(settings: KafkaSettings, error: BaseException) -> str:
+    text = f"{type(error).__name__}: {error}"[:300]
+    if isinstance(error, SaslAuthenticationFailedError):
+        return (
+            f"it refused the user {settings.username!r} with {settings.mechanism} "
+            "(FACTSTREAM_USERNAME, FACTSTREAM_PASSWORD, FACTSTREAM_SASL_MECHANISM)"
+        )
+    if isinstance(error, UnsupportedSaslMechanismError):
+        return f"{text} (FACTSTREAM_SASL_MECHANISM)"
+    if "certificate" in text.lower():
+        return f"{text}. Put the certificate of its authority into a file and name it in FACTSTREAM_CA_FILE"
+    return (
+        f"{text}. Check that it is a Kafka broker and that FACTSTREAM_SECURITY_PROTOCOL, which is "
+        f"{settings.security_protocol}, is the protocol of this port"
+    )

@@ -1,0 +1,170 @@
+"""Offsets: the ends of partitions, what groups have committed, and how far a consumer has read."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import TypeVar
+
+from kafka import KafkaAdminClient, KafkaConsumer, OffsetAndMetadata, TopicPartition
+
+from workers.kafka.config import KafkaSettings
+from workers.kafka.errors import KafkaError, KafkaTimeoutError
+
+TIMEOUT_S = 20.0
+COMMIT_TIMEOUT_MS = 4000
+
+T = TypeVar("T")
+
+
+def end_offsets(consumer: KafkaConsumer, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+    """The offset after the last record of each partition. `consumer` has no group; its assignment is replaced.
+
+    The embedded broker counts the last batch as one record when it answers ListOffsets, so the end is taken from a fetch
+    of that batch, whose answer has the high watermark. Raises KafkaError.
+    """
+    return _bounds(consumer, partitions)[1]
+
+
+def _bounds(
+    consumer: KafkaConsumer, partitions: Sequence[TopicPartition]
+) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
+    """The first offset and the end of each partition."""
+    consumer.unsubscribe()  # forgets the high watermarks of an earlier call
+    consumer.assign(list(partitions))
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        for topic in {tp.topic for tp in partitions}:
+            consumer.partitions_for_topic(topic)  # the client cannot ask about a topic that it has not seen
+        try:
+            first, listed = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
+            break
+        except KeyError:  # kafka-python 3.0.12 forgets topics when it gets an answer about others
+            if time.monotonic() > deadline:
+                raise KafkaTimeoutError(f"no answer about {len(partitions)} partitions") from None
+            time.sleep(0.05)
+    ends = {tp: int(listed[tp]) for tp in partitions}
+    written = [tp for tp in partitions if listed[tp] > first[tp]]
+    if not written:
+        return first, ends
+    consumer.assign(written)
+    for tp in written:
+        consumer.seek(tp, listed[tp] - 1)
+    while any(consumer.highwater(tp) is None for tp in written):
+        if time.monotonic() > deadline:
+            raise KafkaTimeoutError(f"no answer about the end of {len(written)} partitions")
+        consumer.poll(timeout_ms=100)
+    return first, ends | {tp: max(ends[tp], int(consumer.highwater(tp))) for tp in written}
+
+
+def latest_by_key(
+    consumer: KafkaConsumer, partitions: Sequence[TopicPartition]
+) -> dict[TopicPartition, tuple[dict[bytes, int], int]]:
+    """The keys that partitions of a compacted topic have, each with the `hash` of its latest value, and the end offset.
+
+    `consumer` is used as by `end_offsets`. Raises KafkaError.
+    """
+    found: dict[TopicPartition, dict[bytes, int]] = {tp: {} for tp in partitions}
+    if not partitions:
+        return {}
+    consumer.unsubscribe()
+    consumer.assign(list(partitions))
+    consumer.seek_to_beginning()
+    deadline = time.monotonic() + TIMEOUT_S
+    while not caught_up(consumer):
+        polled = consumer.poll(timeout_ms=100)
+        for tp, records in polled.items():
+            for record in records:
+                if record.value is None:
+                    found[tp].pop(record.key, None)
+                elif record.key is not None:
+                    found[tp][record.key] = hash(record.value)
+        if polled:
+            deadline = time.monotonic() + TIMEOUT_S
+        elif time.monotonic() > deadline:
+            raise KafkaTimeoutError(f"no answer about {len(partitions)} partitions")
+    return {tp: (keys, int(consumer.position(tp))) for tp, keys in found.items()}
+
+
+def lag(
+    admin: KafkaAdminClient,
+    consumer: KafkaConsumer,
+    settings: KafkaSettings,
+    worker: str,
+    topics: Sequence[str],
+) -> dict[str, int]:
+    """The number of records of each topic that the worker's group has not committed. Names are short.
+
+    `consumer` is used as by `end_offsets`. Raises KafkaError.
+    """
+    missing = dict.fromkeys(topics, 0)
+    for tp, (committed, end) in group_progress(admin, consumer, settings, worker, topics).items():
+        missing[settings.short(tp.topic)] += end - committed
+    return missing
+
+
+def group_progress(
+    admin: KafkaAdminClient,
+    consumer: KafkaConsumer,
+    settings: KafkaSettings,
+    worker: str,
+    topics: Sequence[str],
+) -> dict[TopicPartition, tuple[int, int]]:
+    """The committed offset of the worker's group and the end offset, for each partition of the topics.
+
+    `consumer` is used as by `end_offsets`. Raises KafkaError.
+    """
+    partitions = [
+        TopicPartition(topic["name"], p["partition_index"])
+        for topic in admin.describe_topics([settings.topic(name) for name in topics])
+        for p in topic["partitions"]
+    ]
+    group = settings.group(worker)
+    committed = _retrying(lambda: admin.list_group_offsets({group: partitions})).get(group, {})
+    first, ends = _bounds(consumer, partitions)
+    at = {tp: max(committed[tp].offset if tp in committed else -1, first[tp]) for tp in partitions}
+    return {tp: (min(at[tp], ends[tp]), ends[tp]) for tp in partitions}
+
+
+def _retrying(ask: Callable[[], T]) -> T:
+    """Calls `ask` until no retriable error comes: the first group of a cluster has no coordinator yet."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            return ask()
+        except KafkaError as error:
+            if not error.retriable or time.monotonic() > deadline:
+                raise
+        time.sleep(0.2)
+
+
+def caught_up(consumer: KafkaConsumer) -> bool:
+    """Whether a consumer has read everything up to the ends that its last fetches saw. An empty poll does not show it:
+    a broker that is away gives the same."""
+    for tp in consumer.assignment():
+        end, position = consumer.highwater(tp), consumer.position(tp, timeout_ms=1000)
+        if end is None or position is None or position < end:
+            return False
+    return True
+
+
+def unread(
+    consumer: KafkaConsumer, since: Mapping[TopicPartition, int] | None = None
+) -> dict[TopicPartition, int]:
+    """The number of records from the offsets `since`, or from the consumer's positions, to the ends that its last fetches
+    saw, where both are known. Asks the cluster nothing."""
+    counts = {}
+    for tp in sorted(consumer.assignment()) if since is None else since:
+        with suppress(KafkaError):
+            end = consumer.highwater(tp)
+            start = consumer.position(tp, timeout_ms=100) if since is None else since[tp]
+            if end is not None and start is not None:
+                counts[tp] = max(0, end - start)
+    return counts
+
+
+def commit(consumer: KafkaConsumer, offsets: Mapping[TopicPartition, int]) -> None:
+    """Commit the next offset to read of each partition for the consumer's group. Raises KafkaError."""
+    consumer.commit(
+        {tp: OffsetAndMetadata(offset, "", -1) for tp, offset in offsets.items()},
+        timeout_ms=COMMIT_TIMEOUT_MS,
+    )

@@ -1,0 +1,11 @@
+"""The partition of a key, by the hash that all Kafka clients share."""
+
+from functools import lru_cache
+
+from kafka.partitioner.default import murmur2
+
+
+@lru_cache(maxsize=4096)
+def partition_for(key: str, partitions: int) -> int:
+    """The partition of a record with this key: murmur2, as in the Java client."""
+    return int(murmur2(key.encode()) & 0x7FFFFFFF) % partitions

@@ -1,0 +1,107 @@
+"""A supervised worker: its process over all restarts, its ready line, and its bounded log."""
+
+import os
+import subprocess
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from workers.runtime.processes import die_with_parent, stop_process
+from workers.runtime.ready import READY_FD, Facts, read_ready
+
+RESTARTS = 5
+RESTART_WINDOW_S = 60.0
+LOG_BYTES = 8 * 1024 * 1024
+
+
+class Deaths:
+    """The times at which a process ended by itself, as many as matter."""
+
+    def __init__(self) -> None:
+        self._times: deque[float] = deque(maxlen=RESTARTS + 1)
+
+    def add(self, now: float) -> int:
+        """Count one more. Returns how many there were in the last `RESTART_WINDOW_S`."""
+        self._times.append(now)
+        return sum(now - death < RESTART_WINDOW_S for death in self._times)
+
+
+class Child:
+    """A worker's process. It runs in a session of its own and dies with the supervisor."""
+
+    def __init__(self, name: str, command: Sequence[str], log: Path) -> None:
+        self.name, self.command, self.log = name, list(command), log
+        self.facts: Facts | None = None
+        """The facts of its ready line; None until it is ready."""
+        self.deaths = Deaths()
+        self.restart_at: float | None = None
+        """When to start it again, after it ended by itself."""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pipe: int | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    def start(self, env: Mapping[str, str]) -> None:
+        """Start the process with these variables added to the environment."""
+        read, write = os.pipe()
+        bound_log(self.log)
+        try:
+            with open(self.log, "ab") as output:
+                self._process = subprocess.Popen(
+                    self.command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=os.environ | env | {READY_FD: str(write)},
+                    pass_fds=[write],
+                    start_new_session=True,  # Ctrl-C in the terminal reaches only the supervisor
+                    preexec_fn=die_with_parent(),
+                )
+        except BaseException:
+            os.close(read)
+            raise
+        finally:
+            os.close(write)
+        os.set_blocking(read, False)
+        self._pipe, self.facts, self.restart_at = read, None, None
+
+    def poll(self) -> int | None:
+        """The return code if the process has ended; also reads the ready line and bounds the log."""
+        bound_log(self.log)
+        code = self._process.poll() if self._process else None
+        if self._pipe is not None and self.facts is None:  # after the poll, so that its last word is read
+            self.facts = read_ready(self._pipe)
+        return code
+
+    def terminate(self) -> None:
+        """Send SIGTERM, and do not wait."""
+        if self._process and self._process.poll() is None:
+            self._process.terminate()
+
+    def stop(self, timeout_s: float = 0.0) -> None:
+        """End the process if it still runs: SIGKILL after `timeout_s`."""
+        if self._process:
+            stop_process(self._process, timeout_s)
+            self._process = None
+        if self._pipe is not None:
+            os.close(self._pipe)
+            self._pipe = None
+
+
+def bound_log(path: Path) -> None:
+    """Keep a log under `LOG_BYTES`, and the part before it beside it. Its writer appends, so it may be cut meanwhile."""
+    if path.exists() and path.stat().st_size > LOG_BYTES:
+        path.with_suffix(".log.1").write_bytes(path.read_bytes()[-LOG_BYTES:])
+        os.truncate(path, 0)
+
+
+def log_tail(path: Path, lines: int = 15) -> str:
+    """The end of a log, to be appended to an error's text."""
+    with suppress(OSError), open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - 8192))
+        text = "\n".join(file.read().decode("utf-8", "replace").splitlines()[-lines:])
+        return f". The end of {path}:\n{text}"
+    return f" (no log at {path})"

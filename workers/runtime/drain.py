@@ -1,0 +1,50 @@
+"""The drain: before the embedded broker ends, the workers consume what it holds in memory only."""
+
+import time
+from collections.abc import Callable, Sequence
+
+from schemas.topics import DEAD_LETTERS, FACT_ENCODINGS, FACTS, GENERATION_REQUESTS, MEMORY_HITS
+from workers.kafka.config import KafkaSettings
+from workers.kafka.errors import KafkaError, KafkaUnavailable
+from workers.kafka.offsets import lag
+from workers.observe import log
+from workers.runtime.signals import Stop
+
+CONSUMED = {
+    "encoder": [FACTS],
+    "generator": [GENERATION_REQUESTS],
+    "writer": [FACT_ENCODINGS, MEMORY_HITS, DEAD_LETTERS],
+}
+"""The topics that each worker's group must have consumed. A group comes after those whose output it reads."""
+TICK_S = 0.1
+
+
+def drain(settings: KafkaSettings, limit_s: float, stop: Stop) -> None:
+    """Wait until nothing is left, at most `limit_s` or until an urgent request to stop; log what is lost."""
+    deadline, waiting = time.monotonic() + limit_s, False
+    try:
+        admin, consumer = settings.admin(), settings.consumer()
+        try:
+            while left := _left(lambda worker, topics: lag(admin, consumer, settings, worker, topics)):
+                if not waiting:
+                    log.line("draining", **left)
+                waiting = True
+                if time.monotonic() > deadline or stop.is_urgent():
+                    log.line("not drained", log.WARNING, lost="in the broker's memory only", **left)
+                    return
+                time.sleep(TICK_S)
+        finally:
+            consumer.close(autocommit=False)
+            admin.close()
+        log.line("drained")
+    except (KafkaError, KafkaUnavailable) as error:
+        log.line("not drained", log.WARNING, reason=str(error))
+
+
+def _left(lag_of: Callable[[str, Sequence[str]], dict[str, int]]) -> dict[str, int]:
+    """The records left by topic, in the order of `CONSUMED`: once a group has nothing left, its output is already
+    counted for the next."""
+    left: dict[str, int] = {}
+    for worker, topics in CONSUMED.items():
+        left |= {topic: count for topic, count in lag_of(worker, topics).items() if count}
+    return left

@@ -1,0 +1,47 @@
+"""Child processes: ended in bounded time, and ended by the kernel when their parent dies."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+
+def stop_process(process: subprocess.Popen[Any], timeout_s: float) -> None:
+    """SIGTERM, wait, SIGKILL; reaps the process. Does nothing for one that has ended."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+    try:
+        process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def die_with_parent() -> Callable[[], None] | None:
+    """For `preexec_fn`: the kernel sends SIGKILL to the child when its parent ends, however that ends.
+
+    Linux only (prctl PR_SET_PDEATHSIG); elsewhere None: there a parent that was killed with SIGKILL leaves
+    its children. The signal follows the parent's *thread*, so start children from the thread that lives as
+    long as the process.
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None, use_errno=True)  # loaded here: between fork and exec only what cannot block
+    parent = os.getpid()
+
+    def set_signal() -> None:
+        libc.prctl(1, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before the call
+            os._exit(1)
+
+    return set_signal
+
+
+def exit_name(code: int) -> str:
+    """How a process ended, for a person, from its return code."""
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
