@@ -106,6 +106,7 @@ def test_worker_ends_while_its_broker_is_away(tmp_path: Path) -> None:
     ends(process, WORKER_BOUND_S)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_up_ends_under_hundreds_of_signals(gpt2: Path, tmp_path: Path, seed: int) -> None:
     dice = random.Random(seed)
