@@ -181,7 +181,7 @@ def atlas(data: Path) -> list[dict[str, Any]]:
     ]
 
 
-def written(data: Path) -> datetime | None:
+def last_decided(data: Path) -> datetime | None:
     """When the last fact was decided: the memory has not changed since."""
     sql = "SELECT max(decided_at) AS last FROM history WHERE topic = 'facts'"
     return _rows(data, sql)[0]["last"]  # type: ignore[no-any-return]

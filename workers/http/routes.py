@@ -214,7 +214,7 @@ class Site:
         return JSONResponse(await self.read(pages.over_time) | {"lag": self.sampler.samples()})
 
     async def map(self, _: Request) -> Response:
-        last = await self.read(pages.written)
+        last = await self.read(pages.last_decided)
         if self._map[0] != last:
             self._map = (last, await self.read(pages.atlas))
         return JSONResponse({"points": self._map[1], "limit": pages.MAX_POINTS})
