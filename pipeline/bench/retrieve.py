@@ -19,7 +19,7 @@ from pipeline.bench.harness import Progress, clock, percentile, resident_bytes
 from pipeline.bench.synthetic.banks import variants
 from pipeline.bench.synthetic.texts import made_up_facts, prompts_for
 from pipeline.ingest.encoder import Encoder
-from pipeline.ingest.encoding import Asked, Encoding
+from pipeline.ingest.encoding import Encoding, PromptEncoding
 from pipeline.memory.bank import Bank
 from pipeline.memory.lookup import Lookup
 from pipeline.memory.record import Memory
@@ -151,7 +151,7 @@ def _right(found: Sequence[Sequence[Hit]], best: Sequence[Sequence[Hit]]) -> lis
     return right
 
 
-def _exhaustive_times(bank: Bank, prompts: Sequence[Asked], progress: Progress) -> list[float]:
+def _exhaustive_times(bank: Bank, prompts: Sequence[PromptEncoding], progress: Progress) -> list[float]:
     times = []
     for prompt in prompts[:EXHAUSTIVE_TIMED]:
         before = clock()
@@ -160,7 +160,7 @@ def _exhaustive_times(bank: Bank, prompts: Sequence[Asked], progress: Progress) 
     return times
 
 
-def one_by_one(bank: Bank, prompts: Sequence[Asked]) -> tuple[list[float], list[list[Hit]]]:
+def one_by_one(bank: Bank, prompts: Sequence[PromptEncoding]) -> tuple[list[float], list[list[Hit]]]:
     """The seconds that each prompt took by itself, and what it found."""
     times, found = [], []
     for prompt in prompts:
@@ -170,7 +170,7 @@ def one_by_one(bank: Bank, prompts: Sequence[Asked]) -> tuple[list[float], list[
     return times, found
 
 
-def alone_and_together(bank: Bank, prompts: Sequence[Asked]) -> tuple[float, float]:
+def alone_and_together(bank: Bank, prompts: Sequence[PromptEncoding]) -> tuple[float, float]:
     """The seconds that `TOGETHER` prompts took one after another, and together: medians of rounds in turns."""
     some, alone, together = prompts[:TOGETHER], [], []
     for _ in range(5):
@@ -181,7 +181,7 @@ def alone_and_together(bank: Bank, prompts: Sequence[Asked]) -> tuple[float, flo
     return percentile(alone, 0.5), percentile(together, 0.5)
 
 
-def exhaustive(bank: Bank, prompts: Sequence[Asked], progress: Progress) -> list[list[Hit]]:
+def exhaustive(bank: Bank, prompts: Sequence[PromptEncoding], progress: Progress) -> list[list[Hit]]:
     """The best memories of each prompt, after scoring every memory of the bank."""
     space, settings = bank.namespace(NAMESPACE), bank.settings
     assert space is not None

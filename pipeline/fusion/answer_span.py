@@ -27,7 +27,7 @@ from pipeline.config import TEXT, Settings
 from pipeline.model.backbone import Backbone
 from pipeline.retrieve.gate import only_chosen
 from pipeline.retrieve.hit import Hit
-from pipeline.text.clauses import begins_sentence, prompt_labels
+from pipeline.text.clauses import begins_sentence, ends_in_label
 from pipeline.text.words import Word, blank_before, matching_before, terms_of
 
 _REPEATED = "The Orrin lighthouse is painted green.\nThe Orrin lighthouse is painted green.\n\n"
@@ -64,7 +64,7 @@ def answer_of(
     k: how many of the best are read for a question; where a sentence breaks off, all that are eligible.
     informative: nats that a word says at least, to begin or end an answer.
     """
-    asked = bool(prompt_labels(context))
+    asked = ends_in_label(context)
     if not any(hit.gate > 0 for hit in hits) or (not asked and begins_sentence(context)):
         return None
     facts = [_fact(hit, informative) for hit in hits]
@@ -146,7 +146,7 @@ def _weighed(
 ) -> list[tuple[int, int, float]]:
     """(first word, behind the last, score) of each run that could be the answer."""
     begins = [i for i, may in enumerate(fact.ends) if may][: settings.answer_starts]
-    asked = bool(prompt_labels(context))
+    asked = ends_in_label(context)
     power = settings.question_power if asked else settings.continued_power
     prompt = backbone.tokenize([context])[0].ids[-settings.span_prompt_tokens :]
     read = backbone.tokenize([f"{EXAMPLES if asked else CONTINUED}{text}\n"])[0].ids + prompt

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pipeline.config import TEXT, Settings
 from pipeline.retrieve.hit import Hit
-from pipeline.text.clauses import begins_sentence, prompt_labels
+from pipeline.text.clauses import begins_sentence, ends_in_label
 from pipeline.text.words import Word, blank_before, matching_before, terms_of
 
 SETTLED = 400  # characters of an answer that may still be changed
@@ -92,7 +92,7 @@ class Reading:
             set(),
             0,
         )  # words of the answer, and up to which place they stand
-        self._labelled, self._whole = bool(prompt_labels(context)), whole
+        self._labelled, self._whole = ends_in_label(context), whole
         self._blank = tuple(tokenize(" "))
 
     @property

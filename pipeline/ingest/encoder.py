@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import TEXT, Settings
-from pipeline.ingest.encoding import Asked, Encoding, TooLong
+from pipeline.ingest.encoding import PromptEncoding, Encoding, TooLong
 from pipeline.ingest.loss_delta import losses_of_answer
 from pipeline.ingest.quantize import pack
 from pipeline.ingest.token_states import token_states
@@ -77,7 +77,7 @@ class Encoder:
             encodings += self._encode_some(texts[at : at + TEXTS_AT_ONCE], stop)
         return encodings
 
-    def encode_prompts(self, prompts: Sequence[str]) -> list[Asked]:
+    def encode_prompts(self, prompts: Sequence[str]) -> list[PromptEncoding]:
         """The last words of each prompt, for retrieval; its labels ("Question:", "Answer:") are left out."""
         lead = self.backbone.lead
         room = min(self.settings.prompt_tokens, self.backbone.max_positions - len(lead))
@@ -131,14 +131,15 @@ class Encoder:
         offsets: list[tuple[int, int]],
         losses: NDArray[np.float32],
         states: NDArray[np.float32],
-    ) -> Asked:
-        words, labels = split(text), prompt_labels(text)
+    ) -> PromptEncoding:
+        words = split(text)
+        labels = prompt_labels(text, words)
         word_of = words_of_tokens(offsets, words)
         kept = [w for w in range(len(words)) if w not in labels and (word_of == w).any()]
         kept = kept[-self.settings.prompt_words :]
         kept_words = [words[w] for w in kept]
         unigram_nll = self._unigram_nll(text, kept_words)
-        return Asked(
+        return PromptEncoding(
             [word.term for word in kept_words],
             unigram_nll,
             np.array([losses[word_of == w].sum() for w in kept], np.float32),

@@ -21,13 +21,13 @@ class Encoding:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """The last words of a prompt."""
+class PromptEncoding:
+    """The last words of a prompt, without its labels."""
 
-    forms: list[str]  # as words.split normalises them
-    priors: NDArray[np.float32]  # [words] nats
+    terms: list[str]
+    unigram_nll: NDArray[np.float32]  # [words] nats
     surprisals: NDArray[np.float32]  # [words] in the prompt, nats
-    marks: list[float]  # 0 to 1, how much each looks like a name: words.marked
+    name_scores: list[float]  # [words] 0 to 1, how much each looks like a name: text/names.py
     vectors: NDArray[np.float32]  # [words, d] whitened states, unit vectors
     informative: float  # nats: what a word must say at least, to be more than wording
 

@@ -7,19 +7,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import IdfConfig
-from pipeline.ingest.encoding import Asked
+from pipeline.ingest.encoding import PromptEncoding
 from pipeline.memory.namespace import Namespace
 from pipeline.text.annotate import AnnotatedText
 
 Floats = NDArray[np.float64]
 
 
-def prompt_idf(space: Namespace, prompts: Sequence[Asked], config: IdfConfig) -> list[Floats]:
+def prompt_idf(space: Namespace, prompts: Sequence[PromptEncoding], config: IdfConfig) -> list[Floats]:
     """For each prompt its words' idf, nats. Of a word that comes twice only the last one counts, which is the nearest to
     what is asked: the others have 0."""
-    idf = _idf(space, [one.forms for one in prompts], [one.priors for one in prompts], config)
+    idf = _idf(space, [one.terms for one in prompts], [one.unigram_nll for one in prompts], config)
     for one, values in zip(prompts, idf, strict=True):
-        values *= [term not in one.forms[i + 1 :] for i, term in enumerate(one.forms)]
+        values *= [term not in one.terms[i + 1 :] for i, term in enumerate(one.terms)]
     return idf
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.config import TEXT
-from pipeline.ingest.encoding import Asked
+from pipeline.ingest.encoding import PromptEncoding
 from pipeline.memory.bank import Bank
 from pipeline.memory.record import Memory
 from pipeline.retrieve.alignment import Alignment, align
@@ -31,7 +31,7 @@ class First(NamedTuple):
     """A prompt with the memory that was retrieved for it."""
 
     namespaces: Sequence[str]
-    prompt: Asked
+    prompt: PromptEncoding
     hit: Hit
 
 
@@ -81,21 +81,21 @@ def _left(first: First) -> _Left | None:
     bridge = [i for i in range(*hit.alignment.span) if fact.name_scores[i] > 0]
     rest = [
         i
-        for i, (term, nll) in enumerate(zip(prompt.forms, prompt.priors.tolist(), strict=True))
+        for i, (term, nll) in enumerate(zip(prompt.terms, prompt.unigram_nll.tolist(), strict=True))
         if nll >= prompt.informative
-        and not prompt.marks[i]
+        and not prompt.name_scores[i]
         and not any(same_word(term, other) for other in fact.terms)
     ]
     # "produced by" instead of "developed by" is another wording, one word for one: what is asked beyond it is more.
     if not bridge or len(rest) < 2 or len(rest) <= _unasked(hit.text, hit.alignment, prompt.informative):
         return None
-    lacked, names = [prompt.forms[i] for i in rest], [fact.terms[i] for i in bridge]
+    lacked, names = [prompt.terms[i] for i in rest], [fact.terms[i] for i in bridge]
     return _Left(
         lacked,
         names,
         WordArrays(
             lacked + names,
-            np.concatenate([prompt.priors[rest], fact.weights[bridge]]).astype(float),
+            np.concatenate([prompt.unigram_nll[rest], fact.weights[bridge]]).astype(float),
             np.concatenate([prompt.surprisals[rest], fact.surprisals[bridge]]).astype(float),
             np.concatenate([np.zeros(len(rest)), fact.name_scores[bridge]]),
             np.zeros((len(rest) + len(bridge), 2), int),

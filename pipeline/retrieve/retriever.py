@@ -15,7 +15,7 @@ from itertools import islice
 import numpy as np
 
 from pipeline.config import Settings
-from pipeline.ingest.encoding import Asked
+from pipeline.ingest.encoding import PromptEncoding
 from pipeline.memory.bank import Bank
 from pipeline.memory.lookup import Lookup
 from pipeline.memory.namespace import Namespace
@@ -31,13 +31,17 @@ from pipeline.retrieve.word_arrays import of_fact, of_prompt
 from pipeline.text.annotate import annotate
 
 
-def retrieve(bank: Bank, namespaces: Sequence[str], prompt: Asked, k: int) -> list[Hit]:
+def retrieve(bank: Bank, namespaces: Sequence[str], prompt: PromptEncoding, k: int) -> list[Hit]:
     """The k best memories of the namespaces, best first. Ties go to the newer."""
     return retrieve_all(bank, [namespaces], [prompt], k)[0]
 
 
 def retrieve_all(
-    bank: Bank, namespaces: Sequence[Sequence[str]], prompts: Sequence[Asked], k: int, others: int = 0
+    bank: Bank,
+    namespaces: Sequence[Sequence[str]],
+    prompts: Sequence[PromptEncoding],
+    k: int,
+    others: int = 0,
 ) -> list[list[Hit]]:
     """The same for many prompts, each with its namespaces; what can be is computed for all of them at once.
 
@@ -45,7 +49,7 @@ def retrieve_all(
     """
     found: list[list[Hit]] = [[] for _ in prompts]
     for namespace in dict.fromkeys(name for names in namespaces for name in names):
-        those = [i for i, names in enumerate(namespaces) if namespace in names and prompts[i].forms]
+        those = [i for i, names in enumerate(namespaces) if namespace in names and prompts[i].terms]
         some = _in_namespace(bank, namespace, [prompts[i] for i in those], max(k, 2) + others)
         for i, hits in zip(those, some, strict=True):
             found[i] += hits
@@ -67,7 +71,7 @@ def _answered_by(second: Second, hits: list[Hit], settings: Settings) -> list[Hi
     return [answer, *(closed(hit) for hit in hits if hit.memory.memory_id != answer.memory.memory_id)]
 
 
-def _in_namespace(bank: Bank, namespace: str, prompts: Sequence[Asked], k: int) -> list[list[Hit]]:
+def _in_namespace(bank: Bank, namespace: str, prompts: Sequence[PromptEncoding], k: int) -> list[list[Hit]]:
     """For each prompt its k best memories of the namespace, with their gates as they open."""
     space, settings = bank.namespace(namespace), bank.settings
     if space is None or not space.size or not prompts:
@@ -84,7 +88,7 @@ def _in_namespace(bank: Bank, namespace: str, prompts: Sequence[Asked], k: int) 
 
 def best_hits(
     space: Namespace,
-    prompts: Sequence[Asked],
+    prompts: Sequence[PromptEncoding],
     idf: Sequence[Floats],
     memories: Sequence[Sequence[Memory]],
     scores: Sequence[Floats],

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.config import Settings
-from pipeline.ingest.encoding import Asked
+from pipeline.ingest.encoding import PromptEncoding
 from pipeline.ingest.quantize import likeness_of
 from pipeline.memory.lookup import Lookup, Rows
 from pipeline.memory.record import Memory
@@ -20,7 +20,7 @@ from pipeline.text.words import terms_of
 def scores_of(
     lookup: Lookup,
     size: int,
-    prompts: Sequence[Asked],
+    prompts: Sequence[PromptEncoding],
     idf: Sequence[Floats],
     rows: Rows,
     memories: Sequence[Memory],
@@ -34,17 +34,17 @@ def scores_of(
     ]
 
 
-def bonus(memory: Memory, least_importance: float, prompt: Asked, settings: Settings) -> float:
+def bonus(memory: Memory, least_importance: float, prompt: PromptEncoding, settings: Settings) -> float:
     """What an important memory gains, and one whose category the prompt names: a share of its score."""
     doublings = min(memory.importance - least_importance, settings.importance_doublings)
     share = settings.importance_weight * doublings
-    if memory.category and set(terms_of(memory.category)) & set(prompt.forms):
+    if memory.category and set(terms_of(memory.category)) & set(prompt.terms):
         share += settings.category_bonus
     return share
 
 
 def late_interaction(
-    prompts: Sequence[Asked], idf: Sequence[Floats], memories: Sequence[Memory], settings: Settings
+    prompts: Sequence[PromptEncoding], idf: Sequence[Floats], memories: Sequence[Memory], settings: Settings
 ) -> list[Floats]:
     """For each prompt and memory the sum over the prompt's words of idf times the similarity of the most similar word."""
     scores = [np.zeros(len(memories)) for _ in prompts]
@@ -59,7 +59,7 @@ def late_interaction(
     packed = np.frombuffer(b"".join(states), np.uint8).reshape(sum(counts), -1)
     cosines = likeness_of(vectors, packed, vectors.shape[1])
     best = np.maximum.reduceat(cosines, np.cumsum([0, *counts[:-1]]), axis=1)
-    bound, starts = settings.alike_from, np.cumsum([len(prompt.forms) for prompt in prompts])[:-1]
+    bound, starts = settings.alike_from, np.cumsum([len(prompt.terms) for prompt in prompts])[:-1]
     best = np.clip((best - bound) / (1 - bound), 0.0, 1.0)
     for score, weights, similarity in zip(scores, idf, np.split(best, starts), strict=True):
         # No matrix product: that one adds in an order that depends on where a memory stands.
@@ -67,11 +67,13 @@ def late_interaction(
     return scores
 
 
-def _rarity(lookup: Lookup, size: int, prompt: Asked, idf: Floats, rows: Rows, settings: Settings) -> Floats:
+def _rarity(
+    lookup: Lookup, size: int, prompt: PromptEncoding, idf: Floats, rows: Rows, settings: Settings
+) -> Floats:
     """[rows] how few memories have all the words that this one shares with the prompt (nats), by the share squared of the
     prompt that these are. Words of one wording come together: "belongs to the organization of" is one sign, not five."""
-    numbers = zip(prompt.priors.tolist(), (idf**2).tolist(), strict=True)
-    by_term = dict(zip(prompt.forms, numbers, strict=True))
+    numbers = zip(prompt.unigram_nll.tolist(), (idf**2).tolist(), strict=True)
+    by_term = dict(zip(prompt.terms, numbers, strict=True))
     terms = sorted(by_term)
     unigram_nll, masses = np.array([by_term[term] for term in terms]).T
     sets, set_of_row = np.unique(lookup.term_sets(terms, rows), return_inverse=True)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import TEXT
-from pipeline.ingest.encoding import Asked
+from pipeline.ingest.encoding import PromptEncoding
 from pipeline.memory.record import Memory
 from pipeline.text.annotate import AnnotatedText
 
@@ -43,11 +43,11 @@ class PaddedWords(NamedTuple):
     clauses: Ints
 
 
-def of_prompt(prompt: Asked, idf: Floats) -> WordArrays:
-    scores = np.array(prompt.marks, float)
-    weights = weights_of(idf, prompt.priors * (idf > 0), scores)
+def of_prompt(prompt: PromptEncoding, idf: Floats) -> WordArrays:
+    scores = np.array(prompt.name_scores, float)
+    weights = weights_of(idf, prompt.unigram_nll * (idf > 0), scores)
     return WordArrays(
-        prompt.forms, weights, prompt.surprisals.astype(float), scores, np.zeros((len(scores), 2), int)
+        prompt.terms, weights, prompt.surprisals.astype(float), scores, np.zeros((len(scores), 2), int)
     )
 
 

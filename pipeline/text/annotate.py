@@ -61,7 +61,7 @@ class AnnotatedText:
     @cached_property
     def labels(self) -> set[int]:
         """Indices of a prompt's labels; none if it does not end in an empty one ("Answer:"). See clauses.prompt_labels."""
-        return prompt_labels(self.text)
+        return prompt_labels(self.text, self.words)
 
     def informative(self, least_nll: float) -> list[bool]:
         """Whether each word says enough to be an answer, or part of one: `least_nll` nats at least, or a number."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pipeline.config import TEXT
-from pipeline.text.words import Word, split
+from pipeline.text.words import Word
 
 # A comma within a number, and a point within a name ("F.C."), have no blank after them; scripts without blanks need none.
 _CLAUSE_END = re.compile(r"[,;:](?=[\s\"'”’»)\]])|[、，；：]")
@@ -39,15 +39,19 @@ def begins_sentence(before: str) -> bool:
     return not line or line[-1] in ".!?…。！？\n"
 
 
-def prompt_labels(text: str) -> set[int]:
-    """Indices of the words that are labels of a prompt ("Question: Where is Oslo?"), if its last line is an empty label
-    ("Answer:"); else none. They are the prompt's form, not its content."""
-    lines = text.rstrip().split("\n")
-    if not _LABEL.fullmatch(lines[-1].strip()):
+def ends_in_label(text: str) -> bool:
+    """Whether the last line of a prompt is an empty label ("Answer:"): then a question is asked."""
+    return bool(_LABEL.fullmatch(text.rstrip().rsplit("\n", 1)[-1].strip()))
+
+
+def prompt_labels(text: str, words: Sequence[Word]) -> set[int]:
+    """Indices of the words that are labels of a prompt which ends in an empty one ("Question: Where is Oslo?\\nAnswer:"):
+    they are its form, not its content. None of any other text."""
+    if not ends_in_label(text):
         return set()
     starts, at = set(), 0
-    for line in lines:
+    for line in text.rstrip().split("\n"):
         if _LABEL.match(line):
             starts.add(at + len(line) - len(line.lstrip()))
         at += len(line) + 1
-    return {w for w, word in enumerate(split(text)) if word.start in starts}
+    return {w for w, word in enumerate(words) if word.start in starts}

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from pipeline.bench import retrieve as bench_retrieve
 from pipeline.bench.synthetic.banks import variants
 from pipeline.bench.synthetic.texts import made_up_facts, prompts_for
-from pipeline.ingest.encoding import Asked, Encoding
+from pipeline.ingest.encoding import Encoding, PromptEncoding
 from pipeline.ingest.quantize import likeness_of, pack, unit, unpack
 from pipeline.memory import table
 from pipeline.memory.bank import Bank, memory_id
@@ -52,10 +52,10 @@ def memory(text: str) -> Memory:
     )  # fmt: skip
 
 
-def asked(text: str) -> Asked:
+def asked(text: str) -> PromptEncoding:
     says, states = numbers(text)
     words = split(text)
-    return Asked([w.term for w in words], says, says, [float(s > 10) for s in says], states, 8.0)
+    return PromptEncoding([w.term for w in words], says, says, [float(s > 10) for s in says], states, 8.0)
 
 
 def bank_of(texts: list[str]) -> Bank:
@@ -69,7 +69,7 @@ FACTS = made_up_facts(300, 1)
 PROMPTS = [asked(prompts_for(fact)[0]) for fact in FACTS[:40]]
 
 
-def found(bank: Bank, prompt: Asked) -> list[tuple[str, float, float]]:
+def found(bank: Bank, prompt: PromptEncoding) -> list[tuple[str, float, float]]:
     return [
         (hit.memory.text, round(hit.score, 3), round(hit.gate, 3)) for hit in retrieve(bank, ["n"], prompt, 3)
     ]
@@ -133,7 +133,7 @@ def test_likeness_does_not_hang_on_where_a_word_stands(d: int, count: int, seed:
 def test_scores_do_not_hang_on_where_a_memory_stands() -> None:
     bank = bank_of(FACTS[:150])
     memories = [found for fact in FACTS[:150] if (found := bank.get("n", memory_id("n", fact)))]
-    said = [np.sqrt(np.arange(1.0, len(one.forms) + 1)) for one in PROMPTS]
+    said = [np.sqrt(np.arange(1.0, len(one.terms) + 1)) for one in PROMPTS]
     one_way = late_interaction(PROMPTS, said, memories, bank.settings)
     other_way = late_interaction(PROMPTS, said, memories[::-1], bank.settings)
     assert all((a == b[::-1]).all() for a, b in zip(one_way, other_way, strict=True))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.text.annotate import AnnotatedText, annotate
-from pipeline.text.clauses import begins_sentence, places, prompt_labels
+from pipeline.text.clauses import begins_sentence, ends_in_label, places
 from pipeline.text.frequencies import Frequencies
 from pipeline.text.names import continues_previous, in_dates, name_scores
 from pipeline.text.words import (
@@ -107,9 +107,10 @@ def test_a_sentence_begins_after_a_full_stop_and_at_the_beginning() -> None:
 
 def test_labels_are_those_of_a_prompt_that_ends_in_an_empty_one() -> None:
     text = "Question: Where is Oslo?\nAnswer:"
-    labels = prompt_labels(text)
+    labels = AnnotatedText(text).labels
+    assert ends_in_label(text) and not ends_in_label("Answer: Oslo")
     assert [w.term for i, w in enumerate(split(text)) if i not in labels] == ["where", "is", "oslo"]
-    assert prompt_labels("Norway: its capital is") == set()
+    assert AnnotatedText("Norway: its capital is").labels == set()
 
 
 def test_frequencies_follow_the_vocabularys_order() -> None:
