@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import TEXT, Settings
-from pipeline.ingest.encoding import PromptEncoding, Encoding, TooLong
+from pipeline.ingest.encoding import Encoding, PromptEncoding, TooLong
 from pipeline.ingest.loss_delta import losses_of_answer
 from pipeline.ingest.quantize import pack
 from pipeline.ingest.token_states import token_states

@@ -1,14 +1,10 @@
-"""Tests of alignment, packed vectors and the index, without a model."""
+"""Tests of alignment and the answer span, without a model."""
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pipeline.bench.synthetic.texts import made_up_facts, prompts_for
 from pipeline.config import Settings
-from pipeline.ingest.encoder import words_of_tokens
-from pipeline.ingest.quantize import pack, unit, unpack
 from pipeline.retrieve.alignment import align
 from pipeline.retrieve.gate import gate_of
 from pipeline.retrieve.span import heaviest_unmatched
@@ -98,18 +94,3 @@ def test_the_heaviest_lack_is_one_run_and_of_equal_ones_the_first() -> None:
     assert (
         heaviest([1, 1, 1, 1], [9, 9, 9, 9], whole) == heaviest([0, 0, 0, 0], [0, 0, 0, 0], whole) == (0, 0)
     )
-
-
-def test_tokens_belong_to_the_words_that_they_are_parts_of() -> None:
-    words = split("ab cde, f")
-    assert words_of_tokens([(0, 1), (1, 2), (3, 6), (6, 7), (8, 9)], words).tolist() == [0, 0, 1, -1, 2]
-
-
-@given(st.integers(0, 5), st.integers(1, 40), st.integers(0, 2**32 - 1))
-def test_a_packed_vector_points_where_it_pointed(words: int, d: int, seed: int) -> None:
-    vectors = unit(np.random.default_rng(seed).normal(size=(words, d)).astype(np.float32))
-    packed = pack(vectors)
-    assert packed.shape == (words, -(-d // 4)) and packed.dtype == np.uint8
-    back = unpack(packed, d)
-    assert back.shape == vectors.shape and ((back >= 0) == (vectors >= 0)).all()
-    assert (vectors * back).sum(1, initial=0.0).min(initial=1.0) > 0.5
