@@ -44,7 +44,7 @@ def unpack_leading(packed: NDArray[np.uint8], d: int) -> Floats:
     return np.asarray(lead / np.sqrt(_SQUARES[packed].sum(1, keepdims=True)), np.float32)
 
 
-def likeness_of(vectors: Floats, packed: NDArray[np.uint8], d: int) -> Floats:
+def cosines(vectors: Floats, packed: NDArray[np.uint8], d: int) -> Floats:
     """[words, d] unit vectors and [others, ceil(d / 4)] bytes to [words, others] cosines.
 
     Of others some are unpacked at a time: as many as the processor's cache holds. What is unpacked of a byte, four
@@ -54,16 +54,16 @@ def likeness_of(vectors: Floats, packed: NDArray[np.uint8], d: int) -> Floats:
     steps = _EXACT / (_CODES.max() * np.sqrt(max(d, 1)))  # in a unit vector's length
     turned = np.zeros((4 * width, len(vectors)), np.float32)  # what pads the last byte is multiplied by 0
     turned[:d] = np.rint(vectors.T * steps)
-    some, alike = np.zeros((_AT_ONCE, width), np.complex128), np.empty((_AT_ONCE, len(vectors)), np.float32)
-    cosines = np.empty((others, len(vectors)), np.float32)
+    some, block = np.zeros((_AT_ONCE, width), np.complex128), np.empty((_AT_ONCE, len(vectors)), np.float32)
+    products = np.empty((others, len(vectors)), np.float32)
     for start in range(0, others, _AT_ONCE):
         part = packed[start : start + _AT_ONCE]
         np.take(_FOURS, part, out=some[: len(part)], mode="clip")
-        product(some.view(np.float32), turned, alike)
-        cosines[start : start + _AT_ONCE] = alike[: len(part)]
+        product(some.view(np.float32), turned, block)
+        products[start : start + _AT_ONCE] = block[: len(part)]
     inner = np.bitwise_count((packed ^ packed >> 1) & 0b01010101).sum(1, dtype=np.int32)
     lengths = steps * np.sqrt(2.25 * d - 2.0 * inner)  # what pads is 0, and not among the inner ones
-    return np.asarray((cosines / np.maximum(lengths, 1e-9)[:, None]).T, np.float32)
+    return np.asarray((products / np.maximum(lengths, 1e-9)[:, None]).T, np.float32)
 
 
 def product(rows: Floats, columns: Floats, out: Floats) -> None:

@@ -10,7 +10,7 @@ from pipeline.ingest.encoding import PromptEncoding
 from pipeline.memory.lookup import Lookup, Rows
 from pipeline.memory.namespace import Namespace
 from pipeline.memory.pooled import pool
-from pipeline.retrieve.idf import Floats
+from pipeline.retrieve.word_arrays import Floats
 
 
 def candidate_rows(

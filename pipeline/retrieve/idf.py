@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from pipeline.config import IdfConfig
 from pipeline.ingest.encoding import PromptEncoding
 from pipeline.memory.namespace import Namespace
+from pipeline.retrieve.word_arrays import Floats
 from pipeline.text.annotate import AnnotatedText
-
-Floats = NDArray[np.float64]
 
 
 def prompt_idf(space: Namespace, prompts: Sequence[PromptEncoding], config: IdfConfig) -> list[Floats]:

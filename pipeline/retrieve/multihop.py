@@ -21,8 +21,8 @@ from pipeline.memory.record import Memory
 from pipeline.retrieve.alignment import Alignment, align
 from pipeline.retrieve.gate import gate_of
 from pipeline.retrieve.hit import Hit
-from pipeline.retrieve.idf import Floats, fact_idf
-from pipeline.retrieve.word_arrays import WordArrays, of_fact
+from pipeline.retrieve.idf import fact_idf
+from pipeline.retrieve.word_arrays import Floats, WordArrays, of_fact
 from pipeline.text.annotate import AnnotatedText, annotate
 from pipeline.text.words import same_word, terms_of
 

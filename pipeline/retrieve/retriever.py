@@ -24,10 +24,10 @@ from pipeline.retrieve.alignment import align
 from pipeline.retrieve.candidates import candidate_rows
 from pipeline.retrieve.gate import closed, gate_of, settled
 from pipeline.retrieve.hit import Hit
-from pipeline.retrieve.idf import Floats, fact_idf, prompt_idf
+from pipeline.retrieve.idf import fact_idf, prompt_idf
 from pipeline.retrieve.multihop import First, Second, second_memories
 from pipeline.retrieve.scoring import bonus, scores_of
-from pipeline.retrieve.word_arrays import of_fact, of_prompt
+from pipeline.retrieve.word_arrays import Floats, of_fact, of_prompt
 from pipeline.text.annotate import annotate
 
 

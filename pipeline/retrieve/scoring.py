@@ -10,10 +10,10 @@ import numpy as np
 
 from pipeline.config import Settings
 from pipeline.ingest.encoding import PromptEncoding
-from pipeline.ingest.quantize import likeness_of
+from pipeline.ingest.quantize import cosines
 from pipeline.memory.lookup import Lookup, Rows
 from pipeline.memory.record import Memory
-from pipeline.retrieve.idf import Floats
+from pipeline.retrieve.word_arrays import Floats
 from pipeline.text.words import terms_of
 
 
@@ -27,10 +27,10 @@ def scores_of(
     settings: Settings,
 ) -> list[Floats]:
     """For each prompt the memories' scores, nats. rows: the memories', ascending; idf: of each prompt's words."""
-    similarity = late_interaction(prompts, idf, memories, settings)
+    interactions = late_interaction(prompts, idf, memories, settings)
     return [
         interaction + settings.rarity_weight * _rarity(lookup, size, prompt, weights, rows, settings)
-        for interaction, prompt, weights in zip(similarity, prompts, idf, strict=True)
+        for interaction, prompt, weights in zip(interactions, prompts, idf, strict=True)
     ]
 
 
@@ -52,13 +52,11 @@ def late_interaction(
     having = [i for i, some in enumerate(states) if some]
     if not having:
         return scores
-    vectors, counts = (
-        np.concatenate([prompt.vectors for prompt in prompts]),
-        [memories[i].words for i in having],
-    )
+    vectors = np.concatenate([prompt.vectors for prompt in prompts])
+    counts = [memories[i].words for i in having]
     packed = np.frombuffer(b"".join(states), np.uint8).reshape(sum(counts), -1)
-    cosines = likeness_of(vectors, packed, vectors.shape[1])
-    best = np.maximum.reduceat(cosines, np.cumsum([0, *counts[:-1]]), axis=1)
+    best = cosines(vectors, packed, vectors.shape[1])
+    best = np.maximum.reduceat(best, np.cumsum([0, *counts[:-1]]), axis=1)
     bound, starts = settings.alike_from, np.cumsum([len(prompt.terms) for prompt in prompts])[:-1]
     best = np.clip((best - bound) / (1 - bound), 0.0, 1.0)
     for score, weights, similarity in zip(scores, idf, np.split(best, starts), strict=True):

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.ingest.quantize import likeness_of, pack, unit, unpack
+from pipeline.ingest.quantize import cosines, pack, unit, unpack
 
 
 @given(st.integers(0, 5), st.integers(1, 40), st.integers(0, 2**32 - 1))
@@ -21,7 +21,7 @@ def test_a_packed_vector_points_where_it_pointed(words: int, d: int, seed: int) 
 def test_cosines_of_packed_states_are_those_of_unpacked_ones(count: int, d: int, seed: int) -> None:
     dice = np.random.default_rng(seed)
     a, b = (unit(dice.normal(size=(n, d)).astype(np.float32)) for n in (3, count))
-    assert np.allclose(likeness_of(a, pack(b), d), a @ unpack(pack(b), d).T, atol=1e-5)
+    assert np.allclose(cosines(a, pack(b), d), a @ unpack(pack(b), d).T, atol=1e-5)
 
 
 @given(st.integers(1, 600), st.integers(2, 33), st.integers(0, 2**32 - 1))
@@ -29,6 +29,6 @@ def test_a_cosine_does_not_depend_on_where_a_word_stands(d: int, count: int, see
     dice = np.random.default_rng(seed)
     a, b = (unit(dice.normal(size=(n, d)).astype(np.float32)) for n in (count, 200))
     packed, order = pack(b), dice.permutation(200)
-    cosines = likeness_of(a, packed, d)
-    assert (likeness_of(a, packed[order], d) == cosines[:, order]).all()
-    assert (likeness_of(a[1:2], packed[:100], d) == cosines[1:2, :100]).all()
+    every = cosines(a, packed, d)
+    assert (cosines(a, packed[order], d) == every[:, order]).all()
+    assert (cosines(a[1:2], packed[:100], d) == every[1:2, :100]).all()
