@@ -1,11 +1,10 @@
 """Alignment: a prompt's words laid over a fact's words, and the share of them that matches.
 
-The gate opens by the matching share of what is at stake. Masses are weights squared, so that a name outweighs the
-wording around it. A missing word weighs by the lesser of its weight and its surprisal ("located" surprises nobody after
-"Where is Oslo"), a name by its weight; a missing word that is no name weighs little, for wording differs; a missing name
-next to a matching one weighs most: "Nissan Skyline" is not "Nissan Skyline GT-R", and "Perry Benson" is not "Perry
-Barr". A fact that does not say when does not miss a date. At stake are the words of the clause with the answer span, so
-that of a long text no more than what is asked about is weighed.
+The gate opens by the matching share of what is at stake. A word's mass is its weight squared, so that a name outweighs the
+wording around it. A missing word weighs the lesser of its weight and its surprisal ("located" surprises nobody after
+"Where is Oslo"), a missing name its weight, and most next to a matching name: "Nissan Skyline" is not "Nissan Skyline
+GT-R", and "Perry Benson" is not "Perry Barr". A fact that does not say when does not miss a date. At stake are the words
+of the clause with the answer span, so that of a long text no more than what is asked about is weighed.
 
 Many pairs are aligned together, a row of an array each, for a step of numpy costs almost the same for one.
 """
