@@ -15,7 +15,7 @@ from pipeline.history import log as history
 from pipeline.history.errors import HistoryError
 from pipeline.memory.bank import Bank, fold, memory_id
 from schemas.history import CHECKPOINT
-from tests.history.test_erasure import ask, holding, said, texts
+from tests.history.test_erasure import fact_message, files_with_text, request, texts
 from tests.write.local_writer import HOME, NOW, agree, batch, decided, message, row, writer
 from workers.write import partition
 from workers.write.partition import decide_events, load
@@ -50,10 +50,10 @@ def test_a_checkpoint_is_the_fold_and_decides_the_same(
     for n, (text, kind) in enumerate(script):
         forget = row(n, "", kind="forget", forget=memory_id("default", text))
         value = message(row(n, text, fact_id=f"id-{n % 7}", category=text[:8]) if kind == "fact" else forget)
-        made = decide_events(bank, decode_events(value), lambda: NOW)
-        history.append(folder, HOME, n, made)
+        decisions = decide_events(bank, decode_events(value), lambda: NOW)
+        history.append(folder, HOME, n, decisions)
         if n == at:
-            assert checkpoint.write(folder, HOME, n, made, bank)
+            assert checkpoint.write(folder, HOME, n, decisions, bank)
     kept = checkpoint.read(folder, HOME, bank.settings)
     assert kept is not None and kept.version == at
     for _, rows in history.read(folder, HOME, at):
@@ -66,22 +66,24 @@ def test_a_checkpoint_is_the_fold_and_decides_the_same(
         *(row(len(script) + i, text, fact_id=f"id-{i % 9}") for i, (text, _) in enumerate(script))
     )
     both = [decide_events(one, decode_events(after), lambda: NOW) for one in (bank, kept.bank)]
-    told = [[(d.outcome, d.memory_id, d.nearest, d.importance, d.similarity) for d in one] for one in both]
-    assert told[0] == told[1] and kept.bank.digest() == bank.digest()
+    outcomes = [
+        [(d.outcome, d.memory_id, d.nearest, d.importance, d.similarity) for d in one] for one in both
+    ]
+    assert outcomes[0] == outcomes[1] and kept.bank.digest() == bank.digest()
 
 
 def fill(data: Path, count: int = 12, what: str = "lamp") -> tuple[Any, Any]:
-    made, sent = writer(data)
+    worker, sent = writer(data)
     for offset in range(count):
-        made.process(batch(said(offset, f"The {what} {offset} is old."), start=offset))
-    return made, sent
+        worker.process(batch(fact_message(offset, f"The {what} {offset} is old."), start=offset))
+    return worker, sent
 
 
 @pytest.mark.usefixtures("eager")
 def test_a_start_folds_only_the_versions_after_the_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, sent = fill(tmp_path)
+    worker, sent = fill(tmp_path)
     [path] = found(tmp_path)
     assert path.name.startswith("snapshot-0000000004-")
     after, real = list[int](), history.read
@@ -91,15 +93,17 @@ def test_a_start_folds_only_the_versions_after_the_checkpoint(
         return real(data, number, since)
 
     monkeypatch.setattr(history, "read", counted)
-    other, _ = writer(tmp_path, made._settings)
+    other, _ = writer(tmp_path, worker._settings)
     assert after and min(after) >= 3
     assert (
-        other._held[HOME].bank.digest() == made._held[HOME].bank.digest() == fold(decided(tmp_path)).digest()
+        other._held[HOME].bank.digest()
+        == worker._held[HOME].bank.digest()
+        == fold(decided(tmp_path)).digest()
     )
-    other.process(batch(said(12, "The lamp 3 is new."), start=12))
+    other.process(batch(fact_message(12, "The lamp 3 is new."), start=12))
     agree(sent, tmp_path)
-    again, _ = writer(tmp_path, made._settings)
-    again.process(batch(said(12, "The lamp 3 is new."), start=12))  # decided before
+    again, _ = writer(tmp_path, worker._settings)
+    again.process(batch(fact_message(12, "The lamp 3 is new."), start=12))  # decided before
     assert len(decided(tmp_path)) == 13
 
 
@@ -108,9 +112,9 @@ def test_a_start_folds_only_the_versions_after_the_checkpoint(
 def test_a_checkpoint_that_is_damaged_or_of_another_history_is_refused(
     damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, _ = fill(tmp_path)
+    worker, _ = fill(tmp_path)
     [path] = found(tmp_path)
-    raw, digest = path.read_bytes(), made._held[HOME].bank.digest()
+    raw, digest = path.read_bytes(), worker._held[HOME].bank.digest()
     if damage == "flipped":
         path.write_bytes(raw[:300] + bytes([raw[300] ^ 1]) + raw[301:])
     elif damage == "cut":
@@ -136,24 +140,24 @@ def test_a_checkpoint_that_is_damaged_or_of_another_history_is_refused(
 
 @pytest.mark.usefixtures("eager")
 def test_an_erasure_removes_checkpoints(tmp_path: Path) -> None:
-    made, sent = writer(tmp_path)
+    worker, sent = writer(tmp_path)
     for offset in range(12):
-        made.process(batch(said(offset, f"Torben Betts {offset} was from Munich."), start=offset))
+        worker.process(batch(fact_message(offset, f"Torben Betts {offset} was from Munich."), start=offset))
     [path] = found(tmp_path)
-    assert path.name in holding(tmp_path)
+    assert path.name in files_with_text(tmp_path)
     path.with_name(".snapshot.tmp").write_bytes(b"Munich")
     erased = [memory_id("default", f"Torben Betts {n} was from Munich.") for n in range(12)]
-    made.process(batch(*(ask("erase", 12 + n, memory) for n, memory in enumerate(erased)), start=12))
-    assert holding(tmp_path) == [] and not path.exists()
-    assert load(tmp_path, HOME, SETTINGS).bank.digest() == made._held[HOME].bank.digest()
+    worker.process(batch(*(request("erase", 12 + n, memory) for n, memory in enumerate(erased)), start=12))
+    assert files_with_text(tmp_path) == [] and not path.exists()
+    assert load(tmp_path, HOME, SETTINGS).bank.digest() == worker._held[HOME].bank.digest()
     agree(sent, tmp_path)
 
 
 def test_a_checkpoint_of_an_outdated_bank_is_not_written(tmp_path: Path) -> None:
-    made, _ = fill(tmp_path)
-    part = made._held[HOME]
-    history.append(tmp_path, HOME, part.sequence + 1, [])
-    assert not checkpoint.write(tmp_path, HOME, part.sequence, part.last, part.bank) and found(tmp_path) == []
+    worker, _ = fill(tmp_path)
+    part = worker._held[HOME]
+    history.append(tmp_path, HOME, part.version + 1, [])
+    assert not checkpoint.write(tmp_path, HOME, part.version, part.last, part.bank) and found(tmp_path) == []
 
 
 class Killed(BaseException): ...
@@ -162,14 +166,14 @@ class Killed(BaseException): ...
 def test_a_kill_during_a_write_leaves_the_checkpoint_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, _ = fill(tmp_path)
-    part = made._held[HOME]
-    checkpoint.write(tmp_path, HOME, part.sequence, part.last, part.bank)
-    made.process(batch(said(12, "The lamp 12 is old."), start=12))
+    worker, _ = fill(tmp_path)
+    part = worker._held[HOME]
+    checkpoint.write(tmp_path, HOME, part.version, part.last, part.bank)
+    worker.process(batch(fact_message(12, "The lamp 12 is old."), start=12))
     for owner, name in ((pq, "ParquetWriter"), (Path, "replace"), (checkpoint, "sync_folder")):
         with monkeypatch.context() as patched, pytest.raises(Killed):
             patched.setattr(owner, name, lambda *_, **__: (_ for _ in ()).throw(Killed))
-            checkpoint.write(tmp_path, HOME, part.sequence, part.last, part.bank)
+            checkpoint.write(tmp_path, HOME, part.version, part.last, part.bank)
         assert load(tmp_path, HOME, SETTINGS).bank.digest() == part.bank.digest()
-    assert checkpoint.write(tmp_path, HOME, part.sequence, part.last, part.bank)
+    assert checkpoint.write(tmp_path, HOME, part.version, part.last, part.bank)
     assert len(found(tmp_path)) == 1 and not list(tmp_path.rglob("*.tmp"))

@@ -19,7 +19,7 @@ from pipeline.history.errors import CommitConflict, HistoryError, Unwritable
 from pipeline.memory.bank import fold
 from pipeline.memory.events import Decision
 from pipeline.query import run as query
-from tests.history.test_erasure import SAID, ask, holding, said
+from tests.history.test_erasure import FACTS, fact_message, files_with_text, request
 from tests.history.test_log import assert_same, decision
 from tests.write.local_writer import HOME, agree, batch, decided, take, writer
 
@@ -33,13 +33,13 @@ def fan(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fill(data: Path, batches: list[int], offset: int = 0) -> list[list[Decision]]:
-    made = []
-    for sequence, count in enumerate(batches):
+    written = []
+    for version, count in enumerate(batches):
         rows = [decision(offset + n, text=f"Fact {offset + n}.") for n in range(count)]
-        history.append(data, 0, sequence, rows)
+        history.append(data, 0, version, rows)
         offset += count
-        made.append(rows)
-    return made
+        written.append(rows)
+    return written
 
 
 def compact(data: Path, now: float = ALWAYS, partition: int = 0) -> None:
@@ -65,21 +65,21 @@ def queried(data: Path) -> list[int]:
 def test_rows_and_versions_stay_and_files_become_few(
     tmp_path_factory: pytest.TempPathFactory, batches: list[int], steps: set[int], now: float
 ) -> None:
-    data, made = tmp_path_factory.mktemp("data"), []
-    for sequence, count in enumerate(batches):
-        rows = [decision(100 * sequence + n, text=f"Fact {n}.") for n in range(count)]
-        history.append(data, 0, sequence, rows)
-        made.append(rows)
-        if sequence in steps:
+    data, written = tmp_path_factory.mktemp("data"), []
+    for version, count in enumerate(batches):
+        rows = [decision(100 * version + n, text=f"Fact {n}.") for n in range(count)]
+        history.append(data, 0, version, rows)
+        written.append(rows)
+        if version in steps:
             compaction.step(data, 0, now)
     compact(data, now)
     for after in (-1, len(batches) // 2, len(batches) - 1):
         found = list(history.read(data, 0, after))
-        assert [sequence for sequence, _ in found] == list(range(after + 1, len(batches)))
-        for sequence, rows in found:
-            assert_same(rows, made[sequence])
+        assert [version for version, _ in found] == list(range(after + 1, len(batches)))
+        for version, rows in found:
+            assert_same(rows, written[version])
     if any(batches):
-        assert queried(data) == [row.cause.offset for rows in made for row in rows]
+        assert queried(data) == [row.cause.offset for rows in written for row in rows]
     parts = layout.live_files(data, 0)
     assert parts[-1].first == parts[-1].last == len(batches) - 1  # the last one stays by itself
     for size in range(4):
@@ -156,25 +156,25 @@ def test_readers_see_each_row_once_while_files_are_merged_and_removed(tmp_path: 
     threads = [threading.Thread(target=reading, args=(look,)) for look in (read, read, queried)]
     for thread in threads:
         thread.start()
-    end, sequence = time.monotonic() + 5, 0
+    end, version = time.monotonic() + 5, 0
     while time.monotonic() < end and not failures:
-        sequence += 1
-        history.append(tmp_path, 0, sequence, [decision(sequence)])
-        compaction.step(tmp_path, 0, ALWAYS if sequence % 16 == 0 else NEVER)
+        version += 1
+        history.append(tmp_path, 0, version, [decision(version)])
+        compaction.step(tmp_path, 0, ALWAYS if version % 16 == 0 else NEVER)
     over.set()
     for thread in threads:
         thread.join()
     assert not failures, failures
-    assert read(tmp_path) == list(range(sequence + 1)) and sequence > 20
+    assert read(tmp_path) == list(range(version + 1)) and version > 20
 
 
 def test_a_version_that_was_merged_cannot_be_written_again(tmp_path: Path) -> None:
     fill(tmp_path, [1] * 9)
     compact(tmp_path)
     before = read(tmp_path)
-    for sequence in (3, 4, 5, 6, 7):
+    for version in (3, 4, 5, 6, 7):
         with pytest.raises(CommitConflict):
-            history.append(tmp_path, 0, sequence, [decision(99)])
+            history.append(tmp_path, 0, version, [decision(99)])
     assert read(tmp_path) == queried(tmp_path) == before
     # It died between giving its file the name and looking whether that was merged: nobody counts the file.
     leftover = layout.live_files(tmp_path, 0)[0].path.with_name("0000000003.parquet")
@@ -230,35 +230,37 @@ def test_a_merged_file_that_lacks_rows_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_erasure_reaches_merged_and_replaced_files(tmp_path: Path) -> None:
-    made, sent = writer(tmp_path)
-    for offset, text in enumerate(SAID * 2):
-        made.process(batch(said(offset, text), start=offset))
+    worker, sent = writer(tmp_path)
+    for offset, text in enumerate(FACTS * 2):
+        worker.process(batch(fact_message(offset, text), start=offset))
     compact(tmp_path, NEVER, HOME)
-    assert len(layout.replaced_files(tmp_path, HOME)) >= 8 and len(holding(tmp_path)) > 4
+    assert len(layout.replaced_files(tmp_path, HOME)) >= 8 and len(files_with_text(tmp_path)) > 4
     before = [(d.outcome, d.cause) for d in decided(tmp_path)]
     count = len(before)
-    made.process(batch(ask("erase", count), start=count))
-    assert holding(tmp_path) == []
+    worker.process(batch(request("erase", count), start=count))
+    assert files_with_text(tmp_path) == []
     assert [(d.outcome, d.cause) for d in decided(tmp_path)][:count] == before
-    assert fold(decided(tmp_path)).digest() == made._held[HOME].bank.digest()
+    assert fold(decided(tmp_path)).digest() == worker._held[HOME].bank.digest()
     for offset in range(count + 1, count + 20):
-        made.process(batch(said(offset, f"The lamp {offset} is old."), start=offset))
+        worker.process(batch(fact_message(offset, f"The lamp {offset} is old."), start=offset))
     compact(tmp_path, ALWAYS, HOME)  # what was erased is merged once more
-    assert fold(decided(tmp_path)).digest() == made._held[HOME].bank.digest()
-    take(made)
+    assert fold(decided(tmp_path)).digest() == worker._held[HOME].bank.digest()
+    take(worker)
     agree(sent, tmp_path)
 
 
 def test_the_writer_merges_between_batches_and_when_idle(tmp_path: Path) -> None:
-    made, sent = writer(tmp_path)
+    worker, sent = writer(tmp_path)
     for offset in range(60):
-        made.process(batch(said(offset, f"The lamp {offset} is old."), start=offset))
+        worker.process(batch(fact_message(offset, f"The lamp {offset} is old."), start=offset))
     assert len(layout.live_files(tmp_path, HOME)) < 16
     for _ in range(20):
-        made.idle()
+        worker.idle()
     assert len(layout.live_files(tmp_path, HOME)) <= 10
-    other, _ = writer(tmp_path, made._settings)  # type: ignore[arg-type]
+    other, _ = writer(tmp_path, worker._settings)  # type: ignore[arg-type]
     assert (
-        other._held[HOME].bank.digest() == made._held[HOME].bank.digest() == fold(decided(tmp_path)).digest()
+        other._held[HOME].bank.digest()
+        == worker._held[HOME].bank.digest()
+        == fold(decided(tmp_path)).digest()
     )
     agree(sent, tmp_path)

@@ -29,7 +29,7 @@ from workers.write.validate import decode_events
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 SECRET = "Torben Betts was from Munich."
-SAID = [
+FACTS = [
     SECRET, "The Harlow lamp is made of walnut.", "torben betts was from MUNICH!", "Torben Betts was from Perth.",
     "Ines Okafor keeps the rota.", SECRET,
 ]  # fmt: skip
@@ -37,11 +37,11 @@ MEMORY = memory_id("default", SECRET)
 WORDS = (b"Munich", b"MUNICH")
 
 
-def ask(kind: str, offset: int, memory: str = MEMORY) -> bytes:
+def request(kind: str, offset: int, memory: str = MEMORY) -> bytes:
     return message(row(offset, "", kind=kind, forget=memory))
 
 
-def said(offset: int, text: str) -> bytes:
+def fact_message(offset: int, text: str) -> bytes:
     """A fact as the encoder sends it; its vectors say whose they are."""
     words = len(split(text))
     return message(row(offset, text, vectors=bytes([offset + 1] * words)))
@@ -56,7 +56,7 @@ def everything(data: Path) -> Iterator[tuple[Path, str]]:
             yield path, repr(path.read_bytes())
 
 
-def holding(data: Path) -> list[str]:
+def files_with_text(data: Path) -> list[str]:
     return [path.name for path, text in everything(data) if any(word.decode() in text for word in WORDS)]
 
 
@@ -92,20 +92,20 @@ def fill(data: Path) -> None:
 
 
 def run(data: Path, kind: str) -> Bank:
-    made, sent = writer(data)
-    for offset, text in enumerate(SAID[:3]):
-        made.process(batch(said(offset, text), start=offset))
-    made.process(batch(*(said(n, text) for n, text in enumerate(SAID))))
+    worker, sent = writer(data)
+    for offset, text in enumerate(FACTS[:3]):
+        worker.process(batch(fact_message(offset, text), start=offset))
+    worker.process(batch(*(fact_message(n, text) for n, text in enumerate(FACTS))))
     fill(data)
-    made.process(batch(ask(kind, 6), start=6))
+    worker.process(batch(request(kind, 6), start=6))
     agree(sent, data)
-    return made._held[HOME].bank
+    return worker._held[HOME].bank
 
 
 def test_no_copy_of_the_text_is_left_and_the_rest_is_unchanged(tmp_path: Path) -> None:
     kept = run(tmp_path / "kept", "forget")
     erased = run(tmp_path / "erased", "erase")
-    assert len(holding(tmp_path / "kept")) == 6 and holding(tmp_path / "erased") == []
+    assert len(files_with_text(tmp_path / "kept")) == 6 and files_with_text(tmp_path / "erased") == []
     assert fold(decided(tmp_path / "erased")).digest() == erased.digest() == kept.digest()
     assert erased.positions("default") == kept.positions("default")
     before, after = decided(tmp_path / "kept"), decided(tmp_path / "erased")
@@ -118,8 +118,8 @@ def test_no_copy_of_the_text_is_left_and_the_rest_is_unchanged(tmp_path: Path) -
         else:
             assert (a.text, a.vectors, a.priors, a.surprisals) == (None, None, None, None)
             assert (a.loss_delta, a.importance, a.memory_id) == (b.loss_delta, b.importance, b.memory_id)
-    told = query.run(tmp_path / "erased", "select text from memories order by text").to_pylist()
-    assert told == query.run(tmp_path / "kept", "select text from memories order by text").to_pylist()
+    rows = query.run(tmp_path / "erased", "select text from memories order by text").to_pylist()
+    assert rows == query.run(tmp_path / "kept", "select text from memories order by text").to_pylist()
     answers = query.run(tmp_path / "erased", "select request_id, prompt, text from generations").to_pylist()
     assert {r["request_id"]: (r["prompt"], r["text"]) for r in answers} == {
         "quotes": ("", ""), "used": ("", ""), "other": ("The lamp", "is old.")
@@ -132,41 +132,41 @@ def test_an_erased_fact_stays_decided(tmp_path: Path) -> None:
     run(tmp_path, "erase")
     count = len(decided(tmp_path))
     again, _ = writer(tmp_path)
-    again.process(batch(*(message(row(n, text)) for n, text in enumerate(SAID))))
-    again.process(batch(ask("erase", 6), start=6))
-    assert len(decided(tmp_path)) == count and holding(tmp_path) == []
+    again.process(batch(*(message(row(n, text)) for n, text in enumerate(FACTS))))
+    again.process(batch(request("erase", 6), start=6))
+    assert len(decided(tmp_path)) == count and files_with_text(tmp_path) == []
 
 
 def test_an_erased_fact_may_be_learned_again(tmp_path: Path) -> None:
-    made, sent = writer(tmp_path)
-    made.process(batch(message(row(0, SECRET))))
-    made.process(batch(ask("erase", 1), message(row(2, SECRET)), start=1))
-    made.process(batch(message(row(3, SAID[1])), start=3))
-    assert [d.text for d in decided(tmp_path)] == [None, None, SECRET, SAID[1]]
-    other, _ = writer(tmp_path, made._settings)  # type: ignore[arg-type]
-    assert other._held[HOME].bank.digest() == made._held[HOME].bank.digest()
+    worker, sent = writer(tmp_path)
+    worker.process(batch(message(row(0, SECRET))))
+    worker.process(batch(request("erase", 1), message(row(2, SECRET)), start=1))
+    worker.process(batch(message(row(3, FACTS[1])), start=3))
+    assert [d.text for d in decided(tmp_path)] == [None, None, SECRET, FACTS[1]]
+    other, _ = writer(tmp_path, worker._settings)  # type: ignore[arg-type]
+    assert other._held[HOME].bank.digest() == worker._held[HOME].bank.digest()
     assert other._held[HOME].bank.get("default", MEMORY) is not None
     agree(sent, tmp_path)
 
 
 def test_a_memory_that_is_already_gone_is_erased(tmp_path: Path) -> None:
-    made, _ = writer(tmp_path)
-    made.process(batch(message(row(0, SECRET)), message(row(1, "Torben Betts was from Perth."))))
+    worker, _ = writer(tmp_path)
+    worker.process(batch(message(row(0, SECRET)), message(row(1, "Torben Betts was from Perth."))))
     assert [d.outcome for d in decided(tmp_path)] == ["learned", "superseded"]
-    made.process(batch(ask("erase", 2), start=2))
-    assert holding(tmp_path) == [] and made._held[HOME].bank.size("default") == 1
+    worker.process(batch(request("erase", 2), start=2))
+    assert files_with_text(tmp_path) == [] and worker._held[HOME].bank.size("default") == 1
 
 
 @pytest.mark.parametrize("step", range(9))
 def test_the_next_writer_finishes_an_erasure_after_a_crash(
     step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Steps: before each replacement of a file, of which there are seven here, and before the changelog is told."""
+    """Steps: before each replacement of a file, of which there are seven here, and before the changelog is rows."""
     expected = run(tmp_path / "undisturbed", "forget").digest()
     data = tmp_path / "data"
-    made, sent = writer(data)
-    for offset, text in enumerate(SAID):
-        made.process(batch(said(offset, text), start=offset))
+    worker, sent = writer(data)
+    for offset, text in enumerate(FACTS):
+        worker.process(batch(fact_message(offset, text), start=offset))
     fill(data)
     replaced, count = Path.replace, iter(range(1000))
 
@@ -176,14 +176,14 @@ def test_the_next_writer_finishes_an_erasure_after_a_crash(
         return replaced(self, target)
 
     monkeypatch.setattr(Path, "replace", failing)
-    sent.failures = 1  # where the erasure came to its end, the changelog is not told
+    sent.failures = 1  # where the erasure came to its end, the changelog is not rows
     with pytest.raises((KeyboardInterrupt, KafkaTimeoutError)):
-        made.process(batch(ask("erase", 6), start=6))
+        worker.process(batch(request("erase", 6), start=6))
     monkeypatch.setattr(Path, "replace", replaced)
     assert decided(data)[-1].outcome == "erased"  # decided, hence to be done
     sent.crash()
-    other, _ = writer(data, made._settings)  # type: ignore[arg-type]
-    assert holding(data) == []
+    other, _ = writer(data, worker._settings)  # type: ignore[arg-type]
+    assert files_with_text(data) == []
     assert other._held[HOME].bank.digest() == fold(decided(data)).digest()
     assert other._held[HOME].bank.digest() == expected
     agree(sent, data)
@@ -192,20 +192,20 @@ def test_the_next_writer_finishes_an_erasure_after_a_crash(
 def test_an_erasure_waits_for_the_lock_and_is_retried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, _ = writer(tmp_path)
-    made.process(batch(message(row(0, SECRET))))
+    worker, _ = writer(tmp_path)
+    worker.process(batch(message(row(0, SECRET))))
     monkeypatch.setattr(storage, "LOCK_WAIT_S", 0.1)
     with (tmp_path / "history" / f"partition={HOME}" / ".lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(Retry, match="another process holds it"):
-            made.process(batch(ask("erase", 1), start=1))
-    take(made)
-    assert holding(tmp_path) == []
+            worker.process(batch(request("erase", 1), start=1))
+    take(worker)
+    assert files_with_text(tmp_path) == []
 
 
 def test_a_missing_text_without_an_erasure_is_damage(tmp_path: Path) -> None:
-    made, _ = writer(tmp_path)
-    made.process(batch(message(row(0, SECRET))))
+    worker, _ = writer(tmp_path)
+    worker.process(batch(message(row(0, SECRET))))
     [(_, _, path)] = layout.live_files(tmp_path, HOME)
     table = storage.read_table(path)
     bare = table.set_column(5, table.schema.field(5), pa.nulls(1, pa.string()))
@@ -225,7 +225,7 @@ def test_the_fold_after_an_erasure_is_the_fold_before_it(
     """Facts, and requests to forget, in any order: erasing one memory changes no later decision."""
     erased = memory_id("default", data.draw(texts))
     banks: dict[str, Bank] = {}
-    made: dict[str, list[Decision]] = {}
+    decisions: dict[str, list[Decision]] = {}
     for kind in ("forget", "erase"):
         bank, folder = Bank(), tmp_path_factory.mktemp("data")
         for n, (text, forget) in enumerate(script):
@@ -234,16 +234,18 @@ def test_the_fold_after_an_erasure_is_the_fold_before_it(
             )
             history.append(folder, HOME, n, decide_events(bank, decode_events(value), lambda: NOW))
         n = len(script)
-        history.append(folder, HOME, n, decide_events(bank, decode_events(ask(kind, n, erased)), lambda: NOW))
+        history.append(
+            folder, HOME, n, decide_events(bank, decode_events(request(kind, n, erased)), lambda: NOW)
+        )
         if kind == "erase":
             erase(folder, HOME, n)
             assert erase(folder, HOME, n) == 0
         banks[kind] = fold(d for _, rows in history.read(folder, HOME) for d in rows)
         assert banks[kind].digest() == bank.digest()
         after = [row(n + 1 + i, text) for i, (text, _) in enumerate(script)]
-        made[kind] = decide_events(banks[kind], decode_events(message(*after)), lambda: NOW)
+        decisions[kind] = decide_events(banks[kind], decode_events(message(*after)), lambda: NOW)
     plain = [
-        [(d.outcome, d.memory_id, d.nearest, d.importance) for d in made[kind]]
+        [(d.outcome, d.memory_id, d.nearest, d.importance) for d in decisions[kind]]
         for kind in ("forget", "erase")
     ]
     assert plain[0] == plain[1] and banks["forget"].digest() == banks["erase"].digest()

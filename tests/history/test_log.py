@@ -71,14 +71,14 @@ def test_decisions_are_read_as_they_were_written(rows: list[Decision]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = history.append(Path(folder), 3, 0, rows)
         assert path == Path(folder, "history", "partition=3", "0000000000.parquet")
-        ((sequence, read),) = history.read(Path(folder), 3)
-        assert sequence == 0
+        ((version, read),) = history.read(Path(folder), 3)
+        assert version == 0
         assert_same(read, rows)
 
 
 def test_versions_are_read_in_order_after_a_given_one(tmp_path: Path) -> None:
-    for sequence in range(12):
-        history.append(tmp_path, 0, sequence, [decision(sequence)])
+    for version in range(12):
+        history.append(tmp_path, 0, version, [decision(version)])
     history.append(tmp_path, 11, 0, [decision()])
     history.append(tmp_path, 2, 0, [decision()])
     assert [(n, rows[0].cause.offset) for n, rows in history.read(tmp_path, 0)] == [(n, n) for n in range(12)]

@@ -159,8 +159,8 @@ def letter(n: int, reason: str, value: bytes) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    for sequence, begin in enumerate(range(0, len(ROWS), 4)):
-        history.append(folder, 1, sequence, ROWS[begin : begin + 4])
+    for version, begin in enumerate(range(0, len(ROWS), 4)):
+        history.append(folder, 1, version, ROWS[begin : begin + 4])
     inside = folder / layout.HISTORY_FOLDER / "partition=1"
     pq.write_table(pa.table({"memory_id": ["no decision"]}), inside / "snapshot-x.parquet")
     (inside / ".0000000009.x.tmp").write_bytes(b"half")
@@ -200,8 +200,8 @@ def test_memories_at_a_time_are_the_fold_of_earlier_decisions(data: Path) -> Non
     for when in (at(7), *(row.decided_at for row in ROWS)):
         bank = fold([row for row in ROWS if row.decided_at <= when])
         expected = [memory for namespace in bank.namespaces for memory in bank.memories(namespace)]
-        told = query.run(data, f"from memories_at('{when.isoformat()}')").to_pylist()
-        assert {(m["memory_id"], m["text"], m["uses"], m["reinforced"]) for m in told} == {
+        rows = query.run(data, f"from memories_at('{when.isoformat()}')").to_pylist()
+        assert {(m["memory_id"], m["text"], m["uses"], m["reinforced"]) for m in rows} == {
             (m.memory_id, m.text, m.uses, m.reinforced) for m in expected
         }
     now, then = (
@@ -240,10 +240,10 @@ def test_a_program_of_the_page_reads_the_plain_files(data: Path, kind: str, code
 @pytest.mark.parametrize("view", ["history", "memories", "generations", "dead_letters"])
 def test_every_column_is_described_in_the_page(data: Path, view: str) -> None:
     section = PAGE.split(f"\n### {view}\n")[1].split("\n### ")[0]
-    told = [
+    rows = [
         name for row in re.findall(r"^\| ([a-z_, ]+) \|", section, re.MULTILINE) for name in row.split(", ")
     ]
     actual = query.run(data, f"describe {view}").column("column_name").to_pylist()
-    assert set(told) - {"column"} == set(actual)
+    assert set(rows) - {"column"} == set(actual)
     at_a_time = query.run(data, "describe from memories_at(now())").column("column_name").to_pylist()
     assert view != "memories" or at_a_time == actual

@@ -100,12 +100,12 @@ def test_a_confined_query_gives_the_same_answer(tmp_path: Path, monkeypatch: pyt
     history.append(tmp_path, 0, 0, [row(0, "learned", "ada", IDS[0])])
     sql = "SELECT text, learned_at, loss_delta FROM memories"
     assert query.run_confined(tmp_path, sql).equals(query.run(tmp_path, sql))
-    for bad, said in (
+    for bad, message in (
         ("SELEC 1", "syntax"),
         ("SELECT nonsense", "nonsense"),
         ("FROM read_text('/etc/passwd')", "disabled"),
     ):
-        with pytest.raises(query.QueryError, match=said):
+        with pytest.raises(query.QueryError, match=message):
             query.run_confined(tmp_path, bad)
     assert query.run_confined(tmp_path, "SELECT 'ü\u2028' AS a WHERE false").num_rows == 0
 

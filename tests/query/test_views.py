@@ -36,9 +36,9 @@ def stored(importance: float, at: datetime) -> float:
 
 
 def row(n: int, outcome: str, namespace: str, memory_id: str, nearest: str | None = None) -> Decision:
-    made: dict[str, Any] = {}
+    learned: dict[str, Any] = {}
     if outcome in ("learned", "superseded"):
-        made = {
+        learned = {
             "text": f"The answer is {n}.",
             "category": "sums",
             "fact_id": f"f{n}",
@@ -57,7 +57,7 @@ def row(n: int, outcome: str, namespace: str, memory_id: str, nearest: str | Non
         nearest=nearest,
         importance=stored(1.0 + n, NOW + timedelta(seconds=n)),
         observed_at=NOW - timedelta(seconds=n * 37 % 11),
-        **made,
+        **learned,
     )
 
 
@@ -70,33 +70,33 @@ def row(n: int, outcome: str, namespace: str, memory_id: str, nearest: str | Non
 def test_memories_is_the_fold_of_the_bank(
     script: list[tuple[str, str, str, str]], size: int, kept: set[int], merged: set[int]
 ) -> None:
-    """Whatever snapshots are made, and files merged, meanwhile."""
+    """Whatever checkpoints are written and files merged meanwhile."""
     rows = [row(n, *action) for n, action in enumerate(script)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for sequence, start in enumerate(range(0, len(rows), size)):
-            history.append(folder, 2, sequence, rows[start : start + size])
-            if sequence in kept:
+        for version, start in enumerate(range(0, len(rows), size)):
+            history.append(folder, 2, version, rows[start : start + size])
+            if version in kept:
                 bank = fold(rows[: start + size])
-                assert checkpoint.write(folder, 2, sequence, rows[start : start + size], bank)
-            if sequence in merged and sequence > 1:
+                assert checkpoint.write(folder, 2, version, rows[start : start + size], bank)
+            if version in merged and version > 1:
                 compaction.merge(layout.live_files(folder, 2)[:-1], 1 << 20)
         sql = "SELECT *, now() AS now FROM memories ORDER BY namespace, memory_id"
-        told = query.run(folder, sql).to_pylist()
+        found = query.run(folder, sql).to_pylist()
     bank = fold(rows)
     expected = sorted(
         (m for namespace in bank.namespaces for m in bank.memories(namespace)),
         key=lambda m: (m.namespace, m.memory_id),
     )
     used = {(r.namespace, r.memory_id): r.decided_at for r in rows if r.outcome == "used"}
-    assert len(told) == len(expected)
-    for memory, of_sql in zip(expected, told, strict=True):
-        last_used_at, importance = of_sql.pop("last_used_at"), of_sql.pop("importance")
+    assert len(found) == len(expected)
+    for memory, row_found in zip(expected, found, strict=True):
+        last_used_at, importance = row_found.pop("last_used_at"), row_found.pop("importance")
         assert importance == pytest.approx(
-            2 ** (memory.importance - of_sql.pop("now").timestamp() / HALF_LIFE_S)
+            2 ** (memory.importance - row_found.pop("now").timestamp() / HALF_LIFE_S)
         )
         assert last_used_at == (used[memory.namespace, memory.memory_id] if memory.uses else None)
-        assert of_sql == {name: getattr(memory, name) for name in of_sql}
+        assert row_found == {name: getattr(memory, name) for name in row_found}
 
 
 def test_importance_is_shown_decayed_and_halves_every_half_life(tmp_path: Path) -> None:

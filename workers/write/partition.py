@@ -29,7 +29,7 @@ class Partition:
 
     number: int
     bank: Bank
-    sequence: int  # of the history's last file
+    version: int  # of the history's last file
     last: list[Decision]  # of that file
     sent: SentOffsets = field(default_factory=lambda: SentOffsets(0))
     since_checkpoint: int = 0  # decisions
@@ -43,17 +43,17 @@ def load(data: Path, number: int, settings: Settings) -> Partition:
     except HistoryError as error:  # the history has everything that the checkpoint has
         log.line("checkpoint not read", log.WARNING, reason=str(error))
     partition = Partition(number, *(start or (Bank(settings), -1, [])))
-    for sequence, decisions in history.read(data, number, partition.sequence):
+    for version, decisions in history.read(data, number, partition.version):
         for decision in decisions:
             partition.bank.apply(decision)
-        partition.sequence, partition.last = sequence, decisions
+        partition.version, partition.last = version, decisions
         partition.since_checkpoint += len(decisions)
     return partition
 
 
 def is_current(data: Path, partition: Partition) -> bool:
     """Whether no other writer has appended to the history since."""
-    return partition.sequence == layout.last_version(data, partition.number)
+    return partition.version == layout.last_version(data, partition.number)
 
 
 def tidy(data: Path, partition: Partition) -> None:
@@ -61,7 +61,7 @@ def tidy(data: Path, partition: Partition) -> None:
     try:
         compaction.step(data, partition.number, time.time())
         if partition.since_checkpoint >= max(CHECKPOINT_EVERY, len(partition.bank)):
-            checkpoint.write(data, partition.number, partition.sequence, partition.last, partition.bank)
+            checkpoint.write(data, partition.number, partition.version, partition.last, partition.bank)
             partition.since_checkpoint = 0
     except Unwritable as error:
         log.line("not compacted", log.WARNING, reason=str(error))

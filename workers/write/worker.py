@@ -150,7 +150,7 @@ class WriterWorker(Worker):
             raise
         for number in batch.decisions:
             # Twice as often as there is something new to compact, so that larger files get their turn, too.
-            if self._held[number].sequence % (compaction.FAN // 2) == 0:
+            if self._held[number].version % (compaction.FAN // 2) == 0:
                 tidy(self._data, self._held[number])
         return Done(
             {
@@ -181,15 +181,15 @@ class WriterWorker(Worker):
 
     def _append(self, partition: Partition, decisions: list[Decision]) -> list[changelog.Record]:
         """Step 1. Returns the records of step 3, which are encoded while the disk works. Raises Retry."""
-        sequence = partition.sequence + 1
-        appended = self._disk.submit(history.append, self._data, partition.number, sequence, decisions)
+        version = partition.version + 1
+        appended = self._disk.submit(history.append, self._data, partition.number, version, decisions)
         try:
             records = list(changelog.decision_records(partition.bank, decisions))
         finally:
             wait([appended])
         with _retried():
             appended.result()
-        partition.sequence, partition.last = sequence, decisions
+        partition.version, partition.last = version, decisions
         partition.since_checkpoint += len(decisions)
         return records
 
@@ -201,7 +201,7 @@ class WriterWorker(Worker):
         """Step 2, also for the last file of another writer, which may have crashed before it. Raises Retry."""
         if any(decision.outcome == "erased" for decision in partition.last):
             with _retried():
-                erasure.erase(self._data, partition.number, partition.sequence)
+                erasure.erase(self._data, partition.number, partition.version)
 
     def _produce(self, number: int, records: Iterable[changelog.Record]) -> None:
         assert self._producer is not None
