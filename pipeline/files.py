@@ -1,7 +1,6 @@
 """Files that appear whole or not at all, locks between processes, and folders made durable.
 
-Every file that the project writes for later reading is written through `atomic_file`, and every lock is taken
-by `locked`, an advisory flock that the kernel releases when its process ends. Knows no formats.
+A lock is an advisory flock, which the kernel releases when its process ends.
 """
 
 import os
@@ -12,8 +11,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from filelock import FileLock, Timeout, lock_descriptor
-
-POLL_S = 0.05
 
 
 class Locked(Exception):
@@ -74,7 +71,7 @@ def locked(path: Path, timeout_s: float | None = None) -> Iterator[None]:
     Waits for it without end, or at most `timeout_s` seconds: raises `Locked` then. Raises OSError where it cannot be opened.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, -1 if timeout_s is None else timeout_s, poll_interval=POLL_S)
+    lock = FileLock(path, -1 if timeout_s is None else timeout_s)  # polls every 50 ms
     try:
         lock.acquire()
     except Timeout as error:  # which is an OSError, too

@@ -6,6 +6,7 @@ docs/analytics.md says what each column means.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,7 +48,7 @@ def removals(decisions: str) -> str:
 
 
 def _fold(at: str) -> str:
-    """SQL of the memories that `kept` (memories from checkpoints) and `decided` (later decisions) lead to, at a time."""
+    """SQL of the memories that `kept` (from checkpoints) and `decided` (later decisions) lead to, with importance at a time."""
     return f"""
 learned AS (
     SELECT * FROM decided WHERE outcome IN ('learned', 'superseded')
@@ -153,8 +154,9 @@ def history_files(data: Path) -> HistoryFiles:
         if files := layout.live_files(data, partition):
             storage.check_format(files[-1].path)
             newest = checkpoint.newest(data, partition, files)
+            if newest:
+                found.checkpoints.append(newest.path)
             found.since[partition] = newest.position if newest else 0
-            found.checkpoints.extend([newest.path] if newest else [])
             found.decisions.extend(file.path for file in files)
             found.later.extend(file.path for file in files if not newest or file.last > newest.version)
     return found
@@ -163,9 +165,7 @@ def history_files(data: Path) -> HistoryFiles:
 def create_views(connection: duckdb.DuckDBPyConnection, data: Path, files: HistoryFiles) -> None:
     """Creates the views of these files, and of the generations and dead letters that there are. Raises duckdb.Error."""
 
-    def source(name: str, patterns: Sequence[str], schema: pa.Schema) -> str:
-        return _source(connection, name, patterns, schema)
-
+    source = partial(_source, connection)
     decisions = _DECISIONS.format(files=source("decisions", _patterns(files.decisions), HISTORY))
     later = _DECISIONS.format(files=source("later", _patterns(files.later), HISTORY))
     checkpoints = source("checkpoints", _patterns(files.checkpoints), CHECKPOINT)
@@ -186,9 +186,7 @@ def _patterns(paths: Sequence[Path]) -> list[str]:
     return [file_pattern(path.parent, path.name) for path in paths]
 
 
-def _source(
-    connection: duckdb.DuckDBPyConnection, name: str, patterns: Sequence[str], schema: pa.Schema
-) -> str:
+def _source(connection: duckdb.DuckDBPyConnection, name: str, patterns: list[str], schema: pa.Schema) -> str:
     """SQL of the rows of the files, or of no rows with the same columns while there are none."""
     if patterns:
         return (
