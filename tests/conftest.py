@@ -46,10 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
-    """Marks what drives a browser. On Apache Kafka, leaves out what talks to no broker or to one of its own."""
-    for item in items:
-        if "browser" in item.fixturenames:
-            item.add_marker(pytest.mark.browser)
+    """On Apache Kafka, leaves out the tests that talk to no broker or to one of their own."""
     if config.getoption("--kafka"):
         on_kafka, others = list[pytest.Function](), list[pytest.Function]()
         for item in items:

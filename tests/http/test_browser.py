@@ -17,7 +17,7 @@ from tests.http.conftest import LIMIT_MS, Running, serve
 from workers.kafka.config import KafkaSettings
 from workers.runtime.embedded_broker import free_port
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("ui")]  # its tests share a stack
+pytestmark = pytest.mark.browser
 
 HOSTILE = "<img src=x onerror=\"window.pwned=1\"><script>window.pwned=1</script> is a lamp's 'name'."
 PAGES = ["/", "/memories?state=all", "/time", "/map"]
