@@ -94,6 +94,7 @@ def everything_is_decided(stack: Stack) -> None:
     admin.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_and_programs_of_a_page_run_in_its_order(stack: Stack, page: str) -> None:
     folder, printed = stack.folder / page, ""

@@ -28,7 +28,7 @@ SOURCES = {
 }
 
 
-@pytest.fixture(scope="module", params=["gpt2", "llama", "default"])
+@pytest.fixture(scope="module", params=["gpt2", "llama", pytest.param("default", marks=pytest.mark.slow)])
 def encoder(request: pytest.FixtureRequest) -> Encoder:
     name = "default" if request.param == "default" else str(request.getfixturevalue(request.param))
     return Encoder.load(name)
