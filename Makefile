@@ -26,8 +26,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## run the demo; FACTS=FILE streams your own JSON Lines at its end
 	$(BIN)/factstream demo $(if $(FACTS),--facts "$(FACTS)")
 
-# A process for each processor, up to four, with a broker and a model of its own. A file's tests stay in one process, where they
-# share a running stack; the files come in alphabetical order, in which the long ones are not the last.
+# A process for each processor, up to four, with a broker and a model of its own. The tests of a file stay in one, where
+# they share a running stack; the files come in alphabetical order, in which the long ones are not the last.
 # OPTIONS go to pytest: make test OPTIONS="-x tests/write".
 QUICK := -m "not slow and not kafka" --hypothesis-profile quick -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
