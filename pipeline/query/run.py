@@ -125,21 +125,26 @@ def _result(
 
 @contextmanager
 def _interrupt(connection: duckdb.DuckDBPyConnection, end: float) -> Iterator[threading.Event]:
-    """Interrupts the connection at a time of the monotonic clock, and sets the event; closes it after the block."""
-    late = threading.Event()
+    """Interrupts the connection from a time of the monotonic clock on, and sets the event; closes it after the block.
+
+    It interrupts again and again: DuckDB forgets an interrupt that comes between two statements.
+    """
+    late, over = threading.Event(), threading.Event()
 
     def interrupt() -> None:
-        late.set()
-        connection.interrupt()
+        wait_s = max(0.0, end - time.monotonic())
+        while not over.wait(wait_s):
+            late.set()
+            connection.interrupt()
+            wait_s = 0.05
 
-    timer = threading.Timer(max(0.0, end - time.monotonic()), interrupt)
-    timer.daemon = True
-    timer.start()
+    thread = threading.Thread(target=interrupt, daemon=True)
+    thread.start()
     try:
         yield late
     finally:
-        timer.cancel()
-        timer.join()  # an interrupt must not meet a closed connection
+        over.set()
+        thread.join()  # an interrupt must not meet a closed connection
         connection.close()
 
 
