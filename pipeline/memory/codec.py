@@ -1,7 +1,7 @@
 """Codec of facts, decisions and memories: Arrow rows of each schema, and the changelog's records.
 
-A column is an attribute of the same name, so a schema's list of fields says what is written and read. Only two things differ:
-`vectors`, an array [words, bytes] here and bytes in a column, and where an attribute is nested, as a NewFact's in `encoding`.
+A column has the name of an attribute, so each schema's list of fields says what is written and read. Two things differ:
+`vectors` is an array [words, bytes] in an object and bytes in a column, and some attributes are nested (`fact.encoding.text`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +26,7 @@ from schemas.history import CHECKPOINT, HISTORY
 from schemas.topics import FACTS
 
 Getters = Mapping[str, Callable[[Any], Any]]
+"""How each column is read from an object."""
 
 
 def _names(dataclass: type) -> list[str]:
@@ -33,24 +34,29 @@ def _names(dataclass: type) -> list[str]:
 
 
 def _getters(columns: Sequence[str], **nested: type) -> Getters:
-    """How each column is read: from an attribute of that name, or of the part whose class has one."""
+    """A column is an attribute of the object, or of the nested part whose class has an attribute of that name."""
     paths = {name: f"{part}.{name}" for part, of in nested.items() for name in _names(of)}
     return {name: attrgetter(paths.get(name, name)) for name in columns}
 
 
 _CAUSE, _ENCODING, _NEW_FACT = _names(SourceOffset), _names(Encoding), _names(NewFact)
 _WORDS = [field.name for field in WORDS]
-_OF_DECISION = _getters(HISTORY.names, cause=SourceOffset)
-_OF_MEMORY = _getters(CHECKPOINT.names)
-_OF_EVENT = _getters(["topic_id", "partition", "offset", "namespace", "published_at"], cause=SourceOffset)
-_OF_FACT = _getters(
-    [n for n in FACT_ENCODINGS.names if n not in _OF_EVENT and n in (*_ENCODING, *_NEW_FACT)],
+
+_EVENT_COLUMNS = _getters(
+    ["topic_id", "partition", "offset", "namespace", "published_at"], cause=SourceOffset
+)
+_FACT_COLUMNS = _getters(
+    [n for n in FACT_ENCODINGS.names if n in (*_ENCODING, *_NEW_FACT) and n not in _EVENT_COLUMNS],
     encoding=Encoding,
 )
-_OF_RECORD = _getters([n for n in CHECKPOINT.names if n in MemoryRecord.model_fields and n not in _WORDS])
+_DECISION_COLUMNS = _getters(HISTORY.names, cause=SourceOffset)
+_MEMORY_COLUMNS = _getters(CHECKPOINT.names)
+_RECORD_FIELDS = _getters([n for n in CHECKPOINT.names if n in MemoryRecord.model_fields and n not in _WORDS])
+
 _LEARNED = [name for name in CHECKPOINT.names if name in HISTORY.names]
-"""What a memory takes from the decision that makes it."""
+"""Columns that a memory takes from the decision that learned it."""
 _NEEDED = [name for name in _LEARNED if not CHECKPOINT.field(name).nullable]
+"""Those that must not be null."""
 
 
 # --- fact-encodings ---
@@ -60,7 +66,7 @@ def facts_to_batch(events: Sequence[NewFact | ForgetRequest], encoder_id: str) -
     """Events of one namespace, in order, as rows of schemas.encoding.FACT_ENCODINGS. `encoder_id`: of those without a fact."""
     facts = [event if isinstance(event, NewFact) else None for event in events]
     requests = [event if isinstance(event, ForgetRequest) else None for event in events]
-    columns = _columns(events, _OF_EVENT) | _columns(facts, _OF_FACT)
+    columns = _columns(events, _EVENT_COLUMNS) | _columns(facts, _FACT_COLUMNS)
     columns["kind"] = ["fact" if not r else "erase" if r.erase else "forget" for r in requests]
     columns["forget"] = [r and r.memory_id for r in requests]
     columns["observed_at"] = [
@@ -90,7 +96,7 @@ def facts_from_batch(batch: pa.RecordBatch) -> list[NewFact | ForgetRequest]:
 
 def decisions_to_table(decisions: Sequence[Decision]) -> pa.Table:
     """Decisions as rows of schemas.history.HISTORY."""
-    return pa.table(_columns(decisions, _OF_DECISION), schema=HISTORY)
+    return pa.table(_columns(decisions, _DECISION_COLUMNS), schema=HISTORY)
 
 
 def decisions_from_table(table: pa.Table, erased: bool) -> list[Decision]:
@@ -125,7 +131,7 @@ def memory_from_decision(decision: Decision) -> Memory:
 
 def memories_to_batch(memories: Sequence[Memory]) -> pa.RecordBatch:
     """Memories as rows of schemas.history.CHECKPOINT."""
-    return pa.RecordBatch.from_pydict(_columns(memories, _OF_MEMORY), CHECKPOINT)
+    return pa.RecordBatch.from_pydict(_columns(memories, _MEMORY_COLUMNS), CHECKPOINT)
 
 
 def memories_from_batch(batch: pa.RecordBatch) -> Iterator[Memory]:
@@ -138,7 +144,7 @@ def memories_from_batch(batch: pa.RecordBatch) -> Iterator[Memory]:
 
 def memory_to_record(memory: Memory) -> MemoryRecord:
     """The changelog record of a memory. It is not validated: the memory was."""
-    own = {name: get(memory) for name, get in _OF_RECORD.items()}
+    own = {name: get(memory) for name, get in _RECORD_FIELDS.items()}
     return MemoryRecord.model_construct(
         **own,
         priors=memory.priors.astype("<f4").tobytes(),
@@ -161,7 +167,7 @@ def memory_from_record(record: MemoryRecord) -> Memory:
     numbers = np.frombuffer(record.priors + record.surprisals, "<f4").astype(np.float32, copy=False)
     if not np.isfinite(numbers).all():
         raise BadMessage("invalid-field", "priors or surprisals are not finite")
-    own = {name: get(record) for name, get in _OF_RECORD.items()}
+    own = {name: get(record) for name, get in _RECORD_FIELDS.items()}
     try:
         return Memory(
             **own, priors=numbers[:words], surprisals=numbers[words:], vectors=_vectors(record.vectors, words)
