@@ -1,14 +1,15 @@
 """Groups of Arrow fields from which the schemas of fact-encodings, history and checkpoints are built.
 
 The columns of a fact are the same from the encoder to the memory, and pipeline/memory/codec.py reads and writes each column
-by its name. So a plain field of a fact, such as `source`, is added in three files:
+by its name. So a plain field of a fact, such as `source`, is added in four files:
 
-1. schemas/fact.py: the field of the message `Fact`.
+1. schemas/fact.py: the field of the message `Fact`, whose type the writer validates, too.
 2. This file: its column, in `FACT`.
 3. pipeline/memory/events.py: the attribute, in `Labels`.
+4. pipeline/memory/record.py: its place in the packed memory; and in schemas/changelog.py, if replicas need it.
 
-If memories keep the field, pipeline/memory/record.py packs it and schemas/changelog.py publishes it, too. A new column needs
-a new version of the history and of the checkpoint in schemas/history.py, and a reader for files of the old version.
+A new column needs a new version of the history and of the checkpoint in schemas/history.py, and a reader for files of the old
+version.
 """
 
 from collections.abc import Iterator, Sequence

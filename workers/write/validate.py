@@ -5,28 +5,21 @@ types that the fields have in the messages.
 """
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from dataclasses import fields
+from typing import Annotated, Any, Literal, get_type_hints
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field
+from pydantic import Field, create_model
 
 from pipeline.memory.codec import facts_from_batch
-from pipeline.memory.events import ForgetRequest, NewFact
+from pipeline.memory.events import ForgetRequest, Labels, NewFact
 from pipeline.text.words import terms_of
-from schemas.common import (
-    BadMessage,
-    FactText,
-    Finite,
-    MemoryId,
-    Message,
-    Namespace,
-    Offset,
-    ShortText,
-    validate,
-)  # fmt: skip
+from schemas.common import BadMessage, Finite, MemoryId, Message, Namespace, Offset, validate
 from schemas.encoding import MAX_VECTOR_BYTES, decode_batch
+from schemas.fact import Fact
+from schemas.fields import MEASURED
 from workers.kafka.partitioner import partition_for
 
 Id = Annotated[str, Field(pattern=r"^[0-9A-Za-z_-]{1,64}$")]
@@ -41,15 +34,13 @@ class AllRows(Message):
     encoder_id: list[Id]
 
 
-class FactRows(Message):
-    text: list[FactText]
-    category: list[ShortText | None]
-    source: list[ShortText | None]
-    fact_id: list[ShortText | None]
-    min_loss_delta: list[Finite | None]
-    base_loss: list[Finite]
-    recall_loss: list[Finite]
-    loss_delta: list[Finite]
+_TYPES = get_type_hints(Fact, include_extras=True)
+_FACT_COLUMNS = {name: _TYPES[name] for name in ("text", "min_loss_delta", *(f.name for f in fields(Labels)))}
+_FACT_COLUMNS |= {field.name: Finite for field in MEASURED}
+_FACT_LISTS: dict[str, Any] = {name: list[kind] for name, kind in _FACT_COLUMNS.items()}  # type: ignore[valid-type]
+
+FactRows = create_model("FactRows", __base__=Message, **_FACT_LISTS)
+"""What a fact states has the types of the message on `facts`, what was measured is finite."""
 
 
 class ForgetRows(Message):
