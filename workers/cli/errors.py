@@ -17,7 +17,7 @@ def report_errors() -> Iterator[None]:
     except Exception as error:
         if not isinstance(error, _mendable()):
             raise
-        stderr.print(f"error: {error}", style="red", markup=False, highlight=False)
+        stderr.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
 
 
