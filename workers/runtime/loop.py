@@ -176,7 +176,7 @@ class Loop:
             log.line("batch", **{"records": count, "ms": round(1000 * seconds), **done.fields})
 
     def commit(self, done: Done) -> None:
-        """Commit the offsets of a batch that `process` has made durable: the last step of the commit in workers/write/worker.py.
+        """Commit the offsets of a batch that `process` has made durable: step 5 of the commit in workers/write/worker.py.
 
         If the group has moved on, its new owner does the batch again, which is harmless.
         """

@@ -177,7 +177,7 @@ class WriterWorker(Worker):
         self._repair(batch)
         # 4. Flush the producer: the brokers have acknowledged the changelog and the dead letters.
         self._flush(self._held)
-        # 5. Commit the offsets: the loop does that when `process` returns (`_commit` in workers/runtime/loop.py).
+        # 5. Commit the offsets: the loop does that when `process` returns (`Loop.commit` in workers/runtime/loop.py).
 
     def _append(self, partition: Partition, decisions: list[Decision]) -> list[changelog.Record]:
         """Step 1. Returns the records of step 3, which are encoded while the disk works. Raises Retry."""
