@@ -104,7 +104,7 @@ class RetrievalConfig:
     word_candidates: int = 2
     """Times as many are found by their words. Facts: with 1, recall@3 among 100,000 was .984, with 2 .993."""
     compared_ties: int = 16_384
-    """Memories that share the same words with a prompt, of which the nearest are found by their pooled states. Set."""
+    """Memories with the same words of a prompt, at most, whose pooled states are compared to find the nearest. Set."""
     postings: int = 5_000
     """Memories with one word that are looked at, the newest first. Set."""
     prompt_words: int = 64
@@ -128,7 +128,7 @@ class RetrievalConfig:
     memories: int = 3
     """Memories that may take part in an answer. Facts."""
     other_memories: int = 5
-    """More memories, of which the model may choose one. Hand-written."""
+    """More memories: the model may choose one of them for the answer. Hand-written."""
 
 
 @dataclass(frozen=True)

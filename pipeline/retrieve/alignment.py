@@ -36,12 +36,10 @@ class Alignment(NamedTuple):
     matched: Bools  # [fact's words] whether the prompt has the word, in some form of it
     span: tuple[
         int, int
-    ]  # the answer: its first word, and the one after its last; (0, 0) where the prompt lacks none
+    ]  # the answer: its first word, and the one after its last; (0, 0) where none is missing
     share: float  # 0 to 1, how much of what is at stake matches
     opening: float  # the same without a date that the fact does not miss: the gate opens by it
-    asked_for: (
-        Floats  # [fact's words] 0 to 1, how much each is asked for; 0 within what the prompt says in one go
-    )
+    asked_for: Floats  # [fact's words] 0 to 1, how much each is asked for; 0 within a phrase of the prompt
 
 
 def align(pairs: Pairs, settings: Settings) -> list[Alignment]:

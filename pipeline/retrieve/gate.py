@@ -46,6 +46,6 @@ def gate_of_chosen(hits: Sequence[Hit]) -> float:
 
 
 def only_chosen(hits: Sequence[Hit], chosen: int) -> list[Hit]:
-    """The same hits, of which only the one with this index takes part, with `gate_of_chosen`."""
+    """The same hits with all gates closed but that of the chosen one, which is `gate_of_chosen`."""
     gate = gate_of_chosen(hits)
     return [replace(hit, gate=gate if n == chosen else 0.0) for n, hit in enumerate(hits)]

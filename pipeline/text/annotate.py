@@ -22,7 +22,7 @@ class AnnotatedText:
 
     text: str
     unigram_nll: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
-    """Nats; a text of which it is not known, such as a whole prompt, has none."""
+    """Nats; empty where it is not known, as for a whole prompt."""
 
     @cached_property
     def words(self) -> list[Word]:
