@@ -1,8 +1,8 @@
-"""Writes the example stream: facts.jsonl, and questions.jsonl to ask of it.
+"""Generator of the example stream: facts.jsonl, and questions.jsonl about its facts.
 
-It knows four invented upstream systems (a product catalogue, a staff directory, an incident log, a travel
-desk) and how such systems behave: they correct what they said, say it twice, and now and then deliver late.
-It knows nothing of models or of Kafka. The same seed and count always give the same bytes.
+The facts come from four invented upstream systems: a product catalogue, a staff directory, an incident log and a
+travel desk. Like real systems they correct facts, send some twice, and sometimes deliver late. The same seed and
+count always give the same bytes.
 """
 
 import argparse
@@ -165,7 +165,7 @@ keynote: The opening talk at the {s} will be given by {guests}.
 """,
 }
 
-# Ten relations to ask about; where there is no question, the prompt is the fact's text up to its answer.
+# Ten relations with a question. Without one, the prompt is the fact's text up to its answer.
 QUESTIONS = {
     ("product", "supplier"): "",
     ("product", "designer"): "Who designed the {s}?",
@@ -182,7 +182,7 @@ QUESTIONS = {
 STEMS = """Ald, Bren, Cal, Dor, Esk, Fal, Gar, Hol, Ind, Jor, Kel, Lor, Mor, Nor, Ost, Pel, Quil, Ras, Sel, Tor,
     Ulm, Vel, Wes, Yar, Zan, Bras, Cor, Drey, Els, Fen, Grav, Hal, Isk, Jas, Korv, Lund, Marv, Nev, Orv, Prav,
     Rud, Stav, Talv, Urb, Vint, Wilm, Yor, Zel, Brin, Chel, Dov, Eld, Fior, Gild, Hest, Kast, Linv, Melv, Ren"""
-ENDINGS = {  # how a made-up name goes on, so that one sees what it names
+ENDINGS = {  # of a made-up name: it shows what the name is of
     "surname": "ane, ick, eth, ova, una, elli, enko, iar, und, ema, isch, urst",
     "product": "ora, ix, este, ino, umi, elle, ava, ola",
     "service": "ion, eon, aro, yx, usk, idor",
@@ -217,7 +217,7 @@ WORDS = {
 
 
 class Claim(NamedTuple):
-    """One relation of one subject, as its system words it: everything but the answer."""
+    """One relation of one subject in its system's wording, without the answer."""
 
     kind: str
     record: int
@@ -241,14 +241,14 @@ def listed(text: str) -> list[str]:
 
 
 def deck(rng: random.Random, cards: Iterable[str]) -> Iterator[str]:
-    """Deals cards for ever: none comes twice before all have come once."""
+    """Endless items in random order: none comes twice before all have come once."""
     cards = list(cards)
     while True:
         yield from rng.sample(cards, len(cards))
 
 
 def names(rng: random.Random, what: str) -> Iterator[str]:
-    """Made-up names, each given out once, as unlike each other as the stems allow."""
+    """Made-up names, each used once, as different from each other as the stems allow."""
     stems, endings = deck(rng, listed(STEMS)), deck(rng, listed(ENDINGS[what]))
     given: set[str] = set()
     while True:
@@ -302,7 +302,7 @@ def make_pools(rng: random.Random, scale: float) -> tuple[dict[str, list[str]], 
 
 
 def make_claims(rng: random.Random, subjects: dict[str, list[str]], count: int) -> list[Claim]:
-    """`count` of all that could be said of the subjects; what is said of one subject comes within hours."""
+    """`count` claims about the subjects; the claims about one subject come within hours."""
     claims = []
     for kind, table in WORDINGS.items():
         relations: dict[str, list[str]] = {}
@@ -322,7 +322,7 @@ def make_claims(rng: random.Random, subjects: dict[str, list[str]], count: int) 
 
 
 def send(rng: random.Random, claim: Claim, fate: str, pool: Iterator[str]) -> list[Sent]:
-    """All that arrives about one claim, its newest revision last."""
+    """All facts about one claim, its newest revision last."""
 
     def sent(revision: int, answer: str, observed: float, delay: float) -> Sent:
         source, category, prefix, _, _ = SYSTEMS[claim.kind]
@@ -339,7 +339,7 @@ def send(rng: random.Random, claim: Claim, fate: str, pool: Iterator[str]) -> li
     new = next(answer for answer in pool if answer != old)
     now, delay = claim.observed, rng.uniform(5, HOUR)
     later = now + rng.uniform(1, 9) * DAY
-    if fate == "late":  # the first revision is held up, and arrives a while after the second
+    if fate == "late":  # the first revision is delayed, and arrives after the second
         return [sent(1, old, now, later - now + 9 * HOUR), sent(2, new, later, delay)]
     first = sent(1, old, now, delay)
     again = {
@@ -351,7 +351,7 @@ def send(rng: random.Random, claim: Claim, fate: str, pool: Iterator[str]) -> li
 
 
 def make_questions(stories: list[tuple[Claim, str, list[Sent]]]) -> list[dict[str, str]]:
-    """One row a relation of QUESTIONS; two of them ask of facts that were updated."""
+    """One row per relation of QUESTIONS; two of them ask about facts that were updated."""
     chosen: dict[tuple[str, str], tuple[Claim, Sent]] = {}
     for wanted, enough in (("updated", 2), ("plain", len(QUESTIONS))):
         for claim, fate, sent in stories:
