@@ -1,6 +1,6 @@
-"""The memory as a library: backbone, encoding, bank, retrieval, reading, generation, history. No Kafka, no clock of its own.
+"""The memory as a library, without Kafka and without a clock of its own.
 
-`MemoryLM` is imported when it is first asked for: who only folds or queries the history need not load a model's library.
+`MemoryLM` is imported on its first use, so that a fold or a query of the history loads no model library.
 """
 
 from typing import TYPE_CHECKING, Any

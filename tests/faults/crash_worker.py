@@ -51,9 +51,14 @@ def wrap(
     setattr(owner, name, wrapped)
 
 
+Step = Callable[[str], Callable[..., None]]
+
+
 def name_steps(worker: str, order: Path) -> None:
-    """Names the steps of this process's worker. `order` is a file with a step, how often it is passed before, and a
-    signal; it is removed when it is obeyed."""
+    """Names the steps of this process's worker.
+
+    `order` is a file with a step, how often it is passed first, and a signal; it is removed when it is obeyed.
+    """
     passed: Counter[str] = Counter()
 
     def at(step: str) -> Callable[..., None]:
@@ -70,44 +75,53 @@ def name_steps(worker: str, order: Path) -> None:
 
         return look
 
-    def sent(topic: str, step: str) -> None:
-        def look(_: Any, name: str, *__: Any) -> None:
-            if name == topic:
-                at(step)()
-
-        wrap(Producer, "send", look)
-
     wrap(loop.Loop, "commit", at("before the commit"), at("after the commit"))
     if worker == "encoder":
-        wrap(EncoderWorker, "process", at("taken"))
-        wrap(EncoderWorker, "_send", at("before producing"), at("produced"))
-        sent(topics.FACT_ENCODINGS, "half produced")
+        name_encoder_steps(at)
     else:
-        taking_over = [False]
+        name_writer_steps(at)
 
-        def flushed() -> None:
-            if not taking_over[0]:
-                at("after the changelog")()
 
-        wrap(WriterWorker, "process", at("taken"))
-        wrap(WriterWorker, "_append", at("decided"))
-        wrap(os, "link", at("before the rename"), at("after the rename"))
-        compaction.FAN = 4  # a merge every few files
-        wrap(compaction, "merge", at("before merging"), at("merged"))
-        wrap(history, "append", lambda *_: None, at("before the changelog"))
-        wrap(WriterWorker, "_recover", at("folded"))
-        wrap(
-            WriterWorker, "assigned",
-            lambda *_: taking_over.__setitem__(0, True), lambda: taking_over.__setitem__(0, False),
-        )  # fmt: skip
-        wrap(Producer, "flush_or_raise", lambda *_: None, flushed)
-        half = {False: at("half the changelog"), True: at("half the difference")}
+def name_encoder_steps(at: Step) -> None:
+    def sending(_: Any, topic: str, *__: Any) -> None:
+        if topic == topics.FACT_ENCODINGS:
+            at("half produced")()
 
-        def sending(_: Any, name: str, *__: Any) -> None:
-            if name == topics.MEMORY_CHANGELOG:
-                half[taking_over[0]]()
+    wrap(EncoderWorker, "process", at("taken"))
+    wrap(EncoderWorker, "_send", at("before producing"), at("produced"))
+    wrap(Producer, "send", sending)
 
-        wrap(Producer, "send", sending)
+
+def name_writer_steps(at: Step) -> None:
+    """A writer that takes a partition over sends to the changelog too: that step has a name of its own."""
+    taking_over = False
+
+    def begin(*_: Any) -> None:
+        nonlocal taking_over
+        taking_over = True
+
+    def end() -> None:
+        nonlocal taking_over
+        taking_over = False
+
+    def sending(_: Any, topic: str, *__: Any) -> None:
+        if topic == topics.MEMORY_CHANGELOG:
+            at("half the difference" if taking_over else "half the changelog")()
+
+    def flushed() -> None:
+        if not taking_over:
+            at("after the changelog")()
+
+    wrap(WriterWorker, "process", at("taken"))
+    wrap(WriterWorker, "_append", at("decided"))
+    wrap(os, "link", at("before the rename"), at("after the rename"))
+    compaction.FAN = 4  # a merge every few files
+    wrap(compaction, "merge", at("before merging"), at("merged"))
+    wrap(history, "append", lambda *_: None, at("before the changelog"))
+    wrap(WriterWorker, "_recover", at("folded"))
+    wrap(WriterWorker, "assigned", begin, end)
+    wrap(Producer, "flush_or_raise", lambda *_: None, flushed)
+    wrap(Producer, "send", sending)
 
 
 def main() -> None:
