@@ -5,7 +5,6 @@ IMPORTS: dict[str, str] = {}
 KAFKA: dict[str, str] = {}
 
 SUMMARIES: dict[str, str] = {
-    "pipeline/__init__.py": "to be one sentence",
     "pipeline/fusion/answer_span.py": "to be one sentence",
     "pipeline/fusion/engine.py": "to be one sentence",
     "pipeline/fusion/fusion.py": "to be one sentence",
