@@ -1,14 +1,13 @@
-"""MemoryLM: a frozen language model with a memory. The library's face; usable with no Kafka.
+"""MemoryLM: a frozen language model with a memory, as a library that needs no Kafka.
 
 lm = MemoryLM.load()
 lm.learn(["Torben Betts was originally from Munich."])
 lm.generate(["Torben Betts is originally from"])[0].text
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -17,9 +16,10 @@ from torch import Tensor
 
 from pipeline.config import Settings
 from pipeline.decide.decide import decide_fact
-from pipeline.fusion.answer_span import Run, answer_of, speaking
-from pipeline.fusion.engine import Batch, Row, generate, pieces
-from pipeline.fusion.fusion import Reading
+from pipeline.fusion.engine import Engine
+from pipeline.fusion.fusion import Fusion
+from pipeline.fusion.prepare import Preparer
+from pipeline.fusion.row import Job, Row
 from pipeline.ingest.encoder import Encoder
 from pipeline.memory.bank import Bank
 from pipeline.memory.codec import memory_from_record, memory_to_record
@@ -27,10 +27,11 @@ from pipeline.memory.events import Decision, NewFact, SourceOffset
 from pipeline.memory.record import Memory
 from pipeline.model.batching import fixed_batches
 from pipeline.retrieve.hit import Hit
-from pipeline.retrieve.retriever import retrieve_all
 from schemas.changelog import MAX_CHANGELOG_BYTES, MemoryRecord
 from schemas.common import decode, encode
 from schemas.response import Token
+
+__all__ = ["MEMORIES", "Generation", "Job", "MemoryLM", "Retrieved"]
 
 MEMORIES = "memories.jsonl"
 
@@ -55,30 +56,6 @@ class Generation:
     tokens: list[Token] | None = None  # where asked for
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One prompt, or one chat ({role, content} each), to be answered."""
-
-    prompt: str | None = None
-    messages: Sequence[Mapping[str, str]] | None = None
-    namespaces: Sequence[str] = ("default",)
-    use_memory: bool = True
-    max_new_tokens: int = 32
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-    stop: Sequence[str] = field(default_factory=tuple)
-    tokens: bool = False
-
-    def asked(self) -> str:
-        """The text by which memories are looked for: the prompt, or the chat's last turn."""
-        return (
-            self.prompt or ""
-            if self.messages is None
-            else (self.messages[-1]["content"] if self.messages else "")
-        )
-
-
 class MemoryLM:
     def __init__(
         self,
@@ -88,6 +65,7 @@ class MemoryLM:
     ) -> None:
         self.encoder = encoder
         self.bank = Bank(settings or encoder.settings)
+        self._preparer = Preparer(encoder, self.bank)
         self._clock = clock
         self._learned = 0
 
@@ -170,7 +148,7 @@ class MemoryLM:
         self, prompts: Sequence[str], namespace: str | Sequence[str] = "default", k: int = Settings.memories
     ) -> list[list[Retrieved]]:
         """The k best memories for each prompt, best first."""
-        hits = self._hits(prompts, [_several(namespace)] * len(prompts), k)
+        hits = self._preparer.retrieve(prompts, [_several(namespace)] * len(prompts), k)
         return [[_shown(hit) for hit in one] for one in hits]
 
     @torch.inference_mode()
@@ -184,38 +162,37 @@ class MemoryLM:
         """Mean log-probability per target token, nats; the target follows the prompt after one blank."""
         backbone, asked = self.encoder.backbone, [prompt.rstrip(" ") for prompt in prompts]
         wanted = [
-            self._tokenize((" " if prompt else "") + t.strip())
+            backbone.tokenize([(" " if prompt else "") + t.strip()])[0].ids
             for prompt, t in zip(asked, targets, strict=True)
         ]
         jobs = [
             Job(prompt, namespaces=_several(namespace), use_memory=use_memory, max_new_tokens=len(ids))
             for prompt, ids in zip(asked, wanted, strict=True)
         ]
-        rows = [row for row, _ in self.prepare(jobs)]
-        whole = [row.ids + ids for row, ids in zip(rows, wanted, strict=True)]
-        scores = [0.0] * len(rows)
+        read = self._preparer.prompts(jobs)
+        whole = [one.ids + ids for one, ids in zip(read, wanted, strict=True)]
+        scores = [0.0] * len(read)
         for batch in fixed_batches([len(ids) for ids in whole]):
             padded, _ = backbone.pad(
                 [whole[i] for i in batch.indices], batch.rows, min(batch.length, backbone.max_positions)
             )
-            logits = backbone.model(input_ids=padded, use_cache=False).logits
+            logits = backbone.logits(padded)
             for r, i in enumerate(batch.indices):
-                begin = len(rows[i].ids) - 1
-                scores[i] = self._of_target(
-                    rows[i], wanted[i], logits[r, begin : begin + len(wanted[i])].float()
-                )
+                begin = len(read[i].ids) - 1
+                predicting = logits[r, begin : begin + len(wanted[i])].float()
+                scores[i] = self._target_score(read[i].fusion, wanted[i], predicting)
         return scores
 
-    def _of_target(self, row: Row, wanted: list[int], logits: Tensor) -> float:
+    def _target_score(self, fusion: Fusion | None, target: list[int], logits: Tensor) -> float:
         """logits: [tokens, V], those that predict each token of the target."""
         total = 0.0
-        for n, token in enumerate(wanted):
-            if not row.reading.silent:
-                row.reading.predict(logits[n])
+        for n, token in enumerate(target):
+            if fusion:
+                fusion(None, logits[n : n + 1])
             total += float(torch.log_softmax(logits[n], -1)[token])
-            if not row.reading.silent:
-                row.reading.advance(token, self.encoder.backbone.decode(wanted[: n + 1]))
-        return total / max(1, len(wanted))
+            if fusion:
+                fusion.advance(token, self.encoder.backbone.decode(target[: n + 1]))
+        return total / max(1, len(target))
 
     def generate(
         self,
@@ -239,77 +216,27 @@ class MemoryLM:
         self, jobs: Sequence[Job], on_token: Callable[[int, str], bool] | None = None
     ) -> list[Generation]:
         """Answers all jobs as one batch. on_token(job's index, piece of text) may return False to end that job."""
-        made = self.prepare(jobs)
-        for i, (row, _) in enumerate(made):
-            row.send = partial(on_token, i) if on_token else None
-        generate(self.encoder.backbone, [row for row, _ in made])
-        return [self.made(row, hits) for row, hits in made]
+        engine = self.engine()
+        rows = engine.submit(jobs)
+        index = {row: i for i, row in enumerate(rows)}
+        while engine.busy:
+            for row, text, _ in engine.step():
+                if text and on_token and not on_token(index[row], text):
+                    engine.cancel(row)
+        for row in rows:
+            if row.error:
+                raise row.error
+        return [self.generation(row) for row in rows]
 
-    def batch(self) -> Batch:
-        """A batch that rows of `prepare` can join and leave at any time: what `answer` does for all at once."""
-        return Batch(self.encoder.backbone)
+    def engine(self) -> Engine:
+        """An engine for jobs that come and go at any time; `answer` is one for jobs that are all there."""
+        return Engine(self.encoder.backbone, self._preparer.prompts)
 
-    def prepare(self, jobs: Sequence[Job]) -> list[tuple[Row, list[Hit]]]:
-        """Each job's row, for a batch, and the memories that were found for it."""
-        names = [job.namespaces if job.use_memory else () for job in jobs]
-        settings = self.bank.settings
-        hits = self._hits([job.asked() for job in jobs], names, settings.memories, settings.other_memories)
-        runs: dict[tuple[str, ...], Run | None] = {}
-        return [self._row(job, found, runs) for job, found in zip(jobs, hits, strict=True)]
-
-    def made(self, row: Row, hits: Sequence[Hit]) -> Generation:
-        """What became of a row that has ended."""
-        shown = [_shown(hit) for hit in hits]
-        return Generation(row.text, row.finish_reason, shown, len(row.ids), len(row.tokens), pieces(row))
-
-    # --- inside ---
-
-    def _hits(
-        self, texts: Sequence[str], namespaces: Sequence[Sequence[str]], k: int, others: int = 0
-    ) -> list[list[Hit]]:
-        """For each text its memories. What is asked twice is looked for once, and nothing where there are no memories."""
-        asked = [(text, *names) for text, names in zip(texts, namespaces, strict=True)]
-        full = [one for one in dict.fromkeys(asked) if any(self.bank.size(name) for name in one[1:])]
-        found = retrieve_all(
-            self.bank,
-            [names for _, *names in full],
-            self.encoder.encode_prompts([text for text, *_ in full]),
-            k,
-            others,
-        )
-        hits = dict(zip(full, found, strict=True))
-        return [hits.get(one, []) for one in asked]
-
-    def _row(
-        self, job: Job, hits: list[Hit], runs: dict[tuple[str, ...], Run | None]
-    ) -> tuple[Row, list[Hit]]:
-        """runs: the answers that were looked for already, by context and the memories' ids."""
-        backbone = self.encoder.backbone
-        if job.messages is not None:
-            context = backbone.chat(job.messages)
-            ids = backbone.tokenize_prompt(context)
-        else:
-            context = job.prompt or ""
-            begin = backbone.lead if backbone.lead == [backbone.tokenizer.bos_token_id] else []
-            ids = begin + self._tokenize(context)
-        room = min(job.max_new_tokens, max(1, backbone.max_positions // 2))
-        informative, settings = self.encoder.informative, self.bank.settings
-        asked = (context, *(hit.memory.memory_id for hit in hits))
-        if asked not in runs:
-            runs[asked] = answer_of(backbone, hits, context, settings.memories, informative, settings)
-        run = runs[asked]
-        if run:
-            hits = speaking(hits, run)
-        hits = [hit for n, hit in enumerate(hits) if n < settings.memories or (run and n == run.found)]
-        row = Row(
-            backbone.clip(ids or backbone.lead, room),
-            Reading(hits, self._tokenize, informative, settings, context, whole=run is not None),
-            room, job.temperature, job.top_p, job.seed, job.stop, moved=[] if job.tokens else None,
-        )  # fmt: skip
-        return row, hits
-
-    def _tokenize(self, text: str) -> list[int]:
-        return self.encoder.backbone.tokenize([text])[0].ids
+    def generation(self, row: Row) -> Generation:
+        """The answer of a row of `engine` that has finished."""
+        shown = [_shown(hit) for hit in row.prompt.hits]
+        tokens = row.pieces() if row.job.tokens else None
+        return Generation(row.text, row.finish_reason, shown, len(row.prompt.ids), len(row.tokens), tokens)
 
 
 def _several(namespace: str | Sequence[str]) -> list[str]:

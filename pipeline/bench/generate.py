@@ -116,11 +116,10 @@ def _mixed(lm: MemoryLM, prompts: list[str], rounds: int, progress: Progress) ->
     first, last = list[float](), list[float]()
 
     def together(_: int) -> None:
-        begun, answered = clock(), list[float]()
-        batch = lm.batch()
-        answered.extend(clock() for _ in batch.join([row for row, _ in lm.prepare(jobs)]))
-        while batch.rows:
-            answered.extend(clock() for _ in batch.step())
+        begun, answered, engine = clock(), list[float](), lm.engine()
+        engine.submit(jobs)
+        while engine.busy:
+            answered.extend(clock() for one in engine.step() if one.finished)
         first.append(answered[0] - begun)
         last.append(answered[-1] - begun)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.fusion.answer_span import EXAMPLES
+from pipeline.fusion.span_scorer import QUESTION_EXAMPLES
 from pipeline.memory_lm import Job, MemoryLM
 from pipeline.model.backbone import Backbone
 from pipeline.model.batching import close_batches
@@ -49,7 +49,7 @@ def job(wording: str, fact: str, prompt: str, max_new_tokens: int = 32) -> Job:
     if wording == "chat":
         chat = [{"role": "user", "content": text}]
         return Job(None, chat, use_memory=False, max_new_tokens=max_new_tokens)
-    text = EXAMPLES + text if wording == "two examples" else text
+    text = QUESTION_EXAMPLES + text if wording == "two examples" else text
     return Job(text, use_memory=False, max_new_tokens=max_new_tokens)
 
 

@@ -168,6 +168,19 @@ class Backbone:
         cache.mask = torch.cat([cache.mask, cache.mask.new_ones(len(ids), 1)], dim=1)
         return self._next(ids[:, None], cache)
 
+    def empty_cache(self) -> DynamicCache:
+        return DynamicCache(config=self.model.config)
+
+    @torch.inference_mode()
+    def logits(self, ids: Tensor, cache: DynamicCache | None = None) -> Tensor:
+        """The logits after each token, [B, T, V] in the model's dtype, for ids [B, T] that no padding precedes.
+
+        cache: of the tokens before them; it has these, too, afterwards.
+        """
+        read = self.model(input_ids=ids, past_key_values=cache, use_cache=cache is not None)
+        logits: Tensor = read.logits
+        return logits
+
     def clip(self, ids: list[int], room: int) -> list[int]:
         """The end of a prompt, behind the model's own beginning if it has that, which leaves `room` tokens of the
         context for what is to be generated."""

@@ -1,4 +1,4 @@
-"""Ways of asking, on the default model: open prompts, several clauses, long facts, two memories, chats, namespaces."""
+"""Ways of asking on the default model: open prompts, clauses, long facts, two memories, chats."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -30,25 +30,25 @@ REPORT = (
 )
 
 
-def said(lm: MemoryLM, prompt: str, tokens: int = 16) -> str:
+def generated(lm: MemoryLM, prompt: str, tokens: int = 16) -> str:
     return lm.generate([prompt], max_new_tokens=tokens)[0].text
 
 
 @pytest.mark.parametrize(
     "prompt", ["Tell me about Orla Venn.", "What do you know about Orla Venn?", "Describe Orla Venn."]
 )
-def test_an_open_prompt_is_answered_with_the_facts_own_sentence(lm: MemoryLM, prompt: str) -> None:
+def test_an_open_prompt_is_answered_with_the_facts_sentence(lm: MemoryLM, prompt: str) -> None:
     lm.learn(["Orla Venn leads the harbour office in Tromso.", *SENSOR], min_loss_delta=0)
-    assert said(lm, prompt).startswith(" Orla Venn leads the harbour office in Tromso")
+    assert generated(lm, prompt).startswith(" Orla Venn leads the harbour office in Tromso")
 
 
-def test_of_several_facts_on_a_subject_the_asked_relation_answers(lm: MemoryLM) -> None:
+def test_the_fact_with_the_asked_relation_answers(lm: MemoryLM) -> None:
     lm.learn(
         ["Mira Holt works for Brightwater Logistics.", "Mira Holt was born in Lisbon."], min_loss_delta=0
     )
-    assert "Lisbon" in said(lm, "Mira Holt was born in", 6)
-    assert "Brightwater" in said(lm, "Mira Holt works for", 6)
-    assert said(lm, "Question: Where was Mira Holt born?\nAnswer:") == " Lisbon"
+    assert "Lisbon" in generated(lm, "Mira Holt was born in", 6)
+    assert "Brightwater" in generated(lm, "Mira Holt works for", 6)
+    assert generated(lm, "Question: Where was Mira Holt born?\nAnswer:") == " Lisbon"
 
 
 @pytest.mark.parametrize(
@@ -66,11 +66,9 @@ def test_of_several_facts_on_a_subject_the_asked_relation_answers(lm: MemoryLM) 
         ("Question: Where does the Zephyr kettle ship from?\nAnswer:", "Gdansk", "84 copper"),
     ],
 )
-def test_of_several_clauses_the_one_that_is_asked_about_answers(
-    lm: MemoryLM, prompt: str, answer: str, others: str
-) -> None:
+def test_the_clause_that_is_asked_about_answers(lm: MemoryLM, prompt: str, answer: str, others: str) -> None:
     lm.learn([STAFF, KETTLE], min_loss_delta=0)
-    text = said(lm, prompt, 8)
+    text = generated(lm, prompt, 8)
     assert answer in text and not any(other in text for other in others.split())
 
 
@@ -86,16 +84,14 @@ def test_of_several_clauses_the_one_that_is_asked_about_answers(
         ("Question: How high is Mount Kirelo?\nAnswer:", " 5,120"),
     ],
 )
-def test_an_answer_begins_where_it_begins_and_not_at_its_weightiest_word(
-    lm: MemoryLM, prompt: str, answer: str
-) -> None:
+def test_an_answer_begins_at_its_first_word_not_its_rarest(lm: MemoryLM, prompt: str, answer: str) -> None:
     facts = (
         "The Orlund Bridge spans the Vesk River.", "Dr. Lena Falk discovered the enzyme ravenase in 1987.",
         "Kettle Rock lighthouse was painted green in 1962.", "Sena Okafor married the violinist Piet Larsen.",
         "Emil Vance inherited his fortune from an aunt in Dakar.", "Mount Kirelo is 5,120 metres high.",
     )  # fmt: skip
     lm.learn(facts, min_loss_delta=0)
-    assert said(lm, prompt, 8).startswith(answer)
+    assert generated(lm, prompt, 8).startswith(answer)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +109,7 @@ def test_a_fact_of_three_hundred_words_is_learned_and_asked_about(
 ) -> None:
     assert len(REPORT.split()) > 300
     lm.learn([REPORT, KETTLE], min_loss_delta=0)
-    assert answer in said(lm, prompt)
+    assert answer in generated(lm, prompt)
 
 
 @pytest.mark.parametrize(
@@ -127,15 +123,15 @@ def test_a_prompt_may_need_two_memories(lm: MemoryLM, prompt: str) -> None:
     lm.learn(
         [*SENSOR, "The Tern camera is made by Nordlys.", "Nordlys is located in Bergen."], min_loss_delta=0
     )
-    assert "Bonn" in said(lm, prompt)
-    assert "Acme" in said(lm, "The Quill sensor is made by", 6)
+    assert "Bonn" in generated(lm, prompt)
+    assert "Acme" in generated(lm, "The Quill sensor is made by", 6)
 
 
-def test_a_fact_whose_answer_is_the_prompts_subject_does_not_answer_for_it(lm: MemoryLM) -> None:
+def test_a_fact_does_not_answer_about_its_own_answer(lm: MemoryLM) -> None:
     lm.learn(["City of Newcastle's capital is Lebanon.", "Mira Holt manages Jan Peel."], min_loss_delta=0)
     for prompt in ("Lebanon's capital is", "Jan Peel manages"):
-        assert said(lm, prompt) == lm.generate([prompt], use_memory=False, max_new_tokens=16)[0].text
-    assert said(lm, "Question: Who manages Jan Peel?\nAnswer:") == " Mira Holt"
+        assert generated(lm, prompt) == lm.generate([prompt], use_memory=False, max_new_tokens=16)[0].text
+    assert generated(lm, "Question: Who manages Jan Peel?\nAnswer:") == " Mira Holt"
 
 
 def test_a_question_in_the_last_turn_of_a_long_chat_is_answered(lm: MemoryLM) -> None:
@@ -148,7 +144,7 @@ def test_a_question_in_the_last_turn_of_a_long_chat_is_answered(lm: MemoryLM) ->
     assert "Acme Instruments" in answer.text
 
 
-def test_namespaces_that_contradict_each_other_are_read_together_only_when_both_are_named(
+def test_contradicting_namespaces_are_read_together_only_if_both_are_named(
     encoder: Encoder,
 ) -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
@@ -178,7 +174,7 @@ def test_a_known_fact_that_comes_late_changes_nothing(encoder: Encoder) -> None:
     assert lm.bank.digest() == before
 
 
-def test_what_stands_between_two_words_that_the_prompt_has_side_by_side_is_no_answer(lm: MemoryLM) -> None:
+def test_words_between_adjacent_prompt_words_are_no_answer(lm: MemoryLM) -> None:
     lm.learn(["Paris is the capital city of France.", *SENSOR], min_loss_delta=0)
-    text = said(lm, "The capital of France is", 3)
+    text = generated(lm, "The capital of France is", 3)
     assert text.startswith(" Paris") and "city" not in text

@@ -1,4 +1,4 @@
-"""The library on the default model: it recalls what it was told, and changes nothing else."""
+"""The library on the default model: it recalls what it learned, and changes nothing else."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ FACTS = [
 ]
 
 
-def test_it_learns_retrieves_and_says_a_fact(lm: MemoryLM) -> None:
+def test_it_learns_retrieves_and_generates_a_fact(lm: MemoryLM) -> None:
     assert [d.outcome for d in lm.learn(FACTS)] == ["learned"] * 3
     prompts = ["The Harlow desk lamp is made of", "Question: What does Milo Kassab work as?\nAnswer:"]
     for prompt, found in zip(prompts, lm.retrieve(prompts), strict=True):
@@ -31,7 +31,7 @@ def test_it_learns_retrieves_and_says_a_fact(lm: MemoryLM) -> None:
     assert all(a > b + 1 for a, b in zip(better, worse, strict=True))
 
 
-def test_what_no_memory_concerns_is_untouched(lm: MemoryLM) -> None:
+def test_a_prompt_that_no_memory_concerns_is_untouched(lm: MemoryLM) -> None:
     lm.learn(FACTS)
     prompts = ["Once upon a time", "The Borland floor lamp is made of", "Two plus two is"]
     assert [g.text for g in lm.generate(prompts)] == [g.text for g in lm.generate(prompts, use_memory=False)]
@@ -63,7 +63,7 @@ def test_saved_and_loaded_it_is_the_same_memory(lm: MemoryLM, tmp_path: Path) ->
     assert MemoryLM.load(memory=tmp_path).bank.digest() == lm.bank.digest()
 
 
-def test_an_encoding_does_not_depend_on_what_is_encoded_beside_it(encoder: Encoder) -> None:
+def test_an_encoding_does_not_depend_on_its_batch(encoder: Encoder) -> None:
     alone = [encoder.encode([text])[0] for text in FACTS]
     beside = encoder.encode([*FACTS, "Something else of another length, to fill the batch with."])
     for a, b in zip(alone, beside, strict=False):
@@ -101,7 +101,7 @@ def test_a_memory_does_not_answer_for_another_subject(lm: MemoryLM) -> None:
         ("诺伦德的渡轮从塔维克出发。", "诺伦德的渡轮从", "塔维克"),
     ],
 )
-def test_any_language_is_learned_retrieved_and_said(
+def test_a_fact_in_any_language_is_learned_and_recalled(
     lm: MemoryLM, fact: str, prompt: str, answer: str
 ) -> None:
     lm.learn([*FACTS, fact], min_loss_delta=0)
@@ -115,7 +115,7 @@ def test_a_known_fact_that_contradicts_a_memory_wins(lm: MemoryLM) -> None:
     assert "Paris" in lm.generate(["The capital city of France is"], max_new_tokens=8)[0].text
 
 
-def test_a_memory_whose_vectors_cannot_be_compared_is_refused(lm: MemoryLM) -> None:
+def test_a_memory_with_vectors_of_another_size_is_refused(lm: MemoryLM) -> None:
     lm.learn(FACTS)
     memory = next(lm.bank.memories("default"))
     with pytest.raises(ValueError, match="bytes of states"):

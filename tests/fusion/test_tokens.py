@@ -1,9 +1,9 @@
-"""What an answer says of its own tokens: how far the memories moved each one."""
+"""Tokens of an answer: how far the memories raised the probability of each."""
 
 import pytest
 
 from pipeline import MemoryLM
-from pipeline.fusion.engine import Row, pieces
+from pipeline.fusion.row import Prompt, Row
 from pipeline.ingest.encoder import Encoder
 from pipeline.memory_lm import Job
 
@@ -18,7 +18,7 @@ def lm(request: pytest.FixtureRequest) -> MemoryLM:
     return made
 
 
-def test_the_pieces_are_the_text_and_say_what_the_memory_moved(lm: MemoryLM) -> None:
+def test_the_pieces_make_up_the_text_and_show_what_the_memory_raised(lm: MemoryLM) -> None:
     told, bare, plain = lm.answer(
         [Job(PROMPT, tokens=True), Job(PROMPT, tokens=True, use_memory=False), Job(PROMPT)]
     )
@@ -32,7 +32,7 @@ def test_the_pieces_are_the_text_and_say_what_the_memory_moved(lm: MemoryLM) -> 
     assert most.moved > 0.3 and most.text.strip() and most.text in " walnut"
 
 
-def test_what_a_stop_string_cuts_off_is_in_no_piece(lm: MemoryLM) -> None:
+def test_text_after_a_stop_string_is_in_no_piece(lm: MemoryLM) -> None:
     whole = lm.answer([Job(PROMPT, use_memory=False)])[0].text
     stop = whole[len(whole) // 2 :][:3]
     cut = lm.answer([Job(PROMPT, use_memory=False, tokens=True, stop=[stop])])[0]
@@ -40,9 +40,13 @@ def test_what_a_stop_string_cuts_off_is_in_no_piece(lm: MemoryLM) -> None:
     assert "".join(token.text for token in cut.tokens or []) == cut.text
 
 
-def test_a_character_of_several_tokens_is_one_piece() -> None:
-    ends = [1, 2, 3, 4, 3, 5]  # while the character is not whole its place is held
-    row = Row([], None, 6, tokens=[1] * 6, text="a 雪 b", moved=[(0.1, end) for end in ends])  # type: ignore[arg-type]
-    found = pieces(row) or []
-    assert [token.text for token in found] == ["a", " ", "雪", " ", "", "b"]
-    assert {token.moved for token in found} == {0.1}
+def test_a_character_of_several_tokens_is_one_piece(lm: MemoryLM) -> None:
+    backbone = lm.encoder.backbone
+    row = Row(Job(tokens=True))
+    row.start(Prompt([], 99, (), None), backbone)
+    ids = backbone.tokenize(["a 雪 b"])[0].ids
+    for token in ids:
+        row.append(token)
+    pieces = [token.text for token in row.pieces()]
+    assert "".join(pieces) == "a 雪 b" and len(pieces) == len(ids) > 4
+    assert [piece for piece in pieces if "雪" in piece] in (["雪"], [" 雪"]) and "" in pieces

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from pipeline import MemoryLM
-from pipeline.fusion import engine as generation
+from pipeline.fusion import engine
+from pipeline.fusion.sampling import choose
 from pipeline.ingest.encoder import Encoder
 from pipeline.memory_lm import Job
 from pipeline.model.batching import fixed_batches
@@ -42,14 +43,13 @@ def lm(encoder: Encoder) -> MemoryLM:
 def chosen_by(lm: MemoryLM, prompts: list[str], **how: Any) -> list[torch.Tensor]:
     """The logits by which each token of the answers was chosen, in order."""
     seen: list[torch.Tensor] = []
-    choose = generation._choose
 
     def record(logits: torch.Tensor, *more: Any) -> list[int]:
         seen.extend(logits.clone())
         return choose(logits, *more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generation, "_choose", record)
+        patch.setattr(engine, "choose", record)
         lm.generate(prompts, **how)
     return seen
 
@@ -114,12 +114,13 @@ def test_with_all_gates_shut_logits_equal_the_bare_models(lm: MemoryLM) -> None:
 
 def test_a_copied_answer_is_not_repeated(lm: MemoryLM) -> None:
     lm.learn(FACTS, min_loss_delta=0)
-    ((row, _),) = lm.prepare([Job(PROMPT, max_new_tokens=60)])
-    generation.generate(lm.encoder.backbone, [row])
-    runs = [
-        tuple(row.tokens[i : i + generation.REPEAT]) for i in range(len(row.tokens) - generation.REPEAT + 1)
-    ]
-    assert len(runs) == len(set(runs))
+    running = lm.engine()
+    (row,) = running.submit([Job(PROMPT, max_new_tokens=60)])
+    while running.busy:
+        running.step()
+    n = lm.bank.settings.repeated_tokens
+    ngrams = [tuple(row.tokens[i : i + n]) for i in range(len(row.tokens) - n + 1)]
+    assert len(ngrams) > 40 and len(ngrams) == len(set(ngrams))
 
 
 def test_an_answer_does_not_depend_on_other_rows_of_its_batch(lm: MemoryLM) -> None:

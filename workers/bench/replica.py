@@ -19,7 +19,7 @@ from pipeline.memory_lm import MemoryLM
 from schemas import topics
 from schemas.changelog import changelog_key
 from schemas.common import encode
-from workers.generate.replica import Table
+from workers.generate.replica import Replica as LiveReplica
 from workers.kafka import TopicPartition
 from workers.kafka.admin import ensure_topics
 from workers.kafka.config import KafkaSettings
@@ -106,7 +106,7 @@ def _load(settings: KafkaSettings, memories: int) -> None:
     encoder: Any = SimpleNamespace(
         settings=Settings(), encoder_id="made-up", calibration=SimpleNamespace(mean=[0.0] * DIMENSIONS)
     )
-    replica = Table(MemoryLM(encoder), _consumer(settings), settings.partitions)
+    replica = LiveReplica(MemoryLM(encoder), _consumer(settings), settings.partitions)
     while not replica.catch_up(10.0):
         pass
     replica.consumer.close()

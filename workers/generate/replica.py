@@ -1,75 +1,100 @@
-"""A generator's replica of the memory: the changelog, applied to a MemoryLM.
+"""A generator's replica of the memory: every partition of the changelog, applied to a MemoryLM.
 
-It reads every partition of the changelog from its beginning (Kafka Streams would say a global table). It knows no requests
-but for what they wait for.
+Kafka Streams would call it a global table.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from pipeline.memory.codec import memory_from_record
+from schemas import topics
 from schemas.changelog import PositionRecord, decode_changelog
 from schemas.common import BadMessage
 from schemas.request import GenerationRequest
+from workers.kafka import TopicPartition
+from workers.kafka.config import KafkaSettings
 from workers.kafka.consumer import check_readable
 from workers.kafka.offsets import caught_up
 from workers.kafka.partitioner import partition_for
-from workers.observe import log
+from workers.observe import log, metrics
 
 if TYPE_CHECKING:
     from pipeline.memory_lm import MemoryLM  # imports a model's library
 
+INCOMPATIBLE = "incompatible"
+"""The reason for a memory that cannot be compared with prompts, as another model's."""
+
 
 @dataclass
-class Table:
-    """The replica.
-
-    What cannot be taken is logged and left out. It is no dead letter here, for every generator reads the whole changelog
-    at each start, and each would send the same letters again: the writer, which owns the changelog, does it once.
-    """
+class Replica:
+    """A record that cannot be applied is counted, logged and left out. It is not sent to dead letters: every generator reads
+    the whole changelog at each start, and each would send it again. The writer, which owns the changelog, does it once."""
 
     lm: MemoryLM
     consumer: Any
-    partitions: int  # of the changelog: a record counts only where its namespace lives
+    partitions: int  # of the changelog: a record counts only in its namespace's partition
     positions: dict[str, dict[str, int]] = field(default_factory=dict)
-    foreign: int = 0  # memories of another model, which are not loaded
+    """By namespace, and there by source partition: the last offset that the memories include."""
+    refused: Counter[str] = field(default_factory=Counter)
+    """Records that were not applied, by reason."""
+
+    @classmethod
+    def open(cls, lm: MemoryLM, settings: KafkaSettings) -> Self:
+        """Reads the changelog from its beginning, with a consumer of its own."""
+        consumer, topic = settings.consumer(), settings.topic(topics.MEMORY_CHANGELOG)
+        partitions = len(consumer.partitions_for_topic(topic))
+        consumer.assign([TopicPartition(topic, p) for p in range(partitions)])
+        consumer.seek_to_beginning()
+        return cls(lm, consumer, partitions)
 
     def catch_up(self, limit_s: float) -> bool:
-        """Reads what the changelog has, and with no time what is here of it already; False when there is still more."""
+        """Applies what the changelog has; with no time, what has been fetched already. False if there is more."""
         end = time.monotonic() + limit_s
         while True:
             for records in self.consumer.poll(timeout_ms=50 if limit_s else 0).values():
                 for record in records:
-                    self.take(record)
+                    self.apply(record)
             if caught_up(self.consumer):
                 return True
             if time.monotonic() > end:
                 return False
 
-    def take(self, record: Any) -> None:
+    def apply(self, record: Any) -> None:
         try:
-            check_readable(record)
-            told = decode_changelog(record.key, record.value)
-            namespace, _, memory_id = (record.key or b"").decode("utf-8", "replace").partition("/")
-            if partition_for(namespace, self.partitions) != record.partition:
-                raise BadMessage("wrong-partition", f"the namespace {namespace!r} lives in another one")
-            if isinstance(told, PositionRecord):
-                self.positions[told.namespace] = told.positions
-            elif told is not None:
-                self.lm.put(memory_from_record(told))
-            else:
-                self.lm.remove(namespace, memory_id)
-        except (ValueError, BadMessage) as error:
-            self.foreign += 1
-            if self.foreign == 1:
-                log.line("memory not loaded", error=str(error)[:200])
+            self._apply(record)
+        except BadMessage as error:
+            self._refuse(error.reason, error)
+        except ValueError as error:
+            self._refuse(INCOMPATIBLE, error)
+
+    def _apply(self, record: Any) -> None:
+        check_readable(record)
+        change = decode_changelog(record.key, record.value)
+        namespace, _, memory_id = (record.key or b"").decode("utf-8", "replace").partition("/")
+        if partition_for(namespace, self.partitions) != record.partition:
+            raise BadMessage("wrong-partition", f"the namespace {namespace!r} lives in another one")
+        if isinstance(change, PositionRecord):
+            self.positions[change.namespace] = change.positions
+        elif change is not None:
+            self.lm.put(memory_from_record(change))
+        else:
+            self.lm.remove(namespace, memory_id)
+
+    def _refuse(self, reason: str, error: Exception) -> None:
+        """Counts it, and logs the first one of each reason: of another model's memories there may be thousands."""
+        self.refused[reason] += 1
+        metrics.REFUSED.labels(reason).inc()
+        if self.refused[reason] == 1:
+            log.line("memory not loaded", reason=reason, error=str(error)[:200])
 
     def has(self, request: GenerationRequest) -> bool:
+        """Whether the memories include all facts that the request's `after` names."""
         return all(
-            self.positions.get(namespace, {}).get(where, -1) >= offset
-            for namespace, wanted in (request.after or {}).items()
-            for where, offset in wanted.items()
+            self.positions.get(namespace, {}).get(source, -1) >= offset
+            for namespace, offsets in (request.after or {}).items()
+            for source, offset in offsets.items()
         )

@@ -33,6 +33,11 @@ RETRIES = Counter("factstream_retries", "Batches that failed and were retried.",
 DEAD_LETTERS = Counter(
     "factstream_dead_letters", "Records sent to the dead letters, by reason.", ["worker", "reason"]
 )
+REFUSED = Counter(
+    "factstream_replica_refused",
+    "Changelog records that the generator could not load, by reason.",
+    ["reason"],
+)
 MEMORIES = Gauge(
     "factstream_memories",
     "Memories held: of its own partitions by a writer, of all partitions by a generator.",

@@ -1,4 +1,4 @@
-"""Answers, read as runs of words: where one is chosen, what may be one, and that the model chooses the right one."""
+"""The answer span: when one is chosen, which words it may have, and that the model chooses well."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -8,20 +8,28 @@ from pathlib import Path
 import pytest
 
 from pipeline import MemoryLM
-from pipeline.fusion import answer_span as extraction
-from pipeline.fusion.answer_span import Run, answer_of
+from pipeline.fusion import span_scorer
+from pipeline.fusion.answer_span import choose_span
+from pipeline.fusion.span import Span
+from pipeline.fusion.span_scorer import ScoredSpan, SpanScorer
 from pipeline.ingest.encoder import Encoder
 from pipeline.memory_lm import Generation
+from pipeline.retrieve.hit import Hit
+from pipeline.text.annotate import AnnotatedText
 from pipeline.text.words import split
 
 KETTLE = "The Zephyr kettle is made of copper, ships from Gdansk, and costs 84 euros."
 LAMP = "The Harlow lamp is made of walnut."
 
 
-def chosen(lm: MemoryLM, prompt: str) -> Run | None:
+def retrieved(lm: MemoryLM, prompt: str) -> list[Hit]:
     settings = lm.bank.settings
-    hits = lm._hits([prompt], [["default"]], settings.memories, settings.other_memories)[0]
-    return answer_of(lm.encoder.backbone, hits, prompt, settings.memories, lm.encoder.informative, settings)
+    return lm._preparer.retrieve([prompt], [["default"]], settings.memories, settings.other_memories)[0]
+
+
+def chosen(lm: MemoryLM, prompt: str, scorer: SpanScorer | None = None) -> Span | None:
+    scorer = scorer or SpanScorer(lm.encoder.backbone)
+    return choose_span(scorer, retrieved(lm, prompt), prompt, lm.encoder.informative, lm.bank.settings)
 
 
 def ask(lm: MemoryLM, question: str, labels: tuple[str, str] = ("Question", "Answer")) -> Generation:
@@ -36,7 +44,7 @@ def ask(lm: MemoryLM, question: str, labels: tuple[str, str] = ("Question", "Ans
         ("How much does the Zephyr kettle cost?", "84"),
     ],
 )
-def test_of_what_a_fact_says_the_model_knows_what_was_asked_for(
+def test_the_model_chooses_the_span_that_a_question_asks_for(
     encoder: Encoder, question: str, answer: str
 ) -> None:
     lm = MemoryLM(encoder)
@@ -59,7 +67,7 @@ def test_of_what_a_fact_says_the_model_knows_what_was_asked_for(
         ("Olaf Brun's profession is an astronaut.", "Olaf Brun, who works as", "astronaut"),
     ],
 )
-def test_where_a_prompt_breaks_off_in_other_words_the_model_chooses_too(
+def test_the_model_chooses_where_a_sentence_breaks_off_in_other_words(
     encoder: Encoder, fact: str, prompt: str, answer: str
 ) -> None:
     lm = MemoryLM(encoder)
@@ -89,7 +97,7 @@ OREGON = [
         (OREGON, "Oregon, which has the capital", "Jerusalem"),
     ],
 )
-def test_of_facts_about_a_name_the_one_with_the_prompts_wording_is_rather_chosen(
+def test_a_fact_with_the_prompts_wording_is_preferred(
     encoder: Encoder, facts: list[str], prompt: str, answer: str
 ) -> None:
     lm = MemoryLM(encoder)
@@ -113,7 +121,7 @@ JENS = [
         ("The car of Jens Toivola is a", JENS[3], "Volvo"),
     ],
 )
-def test_of_several_facts_about_a_subject_the_model_chooses_the_one_that_is_asked_for(
+def test_the_model_chooses_among_several_facts_about_a_subject(
     encoder: Encoder, prompt: str, fact: str, answer: str
 ) -> None:
     lm = MemoryLM(encoder)
@@ -122,7 +130,7 @@ def test_of_several_facts_about_a_subject_the_model_chooses_the_one_that_is_aske
     assert answer in made.text and [memory.text for memory in made.memories if memory.gate > 0] == [fact]
 
 
-def test_an_older_fact_that_a_newer_one_says_anew_is_never_chosen(encoder: Encoder) -> None:
+def test_an_outdated_fact_is_never_chosen(encoder: Encoder) -> None:
     days = count(1)
     lm = MemoryLM(encoder, clock=lambda: datetime(2026, 1, next(days), tzinfo=UTC))
     old, new = "Mira Holt resides in Oslo with her aunt.", "Mira Holt resides in Porto with her aunt."
@@ -142,25 +150,42 @@ def test_an_older_fact_that_a_newer_one_says_anew_is_never_chosen(encoder: Encod
         "The Zephyr kettle? Tell me more.",  # a sentence is said there
     ],
 )
-def test_nothing_is_chosen_where_the_fact_goes_on_or_a_sentence_begins(encoder: Encoder, prompt: str) -> None:
+def test_nothing_is_chosen_where_the_fact_continues_or_a_sentence_begins(
+    encoder: Encoder, prompt: str
+) -> None:
     lm = MemoryLM(encoder)
     lm.learn([KETTLE, LAMP], min_loss_delta=0)
     assert chosen(lm, prompt) is None
 
 
-def test_what_is_always_read_first_is_read_once_and_stays_as_it_is(encoder: Encoder) -> None:
+def test_the_examples_are_read_once_and_their_cache_stays_as_it_is(encoder: Encoder) -> None:
     lm = MemoryLM(encoder)
     lm.learn([KETTLE, "The Harlow lamp is made of walnut in Porto."], min_loss_delta=0)
     prompts = [
         f"Question: What is the {thing} made of?\nAnswer:" for thing in ("Zephyr kettle", "Harlow lamp")
     ]
-    extraction._read_once.cache_clear()
-    first = [chosen(lm, prompt) for prompt in prompts]
-    assert extraction._read_once.cache_info().misses == 1
-    assert [chosen(lm, prompt) for prompt in prompts] == first and None not in first
+    scorer = SpanScorer(encoder.backbone)
+    first = [chosen(lm, prompt, scorer) for prompt in prompts]
+    ((ids, cache),) = scorer._examples.values()
+    assert [chosen(lm, prompt, scorer) for prompt in prompts] == first and None not in first
+    assert scorer._examples == {span_scorer.QUESTION_EXAMPLES: (ids, cache)}
+    assert cache.get_seq_length() == len(ids)
 
 
-def test_in_another_language(encoder: Encoder) -> None:
+def test_an_answer_span_does_not_change_the_hits(encoder: Encoder) -> None:
+    lm = MemoryLM(encoder)
+    lm.learn([KETTLE, LAMP], min_loss_delta=0)
+    prompt = "Question: Where does the Zephyr kettle ship from?\nAnswer:"
+    hits = retrieved(lm, prompt)
+    before = [(hit.gate, hit.alignment.span, hit.alignment.matched.tolist()) for hit in hits]
+    scorer = SpanScorer(encoder.backbone)
+    span = choose_span(scorer, hits, prompt, encoder.informative, lm.bank.settings)
+    words = split(KETTLE)
+    assert span and KETTLE[words[span.first].start : words[span.end - 1].end] == "Gdansk"
+    assert [(hit.gate, hit.alignment.span, hit.alignment.matched.tolist()) for hit in hits] == before
+
+
+def test_a_question_in_another_language_is_answered(encoder: Encoder) -> None:
     lm = MemoryLM(encoder)
     fact = "Mira Holt lebt in Porto und arbeitet in Bremen."
     lm.learn([fact], min_loss_delta=0)
@@ -168,7 +193,7 @@ def test_in_another_language(encoder: Encoder) -> None:
     assert made.text == " Bremen" and made.finish_reason == "stop"
 
 
-def test_nothing_is_chosen_where_nothing_is_asked_or_there_is_one_thing_to_say(encoder: Encoder) -> None:
+def test_nothing_is_chosen_without_a_question_or_a_choice(encoder: Encoder) -> None:
     lm = MemoryLM(encoder)
     lm.learn([KETTLE, LAMP], min_loss_delta=0)
     assert chosen(lm, "The Zephyr kettle is made of") is None
@@ -177,14 +202,14 @@ def test_nothing_is_chosen_where_nothing_is_asked_or_there_is_one_thing_to_say(e
     assert chosen(lm, "Question: What is the Zephyr kettle made of?\nAnswer:") is not None
 
 
-def test_of_an_answer_of_several_words_the_model_chooses_those_that_were_asked_for(encoder: Encoder) -> None:
+def test_the_model_chooses_words_within_an_answer(encoder: Encoder) -> None:
     lm = MemoryLM(encoder)
     lm.learn(["Kettle Rock lighthouse was painted green in 1962."], min_loss_delta=0)
     assert ask(lm, "What color is Kettle Rock lighthouse?").text == " green"
     assert ask(lm, "When was Kettle Rock lighthouse painted?").text == " 1962"
 
 
-def test_wording_within_what_is_asked_is_no_answer(encoder: Encoder) -> None:
+def test_wording_within_the_question_is_no_answer(encoder: Encoder) -> None:
     """The model would say "city", which the fact has between "capital" and "of"."""
     lm = MemoryLM(encoder)
     lm.learn(["Winchester, that is the capital city of Northern Velland."], min_loss_delta=0)
@@ -192,48 +217,46 @@ def test_wording_within_what_is_asked_is_no_answer(encoder: Encoder) -> None:
     assert ask(lm, "What is the capital of Northern Velland?").text.strip().startswith("Winchester")
 
 
-def test_only_facts_that_were_found_nearly_as_well_are_read(
-    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_facts_with_a_score_near_the_best_are_read(encoder: Encoder) -> None:
     lm = MemoryLM(encoder)
     lm.learn([KETTLE, LAMP, "The Zephyr kettle is sold in Leith, Porto and Bremen."], min_loss_delta=0)
     prompt, read = "Question: What is the Zephyr kettle made of?\nAnswer:", list[str]()
-    first, second, third = lm._hits([prompt], [["default"]], 3)[0]
+    first, second, third = retrieved(lm, prompt)
     hits = [first, replace(second, score=0.51 * first.score), replace(third, score=0.49 * first.score)]
 
-    def weighed(_: object, text: str, *more: object) -> list[tuple[int, int, float]]:
-        read.append(text)
-        return []
+    class Recording(SpanScorer):
+        def score(self, fact: AnnotatedText, *more: object) -> list[ScoredSpan]:
+            read.append(fact.text)
+            return []
 
-    monkeypatch.setattr(extraction, "_weighed", weighed)
-    answer_of(lm.encoder.backbone, hits, prompt, 3, lm.encoder.informative, lm.bank.settings)
+    choose_span(Recording(encoder.backbone), hits, prompt, encoder.informative, lm.bank.settings)
     assert read == [first.memory.text, second.memory.text]
 
 
-def test_an_answer_is_words_of_the_sentence_that_is_asked_about(encoder: Encoder) -> None:
+def test_a_span_is_in_the_sentence_that_is_asked_about(encoder: Encoder) -> None:
     lm = MemoryLM(encoder)
     long = f"{KETTLE} It was drawn by Ada Brown in Leith, on 3 May. " + "Nobody says more of it. " * 20
     lm.learn([long], min_loss_delta=0)
-    run = chosen(lm, "Question: What is the Zephyr kettle made of?\nAnswer:")
-    assert run is not None
+    span = chosen(lm, "Question: What is the Zephyr kettle made of?\nAnswer:")
+    assert span is not None
     words = split(long)
-    text = long[words[run.first].start : words[run.behind - 1].end]
+    text = long[words[span.first].start : words[span.end - 1].end]
     assert text in KETTLE and "Zephyr" not in text
 
 
-def test_many_runs_are_weighed_a_few_at_a_time(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spans_scored_a_few_at_a_time_have_the_same_scores(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lm = MemoryLM(encoder)
     lm.learn([KETTLE], min_loss_delta=0)
     prompt = "Question: Where does the Zephyr kettle ship from?\nAnswer:"
     together = chosen(lm, prompt)
-    monkeypatch.setattr(extraction, "MAX_CACHED", 1)
+    monkeypatch.setattr(span_scorer, "MAX_CACHED", 1)
     assert chosen(lm, prompt) == together is not None
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
-def test_where_the_context_has_no_room_the_answer_is_read_from_outside(
-    kind: str, request: pytest.FixtureRequest
-) -> None:
+def test_nothing_is_chosen_where_the_context_is_too_short(kind: str, request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue(kind)
     lm = MemoryLM(Encoder.load(str(folder)))
     fact = f"{KETTLE} {'It was drawn by Ada Brown. ' * 2}"

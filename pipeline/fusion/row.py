@@ -1,0 +1,111 @@
+"""One answer in the engine: the job that asks for it, its prompt, and the tokens and text so far."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from transformers import LogitsProcessor
+
+from pipeline.fusion.fusion import Fusion
+from pipeline.fusion.sampling import Sampler
+from pipeline.fusion.text_stream import TextStream
+from pipeline.model.backbone import Backbone
+from pipeline.retrieve.hit import Hit
+from schemas.response import Token
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A prompt, or a chat ({role, content} each), and how it is to be answered."""
+
+    prompt: str | None = None
+    messages: Sequence[Mapping[str, str]] | None = None
+    namespaces: Sequence[str] = ("default",)
+    use_memory: bool = True
+    max_new_tokens: int = 32
+    temperature: float = 0.0  # 0: greedy
+    top_p: float = 1.0
+    seed: int = 0
+    stop: Sequence[str] = field(default_factory=tuple)
+    tokens: bool = False  # whether the answer comes token by token, too
+
+    def query(self) -> str:
+        """The text by which memories are retrieved: the prompt, or the chat's last message."""
+        if self.messages is None:
+            return self.prompt or ""
+        return self.messages[-1]["content"] if self.messages else ""
+
+
+class Prompt(NamedTuple):
+    """A job as the engine takes it."""
+
+    ids: list[int]  # clipped, so that the answer fits into the context
+    max_new_tokens: int
+    hits: Sequence[Hit]  # the memories that were retrieved for it
+    fusion: Fusion | None  # None: no gate is open, and the answer is the model's own
+    processors: Sequence[LogitsProcessor] = ()  # of which fusion is one; each changes the scores in place
+
+
+class Row:
+    """The state of one answer. `start` begins it, and `append` takes its tokens one by one."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.prompt = Prompt([], 0, (), None)
+        self.tokens: list[int] = []
+        self.text = ""
+        self.finish_reason: Literal["", "stop", "length", "error"] = ""  # "": not finished
+        self.error: Exception | None = None
+        self.sampler: Sampler | None = None
+        self._taken = 0  # characters that `take_text` has returned
+        self._held = max(map(len, job.stop), default=1) - 1
+        self._moved: list[tuple[float, int]] = []  # of each token: how far it was raised, where its text ends
+
+    def start(self, prompt: Prompt, backbone: Backbone) -> None:
+        """Begins the answer, or begins it anew: the same seed draws the same tokens, and text that was taken stays taken."""
+        self.prompt, self.tokens, self.text, self._moved = prompt, [], "", []
+        job = self.job
+        self.sampler = Sampler(job.temperature, job.top_p, job.seed) if job.temperature > 0 else None
+        self._stream = TextStream(backbone.tokenizer.backend_tokenizer)
+
+    def append(self, token: int) -> None:
+        """Takes the next token, which may finish the answer."""
+        fusion = self.prompt.fusion
+        moved = fusion.raised(token) if fusion and self.job.tokens else 0.0
+        self.tokens.append(token)
+        self.text = self._stream.append(token)
+        if fusion:
+            fusion.advance(token, self.text)
+        ends = [at for stop in self.job.stop if (at := self.text.find(stop)) >= 0]
+        if fusion and fusion.end is not None:
+            ends.append(fusion.end)
+        if ends:
+            self.text, self.finish_reason = self.text[: min(ends)], "stop"
+        elif len(self.tokens) >= self.prompt.max_new_tokens:
+            self.finish_reason = "length"
+        self._moved.append((moved, len(self.text)))
+
+    def fail(self, error: Exception) -> None:
+        self.error, self.finish_reason = error, "error"
+
+    def take_text(self) -> str:
+        """The text since the last call. Until the answer is finished an incomplete character is held back, and so are as
+        many characters as may begin a stop string."""
+        end = max(self._taken, len(self.text) - (0 if self.finish_reason else self._held))
+        text = self.text[self._taken : end]
+        if text.endswith("\ufffd") and not self.finish_reason:
+            return ""
+        self._taken = end
+        return text
+
+    def pieces(self) -> list[Token]:
+        """The text of each token, and how far the memories raised its probability.
+
+        A character of several tokens belongs to the first one; text that a stop string cut off belongs to none.
+        """
+        found, begin, count = list[Token](), 0, len(self.tokens)
+        for n, (moved, end) in enumerate(self._moved, 1):
+            end = len(self.text) if n == count else max(begin, min(end, len(self.text)))
+            found.append(Token(text=self.text[begin:end], moved=moved))
+            begin = end
+        return found

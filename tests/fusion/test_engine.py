@@ -1,0 +1,202 @@
+"""The engine: rows get the same tokens in any batch, and a row that fails, fails alone."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline import MemoryLM
+from pipeline.fusion.engine import Engine
+from pipeline.fusion.row import Job, Row
+from pipeline.fusion.text_stream import TextStream
+
+PROMPTS = ["The lamp of the", "Question: what is", "Bado and rit are in " * 4, "It"]
+LENGTHS = [24, 3, 12, 1]
+JOBS = [Job(p, max_new_tokens=n) for p, n in zip(PROMPTS, LENGTHS, strict=True)]
+
+
+@pytest.fixture(scope="module", params=["gpt2", "llama"])
+def lm(request: pytest.FixtureRequest) -> MemoryLM:
+    return MemoryLM.load(str(request.getfixturevalue(request.param)), "cpu", "float32")
+
+
+def finish(engine: Engine) -> dict[Row, list[str]]:
+    """Steps until all rows have finished; the text that was reported of each."""
+    texts: dict[Row, list[str]] = {}
+    while engine.busy:
+        for row, text, finished in engine.step():
+            assert finished == bool(row.finish_reason)
+            texts.setdefault(row, []).append(text)
+    return texts
+
+
+def outcome(row: Row) -> tuple[Any, ...]:
+    return row.tokens, row.text, row.finish_reason
+
+
+@pytest.fixture(scope="module")
+def alone(lm: MemoryLM) -> list[tuple[Any, ...]]:
+    """What becomes of each job in a batch of its own."""
+    found = []
+    for job in JOBS:
+        engine = lm.engine()
+        (row,) = engine.submit([job])
+        finish(engine)
+        found.append(outcome(row))
+    return found
+
+
+def test_rows_that_join_a_running_batch_get_what_they_get_alone(lm: MemoryLM, alone: list[Any]) -> None:
+    engine, rows, most = lm.engine(), list[Row](), 0
+    for job in JOBS:  # one more at each step
+        rows += engine.submit([job])
+        engine.step()
+        most = max(most, len(engine._running))
+    finish(engine)
+    assert most > 1 and [outcome(row) for row in rows] == alone
+
+
+def test_a_finished_row_leaves_and_takes_its_padding_with_it(lm: MemoryLM) -> None:
+    engine = lm.engine()
+    rows = engine.submit(JOBS)
+    ((last, text, finished),) = [one for one in engine.step() if one.finished]
+    assert last is rows[3] and text == last.text and finished and engine._running == rows[:3]
+    widths = []
+    while engine.busy:
+        cache = engine._cache
+        assert cache is not None
+        widths.append(cache.mask.shape[1])
+        shapes = {layer.keys.shape[:1] + layer.keys.shape[2:3] for layer in cache.cache.layers}  # type: ignore[union-attr]
+        assert shapes == {cache.mask.shape}
+        engine.step()
+    assert max(widths) > widths[-1], "the longest prompt left with its row"
+
+
+def test_rows_wait_where_the_cache_cannot_be_joined(lm: MemoryLM, alone: list[Any]) -> None:
+    engine = lm.engine()
+    (first,) = engine.submit(JOBS[:1])
+    engine.step()
+    assert engine.open and engine._cache is not None
+
+    class Other(type(engine._cache.cache.layers[0])):  # type: ignore[misc]
+        """As a sliding window or a recurrent state is: more than the keys and values of all tokens."""
+
+    layers = engine._cache.cache.layers
+    for layer in layers:
+        layer.__class__ = Other
+    (second,) = engine.submit(JOBS[2:3])
+    assert not engine.open
+    while not first.finish_reason:
+        engine.step()
+        assert first.finish_reason or not second.tokens
+    finish(engine)
+    assert [outcome(first), outcome(second)] == [alone[0], alone[2]]
+
+
+def test_the_reported_texts_make_up_the_answer(lm: MemoryLM) -> None:
+    engine = lm.engine()
+    (row,) = engine.submit(JOBS[:1])
+    texts = finish(engine)[row]
+    assert "".join(texts) == row.text and len(texts) > 1
+
+
+def test_a_cancelled_row_ends_alone(lm: MemoryLM, alone: list[Any]) -> None:
+    engine = lm.engine()
+    first, other = engine.submit([JOBS[0], JOBS[2]])
+    engine.step()
+    engine.cancel(first)
+    assert first not in finish(engine)
+    assert first.finish_reason == "stop" and len(first.tokens) == 1 and outcome(other) == alone[2]
+
+
+def test_all_rows_cancelled_leave_room_for_others(lm: MemoryLM, alone: list[Any]) -> None:
+    engine = lm.engine()
+    rows = engine.submit(JOBS[:2])
+    engine.step()
+    rows += engine.submit(JOBS[1:2])  # which has not begun
+    for row in rows:
+        engine.cancel(row)
+    assert not engine.busy and engine._cache is None
+    (row,) = engine.submit(JOBS[2:3])
+    finish(engine)
+    assert outcome(row) == alone[2]
+
+
+def test_a_prompt_that_cannot_be_prepared_fails_alone(lm: MemoryLM, alone: list[Any]) -> None:
+    engine = lm.engine()
+    good, bad, other = engine.submit([JOBS[0], Job(messages=[{"role": "user"}]), JOBS[2]])
+    assert isinstance(bad.error, KeyError) and bad.finish_reason == "error"
+    assert set(finish(engine)) == {good, other}
+    assert [outcome(good), outcome(other)] == [alone[0], alone[2]]
+
+
+class Failing(Exception):
+    pass
+
+
+def test_a_row_that_fails_a_step_fails_alone(
+    lm: MemoryLM, alone: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = lm.engine()
+    good, bad, other = engine.submit([JOBS[0], JOBS[0], JOBS[2]])
+    append = Row.append
+
+    def fail(row: Row, token: int) -> None:
+        if row is bad and len(row.tokens) == 3:
+            raise Failing
+        append(row, token)
+
+    monkeypatch.setattr(Row, "append", fail)
+    texts = finish(engine)
+    assert isinstance(bad.error, Failing) and bad.finish_reason == "error"
+    assert [outcome(good), outcome(other)] == [alone[0], alone[2]]
+    for row in (good, other):
+        assert "".join(texts[row]) == row.text, "what was reported before the failure is not reported again"
+
+
+def test_a_model_that_fails_fails_every_row(
+    lm: MemoryLM, alone: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = lm.engine()
+    rows = engine.submit(JOBS[:3])
+    engine.step()
+
+    def fail(*_: object) -> None:
+        raise Failing
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lm.encoder.backbone, "step", fail)
+        waiting = engine.submit(JOBS[2:3])
+        finish(engine)
+        assert all(isinstance(row.error, Failing) for row in rows + waiting)
+        with pytest.raises(Failing):
+            lm.answer(JOBS[:2])
+    (row,) = engine.submit(JOBS[2:3])
+    finish(engine)
+    assert outcome(row) == alone[2]
+
+
+def test_a_seeded_draw_depends_on_no_other_row(lm: MemoryLM) -> None:
+    jobs = [Job(PROMPTS[0], max_new_tokens=12, temperature=0.9, top_p=0.8, seed=n) for n in (1, 2, 1)]
+    one, two, three = (answer.text for answer in lm.answer(jobs))
+    assert one == three != two
+    assert [lm.answer([job])[0].text for job in jobs] == [one, two, three]
+
+
+@pytest.mark.parametrize("text", ["naïve 東京 🦊 two  blanks\nand a line; " * 9, "🦊🦊 ß"])
+def test_a_streamed_text_is_that_of_all_tokens(lm: MemoryLM, text: str) -> None:
+    backbone = lm.encoder.backbone
+    ids = backbone.tokenize([text])[0].ids
+    stream = TextStream(backbone.tokenizer.backend_tokenizer)
+    for n, token in enumerate(ids, 1):
+        assert stream.append(token) == backbone.decode(ids[:n])
+
+
+def test_bytes_that_make_up_no_character_are_streamed(lm: MemoryLM) -> None:
+    backbone = lm.encoder.backbone
+    dice = torch.Generator().manual_seed(7)
+    for _ in range(50):
+        ids = torch.randint(len(backbone.tokenizer), (40,), generator=dice).tolist()
+        stream = TextStream(backbone.tokenizer.backend_tokenizer)
+        for n, token in enumerate(ids, 1):
+            assert stream.append(token) == backbone.decode(ids[:n])

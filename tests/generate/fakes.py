@@ -1,0 +1,130 @@
+"""A fake model, engine and producer for the generator's tests, and helpers that read what was sent."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+from kafka import TopicPartition
+
+from pipeline.memory_lm import Generation, Job, Retrieved
+from schemas import topics
+from workers.generate.worker import GeneratorWorker
+from workers.kafka.config import KafkaSettings
+from workers.runtime.signals import Stop
+from workers.runtime.worker import Done
+
+REQUESTS = topics.GENERATION_REQUESTS
+
+
+@dataclass(eq=False)
+class FakeRow:
+    job: Job
+    words: list[str]
+    error: Exception | None = None
+
+
+class FakeEngine:
+    """Generates the words of each prompt, one a step. Some of them do what a real model may do."""
+
+    open = True
+
+    def __init__(self, model: "FakeModel") -> None:
+        self.model, self.rows = model, list[FakeRow]()
+
+    def submit(self, jobs: Sequence[Job]) -> list[FakeRow]:
+        self.model.submitted.append([job.query() for job in jobs])
+        rows = [FakeRow(job, job.query().split()) for job in jobs]
+        for row in rows:
+            if row.words == ["unprepared"]:
+                row.error = LookupError("no such template")
+        self.rows += [row for row in rows if not row.error]
+        return rows
+
+    def cancel(self, row: FakeRow) -> None:
+        self.rows = [other for other in self.rows if other is not row]
+
+    def step(self) -> list[Any]:
+        self.model.together.append(len(self.rows))
+        return [self.next_word(row) for row in list(self.rows)]
+
+    def next_word(self, row: FakeRow) -> tuple[FakeRow, str, bool]:
+        word = row.words.pop(0)
+        if word == "stop":
+            self.model.stop.set()
+        if word == "bad":
+            row.error = LookupError("no such thing")
+        finished = bool(row.error or not row.words)
+        if finished:
+            self.cancel(row)
+        return row, "" if row.error else word, finished
+
+
+class FakeModel:
+    def __init__(self, stop: Stop) -> None:
+        self.stop, self.submitted, self.together = stop, list[list[str]](), list[int]()
+
+    def count(self) -> int:
+        return 0
+
+    def engine(self) -> FakeEngine:
+        return FakeEngine(self)
+
+    def generation(self, row: FakeRow) -> Generation:
+        used = [Retrieved("a" * 32, "default", "a text", None, 1.0, 0.9)] if row.job.use_memory else []
+        return Generation(row.job.query(), "stop", used, 1, 2)
+
+
+class Sent(list[tuple[str, bytes, Any]]):
+    """In the place of the producer: what was sent, until it is flushed."""
+
+    flushed = False
+    settings = KafkaSettings()  # a dead letter names its topic by them
+
+    def send(self, topic: str, value: bytes, key: bytes | None = None, *more: Any, **named: Any) -> None:
+        self.append((topic, key or b"", json.loads(value) if topic != topics.DEAD_LETTERS else value))
+
+    def flush_or_raise(self) -> None:
+        self.flushed = True
+
+    def of(self, topic: str) -> list[tuple[bytes, Any]]:
+        return [(key, value) for name, key, value in self if name == topic]
+
+
+def records(*bodies: dict[str, Any] | bytes, partition: int = 0) -> dict[Any, list[Any]]:
+    found = [
+        SimpleNamespace(
+            topic=REQUESTS, partition=partition, offset=n, key=f"r{n}".encode(), headers=[],
+            value=body if isinstance(body, bytes) else json.dumps(body).encode(), timestamp=int(time.time() * 1000),
+        )
+        for n, body in enumerate(bodies)
+    ]  # fmt: skip
+    return {TopicPartition(REQUESTS, partition): found}
+
+
+def answers(sent: Sent) -> dict[str, str]:
+    """The text, or the error's reason, by request_id; a delta is no answer."""
+    found = [value for _, value in sent.of(topics.GENERATION_RESPONSES) if "delta" not in value]
+    assert len({one["request_id"] for one in found}) == len(found), "answered twice"
+    return {one["request_id"]: one["error"]["reason"] if one.get("error") else one["text"] for one in found}
+
+
+def finish(worker: GeneratorWorker, done: Done | None = None) -> dict[Any, int]:
+    """Turns of the loop until nothing is in hand; what was committed, `done` included."""
+    committed = dict(done.offsets or {}) if done else {}
+    for _ in range(1000):
+        if not worker.unfinished:
+            return committed
+        committed |= worker.process({}).offsets or {}
+    raise AssertionError("it never ends")
+
+
+def at(offset: int, partition: int = 0) -> dict[Any, int]:
+    return {TopicPartition(REQUESTS, partition): offset}
+
+
+def deltas(sent: Sent, request_id: str) -> list[tuple[int, str]]:
+    found = [value for _, value in sent.of(topics.GENERATION_RESPONSES) if "delta" in value]
+    return [(one["index"], one["delta"]) for one in found if one["request_id"] == request_id]

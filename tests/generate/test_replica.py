@@ -1,0 +1,75 @@
+"""The replica with a fake model: which changelog records it applies, and how it refuses others."""
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from schemas.changelog import changelog_key
+from workers.generate.replica import INCOMPATIBLE, Replica
+from workers.kafka.partitioner import partition_for
+from workers.observe import metrics
+
+HOME = partition_for("default", 4)
+POSITION = json.dumps({"namespace": "default", "positions": {"id/0": 7}, "decided": []}).encode()
+
+
+class FakeMemory:
+    def __init__(self) -> None:
+        self.removed: list[str] = []
+
+    def remove(self, namespace: str, memory_id: str) -> None:
+        if memory_id == "f" * 32:
+            raise ValueError("encoded by another model")
+        self.removed.append(memory_id)
+
+
+@pytest.fixture
+def memory() -> FakeMemory:
+    return FakeMemory()
+
+
+@pytest.fixture
+def replica(memory: FakeMemory) -> Replica:
+    return Replica(memory, None, 4)  # type: ignore[arg-type]
+
+
+def record(key: bytes | None, value: bytes | None, partition: int = HOME) -> Any:
+    return SimpleNamespace(key=key, value=value, partition=partition)
+
+
+def test_positions_and_tombstones_are_applied(replica: Replica, memory: FakeMemory) -> None:
+    replica.apply(record(changelog_key("default"), POSITION))
+    replica.apply(record(changelog_key("default", "b" * 32), None))
+    assert replica.positions == {"default": {"id/0": 7}} and memory.removed == ["b" * 32]
+    assert not replica.refused
+
+
+def test_a_record_in_the_wrong_partition_changes_nothing(replica: Replica, memory: FakeMemory) -> None:
+    """A tombstone there would remove a memory for good: compaction keeps one for each partition."""
+    elsewhere = (HOME + 1) % 4
+    replica.apply(record(changelog_key("default"), POSITION, elsewhere))
+    replica.apply(record(changelog_key("default", "a" * 32), None, elsewhere))
+    assert not replica.positions and not memory.removed and replica.refused == {"wrong-partition": 2}
+
+
+@pytest.mark.parametrize(
+    "key, value", [(b"\xff", b"{}"), (b"default/" + b"a" * 32, b"{"), (b"default/", b"7")]
+)
+def test_a_bad_record_does_not_stop_the_replica(replica: Replica, key: bytes, value: bytes) -> None:
+    replica.apply(record(key, value))
+    assert replica.refused.total() == 1 and INCOMPATIBLE not in replica.refused and not replica.positions
+
+
+def test_each_reason_is_logged_once_and_every_record_is_counted(
+    replica: Replica, caplog: pytest.LogCaptureFixture
+) -> None:
+    counter = metrics.REFUSED.labels(INCOMPATIBLE)
+    before = counter._value.get()
+    with caplog.at_level("INFO", "factstream"):
+        for _ in range(3):
+            replica.apply(record(changelog_key("default", "f" * 32), None))
+        replica.apply(record(changelog_key("default", "a" * 32), b"{"))
+    assert replica.refused[INCOMPATIBLE] == 3 and counter._value.get() == before + 3
+    assert [log.getMessage() for log in caplog.records] == ["memory not loaded"] * 2

@@ -1,0 +1,114 @@
+"""Responses: what a request gets back, its memories' hits, and its row in the history."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from schemas import topics
+from schemas.common import Message, encode
+from schemas.hits import Hit, MemoryHits
+from schemas.request import GenerationRequest
+from schemas.response import GenerationResponse, ResponseDelta, ResponseError, Timings, Usage, UsedMemory
+from workers.generate.inflight import Pending
+from workers.kafka.partitioner import partition_for
+from workers.kafka.producer import Producer
+from workers.observe import metrics, tracing
+
+if TYPE_CHECKING:
+    from pipeline.fusion.row import Job  # imports a model's library
+    from pipeline.memory_lm import Generation
+
+
+class Responder:
+    """Sends what becomes of requests. Nothing is durable before the producer is flushed."""
+
+    def __init__(self, producer: Producer, changelog_partitions: int) -> None:
+        self._producer, self._partitions = producer, changelog_partitions
+
+    def delta(self, p: Pending, text: str) -> None:
+        delta = ResponseDelta(request_id=p.request_id, index=p.deltas, delta=text)
+        p.deltas += 1
+        self._send(p.request_id, delta)
+
+    def answer(self, p: Pending, generation: Generation) -> None:
+        """Sends the response and the hits of a request that has ended."""
+        now, queued, took = (
+            datetime.now(UTC),
+            p.begun * 1000 - p.record.timestamp,
+            (p.ended - p.started) * 1000,
+        )
+        timings = Timings(queued_ms=max(0.0, queued), generate_ms=took)
+        attributes = tracing.where(p.record) | {
+            "factstream.request_id": p.request_id,
+            "factstream.memories": sum(m.gate > 0 for m in generation.memories),
+            "factstream.completion_tokens": generation.completion_tokens,
+        }
+        since = tracing.now() - int(took * 1e6)
+        headers = tracing.header(tracing.done("generate", tracing.of(p.record.headers), since, attributes))
+        self._send(p.request_id, response(p.request_id, generation, timings), headers)
+        metrics.answered(generation, queued, took)
+        for hits in memory_hits(p.request_id, generation, now):
+            key, partition = hits.namespace, partition_for(hits.namespace, self._partitions)
+            self._producer.send(topics.MEMORY_HITS, encode(hits), key.encode(), partition, headers)
+        p.history_row = history_row(p, generation, timings, now)
+
+    def fail(self, request_id: str, reason: str, message: str) -> None:
+        metrics.ANSWERS.labels("error").inc()
+        error = ResponseError(reason=reason, message=message)
+        self._send(request_id, GenerationResponse(request_id=request_id, finish_reason="error", error=error))
+
+    def _send(self, request_id: str, message: Message, headers: tracing.Headers | None = None) -> None:
+        key, value = request_id.encode(), encode(message)
+        self._producer.send(topics.GENERATION_RESPONSES, value, key, headers=headers or ())
+
+
+def job(request: GenerationRequest) -> Job:
+    """The request as the engine takes it."""
+    from pipeline.fusion.row import Job
+
+    messages = [{"role": m.role, "content": m.content} for m in request.messages or ()]
+    return Job(
+        request.prompt, messages or None, request.namespaces, request.use_memory, request.max_new_tokens,
+        request.temperature, request.top_p, request.seed, request.stop, request.tokens,
+    )  # fmt: skip
+
+
+def response(request_id: str, generation: Generation, timings: Timings) -> GenerationResponse:
+    memories = [
+        UsedMemory(
+            memory_id=m.memory_id, namespace=m.namespace, text=m.text, category=m.category, score=m.score, gate=m.gate
+        )
+        for m in generation.memories
+    ]  # fmt: skip
+    usage = Usage(prompt_tokens=generation.prompt_tokens, completion_tokens=generation.completion_tokens)
+    return GenerationResponse(
+        request_id=request_id, text=generation.text, memories=memories,
+        finish_reason="stop" if generation.finish_reason == "stop" else "length",
+        usage=usage, timings=timings, tokens=generation.tokens,
+    )  # fmt: skip
+
+
+def memory_hits(request_id: str, generation: Generation, now: datetime) -> list[MemoryHits]:
+    """One message for each namespace of which a memory spoke."""
+    spoke = [m for m in generation.memories if m.gate > 0]
+    return [
+        MemoryHits(
+            namespace=namespace, request_id=request_id, answered_at=now,
+            hits=[Hit(memory_id=m.memory_id, gate=m.gate) for m in spoke if m.namespace == namespace],
+        )
+        for namespace in dict.fromkeys(m.namespace for m in spoke)
+    ]  # fmt: skip
+
+
+def history_row(pending: Pending, generation: Generation, timings: Timings, now: datetime) -> dict[str, Any]:
+    """Columns: schemas.history."""
+    request, record = pending.request, pending.record
+    return {
+        "request_id": pending.request_id, "namespaces": request.namespaces, "prompt": job(request).query(),
+        "text": generation.text, "use_memory": request.use_memory,
+        "memory_ids": [m.memory_id for m in generation.memories], "gates": [m.gate for m in generation.memories],
+        "finish_reason": generation.finish_reason, "error": None, "prompt_tokens": generation.prompt_tokens,
+        "completion_tokens": generation.completion_tokens, "queued_ms": timings.queued_ms,
+        "generate_ms": timings.generate_ms, "answered_at": now, "partition": record.partition, "offset": record.offset,
+    }  # fmt: skip
