@@ -19,7 +19,7 @@ from pipeline.bench.harness import Progress, clock, percentile, resident_bytes
 from pipeline.bench.synthetic.banks import variants
 from pipeline.bench.synthetic.texts import made_up_facts, prompts_for
 from pipeline.ingest.encoder import Encoder
-from pipeline.ingest.encoding import Encoding, PromptEncoding
+from pipeline.ingest.encoding import FactEncoding, PromptEncoding
 from pipeline.memory.bank import Bank
 from pipeline.memory.lookup import Lookup
 from pipeline.memory.record import Memory
@@ -122,8 +122,8 @@ def measure(encoder: Encoder, memories: int, progress: Progress) -> Retrieval:
     )  # fmt: skip
 
 
-def _encoded(encoder: Encoder, texts: Sequence[str], progress: Progress) -> list[Encoding]:
-    encodings: list[Encoding] = []
+def _encoded(encoder: Encoder, texts: Sequence[str], progress: Progress) -> list[FactEncoding]:
+    encodings: list[FactEncoding] = []
     for start in range(0, len(texts), 64):
         part = texts[start : start + 64]
         encodings += encoder.encode(part)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import TEXT, Settings
-from pipeline.ingest.encoding import Encoding, PromptEncoding, TooLong
+from pipeline.ingest.encoding import FactEncoding, PromptEncoding, TooLong
 from pipeline.ingest.loss_delta import losses_of_answer
 from pipeline.ingest.quantize import pack
 from pipeline.ingest.token_states import token_states
@@ -56,7 +56,7 @@ class Encoder:
         """Nats that a word must carry at least, to be an answer or part of one."""
         return self.settings.informative * self.frequencies.max_nll
 
-    def encode(self, texts: Sequence[str]) -> list[Encoding]:
+    def encode(self, texts: Sequence[str]) -> list[FactEncoding]:
         """The encoding of each fact's text, in order. Raises TooLong."""
         encodings = []
         for encoding in self.encode_each(texts):
@@ -67,12 +67,12 @@ class Encoder:
 
     def encode_each(
         self, texts: Sequence[str], stop: Callable[[], bool] = lambda: False
-    ) -> list[Encoding | TooLong]:
+    ) -> list[FactEncoding | TooLong]:
         """The encoding of each fact's text, in order, or the error for a text that is too long.
 
         Raises Stopped between two of the model's batches once `stop` returns True.
         """
-        encodings: list[Encoding | TooLong] = []
+        encodings: list[FactEncoding | TooLong] = []
         for at in range(0, len(texts), TEXTS_AT_ONCE):
             encodings += self._encode_some(texts[at : at + TEXTS_AT_ONCE], stop)
         return encodings
@@ -89,7 +89,7 @@ class Encoder:
             for prompt, t, (losses, states) in zip(prompts, tokens, measured, strict=True)
         ]
 
-    def _encode_some(self, texts: Sequence[str], stop: Callable[[], bool]) -> list[Encoding | TooLong]:
+    def _encode_some(self, texts: Sequence[str], stop: Callable[[], bool]) -> list[FactEncoding | TooLong]:
         tokens = self.backbone.tokenize(texts)
         rows, limit = [self.backbone.lead + t.ids for t in tokens], self.backbone.max_positions
         fitting = [row for row in rows if len(row) <= limit]
@@ -107,7 +107,7 @@ class Encoder:
         offsets: list[tuple[int, int]],
         losses: NDArray[np.float32],
         states: NDArray[np.float32],
-    ) -> Encoding:
+    ) -> FactEncoding:
         words = split(text)
         unigram_nll = self._unigram_nll(text, words)
         word_of = words_of_tokens(offsets, words)
@@ -120,7 +120,7 @@ class Encoder:
         base, recall, delta = losses_of_answer(
             losses, word_of, unigram_nll, self.informative, self.settings.trust
         )
-        return Encoding(
+        return FactEncoding(
             text, self.encoder_id, base, recall, delta, unigram_nll, surprisals,
             pack(vectors.reshape(len(words), states.shape[1])),
         )  # fmt: skip

@@ -7,17 +7,21 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
-class Encoding:
+class FactEncoding:
+    """A fact's losses (ingest/loss_delta.py) and its words' numbers."""
+
     text: str
     encoder_id: str
     base_loss: float  # nats per token of the answer, under the frozen model
-    recall_loss: float  # the same, with the fact's own memory read from the answer's beginning
+    recall_loss: float  # the same, with the fact's own memory copied from the answer's beginning
     loss_delta: float  # base_loss - recall_loss: what storing the fact would buy
-    priors: NDArray[np.float32]  # [words] information before any memory, nats
-    surprisals: NDArray[np.float32]  # [words] in the fact, nats
+    priors: NDArray[
+        np.float32
+    ]  # [words] unigram nll, nats, by the name of its column on disk: text/frequencies.py
+    surprisals: NDArray[np.float32]  # [words] -log p of the word in the fact, nats
     vectors: NDArray[np.uint8] = field(
         default_factory=lambda: np.zeros((0, 0), np.uint8)
-    )  # [words, ceil(d / 4)] whitened states, two bits a dimension: see vectors.py
+    )  # [words, ceil(d / 4)] whitened states, two bits a dimension: ingest/quantize.py
 
 
 @dataclass(frozen=True, slots=True)

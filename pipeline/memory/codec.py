@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.ingest.encoding import Encoding
+from pipeline.ingest.encoding import FactEncoding
 from pipeline.memory.events import Decision, ForgetRequest, NewFact, SourceOffset
 from pipeline.memory.record import Memory
 from pipeline.text.words import terms_of
@@ -39,7 +39,7 @@ def _getters(columns: Sequence[str], **nested: type) -> Getters:
     return {name: attrgetter(paths.get(name, name)) for name in columns}
 
 
-_CAUSE, _ENCODING, _NEW_FACT = _names(SourceOffset), _names(Encoding), _names(NewFact)
+_CAUSE, _ENCODING, _NEW_FACT = _names(SourceOffset), _names(FactEncoding), _names(NewFact)
 _WORDS = [field.name for field in WORDS]
 
 _EVENT_COLUMNS = _getters(
@@ -47,7 +47,7 @@ _EVENT_COLUMNS = _getters(
 )
 _FACT_COLUMNS = _getters(
     [n for n in FACT_ENCODINGS.names if n in (*_ENCODING, *_NEW_FACT) and n not in _EVENT_COLUMNS],
-    encoding=Encoding,
+    encoding=FactEncoding,
 )
 _DECISION_COLUMNS = _getters(HISTORY.names, cause=SourceOffset)
 _MEMORY_COLUMNS = _getters(CHECKPOINT.names)
@@ -82,7 +82,7 @@ def facts_from_batch(batch: pa.RecordBatch) -> list[NewFact | ForgetRequest]:
     for row in _rows(batch):
         cause = SourceOffset(FACTS, row["topic_id"], row["partition"], row["offset"])
         if row["kind"] == "fact":
-            encoding = Encoding(**{name: row[name] for name in _ENCODING})
+            encoding = FactEncoding(**{name: row[name] for name in _ENCODING})
             own = {name: row[name] for name in _NEW_FACT if name in row}
             events.append(NewFact(encoding=encoding, cause=cause, **own))
         else:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.ingest.encoding import Encoding
+from pipeline.ingest.encoding import FactEncoding
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class NewFact(Labels):
     """An encoded fact, ready to be decided."""
 
     namespace: str
-    encoding: Encoding
+    encoding: FactEncoding
     observed_at: datetime
     published_at: datetime
     cause: SourceOffset

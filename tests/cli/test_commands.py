@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from pipeline.decide.decide import decide_fact
 from pipeline.history import log as history
-from pipeline.ingest.encoding import Encoding
+from pipeline.ingest.encoding import FactEncoding
 from pipeline.memory.bank import Bank
 from pipeline.memory.events import NewFact, SourceOffset
 from pipeline.text.words import split
@@ -163,7 +163,7 @@ def test_digest_and_memories_need_no_broker(tmp_path: Path) -> None:
     assert len(empty.strip()) == 64
     now = datetime(2026, 3, 1, tzinfo=UTC)
     ones = np.ones(len(split("A lamp.")), np.float32)
-    encoding = Encoding("A lamp.", "model", 5.0, 1.0, 4.0, ones, ones, np.zeros((len(ones), 0), np.uint8))
+    encoding = FactEncoding("A lamp.", "model", 5.0, 1.0, 4.0, ones, ones, np.zeros((len(ones), 0), np.uint8))
     fact = NewFact("default", encoding, now, now, SourceOffset("facts", "id", 0, 0))
     history.append(tmp_path, 0, 0, decide_fact(Bank(), fact, now))
     assert RUNNER.invoke(app, ["digest", *data]).stdout != empty

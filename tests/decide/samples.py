@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.decide.decide import decide_fact
-from pipeline.ingest.encoding import Encoding
+from pipeline.ingest.encoding import FactEncoding
 from pipeline.memory.bank import Bank
 from pipeline.memory.events import Decision, NewFact, SourceOffset
 from pipeline.text.words import split
@@ -15,11 +15,11 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 COMMON = {"is", "was", "in", "the", "of", "a", "from"}
 
 
-def encoding(text: str, loss_delta: float = 4.0) -> Encoding:
+def encoding(text: str, loss_delta: float = 4.0) -> FactEncoding:
     words = split(text)
     priors = np.array([2.0 if w.term in COMMON else 12.0 for w in words], np.float32)
     vectors = np.zeros((len(words), 0), np.uint8)
-    return Encoding(
+    return FactEncoding(
         text, "e", loss_delta + 0.125, 0.125, loss_delta, priors, (priors / 4).astype(np.float32), vectors
     )
 

@@ -11,7 +11,7 @@ import pytest
 from kafka import TopicPartition
 
 from pipeline.ingest.encoder import Encoder
-from pipeline.ingest.encoding import Encoding, Stopped, TooLong
+from pipeline.ingest.encoding import FactEncoding, Stopped, TooLong
 from pipeline.memory.events import ForgetRequest, NewFact
 from pipeline.text.words import split
 from schemas import topics
@@ -29,16 +29,16 @@ HOME = partition_for("default", PARTITIONS)
 class Model:
     encoder_id = "e"
 
-    def encode_each(self, texts: Sequence[str], stop: Callable[[], bool]) -> list[Encoding | TooLong]:
+    def encode_each(self, texts: Sequence[str], stop: Callable[[], bool]) -> list[FactEncoding | TooLong]:
         if stop():
             raise Stopped
         return [TooLong("too many tokens") if "long" in text else _encoding(text) for text in texts]
 
 
-def _encoding(text: str) -> Encoding:
+def _encoding(text: str) -> FactEncoding:
     ones = np.ones(len(split(text)), np.float32)
     loss = math.nan if "odd" in text else 2.0
-    return Encoding(text, "e", loss, 1.0, 1.0, ones, ones, np.zeros((len(ones), 0), np.uint8))
+    return FactEncoding(text, "e", loss, 1.0, 1.0, ones, ones, np.zeros((len(ones), 0), np.uint8))
 
 
 class Sent:

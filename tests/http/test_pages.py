@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.decide.decide import decide_fact
 from pipeline.history import log as history
-from pipeline.ingest.encoding import Encoding
+from pipeline.ingest.encoding import FactEncoding
 from pipeline.memory.bank import Bank
 from pipeline.memory.events import NewFact, SourceOffset
 from pipeline.query.projection import pca
@@ -32,7 +32,7 @@ def data(tmp_path: Path) -> Path:
         words = len(split(text))
         ones = np.ones(words, np.float32)
         vectors = dice.integers(0, 256, (words, 4), np.uint8)
-        encoding = Encoding(text, "model", 5.0, 5.0 - delta, delta, ones, ones, vectors)
+        encoding = FactEncoding(text, "model", 5.0, 5.0 - delta, delta, ones, ones, vectors)
         cause = SourceOffset("facts", "id", 0, n)
         fact = NewFact(
             "default", encoding, now, now - timedelta(seconds=2), cause, category="c" if n < 2 else None

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from pipeline.bench.synthetic.texts import made_up_facts, prompts_for
-from pipeline.ingest.encoding import Encoding, PromptEncoding
+from pipeline.ingest.encoding import FactEncoding, PromptEncoding
 from pipeline.ingest.quantize import pack, unit
 from pipeline.memory.bank import Bank, memory_id
 from pipeline.memory.record import Memory
@@ -26,9 +26,9 @@ def measured(text: str) -> tuple[np.ndarray, np.ndarray]:
     return nll, np.array([state(w.term) for w in words], np.float32).reshape(len(words), D)
 
 
-def encoding(text: str) -> Encoding:
+def encoding(text: str) -> FactEncoding:
     nll, states = measured(text)
-    return Encoding(text, "e", 5.0, 0.5, 4.5, nll, nll, pack(states))
+    return FactEncoding(text, "e", 5.0, 0.5, 4.5, nll, nll, pack(states))
 
 
 def memory(text: str, category: str | None = None) -> Memory:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.ingest.encoding import Encoding
+from pipeline.ingest.encoding import FactEncoding
 from pipeline.memory.codec import facts_to_batch
 from pipeline.memory.events import ForgetRequest, NewFact, SourceOffset
 from schemas import topics
@@ -37,7 +37,7 @@ CHECKED_ELSEWHERE = {"observed_at", "published_at", "priors", "surprisals", "vec
 def fact(offset: int, text: str = "The lamp.", words: int = 2) -> NewFact:
     numbers = np.arange(words, dtype=np.float32)
     vectors = np.full((words, 3), offset, np.uint8)
-    encoding = Encoding(text, "e", 2.0, 0.5, 1.5, numbers, numbers + 1, vectors)
+    encoding = FactEncoding(text, "e", 2.0, 0.5, 1.5, numbers, numbers + 1, vectors)
     cause = SourceOffset("facts", "t", 1, offset)
     return NewFact(
         "n", encoding, AT - timedelta(days=1), AT, cause, 0.25, category="c", source="s", fact_id="f"

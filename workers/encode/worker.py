@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.ingest.encoding import Encoding, Stopped, TooLong
+from pipeline.ingest.encoding import FactEncoding, Stopped, TooLong
 from pipeline.memory.codec import facts_to_batch
 from pipeline.memory.events import ForgetRequest, NewFact, SourceOffset, labels_of
 from schemas import topics
@@ -170,7 +170,7 @@ class EncoderWorker(Worker):
             self._producer.flush_or_raise()
 
 
-def _event(decoded: Decoded, encodings: Iterator[Encoding | TooLong]) -> Event | BadMessage:
+def _event(decoded: Decoded, encodings: Iterator[FactEncoding | TooLong]) -> Event | BadMessage:
     """A decoded message with the next of the encodings, if it is a fact."""
     namespace, message, published_at, cause = decoded
     if isinstance(message, Forget):

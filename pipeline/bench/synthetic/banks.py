@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.ingest.encoding import Encoding
+from pipeline.ingest.encoding import FactEncoding
 from pipeline.ingest.quantize import pack, unit, unpack
 from pipeline.memory.bank import memory_id
 from pipeline.memory.record import Memory
@@ -37,7 +37,7 @@ class _Name(NamedTuple):
     vector: NDArray[np.uint8]  # [ceil(d / 4)] packed
 
 
-def variants(encodings: Sequence[Encoding], namespace: str, seed: int) -> Iterator[Memory]:
+def variants(encodings: Sequence[FactEncoding], namespace: str, seed: int) -> Iterator[Memory]:
     """Yields memories without end, no two with the same text; the first ones are the encodings themselves."""
     dice, seen = Random(seed), bytearray(2**_HASH_BITS // 8)
     texts = [AnnotatedText(encoding.text, encoding.priors) for encoding in encodings]
@@ -72,8 +72,12 @@ def _is_new(text: str, seen: bytearray) -> bool:
 
 
 def _variant(
-    base: Encoding, words: Sequence[Word], name_scores: Sequence[float], names: Sequence[_Name], dice: Random
-) -> tuple[str, Encoding]:
+    base: FactEncoding,
+    words: Sequence[Word],
+    name_scores: Sequence[float],
+    names: Sequence[_Name],
+    dice: Random,
+) -> tuple[str, FactEncoding]:
     text, end = [], 0
     priors, surprisals, vectors = base.priors.copy(), base.surprisals.copy(), base.vectors.copy()
     for w, word in enumerate(words):
@@ -84,7 +88,7 @@ def _variant(
         text += [base.text[end : word.start], surface]
         end = word.end
     whole = "".join([*text, base.text[end:]])
-    return whole, Encoding(
+    return whole, FactEncoding(
         whole, base.encoder_id, base.base_loss, base.recall_loss, base.loss_delta, priors, surprisals, vectors
     )
 
@@ -97,7 +101,7 @@ def _new(names: Sequence[_Name], dice: Random) -> _Name:
     return _Name(surface, max(a.prior, b.prior), max(a.surprisal, b.surprisal), between)
 
 
-def _memory(namespace: str, number: int, text: str, e: Encoding) -> Memory:
+def _memory(namespace: str, number: int, text: str, e: FactEncoding) -> Memory:
     at = BEGIN + number * EVERY
     return Memory(
         memory_id=memory_id(namespace, text), namespace=namespace, text=text, observed_at=at, learned_at=at + EVERY,

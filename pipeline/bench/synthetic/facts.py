@@ -14,7 +14,7 @@ from random import Random
 import numpy as np
 
 from pipeline.bench.synthetic.texts import made_up_facts
-from pipeline.ingest.encoding import Encoding
+from pipeline.ingest.encoding import FactEncoding
 from pipeline.memory.events import NewFact, SourceOffset
 from pipeline.text.words import split
 
@@ -41,7 +41,7 @@ def made_up_stream(count: int, seed: int, namespace: str = "default") -> Iterato
     for n, text in enumerate(texts):
         terms = [word.term for word in split(text)]
         priors = np.array([min(MAX_IDF, math.log(total / counts[term])) for term in terms], np.float32)
-        encoding = Encoding(
+        encoding = FactEncoding(
             text, "made-up", 5.0, 1.0, 4.0, priors, priors * np.float32(0.5),
             noise.integers(0, 256, (len(terms), DIMENSIONS // 4), np.uint8),
         )  # fmt: skip
