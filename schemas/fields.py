@@ -1,12 +1,13 @@
 """Groups of Arrow fields from which the schemas of fact-encodings, history and checkpoints are built.
 
 The columns of a fact are the same from the encoder to the memory, and pipeline/memory/codec.py reads and writes each column
-by its name. So a plain field of a fact, such as `source`, is added in four files:
+by its name. So a plain field of a fact, such as `source`, is added in five files:
 
 1. schemas/fact.py: the field of the message `Fact`, whose type the writer validates, too.
 2. This file: its column, in `FACT`.
 3. pipeline/memory/events.py: the attribute, in `Labels`.
 4. pipeline/memory/record.py: its place in the packed memory; and in schemas/changelog.py, if replicas need it.
+5. pipeline/query/views.py: its column in the view `memories`.
 
 A new column needs a new version of the history and of the checkpoint in schemas/history.py, and a reader for files of the old
 version.
