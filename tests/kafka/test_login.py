@@ -69,7 +69,7 @@ def test_every_client_logs_in(secure: KafkaSettings, mechanism: str) -> None:
         ({"password": WRONG, "sasl_mechanism": "PLAIN"}, "refused the user 'alice' with PLAIN"),
         ({"username": "eve"}, "refused the user 'eve'"),
         ({"ca_file": None}, "certificate verify failed.*FACTSTREAM_CA_FILE"),
-        ({"ca_file": __file__}, "no readable PEM file.*FACTSTREAM_CA_FILE"),
+        ({"ca_file": __file__}, "not a readable PEM file.*FACTSTREAM_CA_FILE"),
         ({"ca_file": "/no/such/file.pem"}, "no/such/file.pem.*FACTSTREAM_CA_FILE"),
         ({"security_protocol": "PLAINTEXT"}, "FACTSTREAM_SECURITY_PROTOCOL, which is PLAINTEXT"),
     ],

@@ -13,7 +13,7 @@ def lag_shown() -> dict[str, float]:
 def test_lag_forgets_partitions_that_are_no_longer_owned() -> None:
     metrics.lag("encoder", {("facts", 0): 6, ("facts", 1): 6})
     assert lag_shown() == {"0": 6, "1": 6}
-    metrics.lag("encoder", {("facts", 1): 9}, of_all=False)
+    metrics.lag("encoder", {("facts", 1): 9}, complete=False)
     assert lag_shown() == {"0": 6, "1": 9}
     metrics.lag("encoder", {("facts", 1): 6})
     assert lag_shown() == {"1": 6}

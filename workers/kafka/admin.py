@@ -18,7 +18,7 @@ def ensure_topics(settings: KafkaSettings) -> dict[str, str]:
     """Create the topics that are missing and wait until the cluster shows all. Returns topic ids by short name.
 
     Other processes may do the same at the same time. Topics that exist decide the partition count of those that do
-    not. Raises TopicsMismatch, KafkaUnavailable.
+    not. Raises TopicsMismatch, and KafkaUnavailable after `TIMEOUT_S`.
     """
     admin = settings.admin()
     try:
@@ -32,7 +32,9 @@ def ensure_topics(settings: KafkaSettings) -> dict[str, str]:
                 return ids
             except (KafkaError, TopicsMissing) as error:
                 if time.monotonic() > deadline:
-                    raise KafkaUnavailable(f"the topics could not be made ready: {error}") from None
+                    raise KafkaUnavailable(
+                        f"the topics could not be created or are not ready: {error}"
+                    ) from None
             time.sleep(backoff_s)
             backoff_s = min(2 * backoff_s, 1.0)
     finally:
@@ -40,7 +42,7 @@ def ensure_topics(settings: KafkaSettings) -> dict[str, str]:
 
 
 def topic_ids(admin: KafkaAdminClient, settings: KafkaSettings) -> dict[str, str]:
-    """The current id of each topic by its short name; a topic that was deleted and created again has another.
+    """The current id of each topic by its short name; a topic that is deleted and created again gets a new id.
 
     Raises TopicsMissing, TopicsMismatch (unequal partition counts), KafkaError.
     """
@@ -53,7 +55,7 @@ def topic_ids(admin: KafkaAdminClient, settings: KafkaSettings) -> dict[str, str
         if any(p["leader_id"] < 0 for p in topic["partitions"]):
             raise TopicsMissing(f"{settings.topic(name)}: a partition has no leader")
         if not topic["topic_id"]:
-            raise TopicsMismatch("the broker gives topics no ids: Apache Kafka 2.8 or newer is needed")
+            raise TopicsMismatch("the broker's topics have no ids: Apache Kafka 2.8 or newer is needed")
         ids[name], counts[settings.topic(name)] = str(topic["topic_id"]), len(topic["partitions"])
     _check_counts(counts)
     return ids
@@ -103,7 +105,7 @@ def _check_counts(counts: dict[str, int]) -> None:
 
 
 def _check_configs(admin: KafkaAdminClient, settings: KafkaSettings) -> None:
-    """Refuse topics with a config that would lose data; only the two configs that matter for it are checked.
+    """Check the two configs that would lose data if they were wrong. Raises TopicsMismatch.
 
     A broker that does not show its configs (the embedded one, or one whose ACLs forbid it) passes.
     """

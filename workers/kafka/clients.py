@@ -19,11 +19,11 @@ Client = TypeVar("Client")
 def connect_consumer(
     settings: KafkaSettings, group: str | None = None, max_poll_records: int = 500
 ) -> KafkaConsumer:
-    """A consumer that commits only when told to. `group` is a full group id; without it, assign partitions by hand.
+    """A consumer that never commits by itself. `group` is a full group id; without it, assign partitions by hand.
 
-    Partitions are assigned by range: partition p of all topics of a group goes to one member, and so
-    one writer gets everything of a namespace. One fetch brings at most 32 MiB (more only if one record
-    is larger); the size of what is unpacked is limited by `workers.kafka.consumer`. Raises KafkaUnavailable.
+    Partitions are assigned by range: partition p of all topics of a group goes to one member, so one
+    writer gets every record of a namespace. One fetch brings at most 32 MiB (more only if one record
+    is larger); `workers.kafka.consumer` limits the unpacked size. Raises KafkaUnavailable.
     """
     return connect(
         settings,
@@ -51,7 +51,7 @@ def connect_admin(settings: KafkaSettings) -> KafkaAdminClient:
 
 
 def connect(settings: KafkaSettings, make: Callable[[dict[str, Any]], Client]) -> Client:
-    """`make` a client of the options that all clients share, which connects. Raises KafkaUnavailable, whatever failed."""
+    """Call `make`, which connects a client, with the options that all clients share. Raises KafkaUnavailable if it fails."""
     failures: list[BaseException] = []
     try:
         return make(_options(settings, failures))
@@ -60,8 +60,7 @@ def connect(settings: KafkaSettings, make: Callable[[dict[str, Any]], Client]) -
 
 
 def _options(settings: KafkaSettings, failures: list[BaseException]) -> dict[str, Any]:
-    """The options of every client, with all that concerns security. `failures` gets why the last connection ended, until
-    one holds."""
+    """The options of every client, those of the login included. `failures` is filled as by `net_client`."""
     options: dict[str, Any] = {
         "bootstrap_servers": settings.bootstrap.split(","),
         "client_id": "factstream",
@@ -78,8 +77,10 @@ def _options(settings: KafkaSettings, failures: list[BaseException]) -> dict[str
     if settings.security_protocol.endswith("SSL") and settings.ca_file:
         try:
             ssl.create_default_context(cafile=settings.ca_file)
-        except OSError as error:  # ssl's errors are a kind of it
-            why = f"{settings.ca_file} is no readable PEM file of certificates: {error} (FACTSTREAM_CA_FILE)"
-            raise KafkaUnavailable(why) from None
+        except OSError as error:  # ssl.SSLError is one
+            text = (
+                f"{settings.ca_file} is not a readable PEM file of certificates: {error} (FACTSTREAM_CA_FILE)"
+            )
+            raise KafkaUnavailable(text) from None
         options["ssl_cafile"] = settings.ca_file
     return options

@@ -35,13 +35,17 @@ class KafkaSettings:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9._-]{0,128}", self.topic_prefix):
-            raise ValueError("the topic prefix may hold letters, digits, '.', '_' and '-', at most 128")
+            raise ValueError(
+                "the topic prefix may have letters, digits, '.', '_' and '-', at most 128 of them"
+            )
         if not 1 <= self.partitions <= 1024:
             raise ValueError("the partition count must be between 1 and 1024")
         if self.security_protocol not in ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"):
-            raise ValueError("the security protocol is PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL")
+            raise ValueError("the security protocol must be PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL")
         if self.mechanism not in MECHANISMS:
-            raise ValueError(f"the SASL mechanism is {', '.join(MECHANISMS)}; not {self.mechanism[:40]!r}")
+            raise ValueError(
+                f"the SASL mechanism must be {' or '.join(MECHANISMS)}, not {self.mechanism[:40]!r}"
+            )
         if self.security_protocol.startswith("SASL") and not (self.username and self.password):
             raise ValueError(
                 f"{self.security_protocol} needs a user and a password: FACTSTREAM_USERNAME, FACTSTREAM_PASSWORD"
@@ -66,7 +70,7 @@ class KafkaSettings:
         return cls(**values)
 
     def env(self) -> dict[str, str]:
-        """The variables from which `from_env` makes these settings again, for a child process."""
+        """The environment variables that `from_env` reads these settings from, for a child process."""
         return {
             f"FACTSTREAM_{f.name.upper()}": str(value)
             for f in fields(self)
@@ -74,7 +78,7 @@ class KafkaSettings:
         }
 
     def hosts(self) -> list[tuple[str, int]]:
-        """The bootstrap servers as (host, port)."""
+        """The bootstrap servers as (host, port). Raises ValueError."""
         found = []
         for server in self.bootstrap.split(","):
             host, _, port = server.strip().rpartition(":")
@@ -90,16 +94,18 @@ class KafkaSettings:
         return self.topic_prefix + name
 
     def short(self, topic: str) -> str:
+        """The name in `schemas.topics` of a topic on the cluster."""
         return topic.removeprefix(self.topic_prefix)
 
     def group(self, worker: str) -> str:
+        """The id of the consumer group of a worker (encoder, writer or generator)."""
         return f"{self.topic_prefix}factstream-{worker}"
 
     @property
     def mechanism(self) -> str:
         return self.sasl_mechanism or MECHANISMS[0]
 
-    # The clients are built from these settings, so they are imported late. A subclass may have others.
+    # The clients' modules import this one, so they are imported late. A subclass may return other clients.
 
     def producer(self) -> "Producer":
         """A new producer. Raises KafkaUnavailable."""

@@ -21,10 +21,11 @@ _NO_LOGIN = (SaslAuthenticationFailedError, UnsupportedSaslMechanismError)
 
 
 def net_client(failures: list[BaseException], **config: Any) -> KafkaNetClient:
-    """For the client's `kafka_client`. `failures` gets why the last connection ended, until one holds.
+    """The value of a client's option `kafka_client`. `failures` holds the reason why the last connection ended, until a
+    connection succeeds.
 
-    Without the change below a metadata request for a missing topic makes the cluster create it with its defaults: the
-    client's own option against this has no effect.
+    Without `allow_auto_create_topics`, set below, a metadata request for a missing topic makes the cluster create it with
+    default settings: the client's own option against this has no effect.
     """
     net = NetworkSelector(**config)
     client = KafkaNetClient(net, _Manager(net, failures, **config), **config)
@@ -33,8 +34,10 @@ def net_client(failures: list[BaseException], **config: Any) -> KafkaNetClient:
 
 
 class _Manager(KafkaConnectionManager):  # type: ignore[misc]
-    """Records why connections end until one holds, which the client only logs; and does not repeat a login that was
-    refused, which the client does for ten seconds and which may lock the user out."""
+    """Records why connections end until one succeeds, and does not repeat a refused login.
+
+    The client only logs the reason, and repeats a refused login for ten seconds, which may lock the user out.
+    """
 
     def __init__(self, net: Any, failures: list[BaseException], **config: Any) -> None:
         self.failures = failures
@@ -51,8 +54,10 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]
         return conn
 
     def _login(self, login: Callable[..., Any]) -> Callable[..., Any]:
-        """The connection's login, its failure recorded. A broker that refuses a login closes the connection at once, and
-        the client drops an answer that it reads together with that."""
+        """The connection's login with its failure recorded.
+
+        A broker that refuses a login closes the connection at once, and the client may drop the broker's answer then.
+        """
 
         async def recorded(*args: Any) -> Any:
             try:
@@ -66,6 +71,6 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]
 
     def _record(self, error: BaseException) -> None:
         if self.failures and isinstance(self.failures[0], _NO_LOGIN):
-            return  # the most telling failure
-        if not (self.failures and isinstance(error, RequestTimedOutError)):  # a timeout of ours tells least
+            return  # no other failure says more
+        if not (self.failures and isinstance(error, RequestTimedOutError)):  # our own timeout says least
             self.failures[:] = [error]

@@ -28,7 +28,7 @@ POLL_BYTES = 32 * 1024 * 1024
 MAX_HEADERS = 64
 """Headers of a record that are read."""
 MAX_WINDOW = 1 << 24
-"""Bytes that a zstd frame may make us keep; Kafka's own levels up to 19 need half of it."""
+"""Largest window of a zstd frame, in bytes; Kafka's levels up to 19 need half of it."""
 _XERIAL = b"\x82SNAPPY\x00"
 
 
@@ -133,7 +133,7 @@ class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
                     for record in _records(tp, batch, raw):
                         self.next_fetch_offset = record.offset + 1
                         yield record
-            except Exception as error:  # six libraries decode here: no error of theirs may end a worker
+            except Exception as error:  # six libraries decode here: none of their errors may end a worker
                 if last >= self.fetch_offset:
                     self.next_fetch_offset = last + 1
                     bad = _new_record(Unreadable, tp, batch, last, 0, None, raw, [])
@@ -152,9 +152,9 @@ def _records(tp: Any, batch: DefaultRecordBatch, raw: bytes) -> Iterator[Any]:
         end = at + size
         if size < 0 or end > len(data):
             raise ValueError("a record ends outside of its batch")
-        since, at = decode_varint(data, at + 1)  # after the attributes, which are unused
-        place, at = decode_varint(data, at)
-        if not 0 <= place <= batch.last_offset_delta:
+        timestamp_delta, at = decode_varint(data, at + 1)  # after the attributes, which are unused
+        offset_delta, at = decode_varint(data, at)
+        if not 0 <= offset_delta <= batch.last_offset_delta:
             raise ValueError("a record's offset lies outside of its batch")
         key, at = _field(data, at, end)
         value, at = _field(data, at, end)
@@ -162,10 +162,11 @@ def _records(tp: Any, batch: DefaultRecordBatch, raw: bytes) -> Iterator[Any]:
         headers = []
         for _ in range(min(count, MAX_HEADERS)):
             name, at = _field(data, at, end)
-            text, at = _field(data, at, end)
-            headers.append(((name or b"").decode("utf-8", "replace"), text))
-        time = batch.max_timestamp if batch.timestamp_type else batch.first_timestamp + since
-        yield _new_record(ConsumerRecord, tp, batch, batch.base_offset + place, time, key, value, headers)
+            content, at = _field(data, at, end)
+            headers.append(((name or b"").decode("utf-8", "replace"), content))
+        time = batch.max_timestamp if batch.timestamp_type else batch.first_timestamp + timestamp_delta
+        offset = batch.base_offset + offset_delta
+        yield _new_record(ConsumerRecord, tp, batch, offset, time, key, value, headers)
         at = end
     if at != len(data):
         raise ValueError("there are bytes after the last record")
@@ -195,7 +196,7 @@ def _new_record(
 
 
 def _cost(record: Any, share: int) -> int:
-    """The number of a poll's records that this one counts as, by its size."""
+    """How many records of a poll this one counts as, by its size: one for each `share` bytes that it begins."""
     size = len(record.key or b"") + len(record.value or b"")
     size += sum(len(name) + len(value or b"") for name, value in record.headers)
     return 1 + size // share

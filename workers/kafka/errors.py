@@ -1,4 +1,4 @@
-"""Errors for callers of this folder: the Kafka library's, and ours with texts for a person."""
+"""Errors that callers of this folder see: the Kafka library's, and our own with a text for the user."""
 
 import socket
 
@@ -21,11 +21,11 @@ __all__ = [
 ]  # fmt: skip
 
 GROUP_MOVED_ON = (CommitFailedError, RebalanceInProgressError, UnknownMemberIdError, IllegalGenerationError)
-"""A commit came too late: the group has given the partitions to others, who read from the last commit again."""
+"""A commit came too late: the partitions went to other members, which read again from the last commit."""
 
 
 class KafkaUnavailable(RuntimeError):
-    """No broker answers, or it refuses us. The text is for a person."""
+    """No broker answers, or it refuses the connection. The text says what to check."""
 
 
 class TopicsMissing(RuntimeError):
@@ -37,17 +37,17 @@ class TopicsMismatch(RuntimeError):
 
 
 class RecordTooLarge(ValueError):
-    """A record is larger than its topic takes. Nothing was sent, and the producer is still good."""
+    """A record is larger than its topic allows. It was not sent, and the producer can be used further."""
 
 
 def unavailable(settings: KafkaSettings, error: BaseException) -> KafkaUnavailable:
-    """The error for a person: nothing answers, or something answers and refuses us. `error` is the client's."""
+    """The error for the user: either nothing answers, or the answer was the client's `error`."""
     for host, port in settings.hosts():
         try:
             socket.create_connection((host, port), timeout=2).close()
         except OSError:
             continue
-        return KafkaUnavailable(f"{host}:{port} does not serve us: {_refusal(settings, error)}")
+        return KafkaUnavailable(f"{host}:{port} refuses the connection: {_refusal(settings, error)}")
     return KafkaUnavailable(
         f"no broker answers at {settings.bootstrap}; "
         "start one with `factstream up`, or pass --bootstrap HOST:PORT"

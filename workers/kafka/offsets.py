@@ -59,7 +59,7 @@ def _bounds(
 def latest_by_key(
     consumer: KafkaConsumer, partitions: Sequence[TopicPartition]
 ) -> dict[TopicPartition, tuple[dict[bytes, int], int]]:
-    """The keys that partitions of a compacted topic have, each with the `hash` of its latest value, and the end offset.
+    """By partition of a compacted topic: its keys, each with the `hash` of the latest value, and the end offset.
 
     `consumer` is used as by `end_offsets`. Raises KafkaError.
     """
@@ -96,10 +96,10 @@ def lag(
 
     `consumer` is used as by `end_offsets`. Raises KafkaError.
     """
-    missing = dict.fromkeys(topics, 0)
+    uncommitted = dict.fromkeys(topics, 0)
     for tp, (committed, end) in group_progress(admin, consumer, settings, worker, topics).items():
-        missing[settings.short(tp.topic)] += end - committed
-    return missing
+        uncommitted[settings.short(tp.topic)] += end - committed
+    return uncommitted
 
 
 def group_progress(
@@ -125,12 +125,12 @@ def group_progress(
     return {tp: (min(at[tp], ends[tp]), ends[tp]) for tp in partitions}
 
 
-def _retrying(ask: Callable[[], T]) -> T:
-    """Calls `ask` until no retriable error comes: the first group of a cluster has no coordinator yet."""
+def _retrying(call: Callable[[], T]) -> T:
+    """Repeat `call` after retriable errors: the first group of a cluster has no coordinator yet. Raises KafkaError."""
     deadline = time.monotonic() + TIMEOUT_S
     while True:
         try:
-            return ask()
+            return call()
         except KafkaError as error:
             if not error.retriable or time.monotonic() > deadline:
                 raise
@@ -138,8 +138,10 @@ def _retrying(ask: Callable[[], T]) -> T:
 
 
 def caught_up(consumer: KafkaConsumer) -> bool:
-    """Whether a consumer has read everything up to the ends that its last fetches saw. An empty poll does not show it:
-    a broker that is away gives the same."""
+    """Whether a consumer has read everything up to the ends that its last fetches saw.
+
+    An empty poll does not show it: a poll is also empty while the broker is away.
+    """
     for tp in consumer.assignment():
         end, position = consumer.highwater(tp), consumer.position(tp, timeout_ms=1000)
         if end is None or position is None or position < end:
@@ -150,8 +152,10 @@ def caught_up(consumer: KafkaConsumer) -> bool:
 def unread(
     consumer: KafkaConsumer, since: Mapping[TopicPartition, int] | None = None
 ) -> dict[TopicPartition, int]:
-    """The number of records from the offsets `since`, or from the consumer's positions, to the ends that its last fetches
-    saw, where both are known. Asks the cluster nothing."""
+    """The records of each partition from the offset in `since` to the end that the last fetch saw, where both are known.
+
+    Without `since`, from the consumer's position. It sends no request to the cluster.
+    """
     counts = {}
     for tp in sorted(consumer.assignment()) if since is None else since:
         with suppress(KafkaError):

@@ -1,4 +1,4 @@
-"""The producer of every process, and its contract: a flush that returned means durable records.
+"""The producer of every process. Its contract: once a flush has returned, the records are durable.
 
 Delivery is at least once: a worker makes its work durable, calls `flush_or_raise`, and only then are the offsets of the
 records that it consumed committed (`workers.runtime.loop`).
@@ -16,7 +16,7 @@ from workers.kafka.config import DEAD_LETTER_MAX_BYTES, KafkaSettings
 from workers.kafka.errors import KafkaTimeoutError, RecordTooLarge
 
 BATCH_OVERHEAD_BYTES = 256 * 1024
-"""What a record may grow by in its batch: framing, and lz4 on bytes that do not compress."""
+"""Bytes that a record may grow by in its batch: framing, and lz4 on bytes that do not compress."""
 MAX_UNACKNOWLEDGED_BYTES = 64 * 1024 * 1024
 MAX_UNACKNOWLEDGED = 10_000
 
@@ -58,7 +58,7 @@ class Producer:
         headers: Iterable[tuple[str, bytes]] = (),
         timestamp_ms: int | None = None,
     ) -> None:
-        """Queue a record for the topic of that short name. Only `flush_or_raise` makes sure that it was sent.
+        """Queue a record for a topic (a short name). Only `flush_or_raise` makes sure that it was sent.
 
         Without a partition the key's murmur2 decides. Blocks when too much is unacknowledged. Raises RecordTooLarge.
         """
@@ -101,7 +101,7 @@ class Producer:
             raise
 
     def close(self, timeout_s: float = 3.0) -> None:
-        """Close it at once. Records that no `flush_or_raise` returned for may be lost; none of them is sent later."""
+        """Close the client. Records that were not flushed may be lost; none of them is sent later."""
         try:
             self._client.close(timeout=timeout_s)
         except KafkaTimeoutError:  # kafka-python 3.0.12 stays open then, and goes on sending

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 STALL_S = 300.0
-"""Without a turn of its loop for this long a worker is not healthy: Kafka gives its partitions away then, too."""
+"""A worker whose loop has not turned for this long is unhealthy; Kafka then gives its partitions to others, too."""
 CLIENT_TIMEOUT_S = 5.0
 UNAVAILABLE = "503 Service Unavailable"
 
@@ -64,7 +64,7 @@ def _page(health: Health, path: str) -> tuple[str, str]:
 
 
 class _Handler(WSGIRequestHandler):
-    """Hangs up on a silent client, and logs no request: one comes every few seconds."""
+    """Closes the connection of a silent client, and logs no requests: one comes every few seconds."""
 
     timeout = CLIENT_TIMEOUT_S
 
@@ -75,14 +75,14 @@ class _Server(WSGIServer):
     """Serves one client at a time."""
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hung up or said nothing is not worth a traceback on standard error."""
+        """A client that closes its connection or stays silent is not worth a traceback on standard error."""
 
 
 def address(text: str, add: int = 0) -> tuple[str, int]:
-    """The host and port of PORT (on 127.0.0.1) or HOST:PORT, `add` ports further on. Raises ValueError."""
+    """The host and port of PORT (on 127.0.0.1) or HOST:PORT, with `add` added to the port. Raises ValueError."""
     host, _, port = text.rpartition(":")
     if not port.isdecimal() or not 0 < int(port) + add < 65536:
-        raise ValueError(f"--metrics-port is PORT or HOST:PORT, not {text[:80]!r}")
+        raise ValueError(f"--metrics-port must be PORT or HOST:PORT, not {text[:80]!r}")
     return host or "127.0.0.1", int(port) + add
 
 

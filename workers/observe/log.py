@@ -11,10 +11,9 @@ import orjson
 LogFormat = Literal["text", "json"]
 
 REPEAT_S = 30.0
-"""Each message of the Kafka client is logged once in this time: a broker that is away would cost hundreds of lines a
-minute."""
+"""Seconds in which a library's message is logged once: while a broker is away there would be hundreds a minute."""
 MAX_VALUE_CHARS = 2000
-"""Longest text of a field; messages quote what others sent."""
+"""Longest text of a field: error messages quote records of any size."""
 
 WARNING, ERROR = logging.WARNING, logging.ERROR
 
@@ -40,17 +39,15 @@ def setup(worker: str, log_format: LogFormat = "text", stream: TextIO | None = N
         library.handlers = [handler]
         library.setLevel(logging.ERROR)
         library.propagate = False
-    handler.addFilter(_OncePerLogger())
+    handler.addFilter(_OncePerPlace())
 
 
-class _OncePerLogger(logging.Filter):
-    """Passes each message of the Kafka client once in `REPEAT_S`, and all of our own lines."""
+class _OncePerPlace(logging.Filter):
+    """Passes our own lines, and one line per `REPEAT_S` from each place in a library's source."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._last: dict[
-            tuple[str, int], float
-        ] = {}  # bounded: one entry for each place in the client's source
+        self._last: dict[tuple[str, int], float] = {}  # by logger and source line, so it is bounded
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.name == _log.name:

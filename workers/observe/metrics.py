@@ -1,7 +1,7 @@
 """Prometheus metrics of the workers: names, labels and buckets, and how each is recorded.
 
-They are kept in this process whether or not a port serves them (`workers.observe.health`). No text of a fact, a prompt
-or an answer is in them.
+They are recorded whether or not a port serves them (`workers.observe.health`). They contain no text of a fact, a prompt
+or an answer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ _TENTHS = tuple(n / 10 for n in range(11))
 
 LAG = Gauge(
     "factstream_lag_records",
-    "Records on the topic that the worker has not committed, per partition that it owns.",
+    "Records that the worker has not committed, per topic and partition that it owns.",
     ["worker", "topic", "partition"],
 )
 BATCH_RECORDS = Histogram(
@@ -29,7 +29,7 @@ BATCH_SECONDS = Histogram(
     ["worker"],
     buckets=_SECONDS,
 )
-RETRIES = Counter("factstream_retries", "Batches that failed and were retried.", ["worker"])
+RETRIES = Counter("factstream_retries", "Failed batches or polls that were retried.", ["worker"])
 DEAD_LETTERS = Counter(
     "factstream_dead_letters", "Records sent to the dead letters, by reason.", ["worker", "reason"]
 )
@@ -79,38 +79,39 @@ GATE = Histogram(
 
 
 def batch(worker: str, records: int, seconds: float) -> None:
+    """Record a committed batch."""
     BATCH_RECORDS.labels(worker).observe(records)
     BATCH_SECONDS.labels(worker).observe(seconds)
 
 
-def lag(worker: str, counts: Mapping[tuple[str, int], int], of_all: bool = True) -> None:
-    """Records not committed by (topic, partition). With `of_all` the partitions not in `counts` are no longer owned."""
-    if of_all:
+def lag(worker: str, counts: Mapping[tuple[str, int], int], complete: bool = True) -> None:
+    """Set the uncommitted records by (topic, partition). With `complete`, all other partitions are no longer owned."""
+    if complete:
         LAG.clear()
     for (topic, partition), count in counts.items():
         LAG.labels(worker, topic, partition).set(count)
 
 
-def memories(worker: str, facts: Mapping[str, str | int]) -> None:
-    """The number of memories, if it is among what the worker reports when it is ready."""
-    count = facts.get("memories", facts.get("replica"))
+def memories(worker: str, state: Mapping[str, str | int]) -> None:
+    """Set the number of memories from what `Worker.ready` returned, if it has one."""
+    count = state.get("memories", state.get("replica"))
     if isinstance(count, int):
         MEMORIES.labels(worker).set(count)
 
 
 def decided(decisions: Sequence[Any]) -> None:
-    """`decisions` are in the history (pipeline.memory.events.Decision)."""
+    """Record decisions (pipeline.memory.events.Decision) that are in the history."""
     for decision in decisions:
         DECISIONS.labels(decision.outcome).inc()
         if decision.published_at is not None:
-            waited = (decision.decided_at - decision.published_at).total_seconds()
-            DECISION_SECONDS.observe(max(0.0, waited))
+            seconds = (decision.decided_at - decision.published_at).total_seconds()
+            DECISION_SECONDS.observe(max(0.0, seconds))
         if decision.loss_delta is not None:
             LOSS_DELTA.observe(decision.loss_delta)
 
 
 def answered(generation: Any, queued_ms: float, generate_ms: float) -> None:
-    """`generation` is an answer (pipeline.memory_lm.Generation)."""
+    """Record an answer (pipeline.memory_lm.Generation)."""
     ANSWERS.labels("stop" if generation.finish_reason == "stop" else "length").inc()
     TOKENS.labels("prompt").inc(generation.prompt_tokens)
     TOKENS.labels("completion").inc(generation.completion_tokens)

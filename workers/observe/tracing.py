@@ -22,7 +22,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 HEADER, HEADERS = "traceparent", "traceparents"
 MAX_CONTEXTS = 256
-"""Rows of a message."""
+"""Most contexts that are read from one message."""
 
 Headers = list[tuple[str, bytes]]
 
@@ -30,6 +30,9 @@ _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a
 _EXPORTERS = {"otlp": "otlp_proto_http"}  # as its package names it
 _W3C = TraceContextTextMapPropagator()
 _tracer = trace.get_tracer("factstream")
+
+now = time.time_ns
+"""The time at which a span begins or ends: nanoseconds since the epoch."""
 
 
 def setup(service: str) -> None:
@@ -62,7 +65,7 @@ def setup(service: str) -> None:
 
 
 def of(headers: Iterable[tuple[str, bytes | None]]) -> str | None:
-    """The context in a record's headers, if there is a valid one: anybody may have written them."""
+    """The context in a record's headers; None if there is no valid one: any client may write headers."""
     return next((_valid(value) for name, value in headers if name == HEADER), None)
 
 
@@ -82,10 +85,12 @@ def _valid(value: bytes | None) -> str | None:
 
 
 def header(context: str | None) -> Headers:
+    """The header that passes a context on."""
     return [(HEADER, context.encode())] if context else []
 
 
 def headers_of_rows(contexts: Sequence[str | None]) -> Headers:
+    """The header of a message of several facts."""
     return [(HEADERS, ",".join(c or "" for c in contexts).encode())] if any(contexts) else []
 
 
@@ -136,9 +141,9 @@ def done(
     return context_of(span)
 
 
-def decided(made: Iterable[Any], parents: Mapping[Any, str | None], since: int) -> None:
-    """A span for each decision (pipeline.memory.events.Decision) whose cause, a SourceOffset, has a parent context."""
-    for d in made:
+def decided(decisions: Iterable[Any], parents: Mapping[Any, str | None], since: int) -> None:
+    """Record a span for each decision (pipeline.memory.events.Decision) whose cause, a SourceOffset, has a parent context."""
+    for d in decisions:
         if d.cause in parents:
             done("decide", parents[d.cause], since, {
                 "messaging.destination.name": d.cause.topic,
@@ -162,6 +167,3 @@ def where(record: Any) -> dict[str, Any]:
         "messaging.destination.name": record.topic, "messaging.destination.partition.id": str(record.partition),
         "messaging.kafka.offset": record.offset,
     }  # fmt: skip
-
-
-now = time.time_ns

@@ -1,1 +1,1 @@
-"""Process runtime: the poll loop that workers share, the supervisor, the embedded broker."""
+"""The process runtime: the poll loop that workers share, the supervisor and the embedded broker."""

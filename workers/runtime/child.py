@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from workers.runtime.processes import die_with_parent, stop_process
-from workers.runtime.ready import READY_FD, Facts, read_ready
+from workers.runtime.ready import READY_FD, ReadyState, read_ready
 
 RESTARTS = 5
 RESTART_WINDOW_S = 60.0
@@ -16,7 +16,7 @@ LOG_BYTES = 8 * 1024 * 1024
 
 
 class Deaths:
-    """The times at which a process ended by itself, as many as matter."""
+    """The last times at which a process ended by itself."""
 
     def __init__(self) -> None:
         self._times: deque[float] = deque(maxlen=RESTARTS + 1)
@@ -32,8 +32,8 @@ class Child:
 
     def __init__(self, name: str, command: Sequence[str], log: Path) -> None:
         self.name, self.command, self.log = name, list(command), log
-        self.facts: Facts | None = None
-        """The facts of its ready line; None until it is ready."""
+        self.ready: ReadyState | None = None
+        """The contents of its ready line; None until it is ready."""
         self.deaths = Deaths()
         self.restart_at: float | None = None
         """When to start it again, after it ended by itself."""
@@ -66,14 +66,14 @@ class Child:
         finally:
             os.close(write)
         os.set_blocking(read, False)
-        self._pipe, self.facts, self.restart_at = read, None, None
+        self._pipe, self.ready, self.restart_at = read, None, None
 
     def poll(self) -> int | None:
         """The return code if the process has ended; also reads the ready line and bounds the log."""
         bound_log(self.log)
         code = self._process.poll() if self._process else None
-        if self._pipe is not None and self.facts is None:  # after the poll, so that its last word is read
-            self.facts = read_ready(self._pipe)
+        if self._pipe is not None and self.ready is None:  # after the poll, so that a last line is not missed
+            self.ready = read_ready(self._pipe)
         return code
 
     def terminate(self) -> None:
@@ -92,7 +92,7 @@ class Child:
 
 
 def bound_log(path: Path) -> None:
-    """Keep a log under `LOG_BYTES`, and the part before it beside it. Its writer appends, so it may be cut meanwhile."""
+    """Move a log of more than `LOG_BYTES` to a second file. The process opened it to append, so it may be truncated."""
     if path.exists() and path.stat().st_size > LOG_BYTES:
         path.with_suffix(".log.1").write_bytes(path.read_bytes()[-LOG_BYTES:])
         os.truncate(path, 0)

@@ -15,12 +15,12 @@ CONSUMED = {
     "generator": [GENERATION_REQUESTS],
     "writer": [FACT_ENCODINGS, MEMORY_HITS, DEAD_LETTERS],
 }
-"""The topics that each worker's group must have consumed. A group comes after those whose output it reads."""
+"""The topics that each worker's group must have consumed. Each group comes after the groups whose output it reads."""
 TICK_S = 0.1
 
 
 def drain(settings: KafkaSettings, limit_s: float, stop: Stop) -> None:
-    """Wait until nothing is left, at most `limit_s` or until an urgent request to stop; log what is lost."""
+    """Wait until the workers have consumed everything, for at most `limit_s` or until an urgent stop; log what is lost."""
     deadline, waiting = time.monotonic() + limit_s, False
     try:
         admin, consumer = settings.admin(), settings.consumer()
@@ -42,8 +42,7 @@ def drain(settings: KafkaSettings, limit_s: float, stop: Stop) -> None:
 
 
 def _left(lag_of: Callable[[str, Sequence[str]], dict[str, int]]) -> dict[str, int]:
-    """The records left by topic, in the order of `CONSUMED`: once a group has nothing left, its output is already
-    counted for the next."""
+    """The records left by topic. In the order of `CONSUMED`, a group's last output is counted for the next group."""
     left: dict[str, int] = {}
     for worker, topics in CONSUMED.items():
         left |= {topic: count for topic, count in lag_of(worker, topics).items() if count}

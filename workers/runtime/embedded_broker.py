@@ -1,7 +1,7 @@
 """The embedded broker: a process of Tansu, a small broker with Kafka's protocol, on loopback.
 
-It keeps topics in memory only: a broker that is started again is empty and has new topic ids. A group of several members
-may stand still for minutes when one leaves while others join; `up` has one member in each group.
+It keeps topics in memory only: after a restart it is empty and has new topic ids. A group of several members may stand
+still for minutes when one leaves while others join; `up` has one member in each group.
 """
 
 import contextlib
@@ -72,7 +72,7 @@ def start(port: int, log: Path) -> EmbeddedBroker:
     log.parent.mkdir(parents=True, exist_ok=True)
     url = f"tcp://{HOST}:{port}"
     log.write_bytes(b"")
-    with open(log, "ab") as output:  # append: the file may be cut while the broker writes
+    with open(log, "ab") as output:  # append: the file may be truncated while the broker writes
         process = subprocess.Popen(
             [binary, "--listener-url", url, "--advertised-listener-url", url, "--storage-engine", STORAGE],
             stdin=subprocess.DEVNULL,

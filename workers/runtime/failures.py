@@ -7,18 +7,18 @@ from workers.observe import log
 
 
 class TopicsReplaced(RuntimeError):
-    """The cluster's topics are not those that the worker started with: the offsets it knows have lost their meaning."""
+    """The topics were created again since the worker started: the offsets that it knows are meaningless now."""
 
 
 MENDABLE = (KafkaUnavailable, TopicsMissing, TopicsMismatch, TopicsReplaced, HistoryError, ModelError)
-"""Errors whose text tells a person what to do."""
+"""Errors whose text says what to do."""
 
 
 def log_failure(error: Exception) -> None:
-    """Write one line if the error's text is enough for a person, else its traceback as well."""
+    """Log one line, with a traceback only if the error's text does not say what to do."""
     if isinstance(error, OSError) and error.filename is not None:
-        what = f"{error.filename}: {error.strerror}; check the space and the permissions there"
-        log.line("failed", log.ERROR, reason=what)
+        text = f"{error.filename}: {error.strerror}; check the space and the permissions there"
+        log.line("failed", log.ERROR, reason=text)
     elif isinstance(error, MENDABLE):
         log.line("failed", log.ERROR, reason=str(error))
     else:
@@ -26,4 +26,5 @@ def log_failure(error: Exception) -> None:
 
 
 def reason(error: BaseException) -> str:
+    """The error's text, with its type if the text does not have it."""
     return str(error) if isinstance(error, KafkaError) else f"{type(error).__name__}: {error}"

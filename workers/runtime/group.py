@@ -46,9 +46,9 @@ def join_while(
 ) -> None:
     """Run `load` while another thread joins the group to which the consumer has subscribed.
 
-    Brokers let a group's first member wait for others (Apache Kafka 3 s, group.initial.rebalance.delay.ms; the embedded
-    one half of the session timeout); this way that time is not lost. Only for a worker that is alone in its group: others
-    would lose partitions to one that cannot work yet.
+    A broker lets a group's first member wait for others (Apache Kafka for 3 s, group.initial.rebalance.delay.ms; the
+    embedded broker for half of the session timeout), and the worker loads meanwhile. Only for a worker that is alone in
+    its group: others would lose partitions to a worker that is not ready.
     """
     loaded = threading.Event()
     thread = threading.Thread(target=_join, args=(consumer, lambda: not loaded.is_set()), daemon=True)
@@ -65,7 +65,7 @@ def join_while(
 
 
 def _join(consumer: KafkaConsumer, more: Callable[[], bool]) -> None:
-    """Poll only to join: records that come are read again later. The first turn meets an error again."""
+    """Poll only to join: fetched records are read again later, and an error comes again in the loop's first poll."""
     with suppress(KafkaError):
         while more():
             for tp, records in consumer.poll(timeout_ms=JOIN_POLL_MS).items():

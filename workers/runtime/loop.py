@@ -1,4 +1,4 @@
-"""The loop of every worker: poll, process, commit; with rebalances, retries and a clean end.
+"""The loop of every worker: poll, process, commit; with rebalances, retries and a clean stop.
 
 A worker makes its batch durable in `process`: it appends to the history if it has one, produces its records, and flushes
 the producer. Only then does the loop commit the batch's offsets, so after a crash the batch is read again. All methods
@@ -41,9 +41,9 @@ def run(
     max_records: int = 500,
     sleep: Callable[[float], object] | None = None,
 ) -> int:
-    """Run a worker until it is told to stop: 0, or until it cannot go on: 1, with one clear line in the log.
+    """Run a worker. Returns the exit code: 0 if it was stopped, 1 if it failed, with the reason in the log.
 
-    SIGTERM and SIGINT (and `stop`) let the running batch end and be committed, then the group is left.
+    After SIGTERM, SIGINT or `stop` it finishes and commits the current batch, and leaves the group.
     `sleep` waits after a failure; it must return early when `stop` is set (the default does).
     """
     stop = stop or Stop()
@@ -52,7 +52,7 @@ def run(
         try:
             loop = Loop(worker, settings, data, health or Health(), poll_ms, max_records)
             loop.load()
-            # Until here a signal ends the process at once: nothing is in hand.
+            # Until here a signal ends the process at once: there is nothing to finish.
             handlers.enter_context(stopped_by_signals(stop))
             loop.start()
             _turns(loop, stop, sleep or stop.wait)
@@ -67,7 +67,7 @@ def run(
 
 
 def _turns(loop: "Loop", stop: Stop, sleep: Callable[[float], object]) -> None:
-    """Turn the loop until `stop`; wait after a failure that may pass. Raises what ends the worker."""
+    """Turn the loop until `stop`; wait and retry after a failure that may pass. Raises an error that ends the worker."""
     failures = 0
     while not stop.is_set():
         try:
@@ -92,7 +92,7 @@ def _turns(loop: "Loop", stop: Stop, sleep: Callable[[float], object]) -> None:
 
 
 class Loop:
-    """The state of one run: the clients, the partitions, and the batch in hand."""
+    """The state of the loop: the clients, the partitions, and the current batch."""
 
     def __init__(
         self,
@@ -107,9 +107,9 @@ class Loop:
         self.heartbeat = data / f"heartbeat-{worker.name}"
         self.batch: dict[TopicPartition, list[Any]] = {}
         self.assigned: set[TopicPartition] = set()
-        """The partitions that the worker was told it owns."""
+        """The partitions for which `Worker.assigned` was called, and not `revoked`."""
         self.unsure = False
-        """Whether a call of the worker has not returned: its state may be half changed."""
+        """Whether a method of the worker is running, or has failed: its state may be half changed."""
         self.ready = False
         self.checked = self.measured = 0.0
         data.mkdir(parents=True, exist_ok=True)
@@ -138,7 +138,7 @@ class Loop:
         subscribe(self.consumer, topics, self.rebalances)
 
     def turn(self) -> None:
-        """One poll, and all that follows from it."""
+        """Poll once, and handle rebalances, the records, or the lack of them."""
         self.heartbeat.touch()
         joining = self.rebalances.joining
         busy = self.ready and not joining and self.worker.unfinished
@@ -153,18 +153,18 @@ class Loop:
             tell_ready(self.worker.ready())
         if self.batch or busy:
             self._process(started)
-        # A join that ends while nobody polls is begun anew by the client (kafka-python 3.0.12), so a worker that does
-        # much between its polls would hardly ever join: until then nothing else is done.
+        # The client begins a join again that ends between two polls (kafka-python 3.0.12), so a worker with much to do
+        # between its polls would hardly ever join: it is idle only when it has joined.
         elif not self.rebalances.joining:
             self.unsure = True
             self.worker.idle()
             self.unsure = False
 
     def _process(self, started: float) -> None:
-        """The worker makes the batch durable (append, produce, flush), then its offsets are committed."""
+        """Let the worker make the batch durable (append, produce, flush), then commit its offsets."""
         count = sum(map(len, self.batch.values()))
-        since = {tp: records[0].offset for tp, records in self.batch.items()}
-        self._measure_lag(offsets.unread(self.consumer, since), of_all=False)
+        first_offsets = {tp: records[0].offset for tp, records in self.batch.items()}
+        self._measure_lag(offsets.unread(self.consumer, first_offsets), complete=False)
         self.unsure = True
         done = self.worker.process(self.batch)
         self.unsure = False
@@ -178,21 +178,21 @@ class Loop:
     def commit(self, done: Done) -> None:
         """Commit the offsets of a batch that `process` has made durable: step 5 of the commit in workers/write/worker.py.
 
-        If the group has moved on, its new owner does the batch again, which is harmless.
+        If the partitions have moved to another member, it processes the batch again, which is harmless.
         """
         if done.ahead:
-            following = dict(done.offsets or {})
+            next_offsets = dict(done.offsets or {})
         elif done.offsets is None:
-            following = {tp: records[-1].offset + 1 for tp, records in self.batch.items()}
+            next_offsets = {tp: records[-1].offset + 1 for tp, records in self.batch.items()}
         else:
-            following = {tp: done.offsets.get(tp, records[0].offset) for tp, records in self.batch.items()}
-            for tp, offset in following.items():
+            next_offsets = {tp: done.offsets.get(tp, records[0].offset) for tp, records in self.batch.items()}
+            for tp, offset in next_offsets.items():
                 self.consumer.seek(tp, offset)
         self.batch = {}  # a failure from here on does not read it again
-        if not following:
+        if not next_offsets:
             return
         try:
-            offsets.commit(self.consumer, following)
+            offsets.commit(self.consumer, next_offsets)
         except GROUP_MOVED_ON as error:
             log.line("not committed", log.WARNING, reason=type(error).__name__)
 
@@ -205,9 +205,9 @@ class Loop:
             self._measure_lag(offsets.unread(self.consumer))
             metrics.memories(self.worker.name, self.worker.ready())
 
-    def _measure_lag(self, counts: dict[TopicPartition, int], of_all: bool = True) -> None:
+    def _measure_lag(self, counts: dict[TopicPartition, int], complete: bool = True) -> None:
         named = {(self.settings.short(tp.topic), tp.partition): count for tp, count in counts.items()}
-        metrics.lag(self.worker.name, named, of_all)
+        metrics.lag(self.worker.name, named, complete)
 
     def _rebalance(self, event: str, partitions: list[TopicPartition]) -> None:
         if not partitions:
@@ -224,7 +224,10 @@ class Loop:
         log.line(event, partitions=names)
 
     def _check_topics(self) -> None:
-        """Compare the topics' ids before each batch: a poll does not show that the broker is away or was wiped."""
+        """Compare the topics' ids, before each batch: a poll does not show that the broker is away or was wiped.
+
+        Raises TopicsReplaced, TopicsMissing, KafkaError.
+        """
         now = time.monotonic()
         if not self.batch and now - self.checked < IDLE_CHECK_S:
             return
@@ -233,7 +236,7 @@ class Loop:
         self.checked = now
 
     def retry(self) -> None:
-        """After a failure: the batch is read again, and a worker that failed loads its partitions again."""
+        """After a failure, rewind to the batch's start, and let a worker that failed load its partitions again."""
         owned = self.consumer.assignment()
         for tp, records in self.batch.items():
             if tp in owned:

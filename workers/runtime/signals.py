@@ -1,7 +1,7 @@
 """The request to stop: a flag that signal handlers set without a lock, and that loops poll.
 
-A handler runs on the main thread, between any two instructions of it. Were the flag a `threading.Event`, its `set`
-would wait for the lock that the interrupted `wait` or `set` of the same thread holds, for ever.
+A handler runs on the main thread, between any two instructions of it. If the flag were a `threading.Event`, its `set`
+would wait for ever for the lock that the interrupted `wait` or `set` of the same thread holds.
 """
 
 import signal
@@ -27,7 +27,7 @@ class Stop:
         return len(self._requests) > 0
 
     def is_urgent(self) -> bool:
-        """Whether it was requested more than once: what would be waited for is given up."""
+        """Whether it was requested more than once: the process then waits for nothing that takes long."""
         return len(self._requests) > 1
 
     def wait(self, seconds: float) -> bool:

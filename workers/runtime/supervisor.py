@@ -1,7 +1,7 @@
 """The supervisor of the local stack: the embedded broker and one process of each worker.
 
-It starts the processes, watches them, starts again those that end, drains the broker and stops everything. Children run
-in sessions of their own, so that Ctrl-C reaches only the supervisor, and die with it if it is killed.
+It starts the processes, restarts a process that ends, and at the end drains the broker and stops everything. Children run
+in sessions of their own, so that Ctrl-C reaches only the supervisor, and they are killed if it is killed.
 """
 
 import json
@@ -31,7 +31,7 @@ TICK_S = 0.1
 
 
 class StackError(RuntimeError):
-    """The stack cannot run, or cannot go on. The text is for a person."""
+    """The stack cannot run, or cannot go on. The text says what to do."""
 
 
 def worker_commands(
@@ -144,11 +144,11 @@ class _Stack:
         return self.settings.env() | {"FACTSTREAM_DATA": str(self.data), ALONE: alone}
 
     def holds_records(self) -> bool:
-        """Whether stopping now can lose what is in the embedded broker's memory."""
+        """Whether the embedded broker may hold records that a stop would lose."""
         return self.ready and self.broker is not None and self.broker.alive()
 
     def check(self, now: float) -> None:
-        """Look at every process once, and start again those that have ended. Raises StackError."""
+        """Restart the processes that have ended. Raises StackError."""
         if self.broker and not self.broker.alive():
             if self.broker_deaths.add(now) > RESTARTS:
                 raise StackError(f"the embedded broker keeps ending{log_tail(self.broker.log)}")
@@ -162,7 +162,7 @@ class _Stack:
         code = child.poll()
         if code is not None and child.restart_at is None:
             deaths = child.deaths.add(now)
-            came_up = self.ready or child.facts is not None
+            came_up = self.ready or child.ready is not None
             if deaths > (RESTARTS if came_up else 1):
                 raise StackError(
                     f"the {child.name} ended {deaths} times within a minute, "
@@ -176,7 +176,7 @@ class _Stack:
             log.line("worker started again", log.WARNING, name=child.name, pid=child.pid)
 
     def stop(self) -> None:
-        """SIGTERM to the workers, SIGKILL to those that are left after 10 s, then the broker."""
+        """Send SIGTERM to the workers, and SIGKILL after 10 s; then stop the broker."""
         for child in self.children:
             child.terminate()
         deadline = time.monotonic() + STOP_TIMEOUT_S
@@ -187,28 +187,28 @@ class _Stack:
 
 
 def _watch(stack: _Stack, stop: Stop, on_ready: Callable[[], object]) -> None:
-    """Look after the processes until `stop`. Raises StackError."""
+    """Watch the processes until `stop`. Raises StackError."""
     deadline = time.monotonic() + READY_TIMEOUT_S
     while not stop.wait(TICK_S):
         now = time.monotonic()
         stack.check(now)
-        if not stack.ready and all(child.facts is not None for child in stack.children):
+        if not stack.ready and all(child.ready is not None for child in stack.children):
             stack.ready = True
             on_ready()
         if not stack.ready and now > deadline:
-            late = next(child for child in stack.children if child.facts is None)
+            late = next(child for child in stack.children if child.ready is None)
             raise StackError(f"the {late.name} was not ready in {READY_TIMEOUT_S:.0f} s{log_tail(late.log)}")
 
 
 def _ready_line(stack: _Stack, model: str, as_json: bool) -> str:
-    facts = {name: value for child in stack.children for name, value in (child.facts or {}).items()}
+    states = {name: value for child in stack.children for name, value in (child.ready or {}).items()}
     where = {"bootstrap": stack.settings.bootstrap, "model": model, "data": str(stack.data)}
     if as_json:
         pids = {child.name: child.pid for child in stack.children}
         if stack.broker:
             pids["broker"] = stack.broker.process.pid
-        return json.dumps({"ready": True, **where, "pids": pids, **facts})
-    count = facts.get("memories", 0)
+        return json.dumps({"ready": True, **where, "pids": pids, **states})
+    count = states.get("memories", 0)
     memories = "1 memory" if count == 1 else f"{count} memories"
     return f"ready: {where['bootstrap']}, model {model}, data {where['data']}, {memories}"
 

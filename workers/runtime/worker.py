@@ -9,15 +9,15 @@ from workers.kafka import KafkaConsumer, TopicPartition
 
 
 class Retry(Exception):
-    """Retry the batch: the worker drops its partitions' state, loads it again, and the batch is read again."""
+    """The batch must be retried: the loop loads the worker's partitions again, and reads the batch again."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """A batch is durable, and its offsets may be committed. `fields` go on its log line.
+    """A batch is durable, and its offsets may be committed. `fields` are logged with it.
 
-    `offsets` are the next ones to read, for a worker that did less than the whole batch; the rest of it is read again.
-    With `ahead` the worker keeps the rest and finishes it later: exactly `offsets` are committed, and nothing is read again.
+    `offsets`, the next to read, are given if the worker processed only a part of the batch; the rest is read again. With
+    `ahead` the worker keeps the rest and finishes it later: exactly `offsets` are committed, and nothing is read again.
     """
 
     fields: dict[str, object]
@@ -26,45 +26,47 @@ class Done:
 
 
 class Worker(ABC):
-    """A process's work on its topics. All methods are called on the main thread, in the order `load`, `start`, then the
-    others. `topics` are short names; a TopicPartition carries the full one."""
+    """The work of a process on its topics. All methods run on the main thread: `load`, `start`, then the others.
+
+    `topics` are short names; a TopicPartition has the full name.
+    """
 
     name: str
     topics: Sequence[str]
 
     def load(self, alone: bool) -> None:
-        """Once, before `start`: load what takes long. `alone` says that all partitions will be this worker's."""
+        """Called once, before `start`, for whatever takes long to load. `alone`: this worker will own all partitions."""
         return
 
     @abstractmethod
     def start(self, consumer: KafkaConsumer, topic_ids: dict[str, str]) -> None:
-        """Once, with the ids of all topics by short name: they hold for this process."""
+        """Called once, with the ids of all topics by short name, which hold for the life of the process."""
 
     def assigned(self, partitions: list[TopicPartition]) -> None:
-        """The worker owns these partitions from now on. May take long."""
+        """The worker owns these partitions from now on. It may take long here."""
         return
 
     def revoked(self, partitions: list[TopicPartition]) -> None:
-        """The worker owns these no longer; they may come back at once, or after another worker had them."""
+        """The worker no longer owns these partitions; they may come back, perhaps after another worker had them."""
         return
 
     @abstractmethod
     def process(self, records: dict[TopicPartition, list[Any]]) -> Done:
-        """Do the batch and make it durable, in a few seconds. Raises Retry."""
+        """Process the batch and make it durable, in a few seconds. Raises Retry."""
 
     @property
     def unfinished(self) -> bool:
-        """Whether the worker has work in hand: then `process` is called again at once, with no records if none came."""
+        """Whether the worker has work left: then `process` is called again at once, even without new records."""
         return False
 
     def idle(self) -> None:
-        """A poll brought nothing, and the group is joined."""
+        """Called after a poll without records, while the group is joined."""
         return
 
     @abstractmethod
     def ready(self) -> dict[str, str | int]:
-        """The facts of the supervisor's ready line, after the first assignment."""
+        """The contents of the ready line (`workers.runtime.ready`), after the first assignment."""
 
     def close(self) -> None:
-        """Once, at the end, however it came."""
+        """Called once at the end, also after a failure."""
         return
