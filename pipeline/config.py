@@ -1,7 +1,7 @@
 """Every tuned number of the mechanism, with its unit and where its value comes from.
 
-Settings are what a bank or a MemoryLM can be given; TEXT, CALIBRATION and DECISIONS are fixed, because what is stored
-depends on them: every process must have the same. Numbers that only trade speed for memory stand beside their code.
+A bank or a MemoryLM takes Settings. TEXT, CALIBRATION and DECISIONS are fixed, because the stored encodings and decisions
+depend on them: every process must use the same. Numbers that only trade speed for memory stand beside their code.
 
 Where a value comes from:
   facts          measured on 6,628 counterfactual facts with a model of 135M parameters (docs/memory.md)
@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TextConfig:
-    """How a text is split, and what in it counts as a name."""
+    """How words are compared, and which words count as names, dates and clauses."""
 
     stem: int = 4
-    """Characters that two forms of one word share at least, from their beginning. Set."""
+    """Characters: the shortest beginning that two forms of one word share. Set."""
     stem_share: float = 0.6
-    """Share of the longer word that they share at least. Set."""
+    """Share of the longer word that this beginning has at least. Set."""
     longest_inflected: int = 24
     """Characters: a longer word has no forms. Set."""
     same_word: float = 0.5
@@ -29,55 +29,55 @@ class TextConfig:
     sentence_start_score: float = 0.5
     """Name score of a capital that may only begin a sentence. Set."""
     rare_from: float = 0.7
-    """In a text without capitals: share of the most a word can say from which it may be a name. Set."""
+    """In a text without capitals: share of the largest unigram_nll from which a word may be a name. Set."""
     rare_range: float = 0.25
     """The range of that share over which the name score rises to 1. Set."""
     date_before: int = 2
-    """Words of a date before its year at most ("21 May 2023"). Hand-written."""
+    """Most words of a date before its year ("21 May 2023"). Hand-written."""
     date_after: int = 2
-    """Numbers of a date after its year at most ("2023-05-21"). Hand-written."""
+    """Most numbers of a date after its year ("2023-05-21"). Hand-written."""
     date_digits: int = 2
-    """Digits of such a number at most. Hand-written."""
+    """Most digits of such a number. Hand-written."""
     clause_words: int = 3
-    """Words of a clause at least: a comma after fewer does not end one. Hand-written."""
+    """Fewest words of a clause: a comma after fewer does not end one. Hand-written."""
     symbol_frequency: float = 1e-3
     """Probability of a single letter or digit, whose rank in the vocabulary tells nothing. Set."""
 
 
 @dataclass(frozen=True)
 class CalibrationConfig:
-    """How the basis is made in which states are compared. Its bytes are part of the encoder id."""
+    """How the basis in which states are compared is computed. Its bytes are part of the encoder id."""
 
     texts: int = 288
-    """Texts that the model writes, half of them from nothing, half from a line break. Facts."""
+    """Texts that the model writes: half of them begin with nothing, half with a line break. Facts."""
     tokens: int = 32
     """Tokens of each. Facts."""
     texts_together: int = 48
     """Texts written in one batch; the sampled tokens depend on it. Set."""
     least_tokens: int = 4
-    """A text that ends sooner is left out. Set."""
+    """Tokens: a shorter text is left out. Set."""
     shrink: float = 0.1
-    """Share of the mean variance that is added to each direction's, so that none is blown up. Facts."""
+    """Share of the mean variance that is added to every direction's, so that whitening amplifies no noise. Facts."""
     depth: float = 0.27
-    """Share of the layers after which states are read: a word knows its neighbours, and is still itself. Facts."""
+    """Share of the layers after which states are read: there a state has context, but still tells its word. Facts."""
     seed: int = 0
-    """Of the random generator."""
+    """Seed of the random generator."""
 
 
 @dataclass(frozen=True)
 class DecisionConfig:
-    """When two facts are about the same subject and relation, and what a decision adds to an importance."""
+    """When two facts are about the same subject and relation, and how much a decision adds to an importance."""
 
     wording_below: float = 0.6
-    """Share of the most that a word of either fact says: a word that says less is wording. Facts."""
+    """Share of the largest unigram_nll in either fact: a word with less is wording. Facts."""
     outweighs: float = 1.5
-    """The shared words' weight is at least so many times that of the answers in which they differ. Facts."""
+    """The shared words weigh at least so many times as much as the answers that differ. Facts."""
     learned_weight: float = 1.0
-    """Importance of a learned memory that buys nothing. Set."""
+    """Importance of a learned memory with a loss delta of 0. Set."""
     most_loss_delta: float = 8.0
-    """Nats per token: the most of a loss delta that is added to it. Set."""
+    """Nats per token: upper bound of the loss delta, which is added to it. Set."""
     reinforced_weight: float = 1.0
-    """What seeing the same text again adds to the importance. Set."""
+    """Importance that is added when the same text comes again. Set."""
 
 
 TEXT = TextConfig()
@@ -87,64 +87,64 @@ DECISIONS = DecisionConfig()
 
 @dataclass(frozen=True)
 class IdfConfig:
-    """How much a word says."""
+    """How informative a word is."""
 
     pseudo_facts: float = 1000.0
-    """Facts: what the tokenizer's word frequencies weigh, against the bank's counts. Facts."""
+    """Facts: weight of the tokenizer's word frequencies, as pseudo-counts beside the bank's counts. Facts."""
     informative: float = 0.6
-    """Share of the most that a word can say. A word that says less is never an answer, and breaks none. Set."""
+    """Share of the largest weight of a word. A word below it is a small word, which is never an answer. Set."""
 
 
 @dataclass(frozen=True)
 class RetrievalConfig:
-    """Which memories a prompt concerns."""
+    """How the memories that a prompt concerns are found and ranked."""
 
     candidates: int = 128
     """Memories found by their pooled states, to be scored exactly. Facts: recall@3 among 100,000."""
     word_candidates: int = 2
-    """Times as many are found by their words. Facts: with 1, recall@3 among 100,000 was .984, with 2 .993."""
+    """Memories found by their words, as a multiple of `candidates`. Facts: recall@3 among 100,000 .984 with 1, .993 with 2."""
     compared_ties: int = 16_384
-    """Memories with the same words of a prompt, at most, whose pooled states are compared to find the nearest. Set."""
+    """Most memories whose pooled states are compared, of those that tie by the prompt's words. Set."""
     postings: int = 5_000
-    """Memories with one word that are looked at, the newest first. Set."""
+    """Most memories with one word that are examined, the newest first. Set."""
     prompt_words: int = 64
-    """Words of a prompt that are looked at, from its end. Set."""
+    """Last words of a prompt that are used. Set."""
     prompt_tokens: int = 256
-    """Tokens of a prompt that the encoder reads, from its end. Set."""
+    """Last tokens of a prompt that the encoder reads. Set."""
     alike_from: float = 0.2
     """Cosine of two words' states from which they count as similar. Facts."""
     rarity_weight: float = 6.0
-    """Weight of the rarity of what is matched, relative to the late interaction. Facts."""
+    """Weight of the matched words' rarity, relative to the late interaction. Facts."""
     trial_weight: float = 0.5
-    """Weight of the score as it stands, relative to the score times the share that matches. Facts."""
+    """Weight of the score itself, relative to the score times the matching share. Facts."""
     aligned: int = 16
-    """Best memories that are aligned with the prompt. Facts."""
+    """Memories, the best by score, that are aligned with the prompt. Facts."""
     importance_weight: float = 0.01
     """Share of the score that a doubling of the importance adds. Set."""
     importance_doublings: float = 10.0
-    """Doublings of the importance that count at most. Set."""
+    """Most doublings of the importance that count. Set."""
     category_bonus: float = 0.02
-    """Share of the score that it adds if the prompt names the memory's category. Set."""
+    """Share of the score that is added if the prompt names the memory's category. Set."""
     memories: int = 3
     """Memories that may take part in an answer. Facts."""
     other_memories: int = 5
-    """More memories: the model may choose one of them for the answer. Hand-written."""
+    """Further memories, among which the model may choose the answer. Hand-written."""
 
 
 @dataclass(frozen=True)
 class AlignmentConfig:
-    """Which words of a prompt and a fact match, and what a missing word weighs."""
+    """Which words of a prompt and a fact match, and how much a missing word weighs."""
 
     rest_weight: float = 1.0
     """Weight of an unmatched prompt word, relative to a matched one. Facts."""
     wording_weight: float = 0.15
-    """Weight of an unmatched word that is no name, relative to a name. Facts."""
+    """Weight of an unmatched word that is not a name, relative to a name. Facts."""
     named_share: float = 0.5
-    """Share of the matched weight that names have, from which other wording is forgiven in full. Facts."""
+    """Names' share of the matched weight from which `wording_weight` applies in full. Facts."""
     torn_weight: float = 1.0
     """Extra weight of an unmatched name next to a matched one (a partial name match). Facts."""
     evidence_prior: float = 20.0
-    """Nats squared, less than one word has: weaker evidence of what is asked for is ignored. Hand-written."""
+    """Nats squared, less than one word has: added to each word's evidence, so that weak evidence tells little. Hand-written."""
     name_evidence: float = 0.3
     """Evidence weight of a matching word inside a name. Hand-written."""
     other_clause_evidence: float = 0.5
@@ -152,23 +152,23 @@ class AlignmentConfig:
     evidence_reach: float = 4.0
     """Words over which a matching word's evidence falls by e. Hand-written."""
     whole_names: float = 0.99
-    """Share of the prompt's names from which the fact has all of them. Set."""
+    """Matching share of the prompt's names from which the fact counts as having all of them. Set."""
     detail_weight: float = 0.5
-    """Weight of a name that such a fact has besides, relative to one of another subject. Hand-written."""
+    """Weight of a further name in such a fact, relative to the name of another subject. Hand-written."""
 
 
 @dataclass(frozen=True)
 class GateConfig:
-    """Whether a memory belongs to a prompt."""
+    """How far a memory's gate opens for a prompt."""
 
     gate_open: float = 0.62
-    """Share of what is at stake that matches: below it the gate is closed. Facts."""
+    """Matching share below which the gate is closed. Facts."""
     gate_full: float = 0.80
-    """From this share on the gate is 1; in between it rises linearly. Facts."""
+    """Matching share from which the gate is 1; between the two it rises linearly. Facts."""
     gate_least: float = 0.5
     """The gate at `gate_open`. Set."""
     same_share_digits: int = 1
-    """Decimal digits in which two memories' shares agree if they match a prompt equally well. Set."""
+    """Decimal digits to which shares are rounded, to tell whether two memories match equally well. Set."""
 
 
 @dataclass(frozen=True)
@@ -176,25 +176,25 @@ class SpanConfig:
     """Which words of a fact answer a prompt: pipeline/fusion/answer_span.py."""
 
     near_score: float = 0.5
-    """Share of the best fact's score that another fact has at least, to be read for the answer. Hand-written."""
+    """Share of the best fact's score from which another fact's spans are scored, too. Hand-written."""
     question_weight: float = 0.2
-    """Weight of the nats by which a fact makes the question likelier. Hand-written."""
+    """Weight of the question's log-probability after the fact. Hand-written."""
     score_weight: float = 0.125
-    """Weight of the score with which the fact was found. Hand-written."""
+    """Weight of the fact's retrieval score. Hand-written."""
     inside_span: float = 1.5
-    """Nats for a span within the words that alignment takes for the answer. Hand-written."""
+    """Nats: bonus for a span within the alignment's answer span. Hand-written."""
     question_power: float = 0.5
     """The log-probability of an answer is divided by its tokens to this power. Hand-written."""
     continued_power: float = 0.25
-    """The same where a sentence breaks off: a small model likes to go on with the fact's wording. Hand-written."""
+    """The same where a sentence breaks off: there a small model prefers the fact's wording. Hand-written."""
     continued_score: float = 0.5
     """Weight of a fact's score where a sentence breaks off, relative to a question. Hand-written."""
     span_prompt_tokens: int = 256
-    """Tokens of a prompt that are read, from its end. Set."""
+    """Last tokens of a prompt that are read. Set."""
     answer_words: int = 14
-    """Words of an answer at most. Set."""
+    """Most words of an answer. Set."""
     answer_starts: int = 32
-    """Words of a fact at which an answer may start, at most. Set."""
+    """Most words of a fact at which an answer may start. Set."""
 
 
 @dataclass(frozen=True)
@@ -210,47 +210,47 @@ class FusionConfig:
     statement: float = 4.0
     """Nats: bonus for copying the fact's whole sentence, where a sentence may begin. Facts."""
     follows: float = 1.5
-    """Nats: bonus for each word before the start that was just said. Facts."""
+    """Nats: bonus for each word before the start with which the text so far ends. Facts."""
     most_followed: int = 3
-    """Such words that count at most. Set."""
+    """Most such words that count. Set."""
     any_word: float = -7.0
-    """Nats: log-probability of one word, or number, where any may stand. Set."""
+    """Nats: upper bound of the model's log-probability of a start outside of the answer, or of a blank. Set."""
     beside_a_name: float = 2.0
-    """Nats: penalty for starting to copy at a word of the answer that is no name, if it has one. Facts."""
+    """Nats: penalty for starting to copy at another word of the answer than a name, if it has a name. Facts."""
     later: float = 1.0
     """Nats: penalty for each possible start in the answer before this one. Hand-written."""
     idf_power: float = 2.0
     """Exponent of a word's idf in the odds of starting to copy at it. Set."""
     least_nats: float = 0.1
-    """Nats: lower bound of idf and surprisal there. Set."""
+    """Nats: lower bound of idf and surprisal in these odds. Set."""
     own_power: float = 0.5
-    """Exponent of the model's own probability there. Set."""
+    """Exponent of the model's own probability in these odds. Set."""
     least_weight: float = 1e-4
     """Probability below which a possible start is dropped. Set."""
     least_path: float = 1e-3
     """Probability below which a copy in progress is dropped, and no new one starts. Set."""
     said_from: float = 0.5
-    """Probability of having been copied from which a memory has given its answer. Set."""
+    """Probability of a copy path from which its memory has given its answer. Set."""
     context_characters: int = 200
-    """Characters of prompt and answer that are compared with the words before a start. Set."""
+    """Last characters of prompt and answer that are compared with the words before a start. Set."""
     repeated_tokens: int = 5
-    """Tokens: no run of so many is generated twice while a memory takes part (n-gram blocking). Set."""
+    """Tokens: no sequence of so many is generated twice while a memory takes part (n-gram blocking). Set."""
 
 
 @dataclass(frozen=True)
 class BankConfig:
-    """What is learned, and what is kept."""
+    """Which facts are learned, and which memories are kept."""
 
     min_loss_delta: float = 0.7
-    """Nats per token of the answer: what a fact must buy to be learned. 0.7 is a probability of one half. Facts."""
+    """Nats per token of the answer: loss delta from which a fact is learned. 0.7 is a probability of one half. Facts."""
     capacity: int = 100_000
-    """Memories a namespace. Set."""
+    """Most memories of a namespace. Set."""
     half_life_days: float = 30.0
-    """Days after which an importance counts half. Set."""
+    """Days after which an importance has halved. Set."""
     remembered_ids: int = 100_000
-    """fact_ids that a namespace remembers, to decide each once. Set."""
+    """Most fact_ids, and request_ids, that a namespace remembers, to decide each once. Set."""
 
 
 @dataclass(frozen=True)
 class Settings(BankConfig, FusionConfig, SpanConfig, GateConfig, AlignmentConfig, RetrievalConfig, IdfConfig):
-    """All that a bank or a MemoryLM can be given, by keyword: Settings(capacity=1_000). All processes must agree."""
+    """All settings of a bank or a MemoryLM, by keyword: Settings(capacity=1_000). All processes must use the same."""

@@ -21,9 +21,9 @@ class Locked(Exception):
 def atomic_file(path: Path, *, durable: bool = True, exclusive: bool = False) -> Iterator[BinaryIO]:
     """A file to write, which appears under the name `path` when the block ends without an error.
 
-    Until then it is `.STEM.RANDOM.tmp` in the same folder, which is made where it is missing. With `durable` the content
+    Until then it is `.STEM.RANDOM.tmp` in the same folder, which is created if it is missing. With `durable` the content
     and the name are on the disk when the block has ended. With `exclusive` an existing file is kept, and FileExistsError
-    raised; otherwise it is replaced. Raises OSError where the disk refuses; nothing is left of the file then.
+    raised; otherwise it is replaced. Raises OSError where the disk refuses, and then leaves nothing of the file.
     """
     make_folder(path.parent)
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".tmp", dir=path.parent)
@@ -34,7 +34,7 @@ def atomic_file(path: Path, *, durable: bool = True, exclusive: bool = False) ->
                 file.flush()
                 os.fsync(file.fileno())
         if exclusive:
-            os.link(name, path)  # fails where the name exists, which no rename does
+            os.link(name, path)  # fails where the name exists; a rename would replace it
         else:
             os.replace(name, path)
     finally:
@@ -44,7 +44,7 @@ def atomic_file(path: Path, *, durable: bool = True, exclusive: bool = False) ->
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder and those above it that are missing, their names durable. Raises OSError."""
+    """Makes a folder and its missing parents, and their names durable. Raises OSError."""
     if not path.is_dir():
         make_folder(path.parent)
         path.mkdir(exist_ok=True)

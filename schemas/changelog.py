@@ -1,7 +1,7 @@
-"""`memory-changelog`: the memory as a compacted topic. Key `namespace/memory_id`; a tombstone removes.
+"""`memory-changelog`: the memory as a compacted topic, a record a memory, by `namespace/memory_id`.
 
-Each namespace also has one position record, key `namespace/`: how far its facts are decided. With it a publisher waits
-for its facts, and a request waits for a memory that has them (read your writes).
+A tombstone removes the memory of its key. Each namespace also has one position record, key `namespace/`: how far its facts
+are decided. By it a publisher can wait for its facts, and a request for a memory that has them (read your writes).
 """
 
 import re
@@ -41,18 +41,18 @@ Outcome = Literal[
     "erased",
     "used",
 ]
-"""What became of a fact, or of a memory.
+"""The outcome of a decision about a fact or a memory.
 
 learned      stored as a new memory
 superseded   stored, and an older memory on the same subject and relation was removed
-reinforced   a memory says the same already
-skipped      by the loss gate: the model knows it, so storing it would not help
-outdated     older than what is remembered
+reinforced   a memory has the same text, and became more important
+skipped      not stored, by the loss gate: the model knows the fact already
+outdated     older than a memory on the same subject and relation
 duplicate    its fact_id was decided before
 evicted      removed because the namespace is full
 forgotten    removed on request
 erased       removed on request, and its text taken out of the history
-used         answered a request
+used         took part in an answer
 """
 
 
@@ -101,6 +101,7 @@ class PositionRecord(Message):
 
 
 def changelog_key(namespace: str, memory_id: str = "") -> bytes:
+    """The key of a memory; without a memory_id, of the namespace's position record."""
     return f"{namespace}/{memory_id}".encode()
 
 

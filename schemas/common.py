@@ -170,7 +170,7 @@ def encode(message: Message) -> bytes:
 
 
 def decode_key(key: bytes | None, what: str) -> str | None:
-    """A Kafka key as text; `what` it must be goes into the error. Raises BadMessage."""
+    """A Kafka key as text, None for no key. Raises BadMessage; `what`: the name of what the key must be, for its text."""
     if key is None:
         return None
     try:

@@ -1,7 +1,8 @@
-"""`fact-encodings`: what the encoder measured of facts, in Arrow IPC.
+"""`fact-encodings`: facts with the numbers that the encoder measured, in Arrow IPC.
 
-A message is one record batch, of one namespace. Each row has the source offset (topic_id, partition, offset) of its record on
-`facts`: by it the writer decides each fact once. A row of kind `forget` or `erase` carries a request to forget in order with the facts.
+A message is one record batch, of one namespace. Each row has the source offset (topic_id, partition, offset) of its record
+on `facts`, so that the writer decides each fact once. A row of kind `forget` or `erase` is a request to forget, in order
+with the facts.
 """
 
 import struct
@@ -13,7 +14,9 @@ from schemas.common import BadMessage
 from schemas.fields import FACT, MEASURED, SOURCE_OFFSET, TIME, WORDS, required
 
 MAX_ROWS = 256
+"""Most rows of a message."""
 MAX_VECTOR_BYTES = 1024 * 1024
+"""Most bytes of one fact's vectors."""
 
 FACT_ENCODINGS = pa.schema(
     [
@@ -23,7 +26,7 @@ FACT_ENCODINGS = pa.schema(
         *required(FACT, "observed_at"),  # the text is null except for a fact
         pa.field("published_at", TIME, nullable=False),  # the Kafka timestamp
         pa.field("min_loss_delta", pa.float32()),
-        pa.field("forget", pa.string()),  # a memory_id, for the other kinds
+        pa.field("forget", pa.string()),  # the memory_id to forget; null for a fact
         pa.field("encoder_id", pa.string(), nullable=False),
         *MEASURED,
         *WORDS,

@@ -96,7 +96,7 @@ def json_schema(model: type[Message]) -> dict[str, Any]:
 
 
 def asyncapi() -> dict[str, Any]:
-    """The AsyncAPI 3 document: the topics as channels, and what factstream itself sends and receives on them."""
+    """The AsyncAPI 3 document: the topics as channels, and the operations of factstream's own workers."""
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -175,7 +175,7 @@ def _message(name: str, key: dict[str, Any]) -> dict[str, Any]:
 
 
 def export(folder: Path = Path(__file__).parent) -> list[Path]:
-    """Write every schema and asyncapi.yaml into `folder`; the same models give the same bytes. Returns the files."""
+    """Writes every schema and asyncapi.yaml into `folder`, and returns the files. The same models give the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, model in MESSAGES.items():

@@ -35,25 +35,25 @@ FACT: Fields = (
     pa.field("fact_id", pa.string()),
     pa.field("observed_at", TIME),  # the fact's own time, else the Kafka timestamp
 )
-"""What the upstream system stated."""
+"""The fact as the upstream system stated it."""
 
 MEASURED: Fields = (
     pa.field("base_loss", pa.float32()),  # nats per token of the answer span
     pa.field("recall_loss", pa.float32()),  # the same, with the fact's own memory fused in
     pa.field("loss_delta", pa.float32()),  # base_loss - recall_loss
 )
-"""What the encoder measured of the whole fact."""
+"""The losses of the whole fact, as the encoder measured them."""
 
 WORDS: Fields = (
     pa.field("priors", pa.list_(pa.float32())),  # information of each word before any memory, nats
-    pa.field("surprisals", pa.list_(pa.float32())),  # of each word in the fact, nats
+    pa.field("surprisals", pa.list_(pa.float32())),  # -log p of each word in the fact, nats
     pa.field("vectors", pa.binary()),  # uint8 [words, ceil(d / 4)]: pipeline/ingest/quantize.py
 )
-"""What the encoder measured of each word."""
+"""The numbers of each word, as the encoder measured them."""
 
 
 def required(fields: Fields, *names: str) -> Iterator[pa.Field]:
-    """The same fields, of which those named take no nulls; without names, none of them does."""
+    """The same fields, where the named ones, or all of them without names, take no nulls."""
     return (
         field.with_nullable(field.nullable and bool(names) and field.name not in names) for field in fields
     )

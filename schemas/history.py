@@ -23,8 +23,8 @@ HISTORY = pa.schema(
         *MEASURED,
         pa.field("min_loss_delta", pa.float32()),  # the threshold that was applied
         pa.field("importance", pa.float32()),  # after the decision; log2, undecayed
-        pa.field("gate", pa.float32()),  # of a use
-        pa.field("request_id", pa.string()),  # of a use
+        pa.field("gate", pa.float32()),  # of the outcome `used`
+        pa.field("request_id", pa.string()),  # of the outcome `used`
         pa.field("encoder_id", pa.string()),
         pa.field("topic", pa.string(), nullable=False),  # of the record that caused it: facts or memory-hits
         *SOURCE_OFFSET,
@@ -59,7 +59,7 @@ GENERATIONS = pa.schema(
         pa.field("prompt", pa.string(), nullable=False),
         pa.field("text", pa.string(), nullable=False),
         pa.field("use_memory", pa.bool_(), nullable=False),
-        pa.field("memory_ids", pa.list_(pa.string()), nullable=False),  # those retrieved, best first
+        pa.field("memory_ids", pa.list_(pa.string()), nullable=False),  # the memories retrieved, best first
         pa.field("gates", pa.list_(pa.float32()), nullable=False),
         pa.field("finish_reason", pa.string(), nullable=False),
         pa.field("error", pa.string()),
@@ -73,3 +73,4 @@ GENERATIONS = pa.schema(
     ],
     metadata={b"factstream.generations": b"1"},
 )
+"""One answer per row."""

@@ -1,4 +1,7 @@
-"""`memory-hits`: which memories answered, so that use counts in eviction. The key is the namespace."""
+"""`memory-hits`: the memories that took part in answers. The key is the namespace.
+
+The writer adds each use to the memory's importance, which decides what is evicted.
+"""
 
 from typing import Annotated
 

@@ -88,7 +88,7 @@ def decode_request(key: bytes | None, value: bytes | None) -> tuple[str, Generat
 
 
 def request_id_of(key: bytes | None) -> str | None:
-    """The request_id in a key; None if it has none, and then nobody can be answered."""
+    """The request_id in a key; None for a key that is not one, whose sender cannot be answered."""
     try:
         text = decode_key(key, "request_id")
     except BadMessage:

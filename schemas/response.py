@@ -1,4 +1,4 @@
-"""`generation-responses`: answers. The key is the request_id; a client keeps the first answer of each."""
+"""`generation-responses`: answers. The key is the request_id; a client keeps the first of each."""
 
 from typing import Annotated, Literal
 

@@ -1,7 +1,7 @@
 """Encoder: turns a fact's text into its loss delta and per-word states, and a prompt into word states.
 
 The encoding of a fact is a pure function of model and text: it is always computed in the same shape, on one core, whatever
-else is in the batch. Prompts are stored nowhere, so they are computed in the least time instead.
+else is in the batch. Prompts are not stored, so they are computed in the least time instead.
 """
 
 import hashlib
@@ -24,8 +24,8 @@ from pipeline.text.frequencies import Frequencies
 from pipeline.text.names import name_scores
 from pipeline.text.words import Word, split
 
-VERSION = "2"  # of what is encoded, and part of the encoder id: raise it whenever encodings change
-TEXTS_AT_ONCE = 1024  # bounds the states that are held at a time
+VERSION = "2"  # of the encodings, and part of the encoder id: raise it whenever they change
+TEXTS_AT_ONCE = 1024  # a bound of the states in memory
 
 
 class Encoder:
@@ -53,7 +53,7 @@ class Encoder:
 
     @property
     def informative(self) -> float:
-        """Nats that a word must carry at least, to be an answer or part of one."""
+        """Nats: the least unigram_nll of a word that may be an answer, or part of one."""
         return self.settings.informative * self.frequencies.max_nll
 
     def encode(self, texts: Sequence[str]) -> list[FactEncoding]:

@@ -13,8 +13,8 @@ from pipeline.model.backbone import Backbone
 from pipeline.model.batching import Batch, close_batches, fixed_batches, run_each
 from pipeline.model.calibration import Calibration
 
-# Tuned for speed. Tokens of a batch, padding included: with more, the last batch of a few facts is emptier on a CPU;
-# a GPU is idle with fewer.
+# Tokens of a batch, padding included; tuned for speed. On a CPU larger batches leave the last one emptier, on a GPU smaller
+# ones leave it idle.
 CPU_BATCH_TOKENS = 256
 GPU_BATCH_TOKENS = 8192
 
@@ -32,7 +32,7 @@ def token_states(
     """The losses and states of each row (the lead, then the text's token ids), in order. Raises Stopped.
 
     fixed: a row's numbers do not depend, not even in their last bits, on the other rows, nor on how many cores a CPU has.
-    Otherwise all cores compute one batch without padding it to a shape: the least time for a few rows.
+    Otherwise all cores compute one batch at a time, with little padding: the least time for a few rows.
     """
     lead, on_cpu = len(backbone.lead), backbone.device.type == "cpu"
     batch_tokens, parallel = CPU_BATCH_TOKENS if on_cpu else GPU_BATCH_TOKENS, fixed and on_cpu

@@ -24,7 +24,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 class Tokens(NamedTuple):
-    """A text's token ids, and for each the (start, end) characters it stands for, without leading blanks."""
+    """A text's token ids, and the characters (start, end) of each, without leading blanks."""
 
     ids: list[int]
     offsets: list[tuple[int, int]]
@@ -75,16 +75,16 @@ class Backbone:
             device = _best_device()
         if dtype != "auto" and dtype not in DTYPES:
             raise ModelError(f"dtype is auto, {', '.join(DTYPES)}, not {dtype!r}")
-        kind = _best_dtype(device) if dtype == "auto" else DTYPES[dtype]
+        torch_dtype = _best_dtype(device) if dtype == "auto" else DTYPES[dtype]
         safe = {"local_files_only": True, "trust_remote_code": False}
         try:
             with quiet():
                 tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
                 network: Any = AutoModelForCausalLM.from_pretrained(
-                    folder, dtype=kind, use_safetensors=True, **safe
+                    folder, dtype=torch_dtype, use_safetensors=True, **safe
                 )
                 network = network.to(device)
-        except Exception as error:  # of the folder's files any may be broken, and each library has its errors
+        except Exception as error:  # any file may be broken, and each library raises its own errors
             raise ModelError(f"{model} could not be loaded from {folder}: {error}") from error
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
             raise ModelError(f"{model} has no tokenizer.json, so its tokens' places in a text are not known")
@@ -94,7 +94,7 @@ class Backbone:
     # --- text ---
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
-        """Every text's tokens as plain text: nothing is added, and no markup in it is obeyed."""
+        """Each text's tokens as plain text: nothing is added, and markup in it has no effect."""
         encoded = self._plain.encode_batch(list(texts), add_special_tokens=False)
         return [
             Tokens(e.ids, [_visible(text, *span) for span in e.offsets])
@@ -112,9 +112,9 @@ class Backbone:
         return self.tokenizer.backend_tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """The conversation ({role, content} each) in the model's own template, up to where it is to answer.
+        """The conversation ({role, content} each) in the model's own template, up to where its answer begins.
 
-        A model without a template gets "role: content" lines. Markup within a content is taken out.
+        A model without a template gets "role: content" lines. Markup within a content is removed.
         """
         clean = [{"role": m["role"], "content": self._without_markup(m["content"])} for m in messages]
         if not self.tokenizer.chat_template:
@@ -124,7 +124,7 @@ class Backbone:
 
     def _without_markup(self, text: str) -> str:
         before = None
-        while text != before:  # what is taken out may join the ends of another one
+        while text != before:  # the ends of a removed token may join into another one
             before = text
             for token in self.tokenizer.all_special_tokens:
                 text = text.replace(token, "")
@@ -137,7 +137,7 @@ class Backbone:
     ) -> tuple[Tensor, Tensor]:
         """Token ids as a rectangle of at least `rows` x `length`, and the mask that is 1 where a token is.
 
-        Rows that are missing get one token, so that no row is empty.
+        Missing rows get one token, so that no row is empty.
         """
         rows, length = max(rows, len(ids)), max(length, *(len(row) for row in ids))
         padded = torch.full((rows, length), self._pad_id)
@@ -147,7 +147,7 @@ class Backbone:
             where = slice(length - len(row), length) if left else slice(0, len(row))
             padded[r, where] = torch.tensor(row)
             mask[r, where] = 1
-        if self.device.type == "cuda":  # from pinned memory the copy runs beside the card's work
+        if self.device.type == "cuda":  # a copy from pinned memory overlaps with the GPU's work
             padded, mask = padded.pin_memory(), mask.pin_memory()
         return padded.to(self.device, non_blocking=True), mask.to(self.device, non_blocking=True)
 
@@ -169,21 +169,24 @@ class Backbone:
         return self._next(ids[:, None], cache)
 
     def empty_cache(self) -> DynamicCache:
+        """A cache without tokens, for `logits`."""
         return DynamicCache(config=self.model.config)
 
     @torch.inference_mode()
     def logits(self, ids: Tensor, cache: DynamicCache | None = None) -> Tensor:
         """The logits after each token, [B, T, V] in the model's dtype, for ids [B, T] that no padding precedes.
 
-        cache: of the tokens before them; it has these, too, afterwards.
+        cache: keys and values of the tokens before them; those of `ids` are appended to it.
         """
-        read = self.model(input_ids=ids, past_key_values=cache, use_cache=cache is not None)
-        logits: Tensor = read.logits
+        output = self.model(input_ids=ids, past_key_values=cache, use_cache=cache is not None)
+        logits: Tensor = output.logits
         return logits
 
     def clip(self, ids: list[int], room: int) -> list[int]:
-        """The end of a prompt, behind the model's own beginning if it has that, which leaves `room` tokens of the
-        context for what is to be generated."""
+        """The last tokens of a prompt, so many that `room` tokens of the context are left for the answer.
+
+        The model's own beginning-of-text token is kept, if the prompt begins with it.
+        """
         kept = max(1, self.max_positions - room)
         if len(ids) <= kept:
             return ids
@@ -191,18 +194,19 @@ class Backbone:
         return begin + ids[len(ids) - kept + len(begin) :]
 
     def _next(self, ids: Tensor, cache: KVCache) -> Tensor:
-        given: dict[str, Any] = {}
+        """The logits after the last of `ids` [B, T], float32 [B, V]; the cache has these tokens afterwards."""
+        optional: dict[str, Any] = {}  # arguments that not every model takes
         if "position_ids" in self._accepts:  # padding takes up no positions
             positions = (cache.mask.cumsum(dim=1) - 1).clamp(min=0)
-            given["position_ids"] = positions[:, -ids.shape[1] :]
+            optional["position_ids"] = positions[:, -ids.shape[1] :]
         if "logits_to_keep" in self._accepts:
-            given["logits_to_keep"] = 1
+            optional["logits_to_keep"] = 1
         output = self.model(
             input_ids=ids,
             attention_mask=cache.mask,
             past_key_values=cache.cache,
             use_cache=True,
-            **given,
+            **optional,
         )
         last: Tensor = output.logits[:, -1].float()
         return last

@@ -45,8 +45,10 @@ def fixed_batches(lengths: Sequence[int], tokens: int = 256) -> list[Batch]:
 
 
 def close_batches(lengths: Sequence[int], tokens: int) -> list[Batch]:
-    """Groups texts of like lengths into batches of about `tokens` tokens at most, each as long as its longest text: the
-    least work, but a text's numbers depend, in their last bits, on what is beside it."""
+    """Groups texts of similar lengths into batches of at most about `tokens` tokens, each as long as its longest text.
+
+    This is the least work, but a text's numbers depend, in their last bits, on the other texts of its batch.
+    """
     batches: list[Batch] = []
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
         last = batches[-1] if batches else None
@@ -61,8 +63,9 @@ def close_batches(lengths: Sequence[int], tokens: int) -> list[Batch]:
 def run_each(do: Callable[[A], B], pieces: Sequence[A], parallel: bool) -> list[B]:
     """do(piece) of each piece, in order.
 
-    parallel: as many pieces at a time as torch has threads, each on one thread: a small model's matrix products run twice as
-    fast side by side on two cores, but little faster one after the other. Else one piece after another, on all threads or on a GPU.
+    parallel: as many pieces at a time as torch has threads, each on one thread. On two cores a small model's matrix products
+    run twice as fast side by side, and little faster one after another on both. Otherwise the pieces are computed one after
+    another, on all threads or on a GPU.
     """
     if not parallel or not pieces:
         return [do(piece) for piece in pieces]
@@ -71,4 +74,4 @@ def run_each(do: Callable[[A], B], pieces: Sequence[A], parallel: bool) -> list[
         with ThreadPoolExecutor(min(cores, len(pieces)), "core", torch.set_num_threads, (1,)) as pool:
             return list(pool.map(do, pieces))
     finally:
-        torch.set_num_threads(cores)  # for threads that start later; this one's number had not changed
+        torch.set_num_threads(cores)  # for threads that start later: this one's number has not changed

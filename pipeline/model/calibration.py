@@ -1,9 +1,10 @@
 """Calibration of a model: the layer and the whitening basis by which states of words are compared.
 
-Raw states are dominated by a few directions that every text shares; centred and whitened, they tell words apart. Mean and covariance come from texts that the frozen model itself writes (temperature 1, from nothing), so the basis needs
-no data and no language, exists before the first fact, and is the same for every worker. It is computed once a model, in a
-minute, and kept as a file; the default model's is shipped. Its SHA-256 is part of the encoder id: vectors of two
-calibrations never meet.
+Raw states are dominated by a few directions that every text shares; centred and whitened, they tell words apart. Mean and
+covariance come from texts that the frozen model itself writes (at temperature 1, without a prompt). So the basis needs no data
+and no language, exists before the first fact, and is the same for every worker. It is computed once a model, in a minute,
+and kept as a file; the default model's is shipped. Its SHA-256 is part of the encoder id, so that vectors of two
+calibrations are never compared.
 """
 
 import hashlib
@@ -31,14 +32,14 @@ SHIPPED = "default.safetensors"
 @dataclass(frozen=True, slots=True)
 class Calibration:
     model_hash: str
-    layer: int  # 1 … n_layers: the states after that many
+    layer: int  # 1 … n_layers: states are read after so many layers
     mean: NDArray[np.float32]  # [d]
     basis: NDArray[np.float32]  # [d, d]: (state - mean) @ basis is white
     sha256: str  # of the file
 
     @classmethod
     def from_bytes(cls, content: bytes, where: object) -> Self:
-        """Raises ModelError when the content is no calibration."""
+        """The calibration in a safetensors file; `where` is its name in errors. Raises ModelError for another content."""
         try:
             tensors = load(content)
             mean, basis = (tensors[name].astype(np.float32) for name in ("mean", "basis"))
@@ -61,7 +62,7 @@ class Calibration:
 
 
 def calibration_of(backbone: Backbone, progress: Progress = silent) -> Calibration:
-    """The model's calibration: the one in the cache, or the shipped one, or a new one that is made and kept there.
+    """The model's calibration: the one in the cache, else the shipped one, else a new one, which is kept in the cache.
 
     Workers on several machines must have the same: give them the same file (`factstream model calibrate` prints its path).
     """
@@ -70,7 +71,7 @@ def calibration_of(backbone: Backbone, progress: Progress = silent) -> Calibrati
         found = Calibration.from_bytes(shipped.read_bytes(), shipped)
         if found.model_hash == backbone.hash:
             return found
-    with locked(path.with_suffix(".lock")):  # or all workers of a first start would make it
+    with locked(path.with_suffix(".lock")):  # else all workers of a first start would compute it
         if not path.is_file():
             progress(f"calibrating {backbone.name}, once: the model writes {CALIBRATION.texts} texts")
             keep(calibrate(backbone), path)
@@ -78,6 +79,7 @@ def calibration_of(backbone: Backbone, progress: Progress = silent) -> Calibrati
 
 
 def calibration_path(backbone: Backbone) -> Path:
+    """The file in the cache."""
     return cache_folder().resolve() / "calibrations" / f"{backbone.hash[:32]}.safetensors"
 
 
@@ -89,15 +91,15 @@ def keep(calibration: bytes, path: Path) -> Path:
 
 
 def calibrate(backbone: Backbone) -> bytes:
-    """Makes a calibration: a safetensors file."""
+    """Computes a calibration: the bytes of a safetensors file."""
     layer = max(1, round(CALIBRATION.depth * backbone.n_layers))
     states = []
     for text in written(backbone):
         ids, _ = backbone.pad([backbone.lead + text])
         states.append(backbone.hidden.after(ids, layer)[0, len(backbone.lead) :].cpu().numpy())
-    every = np.concatenate(states).astype(np.float64)
-    mean = every.mean(0)
-    covariance = np.cov((every - mean).T)
+    all_states = np.concatenate(states).astype(np.float64)
+    mean = all_states.mean(0)
+    covariance = np.cov((all_states - mean).T)
     covariance += CALIBRATION.shrink * np.trace(covariance) / len(mean) * np.eye(len(mean))
     variances, directions = np.linalg.eigh(covariance)
     basis = (directions / np.sqrt(variances))[:, ::-1]
@@ -112,8 +114,8 @@ def calibrate(backbone: Backbone) -> bytes:
 
 
 def written(backbone: Backbone) -> list[list[int]]:
-    """Token ids of texts that the model writes by itself."""
-    dice = torch.Generator().manual_seed(CALIBRATION.seed)
+    """The token ids of texts that the model writes by itself, without the tokens that it begins with."""
+    generator = torch.Generator().manual_seed(CALIBRATION.seed)
     begin = [backbone.tokenizer.bos_token_id]
     starts = [
         begin if None not in begin else backbone.lead,
@@ -126,7 +128,7 @@ def written(backbone: Backbone) -> list[list[int]]:
             logits, decoding = backbone.prefill(ids, mask)
             rows: list[list[int]] = [[] for _ in range(CALIBRATION.texts_together)]
             for _ in range(CALIBRATION.tokens):
-                chosen = torch.multinomial(torch.softmax(logits.cpu(), -1), 1, generator=dice)[:, 0]
+                chosen = torch.multinomial(torch.softmax(logits.cpu(), -1), 1, generator=generator)[:, 0]
                 for row, token in zip(rows, chosen.tolist(), strict=True):
                     row.append(token)
                 logits = backbone.step(chosen.to(backbone.device), decoding)

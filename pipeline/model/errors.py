@@ -1,4 +1,4 @@
-"""The error of everything that concerns a model, and the progress callback of what takes long."""
+"""The error for a model that cannot be used, and the progress callback of long steps."""
 
 from collections.abc import Callable
 

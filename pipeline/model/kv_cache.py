@@ -1,4 +1,4 @@
-"""Key/value cache of a decoding batch: rows leave it, and two batches become one.
+"""Key/value cache of a decoding batch, from which rows can leave, and to which another batch can join.
 
 Holds tensors only: no text, no sampling. `Backbone.prefill` makes one and `Backbone.step` grows it by a token.
 """

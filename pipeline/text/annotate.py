@@ -1,6 +1,6 @@
-"""One text with everything that is read off it: words, names, clauses, and how rare each word is.
+"""Annotation of one text: its words, names and clauses, and how rare each word is.
 
-Made once per text and handed on, so that nobody splits a text twice. What is not asked for is not computed.
+Made once per text and passed on, so that no text is split twice. A property is computed when it is first read.
 """
 
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.text.clauses import Place, places, prompt_labels
+from pipeline.text.clauses import Place, places
 from pipeline.text.names import continues_previous, has_digit, name_scores
 from pipeline.text.words import Word, split
 
@@ -22,7 +22,7 @@ class AnnotatedText:
 
     text: str
     unigram_nll: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
-    """Nats; empty where it is not known, as for a whole prompt."""
+    """[words] nats; empty where it is not known."""
 
     @cached_property
     def words(self) -> list[Word]:
@@ -58,11 +58,6 @@ class AnnotatedText:
         """Whether each word continues the one before it ("Vesk River", "5,120"). See names.continues_previous."""
         return continues_previous(self.text, self.words, self.name_scores.tolist())
 
-    @cached_property
-    def labels(self) -> set[int]:
-        """Indices of a prompt's labels; none if it does not end in an empty one ("Answer:"). See clauses.prompt_labels."""
-        return prompt_labels(self.text, self.words)
-
     def informative(self, least_nll: float) -> list[bool]:
         """Whether each word says enough to be an answer, or part of one: `least_nll` nats at least, or a number."""
         return [
@@ -72,7 +67,7 @@ class AnnotatedText:
 
 
 def annotate(text: str, unigram_nll: NDArray[np.float32]) -> AnnotatedText:
-    """A fact's text, annotated. Many prompts concern the same facts, so the latest ones are kept: the only such cache."""
+    """A fact's text, annotated. Many prompts concern the same facts, so the latest annotations are cached."""
     return _annotated(text, unigram_nll.tobytes())
 
 

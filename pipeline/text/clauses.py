@@ -40,13 +40,15 @@ def begins_sentence(before: str) -> bool:
 
 
 def ends_in_label(text: str) -> bool:
-    """Whether the last line of a prompt is an empty label ("Answer:"): then a question is asked."""
+    """Whether the last line of a prompt is an empty label ("Answer:"): then the prompt is a question."""
     return bool(_LABEL.fullmatch(text.rstrip().rsplit("\n", 1)[-1].strip()))
 
 
 def prompt_labels(text: str, words: Sequence[Word]) -> set[int]:
-    """Indices of the words that are labels of a prompt which ends in an empty one ("Question: Where is Oslo?\\nAnswer:"):
-    they are its form, not its content. None of any other text."""
+    """Indices of a prompt's labels, if it ends in an empty one ("Question: Where is Oslo?\\nAnswer:"); else none.
+
+    Labels are the prompt's form, not its content.
+    """
     if not ends_in_label(text):
         return set()
     starts, at = set(), 0

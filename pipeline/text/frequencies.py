@@ -1,7 +1,7 @@
 """Word frequencies from a tokenizer's vocabulary: the surprisal of a word before any fact is known.
 
 A BPE vocabulary is in the order in which its merges were learned, so a token's rank r is its frequency rank, and by
-Zipf's law p = 1 / (r ln V). Every worker with the same model has the same frequencies, and has them before the first fact.
+Zipf's law p = 1 / (r ln V). So every worker with the same model has the same frequencies, even before the first fact.
 """
 
 import math
@@ -30,7 +30,7 @@ class Frequencies:
         """Nats: the most that a word can have."""
 
     def unigram_nll(self, word: str) -> float:
-        """-log p(word), nats: about 2 for the commonest word, 13 for one that is no single token of the vocabulary."""
+        """-log p(word), nats: about 2 for the commonest word, 13 for one that is not a single token."""
         return self._cached(word)
 
     def is_commoner_lowercase(self, word: str) -> bool:

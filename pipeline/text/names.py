@@ -12,9 +12,8 @@ _BEFORE_A_SENTENCE = ("", ".", "!", "?", ":", "\n", "…", "。")
 def name_scores(text: str, words: Sequence[Word], nll_shares: Sequence[float]) -> list[float]:
     """How much each word looks like a name or a number: 1, or 0.5 where a capital may only begin a sentence, or 0.
 
-    The sign is a capital or a digit. A text without any (a script that has no capitals, a careless typist) shows no
-    sign: there a word's score is by how rare it is. nll_shares: each word's unigram_nll, as a share of the most that a
-    word can have.
+    A capital or a digit is the sign of a name. In a text without any (a script that has no capitals, a careless typist)
+    a word's score is by how rare it is. nll_shares: each word's unigram_nll, as a share of the largest possible.
     """
     scores = []
     for word in words:
@@ -38,10 +37,10 @@ def is_year(term: str) -> bool:
 
 
 def in_dates(terms: Sequence[str], scores: Sequence[float]) -> list[bool]:
-    """Whether each word is part of a date: a year, with a name and a number at most right before it ("21 May 2023"), or
-    short numbers after it ("2023-05-21"). A year right before a name is part of that name ("1955 Dodge").
+    """Whether each word is part of a date. scores: the words' name scores.
 
-    scores: the words' name scores.
+    A date is a year, with at most a name and a number right before it ("21 May 2023"), or short numbers right after it
+    ("2023-05-21"). A year right before a name is part of that name ("1955 Dodge").
     """
     found = [False] * len(terms)
     for year in [i for i, term in enumerate(terms) if is_year(term)]:
@@ -65,7 +64,7 @@ def in_dates(terms: Sequence[str], scores: Sequence[float]) -> list[bool]:
 def continues_previous(text: str, words: Sequence[Word], scores: Sequence[float]) -> list[bool]:
     """Whether each word continues the one before it: within a name ("Vesk River"), or with no blank between ("5,120").
 
-    Copying never starts at such a word. Between characters of a script without blanks nothing is known: False.
+    Copying never starts at such a word. False between characters of a script without blanks, where nothing tells.
     scores: the words' name scores.
     """
     gaps = [text[before.end : word.start] for before, word in pairwise(words)]

@@ -41,15 +41,11 @@ def begins_with(text: str, terms: list[str]) -> bool:
     return [_normal(m.group()) for m in islice(_WORD.finditer(text), len(terms))] == terms
 
 
-def _normal(word: str) -> str:
-    return unicodedata.normalize("NFKC", word).casefold()
-
-
 def term_similarity(a: str, b: str) -> float:
     """1 for equal terms, less for two forms of one word (orbit, orbits), 0 for different words.
 
-    Forms share their beginning in most inflecting languages: at least `TEXT.stem` characters, and `TEXT.stem_share` of the longer
-    word.
+    Forms share their beginning in most inflecting languages: at least `TEXT.stem` characters, and `TEXT.stem_share` of the
+    longer word.
     """
     if a == b:
         return 1.0
@@ -83,3 +79,7 @@ def blank_before(text: str, start: int) -> bool:
 def is_unspaced(letter: str) -> bool:
     """Whether the character is of a script that puts no blanks between words."""
     return bool(_UNSPACED_LETTER.fullmatch(letter))
+
+
+def _normal(word: str) -> str:
+    return unicodedata.normalize("NFKC", word).casefold()

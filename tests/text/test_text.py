@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.text.annotate import AnnotatedText, annotate
-from pipeline.text.clauses import begins_sentence, ends_in_label, places
+from pipeline.text.clauses import begins_sentence, ends_in_label, places, prompt_labels
 from pipeline.text.frequencies import Frequencies
 from pipeline.text.names import continues_previous, in_dates, name_scores
 from pipeline.text.words import (
@@ -107,10 +107,11 @@ def test_a_sentence_begins_after_a_full_stop_and_at_the_beginning() -> None:
 
 def test_labels_are_those_of_a_prompt_that_ends_in_an_empty_one() -> None:
     text = "Question: Where is Oslo?\nAnswer:"
-    labels = AnnotatedText(text).labels
+    labels = prompt_labels(text, split(text))
     assert ends_in_label(text) and not ends_in_label("Answer: Oslo")
     assert [w.term for i, w in enumerate(split(text)) if i not in labels] == ["where", "is", "oslo"]
-    assert AnnotatedText("Norway: its capital is").labels == set()
+    other = "Norway: its capital is"
+    assert prompt_labels(other, split(other)) == set()
 
 
 def test_frequencies_follow_the_vocabularys_order() -> None:
@@ -134,7 +135,7 @@ def test_a_facts_annotation_is_made_once() -> None:
     assert fact is annotate("Oslo is cold.", nll.copy()) and fact is not annotate("Oslo is cold.", nll + 1)
     assert fact.terms == ["oslo", "is", "cold"] and fact.informative(10.0) == [True, False, True]
     assert fact.name_scores.tolist() == [0.5, 0.0, 0.0] and fact.place_numbers.tolist() == [[0, 0]] * 3
-    assert fact.continues == [False] * 3 and fact.labels == set()
+    assert fact.continues == [False] * 3
     with pytest.raises(ValueError, match="read-only"):
         fact.name_scores[0] = 1.0
 
