@@ -90,7 +90,7 @@ def test_address_is_a_port_or_a_host_and_a_port(text: str, expected: tuple[str, 
 
 @pytest.mark.parametrize("text", ["", "x", "0", "65536", "host:", "1.5", "-1"])
 def test_other_addresses_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="--metrics-port is PORT or HOST:PORT"):
+    with pytest.raises(ValueError, match="--metrics-port must be PORT or HOST:PORT"):
         address(text)
 
 
