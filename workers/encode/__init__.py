@@ -1,1 +1,1 @@
-"""The encoder worker: facts in, measured facts out."""
+"""The encoder worker: facts in, encoded facts out."""

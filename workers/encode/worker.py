@@ -2,8 +2,8 @@
 
 A record that is not a valid fact, or that the model cannot measure, goes to the dead letters. Delivery is at least once:
 encodings are flushed before the facts' offsets are committed, and the writer decides each fact once, by the source offset
-that travels with it. A batch is encoded in pieces and ends after a few seconds, however long its texts are, and at once
-when the worker must stop: the rest of it is read again.
+that is sent with it. A batch is encoded in pieces. It ends after a few seconds, however long its texts are, and at once
+when the worker must stop; the rest is read again.
 """
 
 import time
@@ -33,11 +33,11 @@ from workers.runtime.worker import Done, Worker
 ROWS = 64
 """Most rows of one message."""
 PIECE_BYTES = 32 * 1024
-"""Bytes of text that are encoded together: more fill the model's batches better, and take longer to stop."""
+"""Bytes of text that are encoded together. A larger piece fills the model's batches better, and takes longer to stop."""
 BATCH_S = 4.0
 """Seconds after which no further piece is begun."""
 MAX_MIN_LOSS_DELTA = 1e6
-"""Largest threshold of a fact, nats: one that float32 cannot hold would spoil the message for its other facts."""
+"""Largest threshold of a fact, in nats: if float32 cannot hold it, the other facts of the message are lost, too."""
 
 Event = NewFact | ForgetRequest
 
@@ -62,7 +62,7 @@ class EncoderWorker(Worker):
     def __init__(
         self, settings: KafkaSettings, model: str, device: str = "auto", stop: Stop | None = None
     ) -> None:
-        """`stop` ends the encoding: on a CPU it takes longer than a worker may take to stop."""
+        """`stop` interrupts the encoding: on a CPU a piece takes longer than a worker may take to stop."""
         self._settings, self._model, self._device = settings, model, device
         self._stop = stop or Stop()
         self._producer: Producer | None = None
@@ -86,7 +86,7 @@ class EncoderWorker(Worker):
             self._producer.close()
 
     def process(self, records: dict[Any, list[Any]]) -> Done:
-        """Encode a batch, or as much of it as there is time for, and send what became of it."""
+        """Encode as much of a batch as there is time for, and send the encodings and dead letters."""
         assert self._producer is not None
         oldest_first = sorted(records, key=lambda partition: records[partition][0].timestamp)
         waiting = [(partition, record) for partition in oldest_first for record in records[partition]]
@@ -113,7 +113,7 @@ class EncoderWorker(Worker):
         return Done(fields, offsets if end < len(waiting) else None)
 
     def _decode_piece(self, records: Iterable[Any]) -> list[Decoded | BadMessage]:
-        """The first records, decoded, until their texts have PIECE_BYTES."""
+        """Decode the first records, until their texts have PIECE_BYTES; the error for a record that is not valid."""
         decoded: list[Decoded | BadMessage] = []
         size = 0
         for record in records:
@@ -141,7 +141,7 @@ class EncoderWorker(Worker):
         return Decoded(namespace, message, published_at, cause)
 
     def _encode(self, piece: Sequence[Decoded | BadMessage]) -> list[Event | BadMessage]:
-        """What becomes of each record of a piece, in order. Raises Stopped."""
+        """The event or the error of each record of a piece, in order. Raises Stopped."""
         texts = [d.text for d in piece if isinstance(d, Decoded) and isinstance(d.message, Fact)]
         encodings = iter(self._encoder.encode_each(texts, self._stop.is_set))
         return [d if isinstance(d, BadMessage) else _event(d, encodings) for d in piece]
@@ -165,13 +165,13 @@ class EncoderWorker(Worker):
                     partition = partition_for(namespace, self._partitions)
                     headers = tracing.headers_of_rows(traces)
                     self._producer.send(topics.FACT_ENCODINGS, value, namespace.encode(), partition, headers)
-            # A producer that gives up one record may still deliver the next. The writer takes no fact of a namespace that
-            # is older than one it has decided, so a message is sent only after the one before it has arrived.
+            # A producer that gives up one record may still deliver the next, and the writer skips a fact with a lower
+            # offset than one it has decided. So a message is sent only after the one before it has arrived.
             self._producer.flush_or_raise()
 
 
 def _event(decoded: Decoded, encodings: Iterator[FactEncoding | TooLong]) -> Event | BadMessage:
-    """A decoded message with the next of the encodings, if it is a fact."""
+    """The event of a decoded message; a fact takes the next of the encodings. BadMessage if it cannot be measured."""
     namespace, message, published_at, cause = decoded
     if isinstance(message, Forget):
         return ForgetRequest(namespace, message.forget, message.erase, published_at, cause)
@@ -188,7 +188,7 @@ def _event(decoded: Decoded, encodings: Iterator[FactEncoding | TooLong]) -> Eve
 
 
 def _observed(taken: Sequence[tuple[Any, Event]], since: int) -> list[tuple[Event, str | None]]:
-    """The events, counted, each with the trace context of a span that began at `since`."""
+    """Count the events, and pair each with the trace context of its span, which began at `since` (ns since the epoch)."""
     metrics.ENCODED.inc(len(taken))
     return [
         (event, tracing.stage("encode", record, since, {"factstream.namespace": event.namespace}))

@@ -1,4 +1,4 @@
-"""Requests in flight: which wait, which are being answered, and which offsets may be committed.
+"""Requests in flight: those that wait, those that are being answered, and the offsets to commit.
 
 Requests of one partition finish in any order, so a partition is committed up to its first request that is still in flight.
 """
@@ -26,11 +26,11 @@ class Pending:
     request_id: str
     request: GenerationRequest
     wait_until: float  # monotonic: how long it waits for the memories that its `after` names
-    begun: float = 0.0  # seconds since the epoch
-    started: float = 0.0  # monotonic
+    started_epoch_s: float = 0.0  # the start of its generation, in seconds since the epoch
+    started: float = 0.0  # the same on the monotonic clock
     ended: float = 0.0  # monotonic; 0 until then
     deltas: int = 0  # sent
-    history_row: dict[str, Any] | None = None  # if it was answered, and did not fail
+    history_row: dict[str, Any] | None = None  # None until it is answered, or if it failed
 
     @property
     def partition(self) -> TopicPartition:
@@ -44,7 +44,7 @@ class Pending:
 
 @dataclass
 class InFlight:
-    """All requests that were read and whose offsets may not be committed."""
+    """All requests that were read, and whose offsets may not be committed yet."""
 
     waiting: deque[Pending] = field(default_factory=deque)
     running: dict[Row, Pending] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class InFlight:
         return bool(self._all)
 
     def read(self, record: Any) -> bool:
-        """Notes that a record was read. False if its request is in flight already, as after a failure."""
+        """Notes that a record was read. Returns False if its request is already in flight, as after a failure."""
         partition = TopicPartition(record.topic, record.partition)
         self._read[partition] = record.offset + 1
         return (partition, record.offset) not in self._all
@@ -65,7 +65,7 @@ class InFlight:
         self.waiting.append(pending)
 
     def keep(self, partitions: Collection[TopicPartition]) -> list[Row]:
-        """Forgets the requests of all other partitions, which another generator answers. Returns their running rows."""
+        """Drops the requests of all other partitions, which another generator answers. Returns their running rows."""
         self._all = {where: p for where, p in self._all.items() if where[0] in partitions}
         self.waiting = deque(p for p in self.waiting if p.partition in partitions)
         lost = [row for row, p in self.running.items() if p.partition not in partitions]
@@ -74,21 +74,22 @@ class InFlight:
         return lost
 
     def restart(self) -> None:
-        """Everything waits again, also what was answered and may not have arrived."""
+        """Puts all requests back to waiting, also answered ones: their answers may not have arrived."""
         for p in self._all.values():
             p.ended, p.deltas, p.history_row = 0.0, 0, None
         self.waiting, self.running = deque(self._all.values()), {}
 
     def ended(self) -> list[Pending]:
+        """The requests that were answered or failed, and are not durable yet."""
         return [p for p in self._all.values() if p.ended]
 
     def settle(self, ended: Collection[Pending]) -> None:
-        """These are durable."""
+        """Drops requests whose answers are durable."""
         for p in ended:
             del self._all[p.partition, p.record.offset]
 
     def next_offsets(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
-        """The offset to commit of each: that of its first request in flight, or the next one to read."""
+        """The offset to commit of each partition: that of its first request in flight, or the next one to read."""
         first: dict[TopicPartition, int] = {}
         for partition, offset in self._all:
             first[partition] = min(offset, first.get(partition, offset))

@@ -26,25 +26,28 @@ if TYPE_CHECKING:
     from pipeline.memory_lm import MemoryLM  # imports a model's library
 
 INCOMPATIBLE = "incompatible"
-"""The reason for a memory that cannot be compared with prompts, as another model's."""
+"""The reason for a memory that cannot be compared with prompts, such as another model's."""
 
 
 @dataclass
 class Replica:
-    """A record that cannot be applied is counted, logged and left out. It is not sent to dead letters: every generator reads
-    the whole changelog at each start, and each would send it again. The writer, which owns the changelog, does it once."""
+    """A MemoryLM that follows the changelog.
+
+    A record that cannot be applied is counted, logged and left out. It is not sent to dead letters: every generator reads
+    the whole changelog at each start, and each would send it again. The writer, which owns the changelog, sends it once.
+    """
 
     lm: MemoryLM
     consumer: Any
-    partitions: int  # of the changelog: a record counts only in its namespace's partition
+    partitions: int  # of the changelog: a record is applied only in its namespace's partition
     positions: dict[str, dict[str, int]] = field(default_factory=dict)
-    """By namespace, and there by source partition: the last offset that the memories include."""
+    """By namespace and source partition: the last offset that the memories include."""
     refused: Counter[str] = field(default_factory=Counter)
     """Records that were not applied, by reason."""
 
     @classmethod
     def open(cls, lm: MemoryLM, settings: KafkaSettings) -> Self:
-        """Reads the changelog from its beginning, with a consumer of its own."""
+        """A replica that reads the changelog from its beginning, with a consumer of its own. Raises KafkaUnavailable."""
         consumer, topic = settings.consumer(), settings.topic(topics.MEMORY_CHANGELOG)
         partitions = len(consumer.partitions_for_topic(topic))
         consumer.assign([TopicPartition(topic, p) for p in range(partitions)])
@@ -52,7 +55,7 @@ class Replica:
         return cls(lm, consumer, partitions)
 
     def catch_up(self, limit_s: float) -> bool:
-        """Applies what the changelog has; with no time, what has been fetched already. False if there is more."""
+        """Applies new records for about `limit_s` seconds; with 0, those already fetched. Returns False if there are more."""
         end = time.monotonic() + limit_s
         while True:
             for records in self.consumer.poll(timeout_ms=50 if limit_s else 0).values():
@@ -76,7 +79,7 @@ class Replica:
         change = decode_changelog(record.key, record.value)
         namespace, _, memory_id = (record.key or b"").decode("utf-8", "replace").partition("/")
         if partition_for(namespace, self.partitions) != record.partition:
-            raise BadMessage("wrong-partition", f"the namespace {namespace!r} lives in another one")
+            raise BadMessage("wrong-partition", f"the namespace {namespace!r} belongs to another partition")
         if isinstance(change, PositionRecord):
             self.positions[change.namespace] = change.positions
         elif change is not None:
@@ -85,7 +88,7 @@ class Replica:
             self.lm.remove(namespace, memory_id)
 
     def _refuse(self, reason: str, error: Exception) -> None:
-        """Counts it, and logs the first one of each reason: of another model's memories there may be thousands."""
+        """Counts a record, and logs the first one of each reason: there may be thousands of another model."""
         self.refused[reason] += 1
         metrics.REFUSED.labels(reason).inc()
         if self.refused[reason] == 1:

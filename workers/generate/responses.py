@@ -1,4 +1,4 @@
-"""Responses: what a request gets back, its memories' hits, and its row in the history."""
+"""Responses: the messages that answer a request, the hits of its memories, and its row in the history."""
 
 from __future__ import annotations
 
@@ -21,39 +21,39 @@ if TYPE_CHECKING:
 
 
 class Responder:
-    """Sends what becomes of requests. Nothing is durable before the producer is flushed."""
+    """Sends answers and errors. Nothing is durable before the producer is flushed."""
 
     def __init__(self, producer: Producer, changelog_partitions: int) -> None:
         self._producer, self._partitions = producer, changelog_partitions
 
     def delta(self, p: Pending, text: str) -> None:
+        """Sends the next piece of an answer."""
         delta = ResponseDelta(request_id=p.request_id, index=p.deltas, delta=text)
         p.deltas += 1
         self._send(p.request_id, delta)
 
     def answer(self, p: Pending, generation: Generation) -> None:
         """Sends the response and the hits of a request that has ended."""
-        now, queued, took = (
-            datetime.now(UTC),
-            p.begun * 1000 - p.record.timestamp,
-            (p.ended - p.started) * 1000,
-        )
-        timings = Timings(queued_ms=max(0.0, queued), generate_ms=took)
+        now = datetime.now(UTC)
+        queued_ms = p.started_epoch_s * 1000 - p.record.timestamp
+        generate_ms = (p.ended - p.started) * 1000
+        timings = Timings(queued_ms=max(0.0, queued_ms), generate_ms=generate_ms)
         attributes = tracing.where(p.record) | {
             "factstream.request_id": p.request_id,
             "factstream.memories": sum(m.gate > 0 for m in generation.memories),
             "factstream.completion_tokens": generation.completion_tokens,
         }
-        since = tracing.now() - int(took * 1e6)
+        since = tracing.now() - int(generate_ms * 1e6)
         headers = tracing.header(tracing.done("generate", tracing.of(p.record.headers), since, attributes))
         self._send(p.request_id, response(p.request_id, generation, timings), headers)
-        metrics.answered(generation, queued, took)
+        metrics.answered(generation, queued_ms, generate_ms)
         for hits in memory_hits(p.request_id, generation, now):
             key, partition = hits.namespace, partition_for(hits.namespace, self._partitions)
             self._producer.send(topics.MEMORY_HITS, encode(hits), key.encode(), partition, headers)
         p.history_row = history_row(p, generation, timings, now)
 
     def fail(self, request_id: str, reason: str, message: str) -> None:
+        """Sends an error as the response."""
         metrics.ANSWERS.labels("error").inc()
         error = ResponseError(reason=reason, message=message)
         self._send(request_id, GenerationResponse(request_id=request_id, finish_reason="error", error=error))
@@ -90,19 +90,19 @@ def response(request_id: str, generation: Generation, timings: Timings) -> Gener
 
 
 def memory_hits(request_id: str, generation: Generation, now: datetime) -> list[MemoryHits]:
-    """One message for each namespace of which a memory spoke."""
-    spoke = [m for m in generation.memories if m.gate > 0]
+    """One message for each namespace with a memory whose gate was above 0."""
+    used = [m for m in generation.memories if m.gate > 0]
     return [
         MemoryHits(
             namespace=namespace, request_id=request_id, answered_at=now,
-            hits=[Hit(memory_id=m.memory_id, gate=m.gate) for m in spoke if m.namespace == namespace],
+            hits=[Hit(memory_id=m.memory_id, gate=m.gate) for m in used if m.namespace == namespace],
         )
-        for namespace in dict.fromkeys(m.namespace for m in spoke)
+        for namespace in dict.fromkeys(m.namespace for m in used)
     ]  # fmt: skip
 
 
 def history_row(pending: Pending, generation: Generation, timings: Timings, now: datetime) -> dict[str, Any]:
-    """Columns: schemas.history."""
+    """The row of an answer, with the columns of schemas.history.GENERATIONS."""
     request, record = pending.request, pending.record
     return {
         "request_id": pending.request_id, "namespaces": request.namespaces, "prompt": job(request).query(),

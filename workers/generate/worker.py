@@ -1,11 +1,11 @@
-"""The generator: answers requests from a live replica of the memory.
+"""The generator worker: answers requests from a live replica of the memory.
 
 It shares the requests with the other generators of its group. Requests join a running batch as they come, and each is
-answered when it ends, so that a short one never waits for a long one. At least once: responses, hits and history rows are
+answered as soon as it ends, so a short one never waits for a long one. Delivery is at least once: responses, hits and history rows are
 durable before the requests' offsets are committed; a client keeps the first response of a request_id.
 """
 
-from __future__ import annotations  # names of modules that need a model's library are not read at run time
+from __future__ import annotations  # the types of modules that import torch are not loaded with this one
 
 import time
 from collections.abc import Sequence
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from pipeline.memory_lm import MemoryLM
 
 BATCH = 16  # requests that are answered together
-WAIT_S = 5.0  # for the memories that a request's `after` names
-SLICE_S = 0.1  # of generation between two polls
-SETTLE_S = 0.5  # that an answer's offset may wait for others while the batch goes on: each commit is a file and a flush
+WAIT_S = 5.0  # how long a request waits for the facts that its `after` names
+SLICE_S = 0.1  # how long it generates between two polls
+SETTLE_S = 0.5  # how long ended answers are collected into one commit, which costs a file and a flush
 
 
 class GeneratorWorker(Worker):
@@ -45,7 +45,7 @@ class GeneratorWorker(Worker):
     topics: Sequence[str] = (topics.GENERATION_REQUESTS,)
 
     def __init__(self, settings: KafkaSettings, data: Path, model: str, device: str, stop: Stop) -> None:
-        """`stop` ends generation, so that a long answer does not keep the worker from stopping."""
+        """`stop` interrupts the generation, so that a long answer does not keep the worker from stopping."""
         self._settings, self._data, self._stop = settings, data, stop
         self._model, self._device = model, device
         self._producer: Producer | None = None
@@ -69,7 +69,7 @@ class GeneratorWorker(Worker):
             log.line("catching up", memories=self._lm.count())
 
     def assigned(self, partitions: list[Any]) -> None:
-        """Goes on with the requests of partitions that came back, and leaves the others to other generators."""
+        """Keeps the requests of these partitions, and leaves all others to other generators."""
         for row in self._inflight.keep(partitions):
             self._engine.cancel(row)
 
@@ -116,7 +116,7 @@ class GeneratorWorker(Worker):
         return Done(fields, self._inflight.next_offsets(partitions), ahead=True)
 
     def _accept(self, record: Any) -> bool:
-        """Takes a request in. True if it is rejected: then it is a dead letter, and its sender gets an error."""
+        """Queues a request. Returns True if it is invalid: it becomes a dead letter, and its sender gets an error."""
         assert self._producer is not None
         if not self._inflight.read(record):
             return False
@@ -132,6 +132,7 @@ class GeneratorWorker(Worker):
         return False
 
     def _generate(self) -> None:
+        """Admits and generates for `SLICE_S`, or until nothing is running."""
         end = time.monotonic() + SLICE_S
         while not self._stop.is_set():
             self._admit()
@@ -142,7 +143,7 @@ class GeneratorWorker(Worker):
                 break
 
     def _admit(self) -> None:
-        """Submits waiting requests, in the order in which they came, as far as the batch has room."""
+        """Submits waiting requests in their order, as long as the batch has room; those too late get an error."""
         assert self._replica is not None
         waiting, room = self._inflight.waiting, BATCH - len(self._inflight.running)
         chosen: list[Pending] = []
@@ -150,10 +151,10 @@ class GeneratorWorker(Worker):
             if len(chosen) >= room:
                 break
             if p.is_late():
-                self._end(p, "deadline", "the deadline passed before the answer was begun")
+                self._end(p, "deadline", "the deadline passed before generation began")
             elif self._replica.has(p.request):
                 chosen.append(p)
-            elif time.monotonic() < p.wait_until:  # by the clock that nobody sets
+            elif time.monotonic() < p.wait_until:
                 continue
             else:
                 self._end(p, "behind", f"the memory has not reached `after` within {WAIT_S:.0f} s")
@@ -162,7 +163,7 @@ class GeneratorWorker(Worker):
             return
         rows = self._engine.submit([job(p.request) for p in chosen])
         for p, row in zip(chosen, rows, strict=True):
-            p.begun, p.started = time.time(), time.monotonic()
+            p.started_epoch_s, p.started = time.time(), time.monotonic()
             self._inflight.running[row] = p
             if row.error:
                 self._finish(row)
@@ -173,7 +174,7 @@ class GeneratorWorker(Worker):
             if text and p.is_late():
                 self._engine.cancel(row)
                 del self._inflight.running[row]
-                self._end(p, "deadline", "the deadline passed while the answer was made")
+                self._end(p, "deadline", "the deadline passed during generation")
                 continue
             if text and p.request.stream:
                 self._responder.delta(p, text)
@@ -194,14 +195,17 @@ class GeneratorWorker(Worker):
         p.ended = time.monotonic()
 
     def _throttle(self) -> None:
-        """Reads no more requests while a batch of them waits."""
+        """Pauses the consumer while a whole batch of requests waits, and resumes it afterwards."""
         if self._consumer and len(self._inflight.waiting) >= BATCH:
             self._consumer.pause(*self._consumer.assignment())
         elif self._consumer and (paused := self._consumer.paused()):
             self._consumer.resume(*paused)
 
     def _settle(self, at_once: bool) -> list[Pending]:
-        """Makes answers durable, now or when the oldest of them has waited long enough: history, then flush."""
+        """Makes ended answers durable: history, then flush. Unless `at_once`, only when the oldest has waited `SETTLE_S`.
+
+        Raises Retry, KafkaError.
+        """
         assert self._producer is not None
         ended = self._inflight.ended()
         if not at_once and not (ended and time.monotonic() - min(p.ended for p in ended) > SETTLE_S):

@@ -1,8 +1,8 @@
-"""Changelog of a partition: the records of decisions, and those that it lacks of the history.
+"""Changelog of a partition: the records of decisions, and the records to repair it from the history.
 
 The history is the truth. When the writer gets a partition, it compares the whole changelog with the history and publishes
-the difference. From then on it consumes the changelog and compares each record that it did not send itself: another
-client's, or that of a writer that stalled while it lost the partition.
+the difference. From then on it consumes the changelog and compares each record that it did not send itself: it comes from
+another client, or from a writer that stalled while it lost the partition.
 """
 
 from collections import deque
@@ -19,21 +19,21 @@ from workers.kafka.consumer import check_readable
 from workers.kafka.partitioner import partition_for
 
 MAX_VERDICTS = 1_000
-"""Verdicts of one position record."""
+"""Most verdicts in one position record."""
 MAX_POSITIONS = 1_024
-"""Logs of one position record: the newest, if a namespace was fed from more."""
+"""Most source partitions in one position record; the newest ones are kept."""
 MAX_RANGES = 1_024
-"""Ranges of sent offsets that were not read back yet. Records of a forgotten range count as another client's."""
+"""Most ranges of sent offsets that were not read back yet. Records of a dropped range count as another client's."""
 
 Record = tuple[bytes, bytes | None]
 """Key and value; None is a tombstone."""
 
 
 class SentOffsets:
-    """Which offsets of a changelog partition this writer sent, and up to where the partition was recovered."""
+    """The offsets of a changelog partition that this writer sent, and the end of the recovered records."""
 
     def __init__(self, recovered: int) -> None:
-        """`recovered`: records at lower offsets were compared with the history when the partition was taken."""
+        """`recovered`: records at lower offsets were compared with the history when the partition was assigned."""
         self._recovered = recovered
         self._ranges: deque[range] = deque(maxlen=MAX_RANGES)
 
@@ -44,7 +44,7 @@ class SentOffsets:
             self._ranges.append(range(offset, offset + 1))
 
     def was_sent(self, offset: int) -> bool:
-        """Whether this writer sent the record. Offsets must be asked in ascending order: lower ones are forgotten."""
+        """Whether this writer sent the record. Call it with ascending offsets: lower ones are dropped."""
         while self._ranges and self._ranges[0].stop <= offset:
             self._ranges.popleft()
         return bool(self._ranges) and offset in self._ranges[0]
@@ -55,7 +55,7 @@ class SentOffsets:
 
 
 def decision_records(bank: Bank, decisions: Sequence[Decision]) -> Iterator[Record]:
-    """The records of decisions that `bank` has applied: the memories they changed, and then the positions."""
+    """The records of decisions that `bank` has applied: the changed memories, then the positions."""
     changed: dict[tuple[str, str], None] = {}
     for d in decisions:
         for memory_id in (d.memory_id, d.nearest if d.outcome == "superseded" else None):
@@ -69,7 +69,7 @@ def decision_records(bank: Bank, decisions: Sequence[Decision]) -> Iterator[Reco
 
 
 def recovery_records(bank: Bank, last: Sequence[Decision], present: dict[bytes, int]) -> Iterator[Record]:
-    """The records that a changelog partition lacks, and tombstones for those it should not have.
+    """The records that a changelog partition lacks, and tombstones for keys that it should not have.
 
     `present` maps each key of the partition to the `hash` of its value; it is emptied. `last` are the decisions of the
     history's last file, whose verdicts may not have been published. Positions come last, as in `decision_records`: a
@@ -91,7 +91,7 @@ def recovery_records(bank: Bank, last: Sequence[Decision], present: dict[bytes, 
 
 
 def expected_value(bank: Bank, key: bytes) -> bytes | None:
-    """The value that the key has according to the history; None where it should have none."""
+    """The value of the key according to the history; None if it should have none."""
     namespace, _, memory_id = key.decode("utf-8", "replace").partition("/")
     if key != changelog_key(namespace, memory_id):
         return None
@@ -114,7 +114,7 @@ def check_record(record: Any, partitions: int) -> None:
 
 
 def _verdicts(decisions: Iterable[Decision]) -> dict[str, list[Decided]]:
-    """The verdicts that a publisher may wait for, of each namespace in which something was decided."""
+    """By namespace of a decision: the verdicts that a publisher may wait for."""
     verdicts: dict[str, list[Decided]] = {}
     for d in decisions:
         own = verdicts.setdefault(d.namespace, [])

@@ -1,4 +1,4 @@
-"""Dead letters as rows for queries: what their headers say, and the original bytes."""
+"""Dead letters as rows for queries: the fields of their headers, and the original bytes."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -13,15 +13,17 @@ from workers.kafka.consumer import check_readable
 
 
 def keep(data: Path, topic_id: str, records: Sequence[Any], worker: str, now: datetime) -> None:
-    """Write consecutive records of one partition into one file of the data folder; again is the same. Raises HistoryError."""
+    """Write consecutive records of one partition into one file of the data folder. Idempotent. Raises HistoryError."""
     first, last = records[0], records[-1]
     name = f"{topic_id}-{first.partition}-{first.offset}-{last.offset}"
     tables.append_dead_letters(data, [_row(record, worker, now) for record in records], name)
 
 
 def _row(record: Any, worker: str, now: datetime) -> dict[str, Any]:
-    """The columns of schemas.dead_letter.DEAD_LETTERS. A record without valid headers becomes a letter about itself: a dead
-    letter about it would be one more record of the same topic."""
+    """The columns of schemas.dead_letter.DEAD_LETTERS.
+
+    A record without valid headers gets a row about itself: a dead letter about it would go to the same topic.
+    """
     try:
         check_readable(record)
         row = decode_headers(record.headers)

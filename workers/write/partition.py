@@ -18,7 +18,7 @@ from workers.observe import log
 from workers.write.changelog import SentOffsets
 
 CHECKPOINT_EVERY = 10_000
-"""Decisions after which a checkpoint is written; as many as there are memories, if these are more."""
+"""Decisions after which a checkpoint is written; or the number of memories, if that is larger."""
 
 Now = Callable[[], datetime]
 
@@ -36,7 +36,7 @@ class Partition:
 
 
 def load(data: Path, number: int, settings: Settings) -> Partition:
-    """Fold a partition's history, from its checkpoint on if that is valid. Raises HistoryError."""
+    """Fold a partition's history, from its checkpoint on if there is a valid one. Raises HistoryError."""
     start = None
     try:
         start = checkpoint.read(data, number, settings)
@@ -52,12 +52,12 @@ def load(data: Path, number: int, settings: Settings) -> Partition:
 
 
 def is_current(data: Path, partition: Partition) -> bool:
-    """Whether no other writer has appended to the history since."""
+    """Whether no other writer has appended to the history since the partition was loaded."""
     return partition.version == layout.last_version(data, partition.number)
 
 
 def tidy(data: Path, partition: Partition) -> None:
-    """One bounded step of compaction and checkpointing. It may fail and is tried again: nothing depends on it."""
+    """Do one bounded step of compaction, and write a checkpoint when it is due. A failure is logged and tried again later."""
     try:
         compaction.step(data, partition.number, time.time())
         if partition.since_checkpoint >= max(CHECKPOINT_EVERY, len(partition.bank)):

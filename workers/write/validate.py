@@ -1,7 +1,7 @@
 """Validation of fact-encodings: a message becomes facts and requests to forget, or raises BadMessage.
 
-The topic is not trusted: whatever passes here can be decided, kept and published. Each column is checked as a whole, by the
-types that the fields have in the messages.
+The topic is not trusted: an event that passes can be decided, stored and published. Each column is checked as a whole, by
+the types of the fields in the messages.
 """
 
 from collections.abc import Iterable
@@ -40,7 +40,7 @@ _FACT_COLUMNS |= {field.name: Finite for field in MEASURED}
 _FACT_LISTS: dict[str, Any] = {name: list[kind] for name, kind in _FACT_COLUMNS.items()}  # type: ignore[valid-type]
 
 FactRows = create_model("FactRows", __base__=Message, **_FACT_LISTS)
-"""What a fact states has the types of the message on `facts`, what was measured is finite."""
+"""The columns of facts: the types of the message on `facts`, and finite measurements."""
 
 
 class ForgetRows(Message):
@@ -57,16 +57,19 @@ def decode_events(value: bytes | None) -> list[NewFact | ForgetRequest]:
     _check_words(facts)
     try:
         return facts_from_batch(batch)
-    except (ValueError, OverflowError) as error:  # what a request to forget should not have, or a time
+    except (
+        ValueError,
+        OverflowError,
+    ) as error:  # a field that a request to forget must not have, or a time out of range
         raise BadMessage("invalid-field", f"a row cannot be read: {error}") from None
 
 
 def _check_words(facts: pa.RecordBatch) -> None:
-    """Each text's words have finite priors and surprisals, and a vector each, all of one size."""
+    """Raises BadMessage unless each word of a text has a finite prior, a finite surprisal and a vector of the same size."""
     words = [len(terms_of(text)) for text in facts.column("text").to_pylist()]
     for name in ("priors", "surprisals"):
         if pc.list_value_length(facts.column(name)).to_pylist() != words:
-            raise BadMessage("invalid-field", f"{name}: not one for each word of the text")
+            raise BadMessage("invalid-field", f"{name}: not one value for each word of the text")
         if not np.isfinite(facts.column(name).flatten().to_numpy(zero_copy_only=False)).all():
             raise BadMessage("invalid-field", f"{name}: missing or not finite")
     for count, size in zip(words, pc.binary_length(facts.column("vectors")).to_pylist(), strict=True):
@@ -77,7 +80,7 @@ def _check_words(facts: pa.RecordBatch) -> None:
 def check_owner(record: Any, namespaces: Iterable[str], partitions: int) -> None:
     """Raises BadMessage for a record on another partition than its namespaces', or with another namespace as its key.
 
-    A namespace has one partition, hence one bank. The key is what ACLs and people go by.
+    A namespace has one partition, hence one bank. ACLs and users rely on the key.
     """
     for namespace in namespaces:
         if (owner := partition_for(namespace, partitions)) != record.partition:

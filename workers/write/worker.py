@@ -1,9 +1,9 @@
 """The writer worker: decides each fact once, keeps the history, and publishes the memory.
 
-`WriterWorker._commit` is the contract. The history is the truth: after a crash the next writer folds it, skips what it has
-decided, and publishes what the changelog lacks. Two writers cannot append the same file: the later one folds again.
-No topic is trusted, and no message can stop a writer for good: what is invalid, or could not be published later, goes to
-the dead letters before it is decided.
+`WriterWorker._commit` is the contract. The history is the truth: after a crash the next writer folds it, skips the facts
+that are decided in it, and publishes the records that the changelog lacks. Two writers cannot append the same file: the
+later one folds again. No topic is trusted, and no message can stop a writer for good: a message that is invalid, or whose
+memory could not be published, goes to the dead letters before it is decided.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -38,7 +38,7 @@ from workers.write.validate import check_owner, decode_events
 
 @dataclass
 class Batch:
-    """What the records of one batch come to, by partition."""
+    """The results of one batch, by partition."""
 
     decisions: dict[int, list[Decision]] = field(default_factory=dict)
     overwritten: dict[int, dict[bytes, None]] = field(default_factory=dict)  # keys of the changelog, in order
@@ -67,7 +67,7 @@ class WriterWorker(Worker):
         self._settings, self._data, self._now = settings, data, now
         self._bank_settings = bank_settings or Settings()
         self._held: dict[int, Partition] = {}
-        self._loaded: dict[int, Partition] = {}  # before the assignment
+        self._loaded: dict[int, Partition] = {}  # folded before they are assigned
         self._topic_ids: dict[str, str] = {}
         self._producer: Producer | None = None
         self._disk = ThreadPoolExecutor(1, "writer-disk")
@@ -93,13 +93,13 @@ class WriterWorker(Worker):
         self._reader = self._settings.consumer()
 
     def assigned(self, partitions: list[Any]) -> None:
-        """Fold what is assigned, unless it is held and no other writer appended; then recover its changelog."""
+        """Fold the partitions that are not held, or to which another writer has appended; then recover their changelogs."""
         held, self._held = self._held, {}  # held again only when the changelog is recovered
         loaded, self._loaded = self._loaded, {}
         numbers = sorted({p.partition for p in partitions})
         taken = [n for n in numbers if n not in held or not is_current(self._data, held[n])]
         topic = self._settings.topic(topics.MEMORY_CHANGELOG)
-        # Read before the fold: what another writer still appends and publishes comes after `end`, and is consumed.
+        # Read before the fold: if another writer still publishes, its records come after `end` and are consumed.
         found = latest_by_key(self._reader, [TopicPartition(topic, number) for number in taken])
         for number, (present, end) in zip(taken, found.values(), strict=True):
             partition = loaded.get(number)
@@ -112,7 +112,7 @@ class WriterWorker(Worker):
         self._held = held
 
     def _recover(self, partition: Partition, present: dict[bytes, int], end: int) -> None:
-        """Produce what the changelog lacks of the history. `present` is read up to the offset `end`."""
+        """Produce the records of the history that the changelog lacks. `present` was read up to the offset `end`."""
         partition.sent = SentOffsets(end)
         records = changelog.recovery_records(partition.bank, partition.last, present)
         self._produce(partition.number, records)
@@ -133,23 +133,23 @@ class WriterWorker(Worker):
     # --- a batch ---
 
     def process(self, records: dict[Any, list[Any]]) -> Done:
-        """Decide a batch and commit it. Raises Retry, and drops what it decided, where a step of the commit fails."""
+        """Decide a batch and commit it. If a step of the commit fails, drops the decisions and raises Retry or KafkaError."""
         batch = Batch()
         try:
-            # In an order that does not depend on the poll: of a partition's topics, hits come before facts.
-            for place in sorted(records, key=lambda p: (p.partition, p.topic), reverse=True):
-                handle = self._handlers[self._settings.short(place.topic)]
-                for record in records[place]:
+            # The order does not depend on the poll; within a partition, hits come before facts.
+            for tp in sorted(records, key=lambda tp: (tp.partition, tp.topic), reverse=True):
+                handle = self._handlers[self._settings.short(tp.topic)]
+                for record in records[tp]:
                     try:
                         handle(batch, record)
                     except BadMessage as error:
                         self._refuse(record, error)
             self._commit(batch)
         except BaseException:
-            self._held.clear()  # decided, but perhaps neither appended nor published: the history knows
+            self._held.clear()  # what was appended is known only from the history
             raise
         for number in batch.decisions:
-            # Twice as often as there is something new to compact, so that larger files get their turn, too.
+            # Twice as often as new files can be compacted, so that larger files have a turn, too.
             if self._held[number].version % (compaction.FAN // 2) == 0:
                 tidy(self._data, self._held[number])
         return Done(
@@ -166,14 +166,14 @@ class WriterWorker(Worker):
             self._keep(letters)
         for number, decisions in batch.decisions.items():
             partition = self._held[number]
-            # 1. Append the decisions to the history. From here on they are the truth, whatever becomes of this process.
+            # 1. Append the decisions to the history. From here on they are the truth, even if this process ends now.
             records = self._append(partition, decisions)
             self._observe(batch, decisions)
-            # 2. Erase the texts that they say are erased, before anybody can read that they are.
+            # 2. Erase the texts of erased memories, before the changelog says that they are erased.
             self._erase(partition)
             # 3. Produce the changelog: the memories that changed, then how far each namespace is decided.
             self._produce(number, records)
-        # 3. The same for keys that other clients wrote, now that the history has all that the bank has.
+        # 3. The same for keys that other clients wrote, now that every decision of the bank is in the history.
         self._repair(batch)
         # 4. Flush the producer: the brokers have acknowledged the changelog and the dead letters.
         self._flush(self._held)
@@ -198,7 +198,7 @@ class WriterWorker(Worker):
         tracing.decided(decisions, batch.traces, batch.since)
 
     def _erase(self, partition: Partition) -> None:
-        """Step 2, also for the last file of another writer, which may have crashed before it. Raises Retry."""
+        """Step 2. Also run on assignment: the writer of the last file may have crashed before it. Raises Retry."""
         if any(decision.outcome == "erased" for decision in partition.last):
             with _retried():
                 erasure.erase(self._data, partition.number, partition.version)
@@ -209,7 +209,7 @@ class WriterWorker(Worker):
             self._producer.send(topics.MEMORY_CHANGELOG, value, key, number)
 
     def _repair(self, batch: Batch) -> None:
-        """Produce what the history says of overwritten keys. Raises Retry if another writer has appended to it."""
+        """Produce the correct values of overwritten keys. Raises Retry if another writer has appended to the history."""
         for number, keys in batch.overwritten.items():
             partition = self._held[number]
             if not is_current(self._data, partition):
@@ -250,8 +250,10 @@ class WriterWorker(Worker):
         batch.add(record.partition, decide_hits(self._held[record.partition].bank, hits, cause, self._now))
 
     def _on_changelog(self, batch: Batch, record: Any) -> None:
-        """Note a key that another client wrote since the partition was taken. What no replica can apply is a dead letter,
-        whenever it was written."""
+        """Note a key that another client wrote since the partition was assigned.
+
+        Raises BadMessage for a record that no replica can apply, whenever it was written.
+        """
         partition = self._held[record.partition]
         if partition.sent.was_sent(record.offset):
             return
@@ -270,7 +272,7 @@ class WriterWorker(Worker):
 
 @contextmanager
 def _retried() -> Iterator[None]:
-    """Errors of the data folder that may pass by themselves make the loop read the batch again."""
+    """Turns errors of the data folder that may pass by themselves into Retry."""
     try:
         yield
     except (CommitConflict, Unwritable) as error:
