@@ -1,1 +1,1 @@
-"""The processes on Kafka, the loop that they share, the local stack and the command line."""
+"""The Kafka workers and their loop, the local stack, the client, the web page and the command line."""

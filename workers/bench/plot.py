@@ -1,4 +1,4 @@
-"""Plots of measures and costs over the number of memories. They need matplotlib, which is an extra."""
+"""Plots of measures and costs by the number of memories. They need matplotlib, an extra."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

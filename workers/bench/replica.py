@@ -1,7 +1,7 @@
 """Speed of loading a changelog into a generator, compared with only reading the same bytes.
 
-Made-up memories on the embedded broker, and a memory without a model: it measures the way from the topic into
-the bank and its index.
+It uses made-up memories on the embedded broker and no model, so it measures the way from the topic into the
+bank and its index.
 """
 
 from dataclasses import dataclass
@@ -32,14 +32,14 @@ REPEATS = 3
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """Medians. Ratios: how much of the speed of reading alone is reached."""
+    """Medians. The ratios are shares of the speed of only reading."""
 
     memories: int
     megabytes: float
     memories_s: float  # loaded per second
     read_memories_s: float  # only read per second
     ratio: float
-    least_ratio: float
+    least_ratio: float  # the least that is acceptable
     cpu_ratio: float  # by processor time, which says more on a busy machine
 
 
@@ -68,7 +68,7 @@ def measure(folder: Path, memories: int, seed: int, progress: Progress) -> Repli
 
 
 def _publish(settings: KafkaSettings, memories: int, seed: int, progress: Progress) -> int:
-    """Publishes the changelog records of so many memories; their size in bytes."""
+    """Publishes the changelog records of this many memories. Returns their size in bytes."""
     bank, producer, size = Bank(Settings(capacity=memories)), settings.producer(), 0
     for fact in made_up_stream(int(memories * 1.3) + 10, seed):
         for decision in decide_fact(bank, fact, fact.observed_at):

@@ -1,4 +1,4 @@
-"""Prints what a measurement found: tables for a person, or JSON, and progress on the way."""
+"""Output of measurements: tables or JSON for the results, and progress bars meanwhile."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pipeline.bench.talk import TalkResult
 
 LINE_EVERY_S = 30.0
-"""Between two lines of progress where no bar can be drawn."""
+"""Seconds between two lines of progress without a terminal."""
 
 console = Console(highlight=False)
 stderr = Console(stderr=True)
@@ -64,8 +64,8 @@ def show_figures(result: Any) -> None:
 
     def lines(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
         if isinstance(value, dict | list):
-            for name, part in value.items() if isinstance(value, dict) else enumerate(value, 1):
-                yield from lines(f"{prefix} {name}".strip(), part)
+            for name, item in value.items() if isinstance(value, dict) else enumerate(value, 1):
+                yield from lines(f"{prefix} {name}".strip(), item)
         else:
             yield prefix, f"{value:,.2f}" if isinstance(value, float) else str(value)
 
@@ -143,7 +143,7 @@ def _counts(counts: dict[str, int]) -> str:
 
 @contextmanager
 def progress_bars() -> Iterator["ProgressBars"]:
-    """On a terminal bars that vanish at the end, elsewhere a line now and then; on standard error."""
+    """Progress on standard error: bars that vanish at the end, or lines now and then without a terminal."""
     with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as bars:
         yield ProgressBars(bars)
 

@@ -26,8 +26,8 @@ from workers.runtime import supervisor
 class StreamResult:
     """Medians of facts per second; `of_encode` is the median of the rounds' ratios.
 
-    `ready_s`: from the start of `up` until it is ready. `load_s`: until a process that only loads the model
-    has it.
+    `ready_s`: seconds from the start of `up` until it is ready. `load_s`: seconds of a process that only loads
+    the model.
     """
 
     model: str
@@ -53,14 +53,14 @@ def measure(
         encoder = Encoder.load(model, device)
         texts = made_up_facts(facts * rounds, 0)
 
-        def part(turn: int) -> list[str]:
+        def texts_of(turn: int) -> list[str]:
             return texts[turn * facts : (turn + 1) * facts]
 
         stream, _, alone = in_turns(
             rounds,
-            lambda turn: _publish(settings, part(turn)),
-            lambda turn: encoder.encode(part(turn)[:16]),  # warms up
-            lambda turn: encoder.encode(part(turn)),
+            lambda turn: _publish(settings, texts_of(turn)),
+            lambda turn: encoder.encode(texts_of(turn)[:16]),  # warms up
+            lambda turn: encoder.encode(texts_of(turn)),
             after=lambda: progress("streaming", 1, rounds),
         )
     return StreamResult(
@@ -70,7 +70,7 @@ def measure(
 
 
 def _publish(settings: KafkaSettings, texts: list[str]) -> None:
-    """Returns when the last fact is decided."""
+    """Publishes facts, and returns when the last is decided. Raises ClientError if one is not."""
     facts = ((DEFAULT_NAMESPACE, Fact(text=text)) for text in texts)
     published = client.publish(settings, facts, wait=True)
     if (decided := published.outcomes.total()) != len(texts):
@@ -80,7 +80,7 @@ def _publish(settings: KafkaSettings, texts: list[str]) -> None:
 def _seconds_to_load(model: str, device: str) -> float:
     script = "import sys; from pipeline import MemoryLM; MemoryLM.load(*sys.argv[1:])"
     command = [sys.executable, "-c", script, model, device]
-    subprocess.run(command, check=True)  # the first one reads the files
+    subprocess.run(command, check=True)  # the first one brings the files into the page cache
     begun = clock()
     subprocess.run(command, check=True)
     return clock() - begun

@@ -1,8 +1,7 @@
 """Speed of the writer in a small namespace and in a large one of the same partition.
 
-The real writer on made-up encodings: it checks, decides, appends to the history and makes the changelog's
-records, which nobody receives. There is no model and no broker, so this is the writer's own work, the disk's
-included.
+The real writer gets made-up encodings: it checks, decides, appends to the history and makes the changelog's
+records, which are dropped. Without a model and a broker, this is the writer's own work, with the disk's.
 """
 
 import gc
@@ -35,6 +34,8 @@ TOPIC_IDS = {topic.name: topic.name for topic in topics.TOPICS}
 
 @dataclass(frozen=True, slots=True)
 class Write:
+    """Facts decided per second, and the least acceptable values."""
+
     memories: int
     small_memories: int
     facts_s: float  # at `memories`, median over batches
@@ -92,7 +93,7 @@ class _Partition:
         return self._bank.size(namespace)
 
     def decide(self, messages: Sequence[bytes], namespace: str) -> Timing:
-        """How long the writer takes over these messages, as the next ones of its topic."""
+        """The time that the writer takes for these messages, as the next ones of its topic."""
         records = [
             SimpleNamespace(
                 partition=0, offset=self.offset + n, key=namespace.encode(), value=value, headers=[]

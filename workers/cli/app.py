@@ -1,4 +1,4 @@
-"""The command line: registers every command, each of which mirrors one library call.
+"""The command line: every command, each of which mirrors one library call.
 
 A command imports what it needs when it runs, so that `--help` and short commands start without torch, Kafka
 or DuckDB.
@@ -29,6 +29,9 @@ app.add_typer(model_app, name="model")
 app.add_typer(schemas_app, name="schemas")
 app.add_typer(bench_app, name="bench")
 
+ModelName = Annotated[
+    str, typer.Argument(help="default, a hub id, a folder or a .gguf file.", envvar="FACTSTREAM_MODEL")
+]
 
 app.command()(worker)
 app.command()(up)
@@ -45,8 +48,7 @@ def watch(
 ) -> None:
     """Show lag, facts per second, decisions and answers as they happen, until Ctrl-C.
 
-    With --json, prints one line of JSON per update. It only reads, so it can watch a cluster from any
-    machine.
+    With --json, prints one line of JSON per update. It only reads topics, so it can run on any machine.
     """
     from workers.cli.watch import run
     from workers.kafka.config import KafkaSettings
@@ -114,7 +116,7 @@ def demo(
 
 
 @model_app.command("pull")
-def model_pull(model: Annotated[str, typer.Argument(envvar="FACTSTREAM_MODEL")] = "default") -> None:
+def model_pull(model: ModelName = "default") -> None:
     """Fetch and convert a model, and print its folder."""
     from pipeline.model.hub import resolve
 
@@ -123,10 +125,10 @@ def model_pull(model: Annotated[str, typer.Argument(envvar="FACTSTREAM_MODEL")] 
 
 
 @model_app.command("calibrate")
-def model_calibrate(model: Annotated[str, typer.Argument(envvar="FACTSTREAM_MODEL")] = "default") -> None:
-    """Make the calibration by which a model's word states are compared, and print its file.
+def model_calibrate(model: ModelName = "default") -> None:
+    """Calibrate the comparison of a model's word states, and print the file.
 
-    Workers make a missing one themselves. All workers must have the same file: make it once and copy it.
+    A worker that has no such file makes it. All workers must have the same file: make it once and copy it.
     """
     from pipeline.model.backbone import Backbone
     from pipeline.model.calibration import calibrate, calibration_path, keep
@@ -150,10 +152,8 @@ def schemas_export(folder: Annotated[Path, typer.Argument(help="Created if missi
 def main() -> None:
     """The entry point `factstream`."""
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(
-            line_buffering=True
-        )  # a program that reads a pipe waits for lines, not for 8 KiB
+        sys.stdout.reconfigure(line_buffering=True)  # also into a pipe: its reader waits for lines
     # torch reads this when it is loaded. OpenMP threads that spin while they wait take the cores from the other
-    # workers: two encoders on two cores then reach a third of their speed in turns.
+    # workers: each of two encoders on two cores then drops to a third of its speed from time to time.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     app()

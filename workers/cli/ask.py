@@ -1,4 +1,4 @@
-"""`factstream ask`: asks the running stack, and prints the answer as it is generated."""
+"""`factstream ask`: a request to the running stack, printed as it is generated."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,15 +21,17 @@ console = Console()
 def ask(
     prompt: Annotated[str, typer.Argument(help="The text to continue.")],
     namespace: Annotated[
-        list[str] | None, typer.Option(help="Whose memories to use; may be given more than once.")
+        list[str] | None,
+        typer.Option(help="The namespace of the memories to use; may be given more than once."),
     ] = None,
     no_memory: Annotated[bool, typer.Option("--no-memory", help="Ask the bare model.")] = False,
     compare: Annotated[
         bool, typer.Option("--compare", help="Answer with the memory, then without it.")
     ] = False,
-    max_new_tokens: Annotated[int, typer.Option(min=1, max=2048, help="At most so many tokens.")] = 32,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=2048, help="The most tokens to generate.")] = 32,
     chat: Annotated[
-        bool, typer.Option("--chat", help="Send the prompt as a user's turn in the model's chat template.")
+        bool,
+        typer.Option("--chat", help="Send the prompt as a user's message, in the model's chat template."),
     ] = False,
     bootstrap: Bootstrap = None,
     topic_prefix: Prefix = None,
@@ -37,7 +39,7 @@ def ask(
 ) -> None:
     """Ask the running stack; the text appears as it is generated.
 
-    After `publish --wait` on this machine, the answer comes from a memory that has those facts.
+    After `publish --wait` on this machine, the answering memory includes those facts.
 
     Example: factstream ask "The Harlow desk lamp is made of" --compare
     """
@@ -64,7 +66,7 @@ def _request(body: dict[str, Any]) -> "GenerationRequest":
 
 
 def _ask(settings: "KafkaSettings", request: "GenerationRequest", as_json: bool) -> None:
-    """Prints the pieces of one answer. Raises ClientError where it is an error."""
+    """Prints the pieces of one answer. Raises ClientError if the answer is an error."""
     from schemas.response import ResponseDelta
     from workers import client
     from workers.client import positions

@@ -1,4 +1,4 @@
-"""`factstream bench`: measures recall, the cost and speed of each step, and the whole stack."""
+"""`factstream bench`: measurements of recall, of the cost and speed of each step, and of the stack."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,15 +14,19 @@ from workers.cli.options import Device, Json, Model
 if TYPE_CHECKING:
     from workers.bench.report import ProgressBars
 
-app = typer.Typer(help="Measure the bare model, prompting and the memory side by side.", no_args_is_help=True)
+app = typer.Typer(
+    help="Measure recall, and the speed of each step and of the whole stack.", no_args_is_help=True
+)
 
 
 @app.command()
 def recall(
     facts: Annotated[Path, typer.Option(help="A JSON Lines file of facts and prompts for them.")],
-    limit: Annotated[int, typer.Option(min=1, help="How many facts to ask for.")] = 1000,
-    said: Annotated[int, typer.Option(min=1, help="For how many of them to generate texts.")] = 200,
-    prompted: Annotated[int, typer.Option(min=1, help="For how many of them to measure prompting.")] = 200,
+    limit: Annotated[int, typer.Option(min=1, help="How many facts to ask about.")] = 1000,
+    said: Annotated[int, typer.Option(min=1, help="For how many of those facts to generate texts.")] = 200,
+    prompted: Annotated[
+        int, typer.Option(min=1, help="For how many of those facts to measure prompting.")
+    ] = 200,
     extra: Annotated[int, typer.Option(min=0, help="How many invented facts to learn as well.")] = 0,
     model: Model = "default",
     device: Device = "auto",
@@ -31,11 +35,11 @@ def recall(
         Path | None, typer.Option(help="Write a .png of the main measures by size of memory.")
     ] = None,
 ) -> None:
-    """Learn facts that no model knows, ask for them, and measure what else has changed.
+    """Learn facts that no model knows, ask about them, and measure side effects.
 
     Each line of the file has text, target, target_true, prompt, paraphrases, question and update {text,
     target}, and optionally category, neighbours and reversed_text. All measures are shares. The loss gate
-    refuses none of these facts; it is measured by itself. Prompting puts the retriever's best fact before the
+    skips none of these facts; it is measured separately. Prompting puts the best retrieved fact before the
     prompt.
 
     Example: factstream bench recall --facts facts.jsonl --limit 100
@@ -51,7 +55,7 @@ def recall(
         from pipeline.bench.files import read_facts
         from pipeline.bench.recall import measure
 
-        rows = read_facts(facts)
+        rows = read_facts(facts)  # a bad file fails before torch is loaded
         from pipeline import MemoryLM
 
         lm = MemoryLM.load(model, device)
@@ -74,8 +78,8 @@ def talk(
     """Learn the facts of conversations, each in a namespace of its own, and ask about them.
 
     Each line of the file has conversation, facts {text, evidence} and questions {question, answer, evidence,
-    category}. Evidence is looked for in categories 1 to 4, where some fact has it; answers are compared in
-    categories 1 and 4.
+    category}. Retrieval is measured in categories 1 to 4, for questions whose evidence is in a fact; answers
+    in categories 1 and 4.
     """
     from workers.bench import report
 
@@ -84,7 +88,7 @@ def talk(
         from pipeline.bench.files import read_talks
         from pipeline.bench.talk import measure
 
-        talks = read_talks(talk)
+        talks = read_talks(talk)  # a bad file fails before torch is loaded
         from pipeline import MemoryLM
 
         result = measure(Comparison(MemoryLM.load(model, device), Limits(), progress), talks, limit)
@@ -94,14 +98,14 @@ def talk(
 @app.command()
 def write(
     memories: Annotated[
-        int, typer.Option(min=1000, help="Size of the large namespace; a bank holds 100000.")
+        int, typer.Option(min=1000, help="Size of the large namespace; it holds at most 100000.")
     ] = 100_000,
     as_json: Json = False,
 ) -> None:
-    """Measure the facts per second that the writer decides, in a namespace of this size and in one of 1,000.
+    """Measure the facts per second that the writer decides, in a large namespace and in one of 1,000 memories.
 
-    The writer checks, decides and appends made-up encodings to a history, without a model and without a
-    broker.
+    The writer checks and decides made-up encodings and appends the decisions to a history, without a model or
+    a broker.
     """
     with measuring() as (progress, folder):
         from workers.bench.write import measure
@@ -120,7 +124,7 @@ def query(
 ) -> None:
     """Measure the README's analyses over a history that was written in small files and compacted.
 
-    They are compared with the time that DuckDB takes to read the same columns from one flat Parquet file.
+    Their times are compared with DuckDB's on the same columns of one flat Parquet file.
     """
     with measuring() as (progress, folder):
         from pipeline.bench.query import measure
@@ -220,7 +224,7 @@ def stream(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Measure the facts per second that a whole stack decides, compared with the encoder, and its start.
+    """Measure the facts per second that a whole stack decides, compared with the encoder, and its start-up.
 
     It starts a stack of its own, with an embedded broker on a free port, in a temporary folder.
     """
@@ -245,7 +249,7 @@ def measuring() -> Iterator[tuple["ProgressBars", Path]]:
 
 
 def show(result: Any, as_json: bool, as_text: Callable[[Any], object] | None = None) -> None:
-    """Prints a dataclass of figures: as JSON, by `as_text`, or one figure a line."""
+    """Prints a dataclass of figures: as JSON, with `as_text`, or one figure a line."""
     from workers.bench import report
 
     (report.show_json if as_json else as_text or report.show_figures)(result)

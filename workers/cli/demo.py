@@ -71,7 +71,7 @@ console = Console(highlight=False)
 
 
 def run(facts: Path | None = None) -> int:
-    """Runs the demo; 0 if every fact was decided. Raises what the client raises."""
+    """Runs the demo. Returns 0 if every fact of the file was decided, else 1. Raises StackError and the client's errors."""
     example = Path(__file__).parent.parent.parent / "examples" / "facts.jsonl"
     file = facts or (example if example.exists() else None)
     begun = time.monotonic()
@@ -81,7 +81,7 @@ def run(facts: Path | None = None) -> int:
         supervisor.running(Path(folder)) as (settings, ready),
     ):
         console.print(f"{ready}  ({time.monotonic() - begun:.0f} s)", markup=False)
-        _title("Six facts that the model may know, learned in any case (min_loss_delta 0)")
+        _title("Six facts that the model may already know, learned in any case (min_loss_delta 0)")
         _publish(settings, [{"text": t, "category": c, "min_loss_delta": 0.0} for c, t in KNOWN_FACTS])
         _title("Facts that no model can know (one twice, one superseded, one late) and two that it knows")
         _publish(settings, NEW_FACTS)
@@ -125,7 +125,7 @@ def _facts(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, Fact]]:
 
 
 def _publish(settings: KafkaSettings, rows: Sequence[dict[str, Any]]) -> None:
-    """Publishes facts, and prints each one's outcome beside what the loss gate alone would say."""
+    """Publishes facts, and prints the outcome of each beside the verdict of the loss gate alone."""
     published = client.publish(settings, _facts(rows), wait=True)
     table = Table("outcome", "loss delta", "the loss gate's verdict", "fact")
     threshold = Settings().min_loss_delta

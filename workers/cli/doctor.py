@@ -1,4 +1,4 @@
-"""`factstream doctor`: which packages, model, broker and data folder there are. It changes nothing."""
+"""`factstream doctor`: a check of the packages, model, broker and data folder. It changes nothing."""
 
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
@@ -31,7 +31,7 @@ PACKAGES = (
 
 
 def run(settings: KafkaSettings, data: Path, model: str, as_json: bool) -> int:
-    """Prints what was found; the exit code."""
+    """Prints the report. Returns the exit code: 1 if something is wrong."""
     report = examine(settings, data, model)
     if as_json:
         print(orjson.dumps(report).decode())
@@ -46,7 +46,7 @@ def run(settings: KafkaSettings, data: Path, model: str, as_json: bool) -> int:
 
 
 def examine(settings: KafkaSettings, data: Path, model: str) -> dict[str, Any]:
-    """What was found, by name; under `wrong` one line for each thing to repair, none if all is well."""
+    """The state of each thing, by name; `wrong` lists one line for each problem."""
     report: dict[str, Any] = {}
     wrong: list[str] = []
     for name in PACKAGES:

@@ -1,4 +1,4 @@
-"""How a command reports what went wrong: one clear line on standard error, and exit code 1."""
+"""Error reports of commands: one clear line on standard error, and exit code 1."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ stderr = Console(stderr=True)
 
 @contextmanager
 def report_errors() -> Iterator[None]:
-    """Turns the errors that a person can mend into one line and exit code 1; others keep their traceback."""
+    """Turns errors that the user can mend into one line and exit code 1; others keep their traceback."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""`factstream memories`: lists, searches and shows memories, and forgets one."""
+"""`factstream memories`: commands that list, search, show and forget memories."""
 
 from typing import Annotated
 
@@ -14,8 +14,8 @@ from workers.cli.tables import Format, show_query
 app = typer.Typer(help="List, search, show or forget memories.", no_args_is_help=True)
 console = Console()
 
-Limit = Annotated[int, typer.Option(help="At most so many rows.")]
-MemoryId = Annotated[str, typer.Argument(help="As `factstream memories list` prints it.")]
+Limit = Annotated[int, typer.Option(help="The most rows to print.")]
+MemoryId = Annotated[str, typer.Argument(help="The id that `factstream memories list` prints.")]
 
 
 @app.command("list")
@@ -62,8 +62,8 @@ def forget(
 ) -> None:
     """Forget a memory. The request is decided in order with the namespace's facts.
 
-    The text stays in the history unless --erase is given, as for a person who asks for deletion. Topics and
-    backups keep it for as long as their retention says.
+    The text stays in the history unless --erase is given, for example because a person asked for deletion.
+    Topics and backups keep it until their retention ends.
     """
     from workers import client
     from workers.client import positions

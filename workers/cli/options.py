@@ -28,7 +28,7 @@ Data = Annotated[
 Model = Annotated[
     str, typer.Option(help="default, a hub id, a folder or a .gguf file.", envvar="FACTSTREAM_MODEL")
 ]
-Prefix = Annotated[str | None, typer.Option(help="Put before the name of every topic and consumer group.")]
+Prefix = Annotated[str | None, typer.Option(help="A prefix of the names of all topics and consumer groups.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.", envvar="FACTSTREAM_DEVICE")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 MetricsPort = Annotated[

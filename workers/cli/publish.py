@@ -1,4 +1,4 @@
-"""`factstream publish`: publishes the facts of a file, one a line, and reports what became of them."""
+"""`factstream publish`: publishes the facts of a file, one a line, and reports the outcomes."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 console = Console()
 MAX_LISTED = 20
-"""Refused lines and positions that are printed one by one."""
+"""Most refused lines, and most positions, that are printed."""
 
 
 def publish(
@@ -43,8 +43,8 @@ def publish(
 ) -> None:
     """Publish facts from a file. Fields that a fact does not have are left out, and listed.
 
-    With --wait, facts that the broker did not confirm, or lost, are sent again and count once; the position
-    reached is printed, and `factstream ask` on this machine is answered by a memory that has it.
+    With --wait, facts that the broker did not confirm, or lost, are sent again and count once. The position
+    reached is printed, and later answers to `factstream ask` on this machine include the facts.
 
     Example: echo "The Harlow desk lamp is made of walnut." | factstream publish - --wait
     """
@@ -84,7 +84,7 @@ class FactLines:
     left_out: dict[str, None] = field(default_factory=dict)  # a set that keeps its order
 
     def read(self, lines: Iterable[bytes]) -> Iterator[tuple[str, Fact]]:
-        """The (namespace, fact) of every line that has one."""
+        """The (namespace, fact) of every line that is a fact."""
         for number, line in enumerate(lines, 1):
             if self.limit is not None and number > self.limit:
                 return
@@ -100,7 +100,7 @@ class FactLines:
 
 
 def fact_of(line: bytes, defaults: dict[str, Any]) -> tuple[Fact, list[str]]:
-    """The fact of a line of JSON or plain text, and the names of the line's fields that a fact does not have.
+    """The fact in a line of JSON or plain text, and the names of fields that a fact does not have.
 
     Raises BadMessage.
     """
@@ -118,7 +118,7 @@ def _opened(file: str) -> Any:
 
 @contextmanager
 def _progress(wait: bool) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on a terminal: of the facts sent, or with `wait` of those decided."""
+    """A progress bar on a terminal: of the facts sent, or with `wait` of the decided ones."""
     with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as bar:
         task = bar.add_task("publishing", total=None)
         yield lambda sent, decided: bar.update(task, total=sent, completed=decided if wait else sent)

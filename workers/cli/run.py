@@ -94,10 +94,10 @@ def up(
 
 def ui(
     data: Data,
-    host: Annotated[
-        str, typer.Option(help="An address of this machine. The page has no login.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free port.")] = 8642,
+    host: Annotated[str, typer.Option(help="The address to serve on. The page has no login.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port to serve on; 0 takes a free one.")
+    ] = 8642,
     bootstrap: Bootstrap = None,
     topic_prefix: Prefix = None,
 ) -> None:

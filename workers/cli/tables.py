@@ -1,4 +1,4 @@
-"""Prints a query's result: a table for a person, CSV or JSON for a program."""
+"""Output of a query's result: a table for a person, CSV or JSON for a program."""
 
 import csv
 import sys
@@ -14,7 +14,7 @@ from rich.table import Table
 from workers.cli.errors import report_errors, stderr
 
 MAX_ROWS = 1000
-"""Rows of a table for a person."""
+"""Most rows of a table for a person."""
 
 
 class Format(StrEnum):
@@ -32,13 +32,15 @@ def show_query(data: Path, sql: str, format: Format) -> None:
 
 
 def show(table: Any, format: Format) -> None:
-    """Prints an Arrow table a batch at a time: as Python objects a large one takes many times its size."""
+    """Prints an Arrow table batch by batch: Python objects take many times the memory."""
     rows = (row for batch in table.to_batches(max_chunksize=1000) for row in batch.to_pylist())
     if format is Format.json:
-        parts = (
+        objects = (
             orjson.dumps(row, default=lambda v: v.hex() if isinstance(v, bytes) else str(v)) for row in rows
         )
-        print("[" + next(parts, b"").decode(), *(f",{part.decode()}" for part in parts), sep="", end="]\n")
+        print(
+            "[" + next(objects, b"").decode(), *(f",{text.decode()}" for text in objects), sep="", end="]\n"
+        )
     elif format is Format.csv:
         writer = csv.writer(sys.stdout)
         writer.writerow(table.column_names)

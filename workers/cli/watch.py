@@ -1,4 +1,4 @@
-"""`factstream watch`: the terminal screen and the JSON lines of what the client observes."""
+"""`factstream watch`: the observed cluster as a terminal screen or as JSON lines."""
 
 import sys
 from collections import Counter, deque
@@ -30,7 +30,7 @@ COLOURS = {"learned": "green", "superseded": "green", "reinforced": "cyan", "evi
 
 
 def run(settings: KafkaSettings, interval_s: float, as_json: bool) -> None:
-    """Until SIGINT or SIGTERM. Raises KafkaUnavailable, TopicsMissing, and ValueError without a terminal."""
+    """Shows the cluster until SIGINT or SIGTERM. Raises KafkaUnavailable, TopicsMissing; ValueError without a terminal."""
     console = Console()
     if not as_json and not console.is_terminal:
         raise ValueError("standard output is not a terminal: use `factstream watch --json`")
@@ -49,7 +49,7 @@ def run(settings: KafkaSettings, interval_s: float, as_json: bool) -> None:
 
 
 class Screen:
-    """What the terminal shows: the last tick, and totals since the start."""
+    """The contents of the terminal: the last tick, and totals since the start."""
 
     def __init__(self, bootstrap: str) -> None:
         self._bootstrap, self._tick = bootstrap, dict[str, Any]()

@@ -1,4 +1,4 @@
-"""Sends a generation request and reads its answer, piece by piece."""
+"""A generation request: sends it and reads its answer, piece by piece."""
 
 import time
 import uuid
@@ -29,8 +29,9 @@ def ask(
 ) -> Iterator[ResponseDelta | GenerationResponse]:
     """Sends a request and yields its deltas, each once and in order, and last its response.
 
-    `recent`: positions that the answering memory must have reached, used where the request has no `after`.
-    Positions of another cluster's topics are left out. Ends early once `wanted()` is false.
+    `recent`: positions that the answering memory must have reached, used if the request has no `after`.
+    Positions of another cluster's topics are left out. Ends early once `wanted()` is false, and raises ClientError
+    if there is no response within `timeout_s` seconds.
     Raises ClientError, KafkaError, KafkaUnavailable.
     """
     request = _with_positions(request, recent, ensure_topics(settings)[topics.FACTS])
@@ -60,7 +61,7 @@ def ask(
 
 
 def _with_positions(request: GenerationRequest, recent: Positions | None, topic_id: str) -> GenerationRequest:
-    """The request with those of the positions that belong to this cluster's topic of facts."""
+    """The request with `after` set to the positions on this cluster's topic of facts."""
     if not recent or request.after is not None:
         return request
     after = {

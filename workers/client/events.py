@@ -1,4 +1,4 @@
-"""Counts and describes the facts, decisions, answers and dead letters that arrive between two ticks.
+"""Counts and descriptions of the facts, decisions, answers and dead letters between two ticks.
 
 Records are decoded as the workers decode them; those that cannot be decoded are ignored. Memory use is
 bounded.
@@ -28,7 +28,7 @@ MAX_CHARS = 400
 
 @dataclass
 class Events:
-    """What arrived since the last tick, and the texts and prompts that it takes to describe it."""
+    """The events since the last tick, and the texts and prompts to describe later ones."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     dead_letters: Counter[str] = field(default_factory=Counter)
@@ -74,7 +74,7 @@ class Events:
                 })  # fmt: skip
 
     def _text_of(self, decided: Decided) -> str | None:
-        """The fact's own text where it was seen, else that of its memory."""
+        """The fact's own text if it was seen, else its memory's."""
         memory_text = self.texts.get(decided.memory_id or "")
         return self.texts.pop(f"{decided.partition}/{decided.offset}", memory_text)
 
@@ -88,18 +88,18 @@ class Events:
         })  # fmt: skip
 
     def drain(self) -> dict[str, Any]:
-        """The counts and lists, which begin again at nothing."""
+        """Returns the counts and lists, and empties them."""
         drained = {
             "outcomes": dict(self.outcomes), "dead_letters": dict(self.dead_letters),
             "decisions": list(self.decisions), "answers": list(self.answers),
         }  # fmt: skip
-        for part in (self.outcomes, self.dead_letters, self.decisions, self.answers):
-            part.clear()
+        for collection in (self.outcomes, self.dead_letters, self.decisions, self.answers):
+            collection.clear()
         return drained
 
 
 def plain(text: str) -> str:
-    """The text on one line, without characters that a terminal would obey."""
+    """The text on one line, without control characters."""
     return "".join(char if char.isprintable() else " " for char in text).strip()
 
 

@@ -1,8 +1,7 @@
 """The positions that this machine's publications reached, so that `ask` reads its own writes.
 
 One small file in the data folder keeps the positions by namespace, in the form of a request's `after`. It
-does not record which cluster they belong to: a caller drops the positions of other topic ids than its
-cluster's.
+does not record their cluster: a caller drops positions whose topic id is not on its cluster.
 """
 
 import contextlib
@@ -15,7 +14,7 @@ from pipeline.files import atomic_file
 
 FILE = "published.json"
 NAMESPACES = 1_000
-"""How many namespaces are kept: those that were published to last."""
+"""Most namespaces that are kept: those that were published to last."""
 MAX_BYTES = 4 * 1024 * 1024
 
 Positions = dict[str, dict[str, int]]
@@ -25,7 +24,7 @@ Positions = dict[str, dict[str, int]]
 def remember(data: Path, after: Mapping[str, Mapping[str, int]]) -> None:
     """Keeps the positions of `after`; positions of these namespaces on other topics are dropped.
 
-    Nothing is kept in a folder that cannot be written: the facts are published all the same.
+    If the folder cannot be written, nothing is kept, and no error is raised: the facts are published.
     """
     kept = recall(data)
     for namespace, logs in after.items():
@@ -38,7 +37,7 @@ def remember(data: Path, after: Mapping[str, Mapping[str, int]]) -> None:
 
 
 def recall(data: Path, namespaces: Sequence[str] | None = None) -> Positions:
-    """The positions of these namespaces, or of all. A missing or damaged file has none."""
+    """The positions of these namespaces, or of all; none if the file is missing or damaged."""
     found: Positions = {}
     with contextlib.suppress(OSError, orjson.JSONDecodeError):
         with (data / FILE).open("rb") as file:

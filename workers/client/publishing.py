@@ -1,4 +1,4 @@
-"""Publishes facts and, on request, waits until each of them is durably decided."""
+"""Publication of facts, with an optional wait until each of them is durably decided."""
 
 import time
 import uuid
@@ -30,14 +30,14 @@ BROKER_CHECK_S = 5.0
 """While no fact is decided, how often to check that the broker still has the same topics."""
 RETRIES = 5
 BACKOFF_S = 0.5
-"""Before the first retry; doubled with each failure."""
+"""Doubled with each failure, the first included; at most 8 s."""
 FLUSH_EVERY = 500
 """Facts sent between two flushes."""
 
 
 @dataclass
 class Published:
-    """What became of the facts of one call of `publish`."""
+    """The outcome of one call of `publish`."""
 
     sent: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -100,7 +100,7 @@ class _BrokerReset(ClientError):
 
 
 class _Publication:
-    """The facts of one call of `publish`: which are unsent, unconfirmed and undecided."""
+    """The facts of one call of `publish`: unsent, unconfirmed and undecided ones."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class _Publication:
         self._confirm(producer)
 
     def _start_over(self) -> None:
-        """The topics are new ones: sends again what was sent to the old ones, from a tail of the new ones."""
+        """The topics are new: queues again all facts that were sent to the old ones, and tails the new ones."""
         if self._tail:
             self._tail.close()
         self._tail = Tail(self._settings, (topics.MEMORY_CHANGELOG, topics.DEAD_LETTERS))
@@ -150,7 +150,7 @@ class _Publication:
     def _confirm(self, producer: Producer) -> None:
         confirmed = producer.flush_or_raise()
         if self._wait and ensure_topics(self._settings) != self._topic_ids:
-            # The broker restarted meanwhile: nobody knows to which of the two these offsets belong.
+            # The broker restarted meanwhile: these offsets may be on its old topics or on its new ones.
             raise _BrokerReset(f"the broker lost up to {len(self._undecided)} undecided facts")
         for pending, sent in zip(self._unconfirmed, confirmed, strict=True):
             if self._wait:
@@ -180,7 +180,7 @@ class _Publication:
                 last_check = time.monotonic()
 
     def _take(self, record: Any) -> bool:
-        """Notes the decisions of a record; whether it had one about an undecided fact of this call."""
+        """Notes the decisions in a record. Returns whether it decided an undecided fact of this call."""
         before = len(self._undecided)
         if self._settings.short(record.topic) == topics.DEAD_LETTERS:
             self._take_dead_letter(record)

@@ -1,6 +1,6 @@
-"""Observes a running cluster: lag, rates, decisions and answers, summed up once per interval.
+"""Observer of a running cluster: lag, rates, decisions and answers, summed up once per interval.
 
-It reads the topics from their ends and asks how far the workers' groups have committed. It joins no group,
+It reads the topics from their ends, and the committed offsets of the workers' groups. It joins no group,
 writes nothing and needs no data folder, so it can observe a cluster from anywhere.
 """
 
@@ -49,7 +49,7 @@ def ticks(settings: KafkaSettings, interval_s: float, stop: Stop) -> Iterator[di
 
 
 class Observer:
-    """The connections to one cluster, and what it takes to compute rates."""
+    """The connections to one cluster, and the totals from which rates are computed."""
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
@@ -62,7 +62,7 @@ class Observer:
         self._events = Events()
 
     def tick(self, interval_s: float, stop: Stop) -> dict[str, Any]:
-        """Reads the topics for `interval_s` seconds, and sums up what arrived and how far the workers are."""
+        """Reads the topics for `interval_s` seconds, and sums up the new records, the lag and the rates."""
         end, events = time.monotonic() + interval_s, self._events
         while time.monotonic() < end and not stop.is_set():
             for record in self._tail.poll():
@@ -73,7 +73,7 @@ class Observer:
         return {"time": _now(), "lag": lag, **rates, **events.drain()}
 
     def _lag(self) -> tuple[dict[str, dict[str, int]], int]:
-        """By topic and partition, the records not committed yet; and how many facts were ever published."""
+        """By topic and partition, the records not committed yet; and the number of facts ever published."""
         lag: dict[str, dict[str, int]] = {}
         published = 0
         for worker, names in CONSUMED.items():

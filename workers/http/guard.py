@@ -1,4 +1,4 @@
-"""Guards every page: who may send a request, how large a form may be, what a browser may do.
+"""Guard of every page: allowed origins, the size of forms, and what a browser may do.
 
 A page on this machine can be reached by every site that its user visits. A foreign name in Host is refused
 (DNS rebinding), and so is a form sent by another origin (CSRF: Fetch Metadata and Origin). Only the server's
@@ -31,7 +31,7 @@ HEADERS = {
 
 
 class Guard:
-    """An ASGI application around another one. `hosts`: the values of Host, with the port, that are accepted."""
+    """An ASGI application around another one. `hosts`: the accepted values of the header Host, with the port."""
 
     def __init__(self, app: ASGIApp, hosts: Iterable[str]) -> None:
         self._app, self._hosts = app, frozenset(hosts)

@@ -1,4 +1,4 @@
-"""Samples the workers' lag every few seconds while the server runs, and keeps the last hour."""
+"""Sampler of the workers' lag: every few seconds while the server runs, kept for an hour."""
 
 import threading
 import time
@@ -12,6 +12,7 @@ from workers.runtime.drain import CONSUMED
 
 EVERY_S = 10.0
 KEPT = 360
+"""Samples that are kept."""
 
 
 class Sample(NamedTuple):
@@ -21,7 +22,7 @@ class Sample(NamedTuple):
 
 
 class Sampler:
-    """A thread that asks the cluster for the workers' committed offsets."""
+    """A thread that reads the workers' committed offsets from the cluster."""
 
     def __init__(self, settings: KafkaSettings, every_s: float = EVERY_S) -> None:
         self._settings, self._every_s = settings, every_s
@@ -59,5 +60,5 @@ class Sampler:
                 consumer.close(autocommit=False)
                 admin.close()
             return Sample(time.time(), waiting)
-        except Exception as error:  # whatever it is: if the thread ended, the last sample would look current
+        except Exception as error:  # of any kind: if the thread ended, the last sample would look current
             return Sample(time.time(), {}, str(error)[:300])

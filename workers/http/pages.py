@@ -1,7 +1,7 @@
 """The queries behind the pages: the table of memories, a memory's life, decisions over time, the map.
 
 Every function runs a bounded query, with values quoted and names taken from a list, or reads a bounded number
-of memories. Raises `QueryError`, and `HistoryError` where a file is damaged.
+of memories. Each raises `QueryError`, and `HistoryError` if a file is damaged.
 """
 
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ STATES = {
     "all": "true",
 }
 
-# The memories of the view, and those that have gone, with the outcome that removed them.
+# The memories of the view and the removed ones, each with the outcome that removed it.
 _LIVES = f"""
 WITH learned AS (
     SELECT * FROM history WHERE outcome IN ('learned', 'superseded')
@@ -78,15 +78,15 @@ class Filter:
 
 
 def memories(data: Path, filter: Filter) -> tuple[list[dict[str, Any]], int]:
-    """One page of the table, and how many memories there are on all pages."""
-    wanted = [STATES[filter.state]]
+    """One page of the table, and the number of memories on all pages."""
+    conditions = [STATES[filter.state]]
     words = filter.words.lower().split()[:MAX_WORDS]
-    wanted += [f"contains(lower(text), {_text(word)})" for word in words]
+    conditions += [f"contains(lower(text), {_text(word)})" for word in words]
     if filter.category:
-        wanted.append(f"category = {_text(filter.category)}")
+        conditions.append(f"category = {_text(filter.category)}")
     rows = _rows(
         data,
-        f"{_LIVES} SELECT *, count(*) OVER () AS total FROM lives WHERE {' AND '.join(wanted)} "
+        f"{_LIVES} SELECT *, count(*) OVER () AS total FROM lives WHERE {' AND '.join(conditions)} "
         f"ORDER BY {SORTS[filter.sort]} {'DESC' if filter.down else 'ASC'} NULLS LAST, namespace, memory_id "
         f"LIMIT {PAGE} OFFSET {(filter.page - 1) * PAGE}",
     )
@@ -94,7 +94,7 @@ def memories(data: Path, filter: Filter) -> tuple[list[dict[str, Any]], int]:
 
 
 def life(data: Path, namespace: str, memory_id: str) -> list[dict[str, Any]]:
-    """What happened to one memory, the oldest event first; its hits come with the prompt and the answer."""
+    """The events of one memory, the oldest first; a use has the prompt and the answer."""
     one = _text(memory_id)
     return _rows(
         data,
@@ -122,7 +122,7 @@ def decision(data: Path, topic_id: str, partition: int, offset: int) -> dict[str
 
 
 def categories(data: Path) -> list[dict[str, Any]]:
-    """How many memories each category has, the largest first."""
+    """The number of memories of each category, the largest first."""
     return _rows(
         data, "SELECT category, count(*) AS count FROM memories GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 100"
     )
@@ -193,5 +193,5 @@ def _rows(data: Path, sql: str) -> list[dict[str, Any]]:
 
 
 def _text(value: str) -> str:
-    """As an SQL string. The only escape in DuckDB's strings is the doubled quote; a NUL is left out."""
+    """An SQL string literal. DuckDB's strings have one escape, the doubled quote; a NUL is left out."""
     return "'" + value.replace("'", "''").replace("\0", "") + "'"

@@ -1,4 +1,4 @@
-"""The pages of `factstream ui`: what each address answers.
+"""The pages of `factstream ui`: the response of each address.
 
 Pages are made from templates that escape everything put into them. Queries run on threads, answers and
 decisions arrive as streams: the event loop never waits for a query or a broker.
@@ -34,7 +34,7 @@ from workers.kafka.config import KafkaSettings
 HERE = Path(__file__).parent
 MAX_PROMPT_CHARS = 8_000
 MAX_QUERIES = 2
-"""Queries at the same time: each may use all the memory that DuckDB is allowed."""
+"""Most queries at the same time: each may use all the memory that DuckDB is allowed."""
 
 Handler = Callable[[Request], Any]
 
@@ -55,10 +55,8 @@ class Site:
         self.settings, self.data = replace(settings, connect_timeout_s=3.0), data
         self.tickets, self.sampler = streams.Tickets(), Sampler(self.settings)
         self._queries = asyncio.Semaphore(MAX_QUERIES)
-        self._map: tuple[object, list[dict[str, Any]]] = (
-            None,
-            [],
-        )  # the last decision's time, and the points then
+        # The time of the last decision, and the map's points at that time.
+        self._map: tuple[object, list[dict[str, Any]]] = (None, [])
 
     def app(self) -> Starlette:
         handlers: list[tuple[str, Handler, str]] = [
@@ -135,7 +133,7 @@ class Site:
         return HTMLResponse(render("answer_pending.html", prompt=prompt, chat=chat, tickets=tickets))
 
     def _answer(self, request: GenerationRequest, wanted: streams.Wanted) -> Iterator[str]:
-        """The events of one answer: its pieces, and then the whole of it."""
+        """The events of one answer: its pieces, then the complete answer."""
         try:
             for piece in streams.answer(self.settings, self.data, request, wanted):
                 if isinstance(piece, GenerationResponse):
@@ -180,7 +178,7 @@ class Site:
     async def stream(self, request: Request) -> Response:
         work = self.tickets.take(request.path_params["ticket"])
         if work is None or self.tickets.running >= streams.MAX_STREAMS:
-            reason = "Too much is going on at once" if work else "This was interrupted"
+            reason = "Too many requests are running" if work else "The connection was interrupted"
             html = render("problem.html", message=f"{reason}. Please send it again.")
             events: Any = iter([streams.event("answer", html), streams.event("decision", html)])
         else:
@@ -238,7 +236,7 @@ def _generation_request(
 
 
 def _filter(params: Mapping[str, str]) -> pages.Filter:
-    """The filter of the table in an address; whatever makes no sense in it is ignored."""
+    """The table's filter in a query string; invalid values are ignored."""
     page, state, sort = (params.get(name, "") for name in ("page", "state", "sort"))
     return pages.Filter(
         params.get("q", "")[:200],
@@ -251,7 +249,7 @@ def _filter(params: Mapping[str, str]) -> pages.Filter:
 
 
 def _coloured(token: Token) -> dict[str, Any]:
-    """A token, its leading blanks apart, and a colour from 0 to 4: how much the memories raised it."""
+    """A token without its leading blanks, the blanks, and a level from 0 to 4: how much the memories raised it."""
     text = token.text.lstrip()
     blank = token.text[: len(token.text) - len(text)]
     level = sum(token.moved >= step for step in (0.05, 0.25, 0.5, 0.75))

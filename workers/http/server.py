@@ -1,4 +1,4 @@
-"""The server of `factstream ui`: how it starts, and how it ends."""
+"""The server of `factstream ui`: its start, its stop, and the addresses it accepts."""
 
 import socket
 import threading
@@ -14,7 +14,7 @@ from workers.kafka.config import KafkaSettings
 from workers.runtime.signals import Stop, stopped_by_signals
 
 STOP_S = 2
-"""How long requests may go on after the end was asked for."""
+"""Seconds that running requests get after the request to stop."""
 
 
 def serve(

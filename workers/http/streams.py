@@ -1,4 +1,4 @@
-"""Streams answers and decisions to a page as server-sent events, while they are being made.
+"""Server-sent events: streams answers and decisions to a page while they arrive.
 
 A form adds work under a ticket, and the stream that shows its results takes the ticket: the work runs once,
 however often a browser reconnects.
@@ -33,18 +33,18 @@ Work = Callable[[Wanted], Iterator[str]]
 
 
 class Failed(Exception):
-    """It did not work. The text explains why to a person."""
+    """A request failed. The text is shown on the page."""
 
 
 class Tickets:
-    """Work that no stream has begun yet, the newest of it; and how many streams are running."""
+    """The newest work that no stream has begun yet, and the number of running streams."""
 
     def __init__(self) -> None:
         self._waiting: OrderedDict[str, Work] = OrderedDict()
         self.running = 0
 
     def add(self, work: Work) -> str:
-        """The ticket of the work."""
+        """Keeps work for a stream. Returns its ticket."""
         ticket = secrets.token_urlsafe(16)
         self._waiting[ticket] = work
         while len(self._waiting) > MAX_TICKETS:
@@ -56,7 +56,7 @@ class Tickets:
 
 
 async def run(tickets: Tickets, work: Work) -> AsyncIterator[str]:
-    """The events of the work, which runs in a thread of its own until it ends or the browser has left."""
+    """The events of the work, which runs in a thread of its own until it ends or the browser leaves."""
     loop, events = asyncio.get_running_loop(), asyncio.Queue[str | None]()
     left = threading.Event()
 
