@@ -38,6 +38,8 @@ MEMORIES = "memories.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Retrieved:
+    """A memory that was retrieved for a prompt; with a gate of 0 it takes no part in the answer."""
+
     memory_id: str
     namespace: str
     text: str
@@ -48,15 +50,19 @@ class Retrieved:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
+    """An answer, and the memories that were retrieved for it, best first."""
+
     text: str
     finish_reason: str  # "stop" or "length"
     memories: list[Retrieved]
     prompt_tokens: int
     completion_tokens: int
-    tokens: list[Token] | None = None  # where asked for
+    tokens: list[Token] | None = None  # None unless the job wants them
 
 
 class MemoryLM:
+    """A frozen model, its encoder and a bank of memories. Build it with `load`."""
+
     def __init__(
         self,
         encoder: Encoder,
@@ -107,10 +113,13 @@ class MemoryLM:
         categories: Sequence[str | None] | None = None,
         min_loss_delta: float | None = None,
     ) -> list[Decision]:
-        """What became of each text, in order (schemas.changelog.Outcome)."""
+        """Encodes the texts, decides each in order, and returns the decisions (outcomes: schemas.changelog.Outcome).
+
+        categories: one for each text. min_loss_delta: nats per token, instead of the settings'. Raises TooLong.
+        """
         decisions = []
-        given = categories or [None] * len(texts)
-        for encoding, category in zip(self.encoder.encode(texts), given, strict=True):
+        categories = categories or [None] * len(texts)
+        for encoding, category in zip(self.encoder.encode(texts), categories, strict=True):
             now = self._clock()
             fact = NewFact(
                 namespace, encoding, now, now, SourceOffset("facts", "library", 0, self._learned),
@@ -124,7 +133,7 @@ class MemoryLM:
         return decisions
 
     def put(self, memory: Memory) -> None:
-        """Takes a memory of the changelog. Raises ValueError for one that another model encoded, or that cannot be compared."""
+        """Adds a memory of the changelog. Raises ValueError if another model encoded it, or its states have another width."""
         if memory.encoder_id != self.encoder_id:
             raise ValueError(
                 f"memory {memory.memory_id} was encoded by {memory.encoder_id}, not {self.encoder_id}"
@@ -137,19 +146,21 @@ class MemoryLM:
         self.bank.put(memory)
 
     def remove(self, namespace: str, memory_id: str) -> None:
+        """Removes a memory, if it is there."""
         self.bank.remove(namespace, memory_id)
 
     def count(self) -> int:
+        """The number of memories in all namespaces."""
         return len(self.bank)
 
-    # --- asking ---
+    # --- answers ---
 
     def retrieve(
         self, prompts: Sequence[str], namespace: str | Sequence[str] = "default", k: int = Settings.memories
     ) -> list[list[Retrieved]]:
         """The k best memories for each prompt, best first."""
-        hits = self._preparer.retrieve(prompts, [_several(namespace)] * len(prompts), k)
-        return [[_shown(hit) for hit in one] for one in hits]
+        hit_lists = self._preparer.retrieve(prompts, [_as_list(namespace)] * len(prompts), k)
+        return [[_retrieved(hit) for hit in hits] for hits in hit_lists]
 
     @torch.inference_mode()
     def score(
@@ -160,31 +171,31 @@ class MemoryLM:
         use_memory: bool = True,
     ) -> list[float]:
         """Mean log-probability per target token, nats; the target follows the prompt after one blank."""
-        backbone, asked = self.encoder.backbone, [prompt.rstrip(" ") for prompt in prompts]
-        wanted = [
-            backbone.tokenize([(" " if prompt else "") + t.strip()])[0].ids
-            for prompt, t in zip(asked, targets, strict=True)
+        backbone, texts = self.encoder.backbone, [prompt.rstrip(" ") for prompt in prompts]
+        target_ids = [
+            backbone.tokenize([(" " if text else "") + target.strip()])[0].ids
+            for text, target in zip(texts, targets, strict=True)
         ]
         jobs = [
-            Job(prompt, namespaces=_several(namespace), use_memory=use_memory, max_new_tokens=len(ids))
-            for prompt, ids in zip(asked, wanted, strict=True)
+            Job(text, namespaces=_as_list(namespace), use_memory=use_memory, max_new_tokens=len(ids))
+            for text, ids in zip(texts, target_ids, strict=True)
         ]
-        read = self._preparer.prompts(jobs)
-        whole = [one.ids + ids for one, ids in zip(read, wanted, strict=True)]
-        scores = [0.0] * len(read)
-        for batch in fixed_batches([len(ids) for ids in whole]):
+        prepared = self._preparer.prompts(jobs)
+        rows = [prompt.ids + ids for prompt, ids in zip(prepared, target_ids, strict=True)]
+        scores = [0.0] * len(rows)
+        for batch in fixed_batches([len(row) for row in rows]):
             padded, _ = backbone.pad(
-                [whole[i] for i in batch.indices], batch.rows, min(batch.length, backbone.max_positions)
+                [rows[i] for i in batch.indices], batch.rows, min(batch.length, backbone.max_positions)
             )
             logits = backbone.logits(padded)
             for r, i in enumerate(batch.indices):
-                begin = len(read[i].ids) - 1
-                predicting = logits[r, begin : begin + len(wanted[i])].float()
-                scores[i] = self._target_score(read[i].fusion, wanted[i], predicting)
+                begin = len(prepared[i].ids) - 1
+                predicting = logits[r, begin : begin + len(target_ids[i])].float()
+                scores[i] = self._target_score(prepared[i].fusion, target_ids[i], predicting)
         return scores
 
     def _target_score(self, fusion: Fusion | None, target: list[int], logits: Tensor) -> float:
-        """logits: [tokens, V], those that predict each token of the target."""
+        """Mean log-probability of the target's tokens, nats. logits: [tokens, V], each row predicts one of them."""
         total = 0.0
         for n, token in enumerate(target):
             if fusion:
@@ -207,7 +218,7 @@ class MemoryLM:
         """Continues each prompt; temperature 0 is greedy."""
         return self.answer(
             [
-                Job(p, None, _several(namespace), use_memory, max_new_tokens, temperature, top_p, seed)
+                Job(p, None, _as_list(namespace), use_memory, max_new_tokens, temperature, top_p, seed)
                 for p in prompts
             ]
         )
@@ -215,7 +226,10 @@ class MemoryLM:
     def answer(
         self, jobs: Sequence[Job], on_token: Callable[[int, str], bool] | None = None
     ) -> list[Generation]:
-        """Answers all jobs as one batch. on_token(job's index, piece of text) may return False to end that job."""
+        """Answers all jobs as one batch. on_token(job's index, piece of text) may return False to end that job.
+
+        Raises the error of the first job that failed.
+        """
         engine = self.engine()
         rows = engine.submit(jobs)
         index = {row: i for i, row in enumerate(rows)}
@@ -229,20 +243,20 @@ class MemoryLM:
         return [self.generation(row) for row in rows]
 
     def engine(self) -> Engine:
-        """An engine for jobs that come and go at any time; `answer` is one for jobs that are all there."""
+        """An engine, to which jobs can be submitted at any time. `answer` uses one for jobs that are known at once."""
         return Engine(self.encoder.backbone, self._preparer.prompts)
 
     def generation(self, row: Row) -> Generation:
-        """The answer of a row of `engine` that has finished."""
-        shown = [_shown(hit) for hit in row.prompt.hits]
+        """The answer of a finished row of `engine`."""
+        memories = [_retrieved(hit) for hit in row.prompt.hits]
         tokens = row.pieces() if row.job.tokens else None
-        return Generation(row.text, row.finish_reason, shown, len(row.prompt.ids), len(row.tokens), tokens)
+        return Generation(row.text, row.finish_reason, memories, len(row.prompt.ids), len(row.tokens), tokens)
 
 
-def _several(namespace: str | Sequence[str]) -> list[str]:
+def _as_list(namespace: str | Sequence[str]) -> list[str]:
     return [namespace] if isinstance(namespace, str) else list(namespace)
 
 
-def _shown(hit: Hit) -> Retrieved:
+def _retrieved(hit: Hit) -> Retrieved:
     m = hit.memory
     return Retrieved(m.memory_id, m.namespace, m.text, m.category, hit.score, hit.gate)

@@ -1,1 +1,1 @@
-"""Policy: what becomes of a fact, given a bank that it does not change."""
+"""Policy: the decisions about facts, forgets and uses, given a bank that it does not change."""

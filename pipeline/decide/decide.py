@@ -1,12 +1,12 @@
 """Decisions about facts, forgets and uses: pure functions of the bank, which they do not change.
 
-learned      new, and storing it buys enough
+learned      new, and its loss delta reaches the threshold
 superseded   newer than a memory about the same subject and relation, which it replaces
-reinforced   the bank has the same text
+reinforced   a memory has the same text
 outdated     older than a memory about the same subject and relation
 skipped      the model knows it: its loss delta is below the threshold
 duplicate    its fact_id was decided before
-evicted      the memory that leaves a full namespace for the one that was learned
+evicted      a memory that a full namespace loses for the one that was learned
 """
 
 from datetime import datetime
@@ -35,7 +35,7 @@ def decide_fact(bank: Bank, fact: NewFact, now: datetime) -> list[Decision]:
         return [decision("reinforced", match.memory.memory_id, importance=importance)]
     if match and fact.observed_at < match.memory.observed_at:
         return [decision("outdated", match.memory.memory_id)]
-    # A known fact that contradicts a memory is never skipped: else the older one would go on answering.
+    # A fact that contradicts a memory is never skipped, though the model knows it: the memory would go on answering.
     if not match and threshold > 0 and encoding.loss_delta < threshold:
         return [decision("skipped", None)]
     learned = decision(
@@ -52,7 +52,7 @@ def decide_fact(bank: Bank, fact: NewFact, now: datetime) -> list[Decision]:
 
 
 def decide_forget(bank: Bank, request: ForgetRequest, now: datetime) -> list[Decision]:
-    """Removes a memory. An erasure's decision does not repeat the text, which is about to leave the history, too."""
+    """The decision to remove a memory. An erasure's does not repeat the text, which will leave the history, too."""
     memory = bank.get(request.namespace, request.memory_id)
     text = memory.text if memory and not request.erase else None
     outcome = "erased" if request.erase else "forgotten"
@@ -68,7 +68,7 @@ def decide_use(
     cause: SourceOffset,
     now: datetime,
 ) -> list[Decision]:
-    """A use adds its gate to the importance. A use of a memory that was removed since is only recorded."""
+    """The decision about a use, which adds its gate to the importance; only a record if the memory was removed since."""
     memory = bank.get(namespace, memory_id)
     importance = grown(memory.importance, gate, now, bank.settings.half_life_days) if memory else None
     return [
@@ -94,7 +94,7 @@ def _decision(
     memory_id: str | None,
     **more: object,
 ) -> Decision:
-    """A fact's decision, with all that the history keeps of the fact."""
+    """A fact's decision, with the columns of the fact that the history keeps. more: further columns."""
     encoding = fact.encoding
     return Decision(
         fact.namespace,

@@ -21,7 +21,7 @@ from pipeline.memory.record import Memory
 from pipeline.text.annotate import AnnotatedText
 from pipeline.text.words import begins_with, terms_of
 
-_FEW = 16  # so few memories with the fact's first words are all compared
+_FEW = 16  # memories with the fact's first words: up to so many are all compared
 
 Floats = NDArray[np.float32]
 
@@ -47,25 +47,25 @@ def find_match(space: Namespace, fact: NewFact, own_id: str, bound: int) -> Matc
         memory = space.table.at(row)
         if not begins_with(memory.text, prefix):
             continue
-        others = terms_of(memory.text)
-        if terms == others:
+        memory_terms = terms_of(memory.text)
+        if terms == memory_terms:
             return Match(memory, True, 1.0)
-        similarity = same_relation(text, others, memory.priors)
+        similarity = same_relation(text, memory_terms, memory.priors)
         if similarity and (best is None or similarity > best.similarity):
-            # What several memories share is not a subject: "Arena debuted", "The language of … is Thai".
-            shared = [term for term in terms if term in others]
+            # Words of several memories are not a subject: "Arena debuted", "The language of … is Thai".
+            shared = [term for term in terms if term in memory_terms]
             if not _are_in_several(space.postings, shared, bound):
                 best = Match(memory, False, similarity)
     return best
 
 
 def same_relation(a: AnnotatedText, terms: Sequence[str], unigram_nll: Floats) -> float:
-    """How similar a text is to another one, given by its terms, that differs in its answer only; else 0.
+    """The similarity, 0 to 1, of two texts that differ in their answer only; 0 for all others.
 
-    They begin alike and then give different answers ("Acme is based in Bonn.", "Acme is based in Kiel."); after these they
-    share nothing but wording, and what they share before outweighs the answers. Where they part within a name ("Acme, the
-    maker of the Honda Jazz", "… of the Honda Civic") they are two facts, as all other pairs are: a wrong match loses a
-    memory, a missed one costs nothing, for of two memories with the same relation the newer one answers.
+    terms, unigram_nll: of the other text. The two begin alike and then give different answers ("Acme is based in Bonn.",
+    "Acme is based in Kiel."). After the answers they share only wording, and the words before them outweigh them. Texts that
+    part within a name ("Acme, the maker of the Honda Jazz", "… of the Honda Civic") are two facts. In doubt it is 0: a wrong
+    match loses a memory, a missed one costs nothing, since of two memories with the same relation the newer one answers.
     """
     head = _common_length(a.terms, terms)
     tail = _common_length(a.terms[head:][::-1], terms[head:][::-1])
@@ -88,24 +88,24 @@ def same_relation(a: AnnotatedText, terms: Sequence[str], unigram_nll: Floats) -
 
 
 def required_prefix(unigram_nll: Floats) -> int:
-    """How many of a fact's first words another one must begin with, to be the same or about the same at all.
+    """How many of a fact's first words another one must begin with, to have the same text, or subject and relation.
 
-    That is up to the first word that counts: two facts that share no such word share nothing that outweighs their answers.
-    All words, if none counts.
+    These are the words up to the first informative one: facts that share no such word share nothing that outweighs their
+    answers. All words, if none is informative.
     """
     counting = unigram_nll >= DECISIONS.wording_below * float(unigram_nll.max(initial=0.0))
     return int(counting.argmax()) + 1 if counting.any() else len(unigram_nll)
 
 
 def candidates(postings: Postings, terms: list[str], prefix: list[str], bound: int) -> Iterable[int]:
-    """The rows, newest first, that contain the prefix's terms, among the newest `bound` with the rarest terms."""
+    """The rows, newest first, that contain the prefix's terms; only the newest `bound` with the rarest terms are tried."""
     counts = {term: postings.count(term) for term in terms}
     required = sorted(dict.fromkeys(prefix), key=counts.__getitem__)
     if not required or not counts[required[0]]:
         return ()
     needed = [postings.raw(term) for term in required]
     complete: Sequence[int] | None = None
-    if counts[required[0]] <= bound:  # a new subject has none, which ends the search here
+    if counts[required[0]] <= bound:  # a new subject has no such row: then the search ends here
         complete = [row for row in needed[0] if _all_contain(needed[1:], row)]
         if len(complete) <= _FEW:
             return reversed(complete)
@@ -117,7 +117,7 @@ def candidates(postings: Postings, terms: list[str], prefix: list[str], bound: i
 
 
 def _are_in_several(postings: Postings, terms: Sequence[str], bound: int) -> bool:
-    """Whether more than one memory contains all terms; taken for granted where each is in more than `bound`."""
+    """Whether more than one memory contains all terms; True without a look if each is in more than `bound`."""
     rarest = min(map(postings.count, terms), default=0)
     return rarest > bound or (rarest > 1 and len(postings.rows_with_all(terms, bound)) > 1)
 
@@ -136,5 +136,5 @@ def _common_length(a: Sequence[str], b: Sequence[str]) -> int:
 
 
 def _is_name(term: str) -> bool:
-    """A number or a letter that two facts share is not a name: gate B 12, gate B 14."""
+    """Whether a shared term may be part of a name. A number or a letter is not: gate B 12, gate B 14."""
     return len(term) > 1 and not any(c.isdigit() for c in term)

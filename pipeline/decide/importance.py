@@ -1,12 +1,12 @@
 """Importance of memories: how it grows, how it decays, and which memory a full namespace evicts.
 
 A memory's importance is the sum of its weights (learned, confirmed, used), each of which halves after every half-life.
-What is stored is
+The stored importance is
 
     stored = log2(importance at time t) + t / half-life        t: days since 1970
 
-which does not change by waiting, since all importances halve at the same rate: their order is kept, and nothing has to be
-decayed as time passes. `decayed` turns it into the importance at a moment.
+It does not change while time passes: all importances halve at the same rate, so their order stays, and none has to be
+decayed. `decayed` turns it into the importance at a moment.
 """
 
 import math
@@ -22,12 +22,12 @@ _DAY = 86_400  # seconds
 
 
 def learned_weight(loss_delta: float) -> float:
-    """The weight of a new fact: 1, plus the nats per token that storing it buys, at most 8."""
+    """The weight of a new memory: 1, plus its loss delta in nats per token, at most 8."""
     return DECISIONS.learned_weight + min(max(loss_delta, 0.0), DECISIONS.most_loss_delta)
 
 
 def grown(stored: float | None, weight: float, at: datetime, half_life_days: float) -> float:
-    """The stored importance of a memory (None: a new one) after it gained `weight` at a time."""
+    """The stored importance of a memory (None: a new one) after it gained `weight` at the time `at`."""
     gained = math.log2(max(weight, 1e-6)) + _half_lives(at, half_life_days)
     if stored is not None:
         low, high = sorted((stored, gained))
@@ -44,15 +44,15 @@ def decayed(stored: float, now: datetime, half_life_days: float) -> float:
 
 
 def memory_to_evict(space: Namespace, category: str | None, capacity: int) -> Memory | None:
-    """The memory that leaves a full namespace for a new one of `category`: the least important of the largest category.
+    """The memory that a full namespace loses for a new one of `category`: the least important of the largest category.
 
-    So a category that floods the namespace evicts its own memories, and not those of the others.
+    So a category that floods the namespace evicts its own memories only. None if the namespace is not full.
     """
     return space.least_important(category) if space.size >= capacity else None
 
 
 def as_float32(value: float) -> float:
-    """A number as the history's 32 bits hold it, so that the memory is the same before and after a fold."""
+    """The number rounded to the history's 32 bits, so that a fold leads to the same memory."""
     return float(np.float32(value))
 
 

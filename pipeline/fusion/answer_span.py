@@ -1,11 +1,11 @@
-"""Answer span: which words of which memory answer a prompt, chosen by the frozen model.
+"""Answer span: the words of a memory that answer a prompt, chosen by the frozen model.
 
-For a prompt that ends in an empty label ("Question: …\\nAnswer:"), or breaks off within a sentence that no fact goes on with.
-A fact that has several things that the prompt lacks does not tell which one is asked for; the model does (span_scorer.py).
-For a question the facts are read that were found with a score near the best; where a sentence breaks off, all about its
-subject, for its words say little else.
+A fact with several things that the prompt lacks does not tell which of them is asked for. The model chooses (span_scorer.py)
+for a prompt that ends in an empty label ("Question: …\\nAnswer:"), and for one that breaks off within a sentence that no
+fact continues. For a question it chooses among the facts with a retrieval score near the best; for a sentence, among all facts on
+its subject.
 
-    score = the model's + inside_span if alignment sees the answer there, too + score_weight · the memory's score
+    score = the model's score + inside_span within the alignment's answer span + score_weight · the memory's score
 """
 
 from collections.abc import Sequence
@@ -22,9 +22,9 @@ from pipeline.text.words import matching_before, terms_of
 def choose_span(
     scorer: SpanScorer, hits: Sequence[Hit], context: str, informative: float, settings: Settings
 ) -> Span | None:
-    """The span that answers the prompt; None if nothing is asked for, no gate is open, or there is nothing to choose.
+    """The span that answers the prompt; None if a sentence may begin, no gate is open, or there is nothing to choose.
 
-    informative: nats that a word says at least, to begin or end an answer.
+    context: the prompt's text; informative: nats, the least unigram_nll of an answer's first and last word.
     """
     asks = ends_in_label(context)
     if not any(hit.gate > 0 for hit in hits) or (not asks and begins_sentence(context)):
@@ -32,22 +32,22 @@ def choose_span(
     facts = [_candidates(hit, informative) for hit in hits]
     if asks:
         least = settings.near_score * max(hit.score for hit in hits)
-        read = [n for n, hit in enumerate(hits[: settings.memories]) if hit.score >= least]
+        scored = [n for n, hit in enumerate(hits[: settings.memories]) if hit.score >= least]
         choice = any(hit.gate > 0 and sum(fact.edges) > 1 for hit, fact in zip(hits, facts, strict=True))
     else:
         terms = terms_of(context)[-TEXT.context_words :]
-        read = [n for n, hit in enumerate(hits) if hit.answerable]
-        choice = sum(sum(facts[n].edges) for n in read) > 1
-        choice = choice and not any(_continues(hits[n], facts[n], terms) for n in read)
+        scored = [n for n, hit in enumerate(hits) if hit.answerable]
+        choice = sum(sum(facts[n].edges) for n in scored) > 1
+        choice = choice and not any(_continues(hits[n], facts[n], terms) for n in scored)
     if not choice:
         return None
     best: tuple[float, Span] | None = None
-    for n in read:
+    for n in scored:
         hit, fact = hits[n], facts[n]
-        found = settings.score_weight * (1.0 if asks else settings.continued_score) * hit.score
+        retrieval = settings.score_weight * (1.0 if asks else settings.continued_score) * hit.score
         for first, end, score in scorer.score(hit.text, fact.edges, context, settings):
             inside = hit.alignment.span[0] <= first and end <= hit.alignment.span[1]
-            score += found + settings.inside_span * inside
+            score += retrieval + settings.inside_span * inside
             if best is None or score > best[0]:
                 best = score, Span(n, first, end, first if asks else fact.entries[first])
     return best[1] if best else None
@@ -55,16 +55,16 @@ def choose_span(
 
 @dataclass(frozen=True, slots=True)
 class _Candidates:
-    """Of each word of a fact, whether and how an answer may begin or end with it."""
+    """For each word of a fact, whether and how an answer may begin or end with it."""
 
-    edges: list[bool]  # whether it may
-    entries: list[int]  # the first of the small words before it that the prompt lacks
-    wording: list[bool]  # whether it is informative and no name
+    edges: list[bool]  # whether an answer may begin or end with it
+    entries: list[int]  # index of the first of the small words before it that the prompt lacks, else its own
+    wording: list[bool]  # whether it is informative and not a name
 
 
 def _candidates(hit: Hit, informative: float) -> _Candidates:
-    """An answer is in the sentence that the prompt asks about, and neither begins nor ends with a word of the prompt, or with
-    wording within what the prompt has ("capital city of")."""
+    """An answer is in the sentence of the alignment's span. It neither begins nor ends with a word of the prompt, or with a
+    word within a phrase of the prompt ("city" in "capital city of")."""
     text, matched = hit.text, hit.alignment.matched.tolist()
     places, says = text.places, text.informative(informative)
     here = places[min(hit.alignment.span[0], len(places) - 1)].sentence if places else 0
@@ -83,8 +83,11 @@ def _candidates(hit: Hit, informative: float) -> _Candidates:
 
 
 def _continues(hit: Hit, fact: _Candidates, context: Sequence[str]) -> bool:
-    """Whether the fact goes on with an answer where the prompt breaks off: all of the context stands before it, or so much
-    that it tells what is asked for ("leads", but not "Mira Holt is"). context: the last terms of the prompt."""
+    """Whether an answer in the fact directly continues the prompt. context: the last terms of the prompt.
+
+    The words before it must be all of the context, or end with its last words and include wording that tells what is asked for
+    ("leads", but not "Mira Holt is").
+    """
     for place in {at for i, may in enumerate(fact.edges) if may for at in (i, fact.entries[i])}:
         count = matching_before(hit.text.words, place, context)
         if count == len(context) or any(fact.wording[place - count : place]):

@@ -1,7 +1,7 @@
-"""Engine for batched generation: jobs join a running batch at any step, and leave when answered.
+"""Engine for batched generation: jobs join a running batch at any step, and leave it when answered.
 
-Continuous batching (iteration-level scheduling: Yu et al., Orca, OSDI 2022). `submit` takes jobs, each `step` generates
-one token of every running row. It retrieves nothing: `prepare` turns jobs into prompts with their memories.
+Continuous batching (iteration-level scheduling: Yu et al., Orca, OSDI 2022). `submit` takes jobs, and each
+`step` generates one token of every running row. `prepare` turns jobs into prompts with their memories.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ Prepare = Callable[[Sequence[Job]], Sequence[Prompt]]
 
 
 class Progress(NamedTuple):
-    """What a step did for one row: text that may be shown now, and whether the row has finished."""
+    """The progress of one row in a step: text that may be shown now, and whether the row has finished."""
 
     row: Row
     text: str
@@ -29,8 +29,8 @@ class Progress(NamedTuple):
 class Engine:
     """Rows that are generated together. Between two steps each has a token that the model reads next.
 
-    A finished row keeps its slot and is ignored until half of the slots are finished: multiplying 9 to 15 rows by the
-    weights takes a CPU longer than 16, and to remove a row is to copy the whole cache.
+    A finished row keeps its slot and is ignored until half of the slots are finished: a CPU multiplies 16 rows by the weights
+    faster than 9 to 15, and removing a row copies the whole cache.
     """
 
     def __init__(self, backbone: Backbone, prepare: Prepare) -> None:
@@ -38,22 +38,28 @@ class Engine:
         self._submitted: list[Row] = []  # their prompts are read in the next step
         self._slots: list[Row] = []
         self._cache: KVCache | None = None  # of the slots
-        self._retried: list[Row] = []  # of a batch that failed: one after another, each in a batch of its own
+        self._retried: list[Row] = []  # rows of a batch that failed, which run one after another
 
     @property
     def busy(self) -> bool:
+        """Whether a row has not finished: `step` has work to do."""
         return bool(self._running or self._submitted or self._retried)
 
     @property
     def open(self) -> bool:
-        """Whether submitted jobs join in the next step. If the model's cache is more than keys and values, they wait until
-        the running rows have finished; and so they do while rows are retried."""
+        """Whether submitted jobs join in the next step.
+
+        They wait until the running rows have finished if the model's cache has more than keys and values, and while rows are
+        retried.
+        """
         joinable = self._cache is None or self._cache.joinable
         return joinable and not self._retried
 
     def submit(self, jobs: Sequence[Job]) -> list[Row]:
-        """Prepares the jobs' prompts together; the rows start in the next step. A job whose prompt cannot be prepared gets a
-        row that has failed already."""
+        """Prepares the jobs' prompts together; their rows start in the next step.
+
+        The row of a job whose prompt cannot be prepared has failed already.
+        """
         rows = [Row(job) for job in jobs]
         try:
             self._start(rows)
@@ -73,8 +79,8 @@ class Engine:
     def step(self) -> list[Progress]:
         """Generates a token of each running row, and the first one of each submitted row.
 
-        One row must not fail the others: if the step fails, its rows are generated anew, each in a batch of its own, and
-        the one at fault fails with its error. Text that was reported before is not reported again.
+        One row must not fail the others: if the step fails, its rows are generated again, each in a batch of its own, and
+        only the row that fails there gets the error. Text that was reported is not reported again.
         """
         rows = list(dict.fromkeys([*self._running, *self._submitted, *self._retried]))
         try:
@@ -126,14 +132,16 @@ class Engine:
     @torch.inference_mode()
     def _append(self, rows: Sequence[Row], logits: Tensor) -> None:
         """Chooses the next token of each row that has not finished; logits: [rows, V], changed in place."""
-        going = [i for i, row in enumerate(rows) if not row.finish_reason]
-        for i in going:
+        unfinished = [i for i, row in enumerate(rows) if not row.finish_reason]
+        for i in unfinished:
             if processors := rows[i].prompt.processors:
                 ids = torch.tensor([rows[i].tokens], dtype=torch.long)
                 for process in processors:
                     process(ids, logits[i : i + 1])
-        rows = [rows[i] for i in going]
-        chosen = choose(logits if len(going) == len(logits) else logits[going], [row.sampler for row in rows])
+        rows = [rows[i] for i in unfinished]
+        if len(unfinished) < len(logits):
+            logits = logits[unfinished]
+        chosen = choose(logits, [row.sampler for row in rows])
         for row, token in zip(rows, chosen, strict=True):
             if token in self._backbone.eos_ids:
                 row.finish_reason = "stop"
@@ -148,7 +156,7 @@ class Engine:
             self._cache = self._cache if self._slots else None
 
     def _retry(self, rows: Sequence[Row], error: Exception) -> None:
-        """Of several rows each is to be generated anew by itself; one alone is at fault."""
+        """Several rows are generated again, each by itself; one that was alone fails with the error."""
         unfinished = self._retried[:1] or [row for row in rows if not row.finish_reason]
         self._slots, self._cache = [], None
         if len(unfinished) == 1:
@@ -158,8 +166,8 @@ class Engine:
 
 
 def _select_unfinished(slots: Sequence[Row], cache: KVCache) -> list[Row]:
-    """The rows that have not finished, to which the cache is cut down if there are any."""
-    going = [i for i, row in enumerate(slots) if not row.finish_reason]
-    if 0 < len(going) < len(slots):
-        cache.select(going)
-    return [slots[i] for i in going]
+    """The rows that have not finished. If there are any, the cache keeps only these."""
+    unfinished = [i for i, row in enumerate(slots) if not row.finish_reason]
+    if 0 < len(unfinished) < len(slots):
+        cache.select(unfinished)
+    return [slots[i] for i in unfinished]

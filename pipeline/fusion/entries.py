@@ -1,7 +1,7 @@
 """Entries: where in a fact copying may start, with which tokens, and how likely each start is.
 
-A copy begins at a word that the prompt and the answer so far lack, with or without the small words before it ("of
-relativity"); where a sentence may begin, it is the fact's whole sentence.
+A copy begins at a word that is neither in the prompt nor in the answer so far, with or without the small words before it
+("of relativity"). Where a sentence may begin, the fact's whole sentence may be copied, too.
 """
 
 import math
@@ -19,30 +19,35 @@ Tokenize = Callable[[str], list[int]]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
+    """Tokens that may be copied from now on."""
+
     tokens: tuple[int, ...]
     bias: float  # log-odds of starting here, apart from the model's own probability of the first token
     answers: bool  # whether the tokens are the answer, or contain it
-    direct: int | None = None  # index of the same entry without the small words before it
+    direct: int | None = None  # index of the same entry without small words, if this one begins with them
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A memory's text, prepared to be copied from. The lists have one item a word."""
+    """A memory's text, prepared for copying. The lists have one item a word."""
 
     text: str
     words: list[Word]
     informative: list[bool]  # whether it says enough to be an answer, or part of one
-    missing: list[bool]  # whether the prompt lacks it
+    missing: list[bool]  # whether the prompt lacks it; with a chosen span, whether a copy may begin at it
     continues: list[bool]  # whether it continues an informative word before it ("Vesk River")
     biases: list[float]  # log-odds of starting at it
     answer: tuple[int, int]  # the answer's words
     sentence: tuple[int, int]  # the words of the sentence that has the answer
     tokens: dict[tuple[int, int, bool], tuple[int, ...]] = field(default_factory=dict)
-    """Of words that were tokenised, see `_tokens`."""
+    """Cache of `_tokens`: first word, end, and whether a blank comes first, to tokens."""
 
 
 def source(hit: Hit, span: Span | None, informative: float, settings: Settings) -> Source:
-    """span: the answer that the model chose, of which copying starts; None: the words that alignment takes for the answer."""
+    """The hit's text as a source. span: the answer that the model chose; None for the alignment's answer span.
+
+    informative: nats, the least unigram_nll of a word that may be an answer.
+    """
     text, surprisals = hit.text, hit.memory.surprisals
     places, terms, scores = text.places, text.terms, text.name_scores
     first, end = hit.alignment.span if span is None else (span.first, span.end)
@@ -78,7 +83,7 @@ def source(hit: Hit, span: Span | None, informative: float, settings: Settings) 
 def entries(
     source: Source, generated: set[str], before: str, tokenize: Tokenize, settings: Settings
 ) -> list[Entry]:
-    """The entries that are possible now. generated: terms of the answer so far; before: the text that precedes the entry."""
+    """The entries that are possible now. generated: terms of the answer so far; before: the text before the entry."""
     words, says, (first, last) = source.words, source.informative, source.answer
     missing = [
         lacks and word.term not in generated for word, lacks in zip(words, source.missing, strict=True)
@@ -90,7 +95,7 @@ def entries(
         tokens = _tokens(source, *source.sentence, before, tokenize)
         found.append(Entry(tokens, max(source.biases) + settings.statement, True))
     context = terms_of(before)[-TEXT.context_words :]
-    starts = 0  # in the answer
+    starts = 0  # entries in the answer so far
     for i in range(len(words)):
         if not missing[i] or not says[i] or (source.continues[i] and missing[i - 1]):
             continue
@@ -112,7 +117,7 @@ def entries(
 
 
 def _tokens(source: Source, first: int, end: int, before: str, tokenize: Tokenize) -> tuple[int, ...]:
-    """The tokens of words `first` up to, not including, `end`, with a blank before them where one belongs."""
+    """The tokens of the words `first` to `end` (exclusive), with a blank before them where one belongs."""
     start, stop = source.words[first].start, source.words[end - 1].end
     blank = bool(blank_before(source.text, start) and before and not before[-1].isspace())
     key = (first, end, blank)
@@ -122,5 +127,5 @@ def _tokens(source: Source, first: int, end: int, before: str, tokenize: Tokeniz
 
 
 def _follows(source: Source, place: int, context: list[str], settings: Settings) -> float:
-    """Nats for an entry whose preceding words are the context's last ones."""
+    """Nats: bonus for the words before `place` that are the last ones of the context."""
     return settings.follows * min(matching_before(source.words, place, context), settings.most_followed)

@@ -3,11 +3,11 @@
     p(token) = (1 - λ)·p_LM(token) + λ·p_copy(token)
 
 A copy mechanism (pointer-generator: See et al. 2017) with the interpolation of kNN-LM (λ: Khandelwal et al. 2020). λ is
-λ_max · gate · the memory's share of the attention, and p_copy says which token comes next where a fact is copied: of a
-copy path in progress its next token, else the first tokens of the entries (entries.py). After each token Bayes' rule says
-how likely each path is being copied. A memory whose answer was copied takes no further part.
+λ_max · gate · the memory's share of the attention. p_copy has the next token of each copy path in progress, and the first
+tokens of the entries at which a path may begin (entries.py). After each token Bayes' rule tells how likely each path is being
+copied. A memory whose answer was copied takes no further part.
 
-On the logits this is the change that raises the paths' tokens and no others; with no open gate nothing changes.
+Only the logits of these tokens are changed; without an open gate none is.
 """
 
 import math
@@ -35,11 +35,11 @@ class CopyPath(NamedTuple):
     tokens: tuple[int, ...]
     position: int  # of the next token
     weight: float  # the probability that this path is copied
-    answers: bool  # whether the memory has given its answer when the path ends
+    answers: bool  # whether the memory has given its answer at the path's end
 
 
 class Fusion(LogitsProcessor):
-    """The memories of one prompt while its answer is generated: at each token a call, and then `advance`."""
+    """The memories of one prompt while its answer is generated: a call before each token, and `advance` after it."""
 
     def __init__(
         self,
@@ -50,8 +50,8 @@ class Fusion(LogitsProcessor):
         informative: float,
         settings: Settings,
     ) -> None:
-        """hits: at least one with an open gate; span: what the model chose of the only one; context: the prompt's text;
-        informative: nats that a word says at least, to be copied."""
+        """hits: at least one has an open gate; span: the answer that the model chose in the only such one, if it did;
+        context: the prompt's text; informative: nats, the least unigram_nll of a word that is copied for itself."""
         self._hits = [hit for hit in hits if hit.gate > 0]
         self._sources = [source(hit, span, informative, settings) for hit in self._hits]
         self._attention = _attention([hit.score for hit in self._hits], settings.attention_temperature)
@@ -60,15 +60,17 @@ class Fusion(LogitsProcessor):
         self._asks, self._is_whole = ends_in_label(context), span is not None
         self._answered = [False] * len(self._hits)
         self._paths: list[CopyPath] = []  # in progress
-        self._possible: list[CopyPath] = []  # of which one may be copied now: those in progress, and entries
+        self._possible: list[CopyPath] = []  # paths for the next token: in progress, and new ones
         self._copy: dict[int, float] = {}  # λ·p_copy of each token that is possible now
         self._settled: tuple[set[str], int] = (set(), 0)  # terms of the text, and up to which character
         self._blank = tuple(tokenize(" "))
 
     @property
     def end(self) -> int | None:
-        """Where the text of the answer ends: after an empty label ("Answer:") it is one line, once a memory has given it, and
-        no more than the span if the model chose one."""
+        """Characters: where the text of the answer ends; None while it goes on.
+
+        Only an answer after an empty label ("Answer:") ends, once a memory has given it: with the chosen span, else its line.
+        """
         if not (self._asks and any(self._answered)):
             return None
         if self._is_whole:
@@ -107,7 +109,7 @@ class Fusion(LogitsProcessor):
         return self._rest * p + self._copy.get(token, 0.0) - p
 
     def advance(self, token: int, text: str) -> None:
-        """Takes the token that was chosen, and the text of the answer so far: Bayes' rule on the paths."""
+        """Updates the paths, by Bayes' rule, with the chosen token. text: the answer so far, with this token."""
         self._text = text
         matching = [path for path in self._possible if path.tokens[path.position] == token]
         self._paths = []
@@ -124,14 +126,14 @@ class Fusion(LogitsProcessor):
                 self._paths.append(path._replace(position=position, weight=weight))
 
     def _start(self, free: float) -> list[CopyPath]:
-        """The paths that may begin now. They share the probability `free` that nothing is being copied."""
+        """The paths that may begin now, which share the probability `free` that nothing is being copied."""
         settings = self._settings
         if free < settings.least_path:
             return []
         paths: list[CopyPath] = []
         generated, before = self._terms(), (self._context + self._text)[-settings.context_characters :]
-        for m, (hit, one) in enumerate(zip(self._hits, self._sources, strict=True)):
-            if self._answered[m] or not (found := entries(one, generated, before, self._tokenize, settings)):
+        for m, (hit, fact) in enumerate(zip(self._hits, self._sources, strict=True)):
+            if self._answered[m] or not (found := entries(fact, generated, before, self._tokenize, settings)):
                 continue
             odds = self._odds(found)
             weight = free * self._attention[m] * hit.gate * settings.trust / sum(odds)
@@ -152,17 +154,18 @@ class Fusion(LogitsProcessor):
             logits.append(entry.bias + self._settings.own_power * own)
         top = max(logits)
         odds = [math.exp(logit - top) for logit in logits]
-        for i, entry in enumerate(found):  # with the small words before it an entry gets half at most
+        for i, entry in enumerate(found):  # an entry with small words before it gets half at most
             if entry.direct is not None and odds[i] > odds[entry.direct]:
                 odds[i] = odds[entry.direct] = (odds[i] + odds[entry.direct]) / 2
         return odds
 
     def _p_model(self, token: int) -> float:
+        """The token's probability by the model alone."""
         own = self._own.get(token)
         return math.exp(float(self._logits[token]) - self._total if own is None else own)
 
     def _terms(self) -> set[str]:
-        """The terms of the answer so far; those of its settled part are kept."""
+        """The terms of the answer so far. The terms of its settled part are computed once."""
         terms, end = self._settled
         if len(self._text) - end > UNSETTLED:
             cut = self._text.rfind(" ", end, -UNSETTLED // 2)

@@ -1,4 +1,4 @@
-"""Prompts with their memories: retrieval, the choice of an answer span, and fusion, for many jobs."""
+"""Preparation of prompts with their memories: retrieval, the choice of an answer span, and fusion."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -17,12 +17,13 @@ from pipeline.retrieve.retriever import retrieve_all
 
 
 class Preparer:
-    """Turns jobs into what the engine takes. What several jobs have in common is computed once."""
+    """Turns jobs into prompts for the engine. Jobs with the same text and namespaces share the work."""
 
     def __init__(self, encoder: Encoder, bank: Bank) -> None:
         self._encoder, self._bank = encoder, bank
 
     def prompts(self, jobs: Sequence[Job]) -> list[Prompt]:
+        """The prompt of each job."""
         namespaces = [job.namespaces if job.use_memory else () for job in jobs]
         settings = self._bank.settings
         hits = self.retrieve(
@@ -34,7 +35,7 @@ class Preparer:
     def retrieve(
         self, texts: Sequence[str], namespaces: Sequence[Sequence[str]], k: int, others: int = 0
     ) -> list[list[Hit]]:
-        """The hits of each text, best first; see retriever.retrieve_all. Namespaces without memories cost nothing."""
+        """The hits of each text, best first: see retriever.retrieve_all. Texts whose namespaces are empty are not encoded."""
         queries = [(text, *names) for text, names in zip(texts, namespaces, strict=True)]
         known = [query for query in dict.fromkeys(queries) if any(map(self._bank.size, query[1:]))]
         encoded = self._encoder.encode_prompts([text for text, *_ in known])
@@ -43,7 +44,7 @@ class Preparer:
         return [hits.get(query, []) for query in queries]
 
     def _prompt(self, job: Job, hits: list[Hit], spans: dict[tuple[str, ...], Span | None]) -> Prompt:
-        """spans: those that were chosen already, by context and the memories' ids."""
+        """spans: the spans chosen so far, by context and memory ids; gets this one."""
         backbone, settings = self._encoder.backbone, self._bank.settings
         informative = self._encoder.informative
         context, ids = self._context(job)
@@ -74,5 +75,5 @@ class Preparer:
 
     @cached_property
     def _span_scorer(self) -> SpanScorer:
-        """It lives as long as the model that it holds keys and values of."""
+        """Kept as long as the model, whose keys and values it holds."""
         return SpanScorer(self._encoder.backbone)

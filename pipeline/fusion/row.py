@@ -1,4 +1,4 @@
-"""One answer in the engine: the job that asks for it, its prompt, and the tokens and text so far."""
+"""Row of the engine's batch: one answer, with its job, its prompt, and the tokens and text so far."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from schemas.response import Token
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A prompt, or a chat ({role, content} each), and how it is to be answered."""
+    """A prompt, or a chat of {role, content} messages, and how to answer it."""
 
     prompt: str | None = None
     messages: Sequence[Mapping[str, str]] | None = None
@@ -27,7 +27,7 @@ class Job:
     top_p: float = 1.0
     seed: int = 0
     stop: Sequence[str] = field(default_factory=tuple)
-    tokens: bool = False  # whether the answer comes token by token, too
+    tokens: bool = False  # whether the answer also lists its tokens
 
     def query(self) -> str:
         """The text by which memories are retrieved: the prompt, or the chat's last message."""
@@ -37,13 +37,13 @@ class Job:
 
 
 class Prompt(NamedTuple):
-    """A job as the engine takes it."""
+    """A job, prepared for the engine."""
 
     ids: list[int]  # clipped, so that the answer fits into the context
     max_new_tokens: int
     hits: Sequence[Hit]  # the memories that were retrieved for it
     fusion: Fusion | None  # None: no gate is open, and the answer is the model's own
-    processors: Sequence[LogitsProcessor] = ()  # of which fusion is one; each changes the scores in place
+    processors: Sequence[LogitsProcessor] = ()  # with fusion; each changes the scores in place
 
 
 class Row:
@@ -59,10 +59,10 @@ class Row:
         self.sampler: Sampler | None = None
         self._taken = 0  # characters that `take_text` has returned
         self._held = max(map(len, job.stop), default=1) - 1
-        self._moved: list[tuple[float, int]] = []  # of each token: how far it was raised, where its text ends
+        self._moved: list[tuple[float, int]] = []  # of each token: rise of its probability, end of its text
 
     def start(self, prompt: Prompt, backbone: Backbone) -> None:
-        """Begins the answer, or begins it anew: the same seed draws the same tokens, and text that was taken stays taken."""
+        """Begins the answer, for a retry again: the same seed draws the same tokens, and taken text stays taken."""
         self.prompt, self.tokens, self.text, self._moved = prompt, [], "", []
         job = self.job
         self.sampler = Sampler(job.temperature, job.top_p, job.seed) if job.temperature > 0 else None
@@ -86,11 +86,14 @@ class Row:
         self._moved.append((moved, len(self.text)))
 
     def fail(self, error: Exception) -> None:
+        """Finishes the row with an error."""
         self.error, self.finish_reason = error, "error"
 
     def take_text(self) -> str:
-        """The text since the last call. Until the answer is finished an incomplete character is held back, and so are as
-        many characters as may begin a stop string."""
+        """The text since the last call.
+
+        Until the answer is finished, characters that may begin a stop string are held back, and so is an incomplete character.
+        """
         end = max(self._taken, len(self.text) - (0 if self.finish_reason else self._held))
         text = self.text[self._taken : end]
         if text.endswith("\ufffd") and not self.finish_reason:

@@ -1,4 +1,4 @@
-"""The choice of the next token: greedy, or drawn with a temperature and top-p from a seeded generator.
+"""Choice of the next token: greedy, or drawn with a temperature and top-p from a seeded generator.
 
 transformers' own processors were measured on 64 rows of 49,152 logits, and are not used: its n-gram block takes 15 ms a
 step instead of 0.4 (it copies the logits), its top-p draws another token in 5 of 800 seeded draws (it sums from the
@@ -13,15 +13,17 @@ from transformers import LogitsProcessor
 
 
 class Sampler:
-    """How one row's tokens are drawn. It has a generator of its own, so that no other row changes what is drawn."""
+    """Draws one row's tokens with a generator of its own, so that they do not depend on other rows."""
 
     def __init__(self, temperature: float, top_p: float, seed: int) -> None:
         self._temperature, self._top_p = temperature, top_p
         self._generator = torch.Generator().manual_seed(seed)
 
     def draw(self, logits: Tensor) -> int:
-        """A token, from logits [V]: the most likely ones whose probabilities reach top_p together (nucleus sampling:
-        Holtzman et al. 2020)."""
+        """A token, from logits [V], drawn among the most likely ones whose probabilities together reach top_p.
+
+        Nucleus sampling: Holtzman et al. 2020.
+        """
         p = torch.softmax(logits.float().cpu() / self._temperature, -1)
         if self._top_p < 1:
             ordered, order = p.sort(descending=True)
@@ -31,7 +33,7 @@ class Sampler:
 
 
 def choose(logits: Tensor, samplers: Sequence[Sampler | None]) -> list[int]:
-    """The next token of each row, from logits [rows, V]; None: the most likely one."""
+    """The next token of each row, from logits [rows, V]. A row without a sampler takes the most likely one."""
     chosen: list[int] = logits.argmax(-1).tolist()
     for i, sampler in enumerate(samplers):
         if sampler:
@@ -42,7 +44,7 @@ def choose(logits: Tensor, samplers: Sequence[Sampler | None]) -> list[int]:
 class NoRepeatedNgram(LogitsProcessor):
     """Excludes the tokens that would repeat an n-gram of the answer, in place (n-gram blocking: Paulus et al. 2017).
 
-    A small model that a memory has led off its own way repeats itself.
+    With a memory a small model writes text that it would not write alone, and then tends to repeat itself.
     """
 
     def __init__(self, size: int) -> None:

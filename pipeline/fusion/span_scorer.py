@@ -1,10 +1,10 @@
-"""Scores of a fact's spans: how likely the frozen model continues a prompt with each of them.
+"""Scorer of a fact's spans: how likely the frozen model continues a prompt with each of them.
 
     score = log p(span | examples, fact, prompt) / tokens^power + log p(the line ends | …, span)
             + question_weight · log p(prompt | examples, fact)
 
-Two examples come first: they show that an answer is words of the fact, and where it ends. They are invented and always the
-same; the facts and prompts after them may be in any language.
+The examples come first. They show that an answer consists of words of the fact, and where it ends. They are invented and
+always the same; the facts and prompts after them may be in any language.
 """
 
 from collections.abc import Sequence
@@ -26,12 +26,12 @@ QUESTION_EXAMPLES = (
     f"{_CONTINUED}Marla Quist plays the cello.\n"
     "Question: Which instrument does Marla Quist play?\nAnswer: cello\n\n"
 )
-"""Before a fact that is asked about."""
+"""Put before the fact for a question."""
 SENTENCE_EXAMPLES = (
     f"{_CONTINUED}Marla Quist plays the cello in Vienna.\nThe instrument of Marla Quist is the cello.\n\n"
 )
-"""Before a fact that completes a sentence."""
-MAX_CACHED = 8192  # tokens whose keys and values are held for spans that are scored together
+"""Put before the fact for a sentence that breaks off."""
+MAX_CACHED = 8192  # tokens in the cache of spans that are scored together
 
 
 class ScoredSpan(NamedTuple):
@@ -45,7 +45,7 @@ class _Start(NamedTuple):
 
     word: int
     ids: list[int]  # the longest one's tokens
-    ends: list[tuple[int, int]]  # of each: the word after its last one, and its tokens
+    ends: list[tuple[int, int]]  # of each span: the word after its last one, and its number of tokens
 
 
 class SpanScorer:
@@ -59,7 +59,10 @@ class SpanScorer:
     def score(
         self, fact: AnnotatedText, edges: Sequence[bool], context: str, settings: Settings
     ) -> list[ScoredSpan]:
-        """All spans, or none if the model's context is too short for them. edges: words with which a span may begin or end."""
+        """All spans of the fact with their scores; none if the model's context is too short for them.
+
+        edges: [words] whether a span may begin or end with each; context: the prompt's text.
+        """
         backbone, asks = self._backbone, ends_in_label(context)
         examples = QUESTION_EXAMPLES if asks else SENTENCE_EXAMPLES
         power = settings.question_power if asks else settings.continued_power
@@ -75,11 +78,11 @@ class SpanScorer:
         line_ends = torch.tensor(sorted(self._line_ends(asks)), device=backbone.device)
         found, rows = list[ScoredSpan](), max(1, MAX_CACHED // len(ids))
         for at in range(0, len(starts), rows):
-            some = starts[at : at + rows]
+            group = starts[at : at + rows]
             repeated = deepcopy(cache)
-            repeated.batch_repeat_interleave(len(some))
-            after = _log_p(backbone, backbone.pad([start.ids for start in some])[0], repeated)
-            for start, own in zip(some, after, strict=True):
+            repeated.batch_repeat_interleave(len(group))
+            after = _log_p(backbone, backbone.pad([start.ids for start in group])[0], repeated)
+            for start, own in zip(group, after, strict=True):
                 before_each = torch.cat([log_p[-1:], own[: len(start.ids) - 1]])
                 spans = _chosen(before_each, start.ids).cumsum(0)
                 ended = own[: len(start.ids), line_ends].logsumexp(-1)
@@ -101,7 +104,7 @@ class SpanScorer:
         return starts
 
     def _read(self, examples: str, ids: list[int]) -> tuple[Tensor, DynamicCache]:
-        """[tokens, V] log-probabilities after each token behind the examples, and the cache of all tokens."""
+        """[tokens, V] log-probabilities after each token that follows the examples, and the cache of all tokens."""
         known, cache = self._read_examples(examples)
         cache = deepcopy(cache)
         if ids[: len(known)] != known:  # the tokenizer joined the examples' end with what follows
@@ -110,24 +113,25 @@ class SpanScorer:
         return _log_p(self._backbone, rest, cache)[0], cache
 
     def _read_examples(self, examples: str) -> tuple[list[int], DynamicCache]:
-        """Their tokens, and a cache of them to be copied."""
+        """The examples' tokens, and their cache, which the caller copies."""
         if examples not in self._examples:
             backbone, cache = self._backbone, self._backbone.empty_cache()
-            ids = backbone.tokenize([f"{examples}A"])[0].ids[:-1]  # as they are split before a word
+            ids = backbone.tokenize([f"{examples}A"])[0].ids[:-1]  # as they are tokenised before a word
             _log_p(backbone, torch.tensor([ids], device=backbone.device), cache)
             self._examples[examples] = ids, cache
         return self._examples[examples]
 
     def _line_ends(self, asks: bool) -> set[int]:
-        """Tokens with which a line ends, or a sentence where one breaks off."""
-        marks = ("\n", "\n\n") if asks else ("\n", "\n\n", ".", ".\n")
-        return {self._backbone.tokenize([mark])[0].ids[0] for mark in marks} | set(self._backbone.eos_ids)
+        """Tokens that end the answer of a question: a line's end. For a sentence also its full stop."""
+        ends = ("\n", "\n\n") if asks else ("\n", "\n\n", ".", ".\n")
+        return {self._backbone.tokenize([end])[0].ids[0] for end in ends} | set(self._backbone.eos_ids)
 
 
 def _log_p(backbone: Backbone, ids: Tensor, cache: DynamicCache) -> Tensor:
-    """[B, T, V] log-probabilities after each token; the cache has the tokens afterwards."""
+    """[B, T, V] log-probabilities after each token of `ids` [B, T], which are appended to the cache."""
     return backbone.logits(ids, cache).float().log_softmax(-1)
 
 
 def _chosen(log_p: Tensor, ids: Sequence[int]) -> Tensor:
+    """[T] the log-probability of each of the ids, from log_p [T, V]."""
     return log_p.gather(-1, torch.tensor(ids, device=log_p.device)[:, None])[:, 0]

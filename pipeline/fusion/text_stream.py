@@ -5,7 +5,7 @@ from tokenizers.decoders import DecodeStream
 
 
 class TextStream:
-    """tokenizers' DecodeStream, which keeps what it cannot decode yet: here that is a part of the text, too."""
+    """tokenizers' DecodeStream holds incomplete characters back; here they are part of the text, as U+FFFD."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -14,11 +14,11 @@ class TextStream:
         self._pending: list[int] = []  # tokens that are not in `_text`
 
     def append(self, token: int) -> str:
-        """The text of all tokens. It ends in U+FFFD while the bytes of its last character are incomplete."""
+        """Adds a token, and returns the text of all. It ends in U+FFFD while its last character is incomplete."""
         self._pending.append(token)
         try:
             new = self._stream.step(self._tokenizer, token)
-        except Exception:  # of byte tokens that make up no character: it has no exception of its own
+        except Exception:  # byte tokens that are not UTF-8; the library raises no exception of its own
             self._stream = DecodeStream(skip_special_tokens=True)
             new = self._decode_pending()
         if new is None:  # an incomplete character, or markup

@@ -1,7 +1,7 @@
-"""The memory bank of one partition: its memories and what has been decided, as a fold over decisions.
+"""Memory bank of one partition: its memories and the offsets decided so far, as a fold over decisions.
 
-`apply` changes the bank by a decision, and by nothing else that the writer does. So the same decisions in the same order
-make the same memory, byte for byte. How to decide is policy, see pipeline/decide.
+The writer changes the bank by `apply` alone. So the same decisions in the same order make the same memory, byte for byte.
+How to decide is policy: see pipeline/decide.
 """
 
 import hashlib
@@ -40,12 +40,12 @@ class Bank:
         return self._namespaces.get(name)
 
     def size(self, namespace: str) -> int:
-        """Memories."""
+        """The number of memories of a namespace."""
         space = self._namespaces.get(namespace)
         return space.size if space else 0
 
     def get(self, namespace: str, memory_id: str) -> Memory | None:
-        """A memory as it stands now; later decisions make another one of it."""
+        """A memory as it is now; None if there is none of this id."""
         space = self._namespaces.get(namespace)
         return space.table.get(memory_id) if space else None
 
@@ -55,11 +55,12 @@ class Bank:
         return iter(space.table if space else ())
 
     def is_decided(self, namespace: str, cause: SourceOffset) -> bool:
+        """Whether this record, or a later one of its log, was decided."""
         space = self._namespaces.get(namespace)
         return space is not None and space.decided.get(cause.log, -1) >= cause.offset
 
     def is_counted(self, namespace: str, request_id: str) -> bool:
-        """Whether the uses by that request's answer are counted: a request that is answered twice counts once."""
+        """Whether the uses by that request's answer are counted. A request that is answered twice counts once."""
         space = self._namespaces.get(namespace)
         return space is not None and request_id in space.request_ids
 
@@ -72,7 +73,10 @@ class Bank:
     # --- changing ---
 
     def apply(self, decision: Decision) -> set[str]:
-        """Carries a decision out; the ids of the memories that were added, changed or removed."""
+        """Carries out a decision, and returns the ids of the memories that it added, changed or removed.
+
+        Raises ValueError for a decision that lacks a field.
+        """
         space = self._namespace(decision.namespace)
         self._remember(space, decision)
         if decision.outcome in ("learned", "superseded"):
@@ -93,7 +97,7 @@ class Bank:
         return {memory.memory_id}
 
     def _remember(self, space: Namespace, decision: Decision) -> None:
-        """Keeps what makes each fact, and each request's uses, be decided once."""
+        """Remembers offsets and ids, so that each fact, and each request's uses, are decided once."""
         cause = decision.cause
         space.decided[cause.log] = max(space.decided.get(cause.log, -1), cause.offset)
         for ids, new in ((space.fact_ids, decision.fact_id), (space.request_ids, decision.request_id)):
@@ -125,15 +129,16 @@ class Bank:
     def restore(
         self, namespace: str, decided: dict[str, int], fact_ids: Iterable[str], request_ids: Iterable[str]
     ) -> None:
-        """Takes what `decided_state` returned; with the memories put in their order it is the same bank."""
+        """Restores the result of `decided_state`. With the memories put in their order it is the same bank."""
         self._namespaces[namespace] = Namespace(decided, fact_ids, request_ids)
 
     def digest(self) -> str:
+        """The `digest` of this bank alone."""
         return digest([self])
 
 
 def memory_id(namespace: str, text: str) -> str:
-    """The same text in the same namespace is the same memory, on every broker."""
+    """The id of a text's memory, 32 hex digits: the same in every process and on every broker."""
     return hashlib.sha256(f"{namespace}\0{text}".encode()).hexdigest()[:32]
 
 
@@ -146,7 +151,7 @@ def fold(decisions: Iterable[Decision], settings: Settings | None = None) -> Ban
 
 
 def digest(banks: Iterable[Bank]) -> str:
-    """SHA-256 of all memories, however they are spread over partitions. Times of decisions are left out."""
+    """SHA-256 of all memories, in hex, however they are spread over partitions, without the times of decisions."""
     rows = sorted(
         (
             (name, m.memory_id, bank)
@@ -157,8 +162,8 @@ def digest(banks: Iterable[Bank]) -> str:
         key=lambda row: row[:2],
     )
     sha = hashlib.sha256()
-    for name, one, bank in rows:
-        m = _present(bank.get(name, one))
+    for name, own_id, bank in rows:
+        m = _present(bank.get(name, own_id))
         sha.update(
             orjson.dumps(
                 [
@@ -187,7 +192,7 @@ def _learn(space: Namespace, decision: Decision) -> set[str]:
     if decision.outcome == "superseded" and (older := space.table.get(decision.nearest or "")):
         space.remove(older)
         changed.add(older.memory_id)
-    if decision.text is not None:  # else it was erased since, and a later decision removes the memory
+    if decision.text is not None:  # else the text was erased since, and a later decision removes the memory
         space.put(memory_from_decision(decision))
     return changed
 

@@ -1,7 +1,8 @@
 """Codec of facts, decisions and memories: Arrow rows of each schema, and the changelog's records.
 
-A column has the name of an attribute, so each schema's list of fields says what is written and read. Two things differ:
-`vectors` is an array [words, bytes] in an object and bytes in a column, and some attributes are nested (`fact.encoding.text`).
+A column has the name of an attribute, so the fields of a schema are the ones that are written and read. Two things differ:
+`vectors` is an array [words, bytes] in an object and bytes in a column, and some attributes are nested, as
+`fact.encoding.text` is.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,7 +35,7 @@ def _names(dataclass: type) -> list[str]:
 
 
 def _getters(columns: Sequence[str], **nested: type) -> Getters:
-    """A column is an attribute of the object, or of the nested part whose class has an attribute of that name."""
+    """The getter of each column. nested: parts of the object, whose classes tell which attributes they have."""
     paths = {name: f"{part}.{name}" for part, of in nested.items() for name in _names(of)}
     return {name: attrgetter(paths.get(name, name)) for name in columns}
 
@@ -63,7 +64,10 @@ _NEEDED = [name for name in _LEARNED if not CHECKPOINT.field(name).nullable]
 
 
 def facts_to_batch(events: Sequence[NewFact | ForgetRequest], encoder_id: str) -> pa.RecordBatch:
-    """Events of one namespace, in order, as rows of schemas.encoding.FACT_ENCODINGS. `encoder_id`: of those without a fact."""
+    """Events of one namespace, in order, as rows of schemas.encoding.FACT_ENCODINGS.
+
+    encoder_id: for the requests to forget; a fact has its own.
+    """
     facts = [event if isinstance(event, NewFact) else None for event in events]
     requests = [event if isinstance(event, ForgetRequest) else None for event in events]
     columns = _columns(events, _EVENT_COLUMNS) | _columns(facts, _FACT_COLUMNS)
@@ -77,7 +81,7 @@ def facts_to_batch(events: Sequence[NewFact | ForgetRequest], encoder_id: str) -
 
 
 def facts_from_batch(batch: pa.RecordBatch) -> list[NewFact | ForgetRequest]:
-    """The events of a batch whose columns were checked: see workers/write/validate.py."""
+    """The events of a batch whose columns were checked (workers/write/validate.py)."""
     events: list[NewFact | ForgetRequest] = []
     for row in _rows(batch):
         cause = SourceOffset(FACTS, row["topic_id"], row["partition"], row["offset"])
@@ -100,9 +104,9 @@ def decisions_to_table(decisions: Sequence[Decision]) -> pa.Table:
 
 
 def decisions_from_table(table: pa.Table, erased: bool) -> list[Decision]:
-    """The decisions of a table of HISTORY. `erased`: the text of a memory may be missing.
+    """The decisions of a table of HISTORY. `erased`: rows of it may have lost their text.
 
-    Raises ValueError for a null, and for a memory that lacks what it needs.
+    Raises ValueError for a null in a column without nulls, and for a learned memory that lacks a field.
     """
     for field in HISTORY:
         if not field.nullable and table.column(field.name).null_count:
@@ -119,7 +123,7 @@ def decisions_from_table(table: pa.Table, erased: bool) -> list[Decision]:
 
 
 def memory_from_decision(decision: Decision) -> Memory:
-    """The memory that a decision `learned` or `superseded` makes. Raises ValueError for one that lacks a field."""
+    """The memory that a decision `learned` or `superseded` adds. Raises ValueError if a field is missing."""
     learned = {name: getattr(decision, name) for name in _LEARNED}
     if missing := [name for name in _NEEDED if learned[name] is None]:
         raise ValueError(f"a memory was learned without {', '.join(missing)}")
@@ -188,7 +192,7 @@ def _columns(items: Sequence[object], getters: Getters) -> dict[str, list[Any]]:
 
 
 def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
-    """The values of each row, by column; those of words are arrays. Raises ValueError for vectors without words."""
+    """The values of each row, by column, those of words as arrays. Raises ValueError for vectors without words."""
     columns = {name: batch.column(name).to_pylist() for name in batch.schema.names if name not in _WORDS}
     for name in ("priors", "surprisals"):
         columns[name] = _arrays(batch.column(name))

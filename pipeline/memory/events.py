@@ -1,4 +1,4 @@
-"""Events that change a memory: new facts, requests to forget, and the decisions made of them."""
+"""Events that change a memory: new facts, requests to forget, and decisions."""
 
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -12,7 +12,7 @@ from pipeline.ingest.encoding import FactEncoding
 
 @dataclass(frozen=True, slots=True)
 class SourceOffset:
-    """The Kafka record that caused an event: each record is decided once. A wiped broker gives its topics new ids."""
+    """The Kafka record that caused an event: each record is decided once. After a wipe a broker's topics have new ids."""
 
     topic: str
     topic_id: str
@@ -27,7 +27,7 @@ class SourceOffset:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labels:
-    """What an upstream system attaches to a fact, copied unchanged from the message to the history and the memory."""
+    """Fields that a system attaches to its fact, copied unchanged from the message to the history and the memory."""
 
     category: str | None = None
     source: str | None = None
@@ -64,7 +64,7 @@ class ForgetRequest:
 
 @dataclass(frozen=True, slots=True)
 class Decision(Labels):
-    """One row of the history: the columns of schemas.history.HISTORY, those of the Kafka record in `cause`."""
+    """One row of the history: the columns of schemas.history.HISTORY, with those of the source record in `cause`."""
 
     namespace: str
     outcome: str

@@ -5,10 +5,12 @@ Outdated entries stay in the heaps until they come up (lazy deletion).
 
 import heapq
 
-SLACK = 64  # outdated entries that a heap may hold, besides as many as it has current ones
+SLACK = 64  # a heap may hold so many outdated entries more than current ones
 
 
 class EvictionHeaps:
+    """The memories of one namespace by category. Each memory is put in one category only."""
+
     def __init__(self) -> None:
         self._members: dict[str, dict[str, float]] = {}  # category -> memory id -> importance
         self._heaps: dict[str, list[tuple[float, str]]] = {}  # category -> heap of (importance, memory id)
@@ -35,7 +37,7 @@ class EvictionHeaps:
         self._resized(category)
 
     def least_important(self, growing: str) -> str:
-        """The id of the least important memory of the largest category, where `growing` is about to get one more.
+        """The id of the least important memory of the largest category, if the category `growing` had one more.
 
         Equal categories are ordered by name, equal importances by id. Raises IndexError when there are no memories.
         """

@@ -1,6 +1,6 @@
-"""State of one namespace: its memories, the indexes that find them, and what has been decided in it.
+"""State of one namespace: its memories, the indexes that find them, and the offsets decided so far.
 
-The table and both indexes refer to memories by row number; here they change together.
+The table and both indexes refer to memories by row number, so they are changed together, here.
 """
 
 from collections import OrderedDict
@@ -17,6 +17,8 @@ DEFAULT_CATEGORY = ""
 
 
 class Namespace:
+    """Empty at first, but for what a checkpoint says was decided: see `Bank.decided_state`."""
+
     def __init__(
         self,
         decided: Mapping[str, int] | None = None,
@@ -28,13 +30,13 @@ class Namespace:
         self.pooled = PooledIndex(self.table)
         self._heaps: EvictionHeaps | None = None  # made for the first eviction: a replica never evicts
         self.decided = dict(decided or {})  # SourceOffset.log -> highest offset
-        # Oldest first. A plain dictionary searches for its oldest key past all that were deleted before it.
+        # Oldest first. A plain dictionary would search for its oldest key past all deleted ones.
         self.fact_ids = OrderedDict.fromkeys(fact_ids)
-        self.request_ids = OrderedDict.fromkeys(request_ids)  # whose uses are counted
+        self.request_ids = OrderedDict.fromkeys(request_ids)  # requests whose uses are counted
 
     @property
     def size(self) -> int:
-        """Memories."""
+        """The number of memories."""
         return self.table.size
 
     def put(self, memory: Memory) -> None:
@@ -45,7 +47,7 @@ class Namespace:
         self._weigh(memory)
 
     def change(self, memory: Memory) -> None:
-        """Replaces the memory that has this id by what `Memory.changed` made of it."""
+        """Replaces the memory that has this id by the result of its `Memory.changed`."""
         self.table.change(memory)
         self._weigh(memory)
 

@@ -1,7 +1,7 @@
 """Exact nearest-neighbour search among the pooled states of a namespace's memories.
 
 It finds facts that are worded differently than the prompt. A text's pooled state is the mean of its words' states, weighted
-by what each word says, in its leading `POOLED` dimensions and of unit length. faiss keeps it in eight bits a dimension;
+by their information, in the leading `POOLED` dimensions and of unit length. faiss keeps it in eight bits a dimension;
 similarity is the inner product.
 """
 
@@ -20,9 +20,9 @@ POOLED = 128
 
 _RANGE = 0.5  # of a pooled state's coordinates in eight bits: of 13 million none was above .35
 _STEPS = 5_000  # in a unit vector's length: its product with codes below 256 is under 2**24, so float32 sums are exact
-_ADDED_TOGETHER = 128  # memories; their unpacked states count as memory in use
+_ADDED_TOGETHER = 128  # memories whose states are unpacked together: a bound of memory use
 _COMPARED_TOGETHER = 1024  # rows whose codes are unpacked together
-_MANY = 16  # queries from which on a matrix product is faster than a search for each
+_MANY = 16  # queries from which a matrix product is faster than a search for each
 
 Floats = NDArray[np.float32]
 WeightedStates = tuple[NDArray[np.uint8], Floats]
@@ -30,8 +30,12 @@ WeightedStates = tuple[NDArray[np.uint8], Floats]
 
 _NO_STATES: WeightedStates = (np.zeros((0, 0), np.uint8), np.zeros(0, np.float32))
 
+_Pairs = tuple[NDArray[np.int64], Rows32, Floats]  # queries, rows, similarities
+
 
 class PooledIndex:
+    """The pooled states of a table's rows. A search first adds the rows that came since the last one."""
+
     def __init__(self, table: Table) -> None:
         self._table = table
         self._index: Any = None  # made by the first search: a writer never searches
@@ -87,11 +91,10 @@ class PooledIndex:
         transposed = np.ascontiguousarray(queries.T)
         states = np.zeros((_COMPARED_TOGETHER, POOLED), np.float32)
         similarity = np.empty((_COMPARED_TOGETHER, len(queries)), np.float32)
-        least = np.full(
-            len(queries), -np.inf, np.float32
-        )  # what a row must exceed to be among a query's nearest
+        # What a row's similarity must exceed, to be among a query's nearest.
+        least = np.full(len(queries), -np.inf, np.float32)
         found = [(np.zeros(0, np.uint32), np.zeros(0, np.float32)) for _ in queries]
-        pending: list[_Pairs] = []  # seen since `found` was last brought up to date
+        pending: list[_Pairs] = []  # seen since the last update of `found`
         update_at = _COMPARED_TOGETHER
         for start in range(0, len(codes), _COMPARED_TOGETHER):
             n = min(_COMPARED_TOGETHER, len(codes) - start)
@@ -101,7 +104,7 @@ class PooledIndex:
                 similarity[:n][~present[start : start + n]] = -np.inf
             rows, of_query = np.divmod(np.flatnonzero(similarity[:n] > least), len(queries))
             pending.append((of_query, (rows + start).astype(np.uint32), similarity[rows, of_query]))
-            # Each time after twice as many rows: so only a few more pairs are kept than are looked for.
+            # Each update comes after twice as many rows: so only a few more pairs are kept than are needed.
             if start + n >= update_at or start + n == len(codes):
                 update_at = 2 * (start + n)
                 found, pending = _merged(found, pending, count), []
@@ -118,13 +121,10 @@ class PooledIndex:
         return np.asarray(codes.reshape(-1, POOLED))
 
 
-_Pairs = tuple[NDArray[np.int64], Rows32, Floats]  # queries, rows, similarities
-
-
 def _merged(
     found: list[tuple[Rows32, Floats]], pending: list[_Pairs], count: int
 ) -> list[tuple[Rows32, Floats]]:
-    """For each query the `count` most similar of what was found, and is pending."""
+    """For each query the `count` most similar rows of `found` and `pending`, and their similarities."""
     queries, rows, similarities = map(np.concatenate, zip(*pending, strict=True))
     order = np.argsort(queries.astype(np.uint16), kind="stable")
     rows, similarities = rows[order], similarities[order]

@@ -1,7 +1,7 @@
 """Inverted index of a namespace: which memories contain a term, and how many.
 
-A term's postings are the rows of the memories that contain it, ascending. Rows of removed memories are taken out at once
-where the postings are short. Where they are long, each removal would copy them: there they stay until they are an eighth.
+A term's postings are the rows of the memories that contain it, ascending. Short postings lose the row of a removed memory at
+once. Long ones keep it until an eighth of their rows are removed ones, since each removal would copy them.
 """
 
 from array import array
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.memory.table import Table
 
-_LONG = 1024  # rows from which postings are cleaned only now and then
+_LONG = 1024  # rows from which postings keep removed rows for a while
 _MAX_STALE = 1 / 8  # share of removed rows in long postings
 
 Rows32 = NDArray[np.uint32]
@@ -21,10 +21,12 @@ Rows32 = NDArray[np.uint32]
 
 
 class Postings:
+    """The postings of all terms of a table's memories."""
+
     def __init__(self, table: Table) -> None:
         self._table = table
-        self._by_term: dict[str, int | array[int]] = {}  # most terms are in one memory: a number and no array
-        self._stale: dict[str, int] = {}  # long postings -> how many of their rows are removed ones
+        self._by_term: dict[str, int | array[int]] = {}  # a number for a term of one memory, as most are
+        self._stale: dict[str, int] = {}  # term of long postings -> how many of their rows are removed ones
 
     def add(self, row: int, terms: Iterable[str]) -> None:
         """Adds the newest row."""
@@ -70,7 +72,7 @@ class Postings:
         return 0 if rows is None else 1 if isinstance(rows, int) else len(rows) - self._stale.get(term, 0)
 
     def raw(self, term: str) -> Sequence[int]:
-        """The term's postings themselves, not a copy; long ones may include removed rows."""
+        """The term's postings themselves, not a copy; long ones may have removed rows."""
         rows = self._by_term.get(term, ())
         return (rows,) if isinstance(rows, int) else rows
 
@@ -100,7 +102,7 @@ class Postings:
 
 
 def _is_in(rows: Rows32, ascending: Rows32) -> NDArray[np.bool_]:
-    """[rows] which are among the others."""
+    """[rows] whether each is among `ascending`."""
     if not len(ascending):
         return np.zeros(len(rows), bool)
     places = np.searchsorted(ascending, rows)

@@ -1,6 +1,6 @@
-"""One memory, packed into bytes: its fields are decoded when they are read.
+"""A memory, packed into bytes, whose fields are decoded when they are read.
 
-A bank holds hundreds of thousands of memories, and a prompt looks at hundreds of them but at few fields of each.
+A bank holds hundreds of thousands of memories, and a prompt reads few fields of some hundreds of them.
 """
 
 import struct
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 
 class Kind(NamedTuple):
-    """What many memories of a namespace have in common: a namespace holds each combination once."""
+    """Fields that many memories of a namespace have in common. A namespace holds each combination once."""
 
     namespace: str
     encoder_id: str
@@ -22,7 +22,7 @@ class Kind(NamedTuple):
 
 
 class Memory:
-    """One memory. It is immutable: `changed` makes another one."""
+    """One memory, immutable: `changed` returns another one."""
 
     __slots__ = ("_begin", "_end", "kind", "memory_id", "record", "words")
 
@@ -30,8 +30,8 @@ class Memory:
     kind: Kind
     record: bytes
     words: int
-    _begin: int  # of its numbers in the record
-    _end: int
+    _begin: int  # of the numbers in the record, bytes
+    _end: int  # of the numbers
 
     def __init__(
         self,
@@ -201,9 +201,9 @@ class Memory:
 
 
 # Layout of a record:
-#   head       two times (observed, learned; microseconds since 1970), importance, loss delta, and the lengths: words, bytes of
-#              the text, bytes of the fact_id plus one (0 without a fact_id), bytes of the life
-#   life       uses, reinforced, last used; empty for a memory that has none of them, as most
+#   head       two times (observed, learned; microseconds since 1970), importance, loss delta, and the lengths: words, bytes
+#              of the text, bytes of the fact_id plus one (0 without a fact_id), bytes of the life
+#   life       uses, reinforced, last used; empty for a memory without any, as most are
 #   numbers    priors, surprisals and packed states, aligned to four bytes
 #   fact_id, text
 _LENGTHS, _LIFE = Struct("<2IHB"), Struct("<2Iq")

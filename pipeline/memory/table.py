@@ -1,7 +1,7 @@
 """Compact table of a namespace's memories: packed records by row number, and row numbers by memory id.
 
-A dictionary of a million objects takes several hundred bytes an entry on top of the objects. Here ids stand in one array,
-sixteen bytes each, and are found through a hash table of row numbers; records stand in blocks of many. Rows are numbered
+A dictionary of a million objects takes several hundred bytes an entry besides the objects. Here the ids are in one array,
+sixteen bytes each, and are found through a hash table of row numbers; the records are in blocks of many. Rows are numbered
 in order of arrival. A removed memory leaves its row empty, until `compact` drops the empty rows and renumbers the others.
 """
 
@@ -19,7 +19,7 @@ _ID = 16  # bytes
 _HEX = re.compile(f"[0-9a-f]{{{2 * _ID}}}")
 _EMPTY, _DELETED = -1, -2  # hash slots without a row
 _MAX_LOAD = 2 / 3  # share of used hash slots from which the hash table is rebuilt, at most half full
-_BLOCK = 32  # records; changing one copies its block
+_BLOCK = 32  # records of a block, which is copied when one of them changes
 _MAX_REMOVED = 0.2  # share of empty rows from which compacting is due
 _MIN_REMOVED = 1024  # fewer empty rows are never worth it
 
@@ -32,9 +32,8 @@ class Table:
         self._slots = array("i", [_EMPTY]) * 8  # rows, by the hashes of their ids; linear probing
         self._used = 0  # slots that are not _EMPTY
         self._present = bytearray()  # row -> whether its memory is still here
-        self.is_present = (
-            self._present.__getitem__
-        )  # bound once: filters over many rows run without a Python frame
+        # Bound once, so that filters over many rows call no Python function.
+        self.is_present = self._present.__getitem__
         self.removed = 0  # empty rows
         self._records = _Records()
 
@@ -44,7 +43,7 @@ class Table:
 
     @property
     def size(self) -> int:
-        """Memories."""
+        """The number of memories."""
         return len(self) - self.removed
 
     def __iter__(self) -> Iterator[Memory]:
@@ -53,15 +52,18 @@ class Table:
         return (self.at(row) for row, here in enumerate(present) if here)
 
     def at(self, row: int) -> Memory:
+        """The memory of a row; of an empty row the one that it had."""
         return Memory.of(self.id_of(row), self._records.kind(row), self._records.record(row))
 
     def get(self, memory_id: str) -> Memory | None:
+        """The memory of this id, if it is here."""
         row = self.row(memory_id)
         return (
             None if row is None else Memory.of(memory_id, self._records.kind(row), self._records.record(row))
         )
 
     def row(self, memory_id: str) -> int | None:
+        """The row of a memory, if it is here."""
         slots, ids, mask = self._slots, self._ids, len(self._slots) - 1
         slot = hash(memory_id) & mask
         while (row := slots[slot]) != _EMPTY:
@@ -79,11 +81,11 @@ class Table:
         return np.frombuffer(self._ids, ">u4")[_ID // 4 * rows.astype(np.intp)].astype(np.uint32)
 
     def present(self) -> NDArray[np.bool_]:
-        """[rows] whether a row's memory is here."""
+        """[rows] whether each row's memory is still here."""
         return np.array(self._present, bool)
 
     def add(self, memory: Memory) -> int:
-        """The row of a memory with a new id. Raises ValueError for an id that is not 32 hex digits."""
+        """Adds a memory with a new id, and returns its row. Raises ValueError for an id that is not 32 hex digits."""
         if not _HEX.fullmatch(memory.memory_id):
             raise ValueError(f"{memory.memory_id!r} is not a memory id")
         row = len(self)
@@ -104,7 +106,7 @@ class Table:
         self._records.change(row, memory.record)
 
     def remove(self, memory_id: str) -> int:
-        """The row, which is empty from now on. Raises KeyError for an unknown id."""
+        """Removes a memory, and returns its row, which is empty from now on. Raises KeyError for an unknown id."""
         if (row := self.row(memory_id)) is None:
             raise KeyError(memory_id)
         slot = hash(memory_id) & len(self._slots) - 1
@@ -121,7 +123,10 @@ class Table:
         return self.removed > max(_MIN_REMOVED, _MAX_REMOVED * len(self))
 
     def compact(self) -> NDArray[np.bool_]:
-        """Drops the empty rows and renumbers the others; [old rows] which were kept, for indexes that hold row numbers."""
+        """Drops the empty rows and renumbers the others.
+
+        Returns [old rows] whether each was kept, for indexes that hold row numbers.
+        """
         kept = self.present()
         self._records = self._records.select(kept)
         self._ids = bytearray(np.frombuffer(self._ids, f"V{_ID}")[kept].tobytes())

@@ -1,4 +1,4 @@
-"""Candidates of a prompt: memories that share its heaviest words, or whose pooled states are near."""
+"""Candidates of a prompt: memories with its heaviest words, or with the nearest pooled states."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -20,13 +20,11 @@ def candidate_rows(
     idf: Sequence[Floats],
     config: RetrievalConfig,
 ) -> Iterator[Rows]:
-    """For each prompt its candidates' rows, ascending. idf: of each prompt's words."""
-    pooled = [pool(one.vectors, some.astype(np.float32)) for one, some in zip(prompts, idf, strict=True)]
+    """For each prompt the rows of its candidates, ascending. idf: [words] of each prompt."""
+    pooled = [pool(prompt.vectors, w.astype(np.float32)) for prompt, w in zip(prompts, idf, strict=True)]
     nearest = space.pooled.nearest(np.stack(pooled), config.candidates)
-    for prompt, values, state, near in zip(prompts, idf, pooled, nearest, strict=True):
-        masses = dict(zip(prompt.terms, (values**2).tolist(), strict=True))
-        count, similarity = (
-            config.word_candidates * config.candidates,
-            partial(space.pooled.similarity, state),
-        )
+    count = config.word_candidates * config.candidates
+    for prompt, weights, state, near in zip(prompts, idf, pooled, nearest, strict=True):
+        masses = dict(zip(prompt.terms, (weights**2).tolist(), strict=True))
+        similarity = partial(space.pooled.similarity, state)
         yield np.union1d(lookup.heaviest(masses, count, similarity, config.compared_ties), near)

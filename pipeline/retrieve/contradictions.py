@@ -1,4 +1,4 @@
-"""Contradictions: memories that match a prompt by the same words; the newest one is right."""
+"""Contradictions: memories that match a prompt by the same words, of which the newest one is right."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from pipeline.retrieve.hit import Hit
 
 
 def contradicted(hits: Sequence[Hit], settings: Settings) -> list[bool]:
-    """Whether another hit is newer than each, and matches the prompt by the very same words, and as well."""
+    """[hits] whether a newer one matches the prompt by exactly the same words, and equally well."""
     kinds = [(_matched(hit), round(hit.alignment.share, settings.same_share_digits)) for hit in hits]
     newest: dict[tuple[frozenset[str], float], Hit] = {}
     for hit, kind in zip(hits, kinds, strict=True):
@@ -17,10 +17,10 @@ def contradicted(hits: Sequence[Hit], settings: Settings) -> list[bool]:
 
 
 def outdated(hits: Sequence[Hit], settings: Settings) -> list[bool]:
-    """Whether another hit with an open gate is newer than each, and says the same thing of the same.
+    """[hits] whether a newer one with an open gate gives the same subject another answer of the same kind.
 
-    Two that match a prompt by the same words say the same thing of it only if they also share wording that the prompt
-    lacks, or one has none: "plays goalkeeper" and "drives a Volvo" do not contradict each other.
+    Two memories that match a prompt by the same words do so only if they also share wording that the prompt lacks, or one has
+    no such wording: "plays goalkeeper" and "drives a Volvo" do not contradict each other.
     """
     words = [(_matched(hit), _unmatched_wording(hit, settings)) for hit in hits]
     return [
@@ -48,4 +48,4 @@ def _unmatched_wording(hit: Hit, settings: Settings) -> frozenset[str]:
 
 
 def _chosen(hit: Hit, which: Sequence[bool]) -> frozenset[str]:
-    return frozenset(term for term, is_one in zip(hit.text.terms, which, strict=True) if is_one)
+    return frozenset(term for term, chosen in zip(hit.text.terms, which, strict=True) if chosen)

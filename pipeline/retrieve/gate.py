@@ -1,9 +1,9 @@
-"""The gate of a memory: the share of its weight with which it takes part in an answer.
+"""Gate of a memory: the share of its weight with which it takes part in an answer.
 
 Only this file computes, closes or changes a gate.
 
-A gate opens by the share of what is at stake that matches (alignment.py). It closes again for a memory that is not among
-the best, that a newer one contradicts, or through which the prompt asks for another one.
+A gate opens by the matching share (alignment.py). It closes again for a memory that is not among the best, that a newer one
+contradicts, or that is only the first hop to another one.
 """
 
 from collections.abc import Sequence
@@ -25,14 +25,14 @@ def gate_of(opening: float, config: GateConfig) -> float:
 def settled(hits: Sequence[Hit], k: int, settings: Settings) -> list[Hit]:
     """The hits with their final gates, best first: the k best keep theirs, unless a newer memory contradicts them.
 
-    `answerable` is set for all whose gate was open, but for outdated ones.
+    `answerable` is set for all hits with an open gate, except outdated ones.
     """
     old = outdated(hits, settings)
     hits = [
         replace(hit, answerable=hit.gate > 0 and not is_old) for hit, is_old in zip(hits, old, strict=True)
     ]
-    silent = [*contradicted(hits[:k], settings), *[True] * len(hits[k:])]
-    return [replace(hit, gate=0.0) if closes else hit for hit, closes in zip(hits, silent, strict=True)]
+    closes = [*contradicted(hits[:k], settings), *[True] * len(hits[k:])]
+    return [replace(hit, gate=0.0) if is_shut else hit for hit, is_shut in zip(hits, closes, strict=True)]
 
 
 def closed(hit: Hit) -> Hit:
@@ -46,6 +46,6 @@ def gate_of_chosen(hits: Sequence[Hit]) -> float:
 
 
 def only_chosen(hits: Sequence[Hit], chosen: int) -> list[Hit]:
-    """The same hits with all gates closed but that of the chosen one, which is `gate_of_chosen`."""
+    """The same hits: the chosen one has the gate `gate_of_chosen`, all others a closed one. chosen: its index."""
     gate = gate_of_chosen(hits)
     return [replace(hit, gate=gate if n == chosen else 0.0) for n, hit in enumerate(hits)]

@@ -14,16 +14,15 @@ from pipeline.text.annotate import AnnotatedText
 
 
 def prompt_idf(space: Namespace, prompts: Sequence[PromptEncoding], config: IdfConfig) -> list[Floats]:
-    """For each prompt its words' idf, nats. Of a word that comes twice only the last one counts, which is the nearest to
-    what is asked: the others have 0."""
+    """[words] the idf of each prompt's words, nats. Of a repeated word only the last place counts; the others have 0."""
     idf = _idf(space, [one.terms for one in prompts], [one.unigram_nll for one in prompts], config)
-    for one, values in zip(prompts, idf, strict=True):
-        values *= [term not in one.terms[i + 1 :] for i, term in enumerate(one.terms)]
+    for prompt, values in zip(prompts, idf, strict=True):
+        values *= [term not in prompt.terms[i + 1 :] for i, term in enumerate(prompt.terms)]
     return idf
 
 
 def fact_idf(space: Namespace, facts: Sequence[AnnotatedText], config: IdfConfig) -> list[Floats]:
-    """For each fact its words' idf, nats."""
+    """[words] the idf of each fact's words, nats."""
     return _idf(space, [fact.terms for fact in facts], [fact.unigram_nll for fact in facts], config)
 
 
@@ -33,8 +32,10 @@ def _idf(
     unigram_nll: Sequence[NDArray[np.float32]],
     config: IdfConfig,
 ) -> list[Floats]:
-    """A word that the memories use says less than it does elsewhere, never more; one use is not counted, for being in one
-    fact is no sign of being common."""
+    """[words] of each text. The memories' counts only lower a word's unigram_nll.
+
+    One memory with the word is not counted: that is no sign of a common word.
+    """
     if not terms:
         return []
     pseudo, prior = config.pseudo_facts, np.concatenate(unigram_nll).astype(float)

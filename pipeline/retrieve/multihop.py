@@ -1,12 +1,12 @@
-"""Multi-hop retrieval: a prompt that asks through a memory, and the memory that answers it.
+"""Multi-hop retrieval: the second memory that answers a prompt by way of a first one.
 
     prompt   Where is the company that makes the Quill sensor located?
     first    The Quill sensor is made by Acme Instruments.
     second   Acme Instruments is located in Bonn.
 
-A wrong second memory takes the answer from the right first one, so every sign is required: the prompt says more than the
-first memory does; the second is about what the first answers, has words of the prompt that the first lacks, says
-nothing besides that the prompt does not ask for, and has its own answer after all that.
+A wrong second memory takes the answer from the right first one. So all of this is required: the prompt has informative words
+that the first memory lacks; the second memory has the names in the first one's answer, and such a word of the prompt; it has
+no other wording that the prompt lacks; and its own answer comes after all these.
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,7 +36,7 @@ class First(NamedTuple):
 
 
 class Second(NamedTuple):
-    """A memory that may answer, and how it lies over what is left of the prompt."""
+    """A memory that may answer, aligned with the rest of the prompt."""
 
     memory: Memory
     text: AnnotatedText
@@ -45,21 +45,20 @@ class Second(NamedTuple):
 
 
 class _Left(NamedTuple):
-    """What a prompt asks beyond the first memory."""
+    """The rest of a prompt after the first hop."""
 
-    rest: list[str]  # words that the first memory lacks
-    bridge: list[str]  # the names in what it answers
+    rest: list[str]  # the prompt's terms that the first memory lacks
+    bridge: list[str]  # the names in the first memory's answer
     words: WordArrays  # both
 
 
 def second_memories(bank: Bank, firsts: Sequence[First]) -> list[Second | None]:
-    """For each prompt the memory that answers it, if it asks through the first."""
+    """For each prompt the memory that answers it by way of the first; None if it does not need two hops."""
     tried: list[tuple[int, _Left, Memory, AnnotatedText, Floats]] = []
     for i, first in enumerate(firsts):
         if left := _left(first):
-            tried += [(i, left, *one) for one in _about(bank, first, left)]
-    facts = [of_fact(memory, text, idf) for _, _, memory, text, idf in tried]
-    pairs = [(one[1].words, fact) for one, fact in zip(tried, facts, strict=True)]
+            tried += [(i, left, *candidate) for candidate in _about(bank, first, left)]
+    pairs = [(left.words, of_fact(memory, text, idf)) for _, left, memory, text, idf in tried]
     found: list[Second | None] = [None] * len(firsts)
     for (i, left, memory, text, idf), alignment in zip(tried, align(pairs, bank.settings), strict=True):
         matched, best = np.flatnonzero(alignment.matched).tolist(), found[i]
@@ -75,7 +74,7 @@ def second_memories(bank: Bank, firsts: Sequence[First]) -> list[Second | None]:
 
 
 def _left(first: First) -> _Left | None:
-    """None: the prompt does not ask beyond this memory."""
+    """None if the prompt has nothing that needs a second hop."""
     prompt, hit = first.prompt, first.hit
     fact = of_fact(hit.memory, hit.text, hit.idf)
     bridge = [i for i in range(*hit.alignment.span) if fact.name_scores[i] > 0]
@@ -86,7 +85,7 @@ def _left(first: First) -> _Left | None:
         and not prompt.name_scores[i]
         and not any(same_word(term, other) for other in fact.terms)
     ]
-    # "produced by" instead of "developed by" is another wording, one word for one: what is asked beyond it is more.
+    # "produced by" instead of "developed by" is only another wording, one word for one: a second hop has more words.
     if not bridge or len(rest) < 2 or len(rest) <= _unasked(hit.text, hit.alignment, prompt.informative):
         return None
     lacked, names = [prompt.terms[i] for i in rest], [fact.terms[i] for i in bridge]
@@ -104,15 +103,14 @@ def _left(first: First) -> _Left | None:
 
 
 def _unasked(text: AnnotatedText, alignment: Alignment, informative: float) -> int:
-    """How many of its words, names and its answer apart, say something that the prompt does not have."""
+    """How many of a fact's informative words the prompt lacks, without names and the answer."""
     unasked = ~alignment.matched & (text.name_scores == 0) & (text.unigram_nll >= informative)
     unasked[slice(*alignment.span)] = False
     return int(unasked.sum())
 
 
 def _about(bank: Bank, first: First, left: _Left) -> Iterator[tuple[Memory, AnnotatedText, Floats]]:
-    """Other memories that have all names of the bridge and a word like the rest's, of the newest a bounded number; and
-    their words' idf."""
+    """Other memories with all names of the bridge and a word of the rest, a bounded number of the newest, and their idf."""
     for namespace in first.namespaces:
         space = bank.namespace(namespace)
         if space is None:

@@ -1,12 +1,12 @@
-"""The retriever: which memories an encoded prompt concerns, and whether they belong to it.
+"""Retriever: finds the memories that an encoded prompt concerns, and sets their gates.
 
 1. Candidates: words and pooled states find memories through the namespace's index (candidates.py).
-2. Scores: late interaction and the rarity of what is matched rank them (scoring.py).
-3. Alignment: the best ones' words are laid over the prompt's (alignment.py); score · (trial_weight + share that matches).
-4. Gates: opened by the share that matches, closed for contradicted memories (gate.py). A prompt that asks through its
-   best memory is answered by another one (multihop.py).
+2. Scores: late interaction and the rarity of the matched words rank them (scoring.py).
+3. Alignment: the best ones are aligned with the prompt, word by word (alignment.py): score · (trial_weight + matching share).
+4. Gates: opened by the matching share, closed for contradicted memories (gate.py). Where the prompt needs two hops, the
+   second memory takes the place of the first (multihop.py).
 
-Each step is exact over what the one before leaves.
+Each step is exact over the results of the one before.
 """
 
 from collections.abc import Sequence
@@ -43,44 +43,44 @@ def retrieve_all(
     k: int,
     others: int = 0,
 ) -> list[list[Hit]]:
-    """The same for many prompts, each with its namespaces; what can be is computed for all of them at once.
+    """The same for many prompts, each with its namespaces, computed together where possible.
 
-    others: so many more of each prompt's, whose gates are closed: the model may still choose one of them.
+    others: further memories of each prompt, with closed gates: the model may still choose one of them.
     """
     found: list[list[Hit]] = [[] for _ in prompts]
     for namespace in dict.fromkeys(name for names in namespaces for name in names):
-        those = [i for i, names in enumerate(namespaces) if namespace in names and prompts[i].terms]
-        some = _in_namespace(bank, namespace, [prompts[i] for i in those], max(k, 2) + others)
-        for i, hits in zip(those, some, strict=True):
+        indices = [i for i, names in enumerate(namespaces) if namespace in names and prompts[i].terms]
+        hit_lists = _in_namespace(bank, namespace, [prompts[i] for i in indices], max(k, 2) + others)
+        for i, hits in zip(indices, hit_lists, strict=True):
             found[i] += hits
     for hits in found:
         hits.sort(key=lambda hit: (hit.score, hit.memory.observed_at, hit.memory.memory_id), reverse=True)
     found = [settled(hits[: max(k, 2) + others], max(k, 2), bank.settings) for hits in found]
-    asking = [i for i, hits in enumerate(found) if hits and hits[0].gate]
-    firsts = [First(namespaces[i], prompts[i], found[i][0]) for i in asking]
-    for i, second in zip(asking, second_memories(bank, firsts), strict=True):
+    with_first = [i for i, hits in enumerate(found) if hits and hits[0].gate]
+    firsts = [First(namespaces[i], prompts[i], found[i][0]) for i in with_first]
+    for i, second in zip(with_first, second_memories(bank, firsts), strict=True):
         if second:
             found[i] = _answered_by(second, found[i], bank.settings)
     return [hits[: k + others] for hits in found]
 
 
 def _answered_by(second: Second, hits: list[Hit], settings: Settings) -> list[Hit]:
-    """Where a prompt asks through its first memory, the second one takes part in the answer, and no other."""
+    """The hits of a prompt that needs two hops: the second memory takes part in the answer, and no other."""
     gate = gate_of(second.alignment.opening, settings)
     answer = Hit(*second, hits[0].score, gate, answerable=gate > 0)
     return [answer, *(closed(hit) for hit in hits if hit.memory.memory_id != answer.memory.memory_id)]
 
 
 def _in_namespace(bank: Bank, namespace: str, prompts: Sequence[PromptEncoding], k: int) -> list[list[Hit]]:
-    """For each prompt its k best memories of the namespace, with their gates as they open."""
+    """For each prompt its k best memories of the namespace, with gates by their own alignment only."""
     space, settings = bank.namespace(namespace), bank.settings
     if space is None or not space.size or not prompts:
         return [[] for _ in prompts]
     idf, lookup = prompt_idf(space, prompts, settings), Lookup(space)
     memories: list[list[Memory]] = []
     scores: list[Floats] = []
-    each = candidate_rows(space, lookup, prompts, idf, settings)
-    for prompt, weights, rows in zip(prompts, idf, each, strict=True):
+    row_sets = candidate_rows(space, lookup, prompts, idf, settings)
+    for prompt, weights, rows in zip(prompts, idf, row_sets, strict=True):
         memories.append([space.table.at(row) for row in rows.tolist()])
         scores += scores_of(lookup, space.size, [prompt], [weights], rows, memories[-1], settings)
     return best_hits(space, prompts, idf, memories, scores, settings, k)
@@ -95,24 +95,29 @@ def best_hits(
     settings: Settings,
     k: int,
 ) -> list[list[Hit]]:
-    """For each prompt the k best of its memories: those with the best scores are aligned with it."""
-    most = max(k, settings.aligned)
-    best = [_highest(*one, most) for one in zip(memories, scores, strict=True)]
-    chosen = [some[i] for some, indices in zip(memories, best, strict=True) for i in indices]
+    """For each prompt the k best of its memories, after the ones with the highest scores are aligned with it.
+
+    idf: [words] of each prompt; memories, scores: of each prompt.
+    """
+    count = max(k, settings.aligned)
+    best = [_highest(own, own_scores, count) for own, own_scores in zip(memories, scores, strict=True)]
+    chosen = [own[i] for own, indices in zip(memories, best, strict=True) for i in indices]
     texts = [annotate(memory.text, memory.priors) for memory in chosen]
     idfs = fact_idf(space, texts, settings)
     arrays = [of_prompt(prompt, weights) for prompt, weights in zip(prompts, idf, strict=True)]
     sides = [side for side, indices in zip(arrays, best, strict=True) for _ in indices]
     facts = map(of_fact, chosen, texts, idfs)
     alignments = align(list(zip(sides, facts, strict=True)), settings)
-    each = zip(chosen, texts, idfs, alignments, strict=True)
+    aligned = zip(chosen, texts, idfs, alignments, strict=True)
     found = []
-    for prompt, some, indices in zip(prompts, scores, best, strict=True):
-        its = list(islice(each, len(indices)))
-        least = min((memory.importance for memory, *_ in its), default=0.0)
+    for prompt, own_scores, indices in zip(prompts, scores, best, strict=True):
+        own_aligned = list(islice(aligned, len(indices)))
+        least = min((memory.importance for memory, *_ in own_aligned), default=0.0)
         hits = []
-        for score, (memory, text, values, alignment) in zip(some[indices].tolist(), its, strict=True):
-            # A match of wording alone ("… belongs to the organization of") may score high; what is torn or missing tells.
+        for score, (memory, text, values, alignment) in zip(
+            own_scores[indices].tolist(), own_aligned, strict=True
+        ):
+            # A match of wording alone ("… belongs to the organization of") may score high: the matching share tells.
             score *= settings.trial_weight + alignment.share
             score += abs(score) * bonus(memory, least, prompt, settings)
             hits.append(Hit(memory, text, values, alignment, score, gate_of(alignment.opening, settings)))

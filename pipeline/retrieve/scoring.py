@@ -1,4 +1,4 @@
-"""Scores of memories for a prompt: late interaction, and the rarity of what is matched.
+"""Scores of memories for a prompt: late interaction, and the rarity of the matched words.
 
 score = sum over the prompt's words of idf · similarity of the most similar state  (late interaction: Khattab &
         Zaharia 2020) + rarity_weight · rarity of the matched words together · their share²
@@ -26,7 +26,7 @@ def scores_of(
     memories: Sequence[Memory],
     settings: Settings,
 ) -> list[Floats]:
-    """For each prompt the memories' scores, nats. rows: the memories', ascending; idf: of each prompt's words."""
+    """For each prompt the scores of the memories, nats. rows: of the memories, ascending; idf: [words] of each prompt."""
     interactions = late_interaction(prompts, idf, memories, settings)
     return [
         interaction + settings.rarity_weight * _rarity(lookup, size, prompt, weights, rows, settings)
@@ -35,7 +35,7 @@ def scores_of(
 
 
 def bonus(memory: Memory, least_importance: float, prompt: PromptEncoding, settings: Settings) -> float:
-    """What an important memory gains, and one whose category the prompt names: a share of its score."""
+    """The share of its score that a memory gains by its importance, and by its category if the prompt names that."""
     doublings = min(memory.importance - least_importance, settings.importance_doublings)
     share = settings.importance_weight * doublings
     if memory.category and set(terms_of(memory.category)) & set(prompt.terms):
@@ -49,27 +49,30 @@ def late_interaction(
     """For each prompt and memory the sum over the prompt's words of idf times the similarity of the most similar word."""
     scores = [np.zeros(len(memories)) for _ in prompts]
     states = [memory.states for memory in memories]
-    having = [i for i, some in enumerate(states) if some]
-    if not having:
+    with_states = [i for i, packed in enumerate(states) if packed]
+    if not with_states:
         return scores
     vectors = np.concatenate([prompt.vectors for prompt in prompts])
-    counts = [memories[i].words for i in having]
+    counts = [memories[i].words for i in with_states]
     packed = np.frombuffer(b"".join(states), np.uint8).reshape(sum(counts), -1)
     best = cosines(vectors, packed, vectors.shape[1])
     best = np.maximum.reduceat(best, np.cumsum([0, *counts[:-1]]), axis=1)
     bound, starts = settings.alike_from, np.cumsum([len(prompt.terms) for prompt in prompts])[:-1]
     best = np.clip((best - bound) / (1 - bound), 0.0, 1.0)
     for score, weights, similarity in zip(scores, idf, np.split(best, starts), strict=True):
-        # No matrix product: that one adds in an order that depends on where a memory stands.
-        score[having] = (weights[:, None] * similarity).sum(0)
+        # A matrix product would add in an order that depends on a memory's place.
+        score[with_states] = (weights[:, None] * similarity).sum(0)
     return scores
 
 
 def _rarity(
     lookup: Lookup, size: int, prompt: PromptEncoding, idf: Floats, rows: Rows, settings: Settings
 ) -> Floats:
-    """[rows] how few memories have all the words that this one shares with the prompt (nats), by the share squared of the
-    prompt that these are. Words of one wording come together: "belongs to the organization of" is one sign, not five."""
+    """[rows] the rarity of the words that each memory shares with the prompt, nats, times their share of the prompt squared.
+
+    Rarity counts the memories that have all these words together, since words of one wording come together: "belongs to the
+    organization of" is one sign, not five.
+    """
     numbers = zip(prompt.unigram_nll.tolist(), (idf**2).tolist(), strict=True)
     by_term = dict(zip(prompt.terms, numbers, strict=True))
     terms = sorted(by_term)

@@ -1,4 +1,4 @@
-"""The answer span of a fact: its words that the prompt asks for, by what the prompt says around them.
+"""Answer span of a fact: the words that the prompt lacks and asks for.
 
     prompt   Torben Betts is originally from
     fact     Torben Betts was originally from Munich.
@@ -16,10 +16,10 @@ from pipeline.retrieve.word_arrays import Bools, Floats, Ints, PaddedWords, is_n
 def spans_of(
     prompts: PaddedWords, facts: PaddedWords, equal: Bools, similarity: Floats, settings: Settings
 ) -> tuple[Ints, Floats]:
-    """[pairs, 2] first word of the answer span, and the one after its last; 0, 0 where the prompt lacks nothing. And
-    [pairs, f] how much each of the fact's words is asked for, 0 to 1.
+    """The answer spans, and how much each word of the facts is asked for.
 
-    equal, similarity: [pairs, p, f] of the words' terms.
+    Returns [pairs, 2] the first word of the span and the word after its last, 0 and 0 where the prompt lacks nothing; and
+    [pairs, f] 0 to 1. equal, similarity: [pairs, p, f] of the words' terms.
     """
     covered = similarity.max(1)
     asked_for = _asked_for(prompts, facts, equal, similarity, settings)
@@ -28,15 +28,15 @@ def spans_of(
 
 
 def heaviest_unmatched(covered: Floats, mass: Floats, breaks: Bools) -> Ints:
-    """[pairs, 2] the heaviest contiguous run of unmatched words in each row, and the first of equal ones; 0, 0 for none.
+    """[pairs, 2] the heaviest run of contiguous unmatched words in each row, the first of equal ones; 0 and 0 for none.
 
-    Words without mass inside of a run do not break it. breaks: before which words a run ends.
+    Words without mass do not end a run. covered: [pairs, f] similarity to the prompt; mass: [pairs, f]; breaks: [pairs, f]
+    whether a run ends before the word.
     """
     pairs, f = mass.shape
     unmatched = (covered <= TEXT.same_word) & (mass > 0)
-    runs = np.cumsum(
-        breaks | ((covered > TEXT.same_word) & (mass > 0)), axis=1
-    )  # the number of each word's run
+    # The number of each word's run.
+    runs = np.cumsum(breaks | ((covered > TEXT.same_word) & (mass > 0)), axis=1)
     at = runs + np.arange(pairs)[:, None] * (f + 1)
     weights = np.bincount(at.ravel(), (mass * unmatched).ravel(), pairs * (f + 1)).reshape(pairs, f + 1)
     best = unmatched & (runs == weights.argmax(1)[:, None])
@@ -48,13 +48,16 @@ def heaviest_unmatched(covered: Floats, mass: Floats, breaks: Bools) -> Ints:
 def _asked_for(
     prompts: PaddedWords, facts: PaddedWords, equal: Bools, similarity: Floats, settings: Settings
 ) -> Floats:
-    """[pairs, f] how much each of the fact's words is asked for, 0 to 1. Names tell whom the whole fact is about; the other
-    words that match tell which of its clauses is meant, and which word of it: one near to them."""
+    """[pairs, f] how much each of the fact's words is asked for, 0 to 1.
+
+    Matching names tell the subject of the whole fact. Other matching words tell which clause is asked for, and which word of
+    it: one near to them.
+    """
     wording = np.minimum(
         1.0 - is_name(prompts.name_scores)[:, :, None], 1.0 - is_name(facts.name_scores)[:, None, :]
     )
     evidence = (similarity * wording).max(1) * facts.weights**2
-    # "Zephyr kettle": beside a name, in both, it is a part of it.
+    # "Zephyr kettle": a word that is beside a name in both texts is a part of the name.
     named = facts.name_scores > 0
     beside = (equal[:, :-1, :-1] & equal[:, 1:, 1:]).any(1) & (named[:, 1:] != named[:, :-1])
     evidence[:, :-1][beside & named[:, 1:]] *= settings.name_evidence
@@ -65,10 +68,10 @@ def _asked_for(
 
 
 def _evidence_around(facts: PaddedWords, evidence: Floats, settings: Settings) -> Floats:
-    """[pairs, f] the evidence of the words around each: the less, the further away."""
+    """[pairs, f] the sum of the evidence of the words around each, which falls with their distance."""
     pairs, f = evidence.shape
     around, places = np.empty_like(evidence), np.arange(f)
-    rows = rows_at_once(pairs * f)  # a long text's words a few at a time
+    rows = rows_at_once(pairs * f)  # words of a long text are computed a few at a time
     for start in range(0, f, rows):
         some = slice(start, start + rows)
         near = np.exp(-np.abs(places[some, None] - places) / settings.evidence_reach)
@@ -82,8 +85,10 @@ def _evidence_around(facts: PaddedWords, evidence: Floats, settings: Settings) -
 
 
 def _within_quote(facts: PaddedWords, equal: Bools, matched: Bools) -> tuple[Ints, Ints]:
-    """Pairs and words that stand within what the prompt says in one go: "capital city of", where it says "capital of".
-    What is between is wording, and nobody asks for it."""
+    """Indices (pairs, words) of words within a phrase of the prompt: "city" in "capital city of", for "capital of".
+
+    These are wording, and not asked for.
+    """
     f = np.arange(matched.shape[1])
     before = np.maximum.accumulate(np.where(matched, f, -1), axis=1)
     after = np.minimum.accumulate(np.where(matched, f, len(f))[:, ::-1], axis=1)[:, ::-1]
@@ -96,8 +101,7 @@ def _within_quote(facts: PaddedWords, equal: Bools, matched: Bools) -> tuple[Int
 
 
 def _breaks(facts: PaddedWords, settings: Settings) -> Bools:
-    """[pairs, f] before which words an answer ends at the latest: at a new clause, and at two small words, but for those
-    in a name."""
+    """[pairs, f] whether an answer ends before the word: at a new clause, and at two small words that are not in a name."""
     breaks = np.ones(facts.terms.shape, bool)
     breaks[:, 1:] = facts.clauses[:, 1:] != facts.clauses[:, :-1]
     small = facts.weights < settings.informative * facts.weights.max(1, keepdims=True)

@@ -1,6 +1,6 @@
-"""The words of prompts and facts as arrays, one side of an alignment each; padded for many.
+"""Arrays of the words of prompts and facts, the two sides of an alignment, padded for many at a time.
 
-Shapes are written as [pairs, p, f]: prompts of up to p words, facts of up to f. Padding weighs nothing, and is like no word.
+Shapes are written as [pairs, p, f]: prompts of up to p words, facts of up to f. Padding has no weight and equals no word.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,21 +19,21 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 _AT_ONCE = 1 << 18  # numbers in an array: two megabytes, so that they stay in the processor's cache
-_EIGHT = 8  # numpy adds eight at a time: rows of a multiple have the same sum, whatever they are padded to
+_EIGHT = 8  # numpy adds eight at a time: rows padded to any multiple have the same sum
 
 
 class WordArrays(NamedTuple):
     """One side of an alignment: the words of a prompt or a fact."""
 
     terms: Sequence[str]
-    weights: Floats  # [words] nats: what a word tells about whether prompt and fact belong together
-    surprisals: Floats  # [words] nats, where they stand
+    weights: Floats  # [words] nats: see weights_of
+    surprisals: Floats  # [words] -log p of each in its text, nats
     name_scores: Floats  # [words] 0 to 1
-    places: Ints  # [words, 2] the numbers of each one's sentence and clause
+    places: Ints  # [words, 2] the numbers of its sentence and its clause
 
 
 class PaddedWords(NamedTuple):
-    """Prompts, or facts: a row each."""
+    """Many prompts, or many facts, in rows."""
 
     terms: Ints  # [pairs, words] each term's number; below 0 is padding
     weights: Floats  # as in WordArrays, and so on
@@ -59,19 +59,22 @@ def of_fact(memory: Memory, text: AnnotatedText, idf: Floats) -> WordArrays:
 
 
 def weights_of(idf: Floats, unigram_nll: NDArray[np.floating[Any]], name_scores: Floats) -> Floats:
-    """Nats: what each word tells about whether prompt and fact belong together. A name that half of the facts have does
-    not tell them apart, yet a prompt with that name is about them: names weigh their unigram_nll, other words their idf."""
+    """[words] nats: how much each word tells about whether prompt and fact belong together.
+
+    Names weigh their unigram_nll, other words their idf: a name in half of the facts does not tell them apart, yet a prompt
+    with that name is about them.
+    """
     names = is_name(name_scores)
     return np.asarray(idf * (1.0 - names) + unigram_nll * names)
 
 
 def is_name(name_scores: Floats) -> Floats:
-    """0 to 1: here a capital that may only begin a sentence counts as a name's."""
+    """0 to 1; other than in the name score, a capital that may only begin a sentence counts in full."""
     return np.asarray(np.minimum(1.0, name_scores / TEXT.sentence_start_score))
 
 
 def of_like_lengths(pairs: Sequence[tuple[WordArrays, WordArrays]]) -> Iterator[list[int]]:
-    """The pairs' indices in groups that fit: one long text does not make the rows of all as long as itself."""
+    """The pairs' indices in groups of similar lengths, so that one long text does not widen the rows of all."""
     lengths = [(_padded(len(fact.terms)), _padded(len(prompt.terms))) for prompt, fact in pairs]
     group: list[int] = []
     p = 0
@@ -86,7 +89,7 @@ def of_like_lengths(pairs: Sequence[tuple[WordArrays, WordArrays]]) -> Iterator[
 
 
 def pad(texts: Sequence[WordArrays], numbers: dict[str, int], padding: int) -> PaddedWords:
-    """The texts' words, a row each. numbers: each term's number so far; a term that has none gets one."""
+    """The words of each text in a row. numbers: the number of each term, to which new terms are added."""
     lengths = np.array([len(text.terms) for text in texts])
     words = np.arange(_padded(int(lengths.max()))) < lengths[:, None]
 
@@ -105,7 +108,7 @@ def pad(texts: Sequence[WordArrays], numbers: dict[str, int], padding: int) -> P
 
 
 def rows_at_once(numbers_a_row: int) -> int:
-    """How many rows of an array of so many numbers each fit into what is computed at once."""
+    """How many rows of so many numbers are computed at a time."""
     return max(1, _AT_ONCE // numbers_a_row)
 
 
