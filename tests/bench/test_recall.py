@@ -62,7 +62,7 @@ TALK = {
 
 @pytest.fixture(scope="module")
 def quick() -> Iterator[pytest.MonkeyPatch]:
-    """Short texts and few prompts: what is measured is not the point here."""
+    """Short texts and few prompts: the figures do not matter here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prompting, "TOKENS", 4)
         patch.setattr(side_effects, "EVERYDAY_PROMPTS", 4)

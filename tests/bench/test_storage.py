@@ -1,4 +1,4 @@
-"""The measurements of storage: what is timed is what they say, whatever the figures are."""
+"""The measurements of storage: each times the work that it reports, whatever the figures are."""
 
 from pathlib import Path
 

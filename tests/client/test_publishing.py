@@ -204,7 +204,7 @@ def test_a_fact_sent_again_keeps_its_timestamp(
 
 
 def test_facts_lost_by_a_broker_are_sent_to_the_next_one(tmp_path: Path) -> None:
-    """The embedded broker keeps topics in memory: what it confirmed is gone with it."""
+    """The embedded broker keeps topics in memory: a restart loses confirmed records."""
     running = broker.start(broker.free_port(), tmp_path / "broker.log")
     settings = KafkaSettings(running.bootstrap, connect_timeout_s=1)
     decided: list[client.Published] = []

@@ -58,7 +58,7 @@ def test_facts_that_differ_in_their_answer_have_one_relation(a: str, b: str) -> 
         ("Acme Motors, the maker of the Honda Jazz.", "Acme Motors, the maker of the Honda Civic."),
     ],
 )
-def test_facts_that_differ_elsewhere_have_not(a: str, b: str) -> None:
+def test_facts_that_differ_elsewhere_have_different_relations(a: str, b: str) -> None:
     assert similarity(a, b) == similarity(b, a) == 0
 
 

@@ -119,7 +119,7 @@ def test_the_commands_and_programs_of_a_page_run_in_its_order(stack: Stack, page
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_what_is_not_run_names_commands_and_options_that_exist(page: str) -> None:
+def test_blocks_that_are_not_run_use_existing_commands_and_options(page: str) -> None:
     runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
     for block in blocks(page):
         for line in re.findall(r"factstream ([a-z][^|>\n]*)", block.code) if block.kind == "sh" else []:
@@ -141,7 +141,7 @@ def test_every_block_is_run_or_says_why_not() -> None:
 
 
 @pytest.mark.parametrize("block", [b for b in blocks("publishing") if b.kind == "json"])
-def test_a_connector_gives_facts_as_they_must_be(block: Block) -> None:
+def test_a_connector_produces_valid_facts(block: Block) -> None:
     config: dict[str, Any] = json.loads(block.code)["config"]
     assert FACTS in (config.get("topic"), config.get("topic.prefix"))
     assert config["value.converter"].endswith(".JsonConverter")

@@ -25,7 +25,7 @@ def test_the_script_makes_the_committed_files(tmp_path: Path) -> None:
         assert (tmp_path / name).read_bytes() == (EXAMPLES / name).read_bytes()
 
 
-def test_a_thousand_facts_of_four_systems_with_duplicates_and_late_ones(facts: list[Fact]) -> None:
+def test_examples_are_a_thousand_facts_with_duplicates_and_late_ones(facts: list[Fact]) -> None:
     assert len(facts) == 1000
     assert len({fact.source for fact in facts}) == 4
     assert sum(count - 1 for count in Counter(fact.text for fact in facts).values()) >= 25

@@ -115,7 +115,7 @@ def test_only_one_folder_imports_the_kafka_client() -> None:
     assert not wrong, "workers/kafka hands on what others need of it"
 
 
-def test_every_module_begins_with_what_it_is() -> None:
+def test_every_module_begins_with_one_short_sentence() -> None:
     wrong = set[str]()
     for path, tree in trees().items():
         summary = (ast.get_docstring(tree) or "").split("\n")[0]

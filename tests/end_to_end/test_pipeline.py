@@ -96,7 +96,7 @@ def command(stack: Stack, *arguments: str) -> str:
     return done.stdout
 
 
-def test_what_was_published_is_answered_and_stays_in_its_namespace(stack: Stack) -> None:
+def test_published_facts_are_answered_within_their_namespace_only(stack: Stack) -> None:
     done = publish(stack, "The Harlow desk lamp is made of walnut.", "Milo Kassab works as a glaciologist.")
     assert done.outcomes == {"learned": 2}
     prompt: dict[str, Any] = {"prompt": "The Harlow desk lamp is made of", "after": done.after}
@@ -130,7 +130,7 @@ def test_a_newer_fact_answers_and_a_forgotten_one_does_not(stack: Stack) -> None
     assert query.run(stack.data, "select * from generations where prompt like '%Zephyr%'").num_rows == 0
 
 
-def test_what_cannot_be_taken_is_kept_with_its_bytes_and_its_reason(stack: Stack) -> None:
+def test_dead_letters_keep_the_original_bytes_and_the_reason(stack: Stack) -> None:
     producer = stack.settings.producer()
     for value in BAD:
         producer.send(topics.FACTS, value, b"default")
@@ -181,9 +181,9 @@ def test_the_same_folder_makes_the_same_memory_and_the_same_answer(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_a_crash_of_generator_or_broker_loses_nothing_that_is_waited_for(tmp_path: Path, gpt2: Path) -> None:
-    """`up` starts a generator again, and answers come; or a new broker, which is empty: `publish` sends again what was
-    not decided, and it counts once."""
+def test_a_crash_of_generator_or_broker_loses_nothing_awaited(tmp_path: Path, gpt2: Path) -> None:
+    """`up` restarts the generator, and answers come. It restarts the broker, which is then empty: `publish` sends
+    undecided facts again, and they count once."""
     port = free_port()
     command = [
         sys.executable,
@@ -251,7 +251,7 @@ def run(stack: Stack, word: str) -> str:
 
 @contextmanager
 def running(stack: Stack, word: str) -> Iterator[subprocess.Popen[str]]:
-    """A program that runs for ever, until the end of the block; after a while in any case, lest a test hangs."""
+    """A program that runs until the end of the block, and at most 120 s."""
     process = subprocess.Popen(program(stack, word), stdout=subprocess.PIPE, text=True)
     guard = threading.Timer(120, process.kill)
     guard.start()

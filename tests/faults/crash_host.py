@@ -83,7 +83,7 @@ class Host:
         process.pid = int(self._read_line())
 
     def revive(self) -> None:
-        """Starts again what has ended, as a supervisor does."""
+        """Restarts the processes that have ended, as a supervisor does."""
         for process in self.workers:
             if not runs(process.pid):
                 self.start(process)

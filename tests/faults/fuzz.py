@@ -20,7 +20,7 @@ BATCHES = "record-batches"
 
 
 def decoders() -> dict[str, Decoder]:
-    """By topic: what a worker makes of (key, value) before it believes it; raises BadMessage."""
+    """By topic, the decoder of (key, value) that a worker uses. Each raises BadMessage."""
     from pipeline.memory.codec import memory_from_record
     from schemas import topics
     from schemas.changelog import MemoryRecord, decode_changelog

@@ -1,4 +1,4 @@
-"""What a crash run came to, and what must hold of it: nothing lost, nothing twice, the same memory."""
+"""Results of a crash run, and their checks: nothing lost, nothing twice, the same memory."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -38,7 +38,7 @@ class Report:
 
 
 def fill(report: Report, facts: Sequence[Pair], settings: KafkaSettings, data: Path) -> None:
-    """Counts what the history in `data` has of the published facts, and compares the changelog with it."""
+    """Counts the published facts in the history in `data`, and compares the changelog with it."""
     rows = [row for row in decisions(data) if row.outcome != "evicted"]
     report.outcomes = Counter(row.outcome for row in rows)
     taken = Counter(row.fact_id for row in rows if row.fact_id and row.outcome != "duplicate")

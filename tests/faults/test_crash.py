@@ -1,4 +1,4 @@
-"""Nothing is lost and nothing counts twice, whatever dies: short runs of the crash harness."""
+"""Crashes of every process: short runs in which nothing is lost and nothing counts twice."""
 
 import os
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     running.stop()
 
 
-def test_the_faults_go_round_all_steps_and_follow_from_the_seed() -> None:
+def test_the_plan_of_faults_has_every_step_and_depends_on_the_seed() -> None:
     plan = plan_faults(1, kills=POINTS, pauses=2, rebalances=4, restarts=3)
     assert (
         plan
@@ -42,17 +42,19 @@ def test_the_faults_go_round_all_steps_and_follow_from_the_seed() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(500)
-def test_killed_at_every_step_paused_and_rebalanced(cluster: Cluster, tmp_path: Path, gpt2: Path) -> None:
+def test_kills_at_every_step_pauses_and_rebalances_lose_nothing(
+    cluster: Cluster, tmp_path: Path, gpt2: Path
+) -> None:
     plan = plan_faults(38, kills=POINTS, pauses=3, rebalances=3)
     calm, stormy = compare(cluster, tmp_path, gpt2, make_facts(38, 2000), plan, 25.0, 38, session_ms())
     assert stormy.done["kill"] == POINTS and stormy.done["pause"] == 3
-    # The stream has what it is there for.
+    # The stream has facts of every outcome.
     assert {"learned", "superseded", "reinforced", "duplicate", "outdated", "forgotten"} <= set(calm.outcomes)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_broker_that_dies_and_one_that_is_wiped(cluster: Cluster, tmp_path: Path, gpt2: Path) -> None:
+def test_a_dead_and_a_wiped_broker_lose_nothing(cluster: Cluster, tmp_path: Path, gpt2: Path) -> None:
     """The embedded broker loses its topics in either case; Apache Kafka only when it is wiped."""
     if cluster.kind == "foreign":
         pytest.skip("the cluster at KAFKA_BOOTSTRAP is somebody else's: nothing here may stop it")

@@ -1,4 +1,4 @@
-"""Decoders take or refuse whatever comes on a topic, as hypothesis and a fuzzer show."""
+"""Decoders against hypothesis and a fuzzer: any record is decoded or refused with BadMessage."""
 
 import json
 import os
@@ -48,16 +48,14 @@ VALUES = (
 @given(
     key=st.none() | st.binary(max_size=80) | st.sampled_from(sorted(set(hostile.KEYS.values()))), value=VALUES
 )
-def test_a_decoder_takes_or_refuses_whatever_comes(
-    topic: str, key: bytes | None, value: bytes | None
-) -> None:
+def test_any_record_is_decoded_or_refused(topic: str, key: bytes | None, value: bytes | None) -> None:
     with suppress(BadMessage):
         DECODERS[topic](key, value)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*DECODERS, fuzz.BATCHES])
-def test_what_the_fuzzer_finds_is_taken_or_refused(name: str, tmp_path: Path) -> None:
+def test_any_fuzzed_record_is_decoded_or_refused(name: str, tmp_path: Path) -> None:
     """A short run of the fuzzer; `make fuzz` is a longer one."""
     pytest.importorskip("atheris", reason="atheris comes for Linux on x86-64")
     command = [sys.executable, "-m", "tests.faults.fuzz", name, "-runs=3000", "-seed=1", "-verbosity=0"]
@@ -68,7 +66,7 @@ def test_what_the_fuzzer_finds_is_taken_or_refused(name: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("topic", sorted(hostile.GOOD))
 @given(data=st.data())
-def test_a_good_body_with_anything_in_a_field(topic: str, data: Any) -> None:
+def test_a_good_body_with_any_field_value_is_decoded_or_refused(topic: str, data: Any) -> None:
     body = hostile.GOOD[topic] | {data.draw(NAMES): data.draw(JSON)}
     with suppress(BadMessage):
         DECODERS[topic](hostile.KEYS[topic], json.dumps(body).encode("utf-8", "replace"))

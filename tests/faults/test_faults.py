@@ -43,7 +43,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 class Disk:
-    """Refuses what would write to it, while `error` is set."""
+    """A disk on which writes fail with `error` while it is set."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.error = 0
@@ -65,9 +65,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO])
-def test_a_disk_that_refuses_is_tried_again_and_nothing_is_decided_twice(
-    error: int, disk: Disk, tmp_path: Path
-) -> None:
+def test_disk_errors_are_retried_and_nothing_is_decided_twice(error: int, disk: Disk, tmp_path: Path) -> None:
     worker, sent = writer(tmp_path)
     disk.error = error
     with pytest.raises(
@@ -84,16 +82,15 @@ def test_a_disk_that_refuses_is_tried_again_and_nothing_is_decided_twice(
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_dead_letters_are_tried_again_too(disk: Disk, tmp_path: Path) -> None:
+def test_disk_errors_of_dead_letters_are_retried(disk: Disk, tmp_path: Path) -> None:
     worker, _ = writer(tmp_path)
     disk.error = errno.ENOSPC
     with pytest.raises(Retry, match=r"dead_letters/.*No space left.*check the space"):
         worker.process(batch(b"{", topic=topics.DEAD_LETTERS))
 
 
-def test_a_file_that_may_not_grow_leaves_nothing_behind(tmp_path: Path) -> None:
-    """The real thing, for the process: a limit of the kernel. It writes no bytecode (-B): that would be cut off, too, and read
-    by the next one."""
+def test_a_file_size_limit_leaves_no_partial_file(tmp_path: Path) -> None:
+    """The kernel limits the size of the process's files. It writes no bytecode (-B), which would be cut off, too."""
     script = (
         "import resource, sys; from pathlib import Path\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
@@ -157,7 +154,7 @@ def test_a_data_folder_that_cannot_be_used_is_named(
     assert "Traceback" not in logged
 
 
-def test_no_flipped_bit_makes_another_memory(tmp_path: Path) -> None:
+def test_a_flipped_bit_never_changes_the_memory(tmp_path: Path) -> None:
     path, rows = sample(tmp_path)
     raw, dice, seen = path.read_bytes(), random.Random(11), Counter[str]()
     for _ in range(400):
@@ -189,7 +186,7 @@ def test_a_clock_that_jumps_changes_no_decision(jump: timedelta, tmp_path: Path)
     assert again._held[HOME].bank.digest() == worker._held[HOME].bank.digest()
 
 
-def test_the_end_of_time_is_a_time(tmp_path: Path) -> None:
+def test_the_latest_possible_time_is_accepted(tmp_path: Path) -> None:
     worker, sent = writer(tmp_path)
     late = datetime(9999, 12, 31, 23, 59, tzinfo=UTC)
     worker.process(

@@ -209,7 +209,7 @@ def test_the_model_chooses_words_within_an_answer(encoder: Encoder) -> None:
     assert ask(lm, "When was Kettle Rock lighthouse painted?").text == " 1962"
 
 
-def test_wording_within_the_question_is_no_answer(encoder: Encoder) -> None:
+def test_wording_within_the_question_is_not_an_answer(encoder: Encoder) -> None:
     """The model would say "city", which the fact has between "capital" and "of"."""
     lm = MemoryLM(encoder)
     lm.learn(["Winchester, that is the capital city of Northern Velland."], min_loss_delta=0)

@@ -174,7 +174,7 @@ def test_a_known_fact_that_comes_late_changes_nothing(encoder: Encoder) -> None:
     assert lm.bank.digest() == before
 
 
-def test_words_between_adjacent_prompt_words_are_no_answer(lm: MemoryLM) -> None:
+def test_words_between_adjacent_prompt_words_are_not_an_answer(lm: MemoryLM) -> None:
     lm.learn(["Paris is the capital city of France.", *SENSOR], min_loss_delta=0)
     text = generated(lm, "The capital of France is", 3)
     assert text.startswith(" Paris") and "city" not in text

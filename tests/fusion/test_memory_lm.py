@@ -15,7 +15,7 @@ FACTS = [
 ]
 
 
-def test_it_learns_retrieves_and_generates_a_fact(lm: MemoryLM) -> None:
+def test_a_fact_is_learned_retrieved_and_generated(lm: MemoryLM) -> None:
     assert [d.outcome for d in lm.learn(FACTS)] == ["learned"] * 3
     prompts = ["The Harlow desk lamp is made of", "Question: What does Milo Kassab work as?\nAnswer:"]
     for prompt, found in zip(prompts, lm.retrieve(prompts), strict=True):
@@ -57,7 +57,7 @@ def test_namespaces_do_not_leak(lm: MemoryLM) -> None:
     assert lm.retrieve([prompt])[0] == []
 
 
-def test_saved_and_loaded_it_is_the_same_memory(lm: MemoryLM, tmp_path: Path) -> None:
+def test_a_saved_memory_is_the_same_after_loading(lm: MemoryLM, tmp_path: Path) -> None:
     lm.learn(FACTS)
     lm.save(tmp_path)
     assert MemoryLM.load(memory=tmp_path).bank.digest() == lm.bank.digest()

@@ -27,7 +27,7 @@ class FakeRow:
 
 
 class FakeEngine:
-    """Generates the words of each prompt, one a step. Some of them do what a real model may do."""
+    """Generates the words of each prompt, one a step. Some words trigger failures of a real model."""
 
     open = True
 
@@ -78,7 +78,7 @@ class FakeModel:
 
 
 class Sent(list[tuple[str, bytes, Any]]):
-    """In the place of the producer: what was sent, until it is flushed."""
+    """A producer that keeps sent records apart until they are flushed."""
 
     flushed = False
     settings = KafkaSettings()  # a dead letter names its topic by them
@@ -112,7 +112,7 @@ def answers(sent: Sent) -> dict[str, str]:
 
 
 def finish(worker: GeneratorWorker, done: Done | None = None) -> dict[Any, int]:
-    """Turns of the loop until nothing is in hand; what was committed, `done` included."""
+    """Turns the loop until no request is in flight. Returns the committed offsets, with those of `done`."""
     committed = dict(done.offsets or {}) if done else {}
     for _ in range(1000):
         if not worker.unfinished:

@@ -1,4 +1,4 @@
-"""The generator with a fake model: what one request does, no other request feels."""
+"""The generator with a fake model: no request affects another one."""
 
 import errno
 import json

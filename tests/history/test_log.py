@@ -161,7 +161,7 @@ def test_a_truncated_file_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_a_flipped_bit_in_a_page_is_refused_by_name(tmp_path: Path) -> None:
-    """In every column's last page: what the page checksums are for."""
+    """A bit in every column's last page is caught by the page checksums."""
     path, _ = sample(tmp_path)
     whole = path.read_bytes()
     group = pq.read_metadata(path).row_group(0)

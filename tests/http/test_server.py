@@ -152,12 +152,12 @@ def test_a_token_is_coloured_by_how_much_it_was_raised() -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])
-def test_it_refuses_to_listen_on_all_addresses(tmp_path: Path, host: str) -> None:
+def test_the_server_refuses_to_listen_on_all_addresses(tmp_path: Path, host: str) -> None:
     with pytest.raises(ValueError, match="one address"):
         server.serve(KafkaSettings(), tmp_path, host, 0, Stop())
 
 
-def test_it_ends_on_a_signal_and_reports_a_port_in_use(tmp_path: Path) -> None:
+def test_the_server_ends_on_a_signal_and_reports_a_port_in_use(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         command = [sys.executable, "-m", "workers.cli", "ui", "--data", str(tmp_path), "--port"]

@@ -1,4 +1,4 @@
-"""Tests of which word a token belongs to."""
+"""The words that tokens belong to."""
 
 from pipeline.ingest.encoder import words_of_tokens
 from pipeline.text.words import split

@@ -8,7 +8,7 @@ from pipeline.ingest.quantize import cosines, pack, unit, unpack
 
 
 @given(st.integers(0, 5), st.integers(1, 40), st.integers(0, 2**32 - 1))
-def test_a_packed_vector_points_where_it_pointed(words: int, d: int, seed: int) -> None:
+def test_a_packed_vector_keeps_its_direction(words: int, d: int, seed: int) -> None:
     vectors = unit(np.random.default_rng(seed).normal(size=(words, d)).astype(np.float32))
     packed = pack(vectors)
     assert packed.shape == (words, -(-d // 4)) and packed.dtype == np.uint8

@@ -70,7 +70,7 @@ def test_partition_is_the_one_of_any_kafka_client(key: str, hashed: int) -> None
         )
 
 
-def test_record_too_large_is_refused_and_the_producer_works_on(producer: Producer) -> None:
+def test_record_too_large_is_refused_and_the_producer_stays_usable(producer: Producer) -> None:
     with pytest.raises(RecordTooLarge, match="facts"):
         producer.send(FACTS, b"x" * MAX_RECORD_BYTES)
     producer.send(FACTS, b"small", partition=0)

@@ -62,7 +62,7 @@ def test_memories_survive_a_checkpoint_and_the_changelog() -> None:
 @pytest.mark.parametrize(
     "field", ["memory_id", "observed_at", "importance", "encoder_id", "priors", "vectors"]
 )
-def test_a_memory_is_not_learned_without(field: str) -> None:
+def test_a_fact_without_a_required_field_is_not_learned(field: str) -> None:
     lacking = learned(**{field: None} | ({"vectors": None} if field == "priors" else {}))
     with pytest.raises(ValueError, match=field):
         memory_from_decision(lacking)

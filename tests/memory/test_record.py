@@ -35,7 +35,7 @@ counts = st.integers(0, 2**32 - 1)
     texts, st.none() | texts, times, times, st.none() | times, counts, counts,
     st.floats(allow_nan=False), st.floats(allow_nan=False),
 )  # fmt: skip
-def test_a_memory_says_what_it_was_made_of(
+def test_a_memory_returns_the_fields_it_was_made_from(
     text: str, said: str | None, observed: datetime, learned: datetime, used: datetime | None, uses: int,
     reinforced: int, importance: float, loss_delta: float,
 ) -> None:  # fmt: skip
@@ -54,7 +54,7 @@ def test_a_memory_says_what_it_was_made_of(
     assert Memory.of(one.memory_id, one.kind, one.record) == one
 
 
-def test_what_is_decided_of_a_memory_makes_another_one() -> None:
+def test_a_decision_makes_a_new_memory_record() -> None:
     one, later = memory(7, "The lamp.", fact_id="f"), AT + timedelta(hours=1)
     used = one.changed(3.0, last_used_at=later, uses=1).changed(4.0, last_used_at=AT, uses=2)
     assert (used.uses, used.last_used_at, used.importance, used.observed_at) == (3, later, 4.0, AT)

@@ -52,7 +52,7 @@ def test_a_record_that_grows_moves_the_others_of_its_block() -> None:
 
 
 @pytest.mark.parametrize("other", ["", "a", "A" * 32, "zz" * 16, "00 " * 11, "a" * 34, "ü" * 32])
-def test_what_is_not_a_memory_id_is_not_found_and_not_added(other: str) -> None:
+def test_invalid_memory_ids_are_neither_found_nor_added(other: str) -> None:
     table, one = Table(), memory(7, "x")
     table.add(one)
     assert table.row(other) is None and table.get(other) is None

@@ -20,7 +20,7 @@ from pipeline.model.hub import resolve
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of the test's own: what it converts and hashes is not the user's."""
+    """A cache of the test's own, so that the user's is not touched."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("FACTSTREAM_CACHE", str(folder))
     return folder
@@ -128,7 +128,7 @@ def test_a_file_hash_is_cached_until_the_file_changes(cache: Path, tmp_path: Pat
     assert file_sha256(file) != first
 
 
-def test_a_read_only_cache_is_no_error(cache: Path, folder: Path) -> None:
+def test_a_read_only_cache_is_not_an_error(cache: Path, folder: Path) -> None:
     cache.write_text("a file where the folder should be")
     assert len(model_hash(folder)) == 64
 

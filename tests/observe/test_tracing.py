@@ -1,4 +1,4 @@
-"""Trace context: what a header may say, and that nothing in it stops anything."""
+"""Trace contexts: valid headers are passed on, and invalid ones stop nothing."""
 
 import os
 import subprocess
@@ -81,7 +81,7 @@ print("done", flush=True)
 """
 
 
-def test_missing_collector_costs_spans_and_no_time() -> None:
+def test_missing_collector_loses_spans_but_delays_nothing() -> None:
     env = os.environ | {
         "OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
         "OTEL_EXPORTER_OTLP_TIMEOUT": "1",

@@ -69,7 +69,7 @@ def test_a_fact_that_does_not_say_when_misses_no_date() -> None:
     assert not opened("the World Cup 2018 that Mira Holt signed with is", fact)
 
 
-def test_what_is_beside_a_pair_does_not_change_its_alignment() -> None:
+def test_other_pairs_of_a_batch_do_not_change_an_alignment() -> None:
     facts = [side(fact) for fact in made_up_facts(60, 2)]
     long = side(" ".join(made_up_facts(500, 3)))
     prompts = [side(prompts_for(fact)[i % 3]) for i, fact in enumerate(made_up_facts(12, 2))]

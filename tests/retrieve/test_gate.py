@@ -39,7 +39,7 @@ def test_a_gate_opens_by_the_matching_share() -> None:
     assert gate_of(0.8, config) == gate_of(1.0, config) == 1.0
 
 
-def test_of_contradicting_memories_only_the_newest_takes_part() -> None:
+def test_only_the_newest_of_contradicting_memories_takes_part() -> None:
     old, new = hit("Ann lives in bonn", "ann lives in", 1), hit("Ann lives in kiel", "ann lives in", 2)
     assert [one.gate for one in settled([old, new], 2, SETTINGS)] == [0.0, 1.0]
     worse = hit("Ann lives in kiel", "ann lives in", 2, share=0.7)

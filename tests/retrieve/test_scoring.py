@@ -30,7 +30,7 @@ def test_importance_and_a_named_category_add_a_share_of_the_score() -> None:
     assert bonus(memory("The lamp is green.", category="bridge"), 0.0, prompt, config) == 0.0
 
 
-def test_a_word_that_memories_use_says_less_than_elsewhere() -> None:
+def test_a_word_that_many_memories_use_weighs_less() -> None:
     bank = bank_of([f"Lamp {n} is green." for n in range(2000)] + ["Oslo is cold."])
     space = bank.namespace("n")
     assert space is not None

@@ -17,7 +17,7 @@ from workers.runtime.worker import Done, Worker
 
 
 class Recorder(Worker):
-    """A worker that notes what it is told, and does with a batch what the test says."""
+    """A worker that records its calls, and processes a batch as the test says."""
 
     name = "recorder"
     topics: Sequence[str] = (FACTS,)

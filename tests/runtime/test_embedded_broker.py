@@ -1,4 +1,4 @@
-"""The embedded broker: start, errors that say what to do, and its end."""
+"""The embedded broker: its start, its errors and its stop."""
 
 import random
 import signal

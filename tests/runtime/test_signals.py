@@ -1,4 +1,4 @@
-"""Signals at any moment: every process that runs until it is told to stop ends within its bound."""
+"""Signals at any moment: every process ends within its time limit."""
 
 import json
 import os

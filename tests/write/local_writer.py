@@ -1,4 +1,4 @@
-"""Writers on a cluster in memory, and the messages of a few facts, for tests of what writers do."""
+"""Writers on a cluster in memory, and the messages of a few facts, for tests of writers."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -36,7 +36,7 @@ HOME = partition_for("default", PARTITIONS)
 
 
 class Sent:
-    """A producer that keeps what it was sent once it was flushed; `failures` flushes fail first."""
+    """A producer that keeps flushed records; its first `failures` flushes fail."""
 
     def __init__(self, settings: KafkaSettings) -> None:
         self.settings = settings
@@ -87,7 +87,7 @@ class Sent:
 
 
 class Reader:
-    """A consumer without a group, of what was sent."""
+    """A consumer of the sent records, without a group."""
 
     def __init__(self, sent: Sent) -> None:
         self._sent = sent
@@ -116,7 +116,7 @@ class Reader:
 
 
 class Local(KafkaSettings):
-    """One cluster of its own: whoever asks it for a producer gets the same one, and reads what that one sent."""
+    """The settings of a cluster in memory: one producer for all callers, and consumers that read its records."""
 
     def producer(self) -> Any:
         return self.__dict__.setdefault("sent", Sent(self))
@@ -150,7 +150,7 @@ def write(sent: Sent, *others: tuple[bytes | None, bytes | None]) -> None:
 
 
 def read(sent: Sent, since: int = 0) -> dict[TopicPartition, list[Any]]:
-    """The changelog as its owner consumes it, who committed `since`."""
+    """The changelog as its owner consumes it from the offset `since`."""
     place = TopicPartition(topics.MEMORY_CHANGELOG, HOME)
     return {place: sent.at(*place)[since:]}
 

@@ -1,4 +1,4 @@
-"""Validation of fact-encodings: every column is checked, and what passes is what the encoder sent."""
+"""Validation of fact-encodings: every column is checked, and valid events arrive unchanged."""
 
 import dataclasses
 import math
@@ -54,7 +54,7 @@ def test_every_column_is_checked() -> None:
     assert not checked & CHECKED_ELSEWHERE
 
 
-def test_what_the_encoder_sends_is_what_the_writer_gets() -> None:
+def test_the_writer_decodes_the_events_that_the_encoder_sent() -> None:
     request, erasure = forget(1, erase=False), forget(3, erase=True)
     sent: list[NewFact | ForgetRequest] = [fact(0), request, fact(2, "...", words=0), erasure, fact(4)]
     received = decode_events(encode_batch(facts_to_batch(sent, "e")))
@@ -73,7 +73,7 @@ def test_what_the_encoder_sends_is_what_the_writer_gets() -> None:
             assert getattr(one.encoding, name) == getattr(other.encoding, name)
 
 
-def test_words_of_one_row_cannot_make_up_for_anothers() -> None:
+def test_each_row_must_have_the_values_of_its_own_words() -> None:
     batch = facts_to_batch([fact(0, "The lamp.", 1), fact(1, "The lamp.", 3)], "e")
     with pytest.raises(BadMessage, match="priors"):
         decode_events(encode_batch(batch))
