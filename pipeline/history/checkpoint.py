@@ -1,9 +1,9 @@
-"""Checkpoints: the memory as it was after a version, so that a start folds only what came since.
+"""Checkpoints: the memory as it was after a version, so that a start folds only later versions.
 
-A checkpoint is a cache of the fold: it can be deleted at any time and rebuilt from the history; an erasure deletes it. It is a
-Parquet file, `snapshot-VERSION-SHA256.parquet`, beside the history's files. A damaged one, and one of another history, are
-refused: the name has the SHA-256 of its bytes, and its metadata the fingerprint of the version's decisions. Queries start
-from it, too (pipeline/query/views.py).
+A checkpoint is a cache of the fold: it can be deleted at any time, and is then rebuilt from the history. An erasure deletes
+it. It is a Parquet file, `snapshot-VERSION-SHA256.parquet`, beside the history's files. Its name has the SHA-256 of its bytes,
+and its metadata the fingerprint of the version's decisions, so that a damaged one, and one of another history, are refused.
+Queries start from it, too (pipeline/query/views.py).
 """
 
 import hashlib
@@ -35,19 +35,23 @@ _CHUNK = 4_096  # memories of a record batch
 
 
 class Checkpoint(NamedTuple):
+    """A checkpoint that was read."""
+
     bank: Bank
     version: int  # the last one in it
     last: list[Decision]  # that version's decisions
 
 
 class CheckpointFile(NamedTuple):
+    """A checkpoint for queries, which was not read."""
+
     path: Path
     version: int
-    position: int  # the history_position from which on decisions are not in it
+    position: int  # the first history_position of decisions that are not in it
 
 
 def write(data: Path, partition: int, version: int, last: Sequence[Decision], bank: Bank) -> bool:
-    """Writes the bank as it is after `version`, whose decisions are `last`; False if another writer has gone on meanwhile.
+    """Writes the bank as it is after `version`, whose decisions are `last`; False if there is a later version already.
 
     Durable and atomic; replaces the checkpoint before it. Raises `Unwritable`.
     """
@@ -93,7 +97,7 @@ def read(data: Path, partition: int, settings: Settings) -> Checkpoint | None:
         try:
             return _read(path, data, partition, settings)
         except FileNotFoundError:
-            continue  # removed by an erasure, or replaced by a newer one
+            continue  # an erasure removed it, or a newer one replaced it
         except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
             raise HistoryError(f"{path}: cannot be read: {error}") from error
     return None
@@ -110,13 +114,13 @@ def newest(data: Path, partition: int, files: Sequence[DataFile]) -> CheckpointF
 
 
 def paths(data: Path, partition: int) -> list[Path]:
-    """The partition's checkpoints, oldest first: one, or more where a writer died before it removed the older."""
+    """The partition's checkpoints, oldest first: one, or more if a writer died before it removed the older ones."""
     folder = layout.partition_folder(data, partition)
     return sorted(path for path in folder.glob("snapshot-*.parquet") if _NAME.fullmatch(path.name))
 
 
 def version_of(path: Path) -> int:
-    """The last version that is in a checkpoint."""
+    """The last version in a checkpoint, by its name."""
     return int(path.name.split("-")[1])
 
 

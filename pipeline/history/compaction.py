@@ -1,8 +1,8 @@
 """Compaction: small files of a history merged into large ones, while writers append and readers read.
 
 Size-tiered, as in log-structured merge trees (O'Neil et al. 1996): of each size there are fewer than `FAN` files at any
-time, except for those that are large enough. A step is bounded. What a merge replaces is kept for a while, for readers
-that listed it, and then removed (`vacuum`).
+time, except for large ones. A step is bounded. The files that a merge replaces are kept for a while, for readers that have
+listed them, and then removed (`vacuum`).
 """
 
 import json
@@ -21,7 +21,7 @@ from schemas.history import HISTORY
 FAN = 32
 """Files of one size that are merged into one."""
 LARGE_BYTES = 64 * 1024 * 1024
-"""A file of this size is not merged any more; about twice that is the most that one step reads."""
+"""A file of this size is not merged any more. One step reads at most about twice that."""
 GROUP_BYTES = 32 * 1024 * 1024
 """Size of a merged file's row groups, before compression."""
 KEEP_S = 60.0
@@ -31,13 +31,13 @@ _UNFINISHED = re.compile(r"\.[0-9]{10}-[0-9]{10}\..*\.tmp")
 
 
 def step(data: Path, partition: int, now: float) -> bool:
-    """Merges one group of files, if one is due, and removes replaced ones that are old; whether more may be due.
+    """Merges one group of files, if one is due, and removes old replaced ones. Returns whether more may be due.
 
     `now`: seconds since 1970. The process may be killed at any point: a merged file counts from the moment it has its name,
     and replaces the others from that moment on. Raises `HistoryError` for a damaged file; `Unwritable` when the disk refuses
     or another process holds the lock.
     """
-    # The last version stays a file of its own: its writer may still have to erase by it.
+    # The last version stays a file of its own: its writer may still have to carry out its erasures.
     if not _due(layout.live_files(data, partition)[:-1]) and not layout.replaced_files(data, partition):
         return False
     with storage.locked(layout.partition_folder(data, partition), wait_s=0.0):
@@ -76,7 +76,7 @@ def merge(files: Sequence[DataFile], group_bytes: int) -> Path:
 
 
 def vacuum(data: Path, partition: int, merged_before: float = math.inf) -> None:
-    """Removes files that a merge has replaced before that time, and what merges have left unfinished.
+    """Removes files that a merge has replaced before that time, and the unfinished files of merges.
 
     `merged_before`: seconds since 1970. The caller holds the lock.
     """
@@ -92,19 +92,19 @@ def vacuum(data: Path, partition: int, merged_before: float = math.inf) -> None:
 def _due(files: list[DataFile]) -> list[DataFile]:
     """The oldest files of the lowest tier that has enough of them in a row."""
     best: list[DataFile] = []
-    run: list[DataFile] = []
-    run_bytes = 0
+    group: list[DataFile] = []
+    group_bytes = 0
     for file in files:
         size = file.path.stat().st_size
-        if size >= LARGE_BYTES or (run and _tier(run[0]) != _tier(file)):
-            run, run_bytes = [], 0
+        if size >= LARGE_BYTES or (group and _tier(group[0]) != _tier(file)):
+            group, group_bytes = [], 0
         if size < LARGE_BYTES:
-            run.append(file)
-            run_bytes += size
-            if len(run) == FAN or (run_bytes >= LARGE_BYTES and len(run) > 1):
-                if not best or _tier(run[0]) < _tier(best[0]):
-                    best = run
-                run, run_bytes = [], 0
+            group.append(file)
+            group_bytes += size
+            if len(group) == FAN or (group_bytes >= LARGE_BYTES and len(group) > 1):
+                if not best or _tier(group[0]) < _tier(best[0]):
+                    best = group
+                group, group_bytes = [], 0
     return best
 
 

@@ -1,7 +1,7 @@
 """Erasure: the text of a forgotten memory is removed from the data folder, when a person asks for it.
 
-What is left of a row is what the fold and exactly-once need: its outcome, ids, offsets and times. So the memory and its digest
-stay the same. Topics still hold the text until their own retention removes it (docs/security.md).
+A row keeps the columns that the fold and exactly-once need: its outcome, ids, offsets and times. So the memory and its
+digest stay the same. Topics still hold the text until their own retention removes it (docs/security.md).
 """
 
 import json
@@ -19,18 +19,18 @@ from pipeline.history.errors import HistoryError, disk_errors
 from pipeline.memory.bank import memory_id
 
 BLANKED = ("text", "category", "source", "priors", "surprisals", "vectors")
-"""Columns of the history that lose their value. The last three are made of the text, and reveal much of it."""
+"""Columns of the history that lose their value. The last three are computed from the text, and reveal much of it."""
 
 MemoryKey = tuple[str, str]
 """Namespace and memory id."""
 
 
 def erase(data: Path, partition: int, version: int) -> int:
-    """Erases what the rows `erased` of `version`, the partition's last, ask for; returns the number of rows blanked.
+    """Carries out the rows `erased` of `version`, the partition's last; returns the number of blanked rows.
 
-    May be repeated: after a crash at any point it does the rest. Generations and dead letters are searched for the text, which
-    only the history has, so they come first. Rows after the request, of a memory learned again, are kept. Raises
-    `HistoryError`.
+    May be repeated: after a crash at any point it does the rest. Generations and dead letters come first, since they are
+    searched for the text, which only the history has. Rows after the request, of a memory that was learned again, are kept.
+    Raises `HistoryError`.
     """
     with storage.locked(layout.partition_folder(data, partition)):
         checkpoint.remove(data, partition)
@@ -51,7 +51,7 @@ def erase(data: Path, partition: int, version: int) -> int:
 
 
 def _requested(path: Path) -> dict[MemoryKey, int]:
-    """What a file's rows `erased` ask for, each with the row of the last request for it."""
+    """The memories that a file's rows `erased` request, each with the index of the last such row."""
     table = storage.read_table(path).select(["outcome", "namespace", "memory_id"])
     rows = enumerate(zip(*(column.to_pylist() for column in table.columns), strict=True))
     return {(namespace, memory): n for n, (outcome, namespace, memory) in rows if outcome == "erased"}
@@ -62,7 +62,8 @@ def _rows_to_blank(
 ) -> tuple[list[bool], set[tuple[str, str]]]:
     """Which rows of a file still have a text or vectors of a requested memory, and their texts by namespace.
 
-    A row concerns a memory by its id, or by its text: a fact that confirmed another memory, or was skipped, has no id of its own.
+    A row concerns a memory by its id, or by its text: a fact that reinforced another memory, or was skipped, has no id of
+    its own.
     """
     table = storage.read_table(path)
     has_content = pc.or_(pc.is_valid(table["text"]), pc.is_valid(table["vectors"]))
@@ -93,7 +94,7 @@ def _erase_generations(data: Path, memories: set[str], texts: set[tuple[str, str
 
 
 def _erase_dead_letters(data: Path, texts: Iterable[str]) -> None:
-    """Blanks messages that have one of the texts, plain or as JSON writes it."""
+    """Blanks messages that have one of the texts, plain or escaped as in JSON."""
     forms = {
         form.encode("utf-8", "replace")
         for text in texts
@@ -112,7 +113,7 @@ def _erase_rows(
     concerned: Callable[[dict[str, Any]], bool],
     values: Mapping[str, str | None],
 ) -> None:
-    """Replaces values in the rows of a table's files that `concerned`, which gets these columns, says yes to."""
+    """Replaces values in the rows of a table's files for which `concerned`, given these columns, is True."""
     if not folder.is_dir():
         return
     with storage.locked(folder):
@@ -126,7 +127,7 @@ def _erase_rows(
 
 
 def _blanked(table: pa.Table, blank: list[bool], values: Mapping[str, str | None]) -> pa.Table:
-    """The table with these columns' values in the rows that `blank` marks."""
+    """The table with these values in its rows where `blank` is True. values: by column; None is null."""
     kept_rows = pa.array([None if one else n for n, one in enumerate(blank)], pa.int64())
     for name, value in values.items():
         column = table[name].combine_chunks().take(kept_rows)
@@ -136,7 +137,7 @@ def _blanked(table: pa.Table, blank: list[bool], values: Mapping[str, str | None
 
 
 def _replace(path: Path, table: pa.Table) -> None:
-    """Writes a file again, with a note that rows of it were blanked. A history gets the format that allows that."""
+    """Writes a file again, with metadata that rows of it were blanked; a history with the format that allows that."""
     metadata = (table.schema.metadata or {}) | {storage.ERASED_KEY: b"1"}
     if storage.FORMAT_KEY in metadata:
         metadata[storage.FORMAT_KEY] = storage.FORMATS[-1]

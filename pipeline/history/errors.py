@@ -1,4 +1,4 @@
-"""Errors of the history: each names the file, and says what to do."""
+"""Errors of the history. Each names the file and a remedy."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +10,11 @@ class HistoryError(Exception):
 
 
 class Unwritable(HistoryError):
-    """The disk refuses, or another process holds the lock: nothing was changed, and a later try may succeed."""
+    """The disk refuses, or another process holds the lock. Nothing was changed, and a later try may succeed."""
 
 
 class CommitConflict(HistoryError):
-    """Another writer wrote this version first: fold the history again, and decide again."""
+    """Another writer wrote this version first. Fold the history again, and decide again."""
 
 
 @contextmanager
@@ -30,5 +30,5 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def damaged(path: Path, error: object) -> HistoryError:
-    """The error for a file whose content is not what was written."""
+    """The error for a file whose content was changed."""
     return HistoryError(f"{path}: cannot be read: {error}; restore it from a backup"[:1000])

@@ -22,7 +22,7 @@ DEAD_LETTERS_FOLDER = "dead_letters"
 
 _PARTITION = re.compile(r"partition=(0|[1-9][0-9]*)")
 _DATA_FILE = re.compile(r"([0-9]{10})(?:-([0-9]{10}))?\.parquet")
-_LISTINGS = 5  # tries, while the folder changes
+_LISTINGS = 5  # tries to list a folder that changes meanwhile
 
 
 class DataFile(NamedTuple):
@@ -44,6 +44,7 @@ def partitions(data: Path) -> list[int]:
 
 
 def partition_folder(data: Path, partition: int) -> Path:
+    """The folder of a partition's history."""
     return data / HISTORY_FOLDER / f"partition={partition}"
 
 
@@ -66,7 +67,7 @@ def last_version(data: Path, partition: int) -> int:
 def live_files(data: Path, partition: int) -> list[DataFile]:
     """The files that together hold each row once, in order. They may have a gap, which the caller has to refuse."""
     live: list[DataFile] = []
-    for _ in range(_LISTINGS):  # a listing may miss a file that comes or goes while it is made
+    for _ in range(_LISTINGS):  # a listing may miss a file that is added or removed meanwhile
         live = _live(_all_files(data, partition))
         if _missing(live) is None:
             break
@@ -123,6 +124,7 @@ def _order(file: DataFile) -> tuple[int, int]:
 
 
 def _live(files: Iterable[DataFile]) -> list[DataFile]:
+    """The live ones of all files, in order."""
     live: list[DataFile] = []
     for file in sorted(files, key=_order):
         if not live or file.first > live[-1].last:

@@ -18,7 +18,7 @@ from pipeline.memory.codec import decisions_from_table, decisions_to_table
 from pipeline.memory.events import Decision
 
 MAX_ROWS = 1_000_000
-"""Most decisions of a version; the query views number rows by it."""
+"""Most decisions of a version. The query views number rows by version · MAX_ROWS."""
 
 _TEMPORARY = re.compile(r"\.([0-9]{10})\..*\.tmp")
 
@@ -42,10 +42,10 @@ def append_table(data: Path, partition: int, version: int, table: pa.Table) -> P
     with disk_errors(path):
         _write_once(path, table)
         try:
-            # Compaction may have merged the winner's file and removed it: then its name was free again.
+            # Compaction may have merged and removed another writer's file: then its name was free again.
             _check_not_merged(data, partition, version)
         except CommitConflict:
-            path.unlink(missing_ok=True)  # readers ignore it already, beside the merged file
+            path.unlink(missing_ok=True)  # readers ignore it, since the merged file exists
             raise
         _remove_temporary_files(path.parent, version)
     return path
@@ -98,7 +98,7 @@ def _conflict(path: Path) -> CommitConflict:
 
 
 def _remove_temporary_files(folder: Path, version: int) -> None:
-    """Removes what other writers have left of versions up to this one, which none of them can win any more."""
+    """Removes temporary files of versions up to this one, which no other writer can write any more."""
     for name in layout.file_names(folder):
         if (match := _TEMPORARY.fullmatch(name)) and int(match[1]) <= version:
             (folder / name).unlink(missing_ok=True)

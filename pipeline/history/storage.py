@@ -1,4 +1,4 @@
-"""Storage of the history's Parquet files: atomic writes, locks, and checks of what is read.
+"""Storage of the history's Parquet files: atomic writes, locks, and checks when they are read.
 
 Pages carry checksums, and the schema's metadata says which format a file has, how many rows each version of a merged file
 has, and whether an erasure has blanked rows of it.
@@ -18,9 +18,10 @@ from pipeline.history.layout import DataFile
 from schemas.history import HISTORY
 
 LOCK_WAIT_S = 5.0
+"""Seconds to wait for a folder's lock."""
 
 FORMAT_KEY = b"factstream.history"
-FORMATS = (b"1", b"2")  # that are read, the newest last: see schemas/history.py
+FORMATS = (b"1", b"2")  # versions that can be read, the newest last: see schemas/history.py
 ERASED_KEY = b"factstream.erased"
 ROWS_KEY = b"factstream.rows"  # of a merged file: the number of rows of each version, as JSON
 
@@ -28,7 +29,7 @@ _READ_ERRORS = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryErr
 
 
 def write(path: Path, tables: Iterable[pa.Table], exclusive: bool = False) -> None:
-    """Writes tables, each one row group or more, durably and atomically.
+    """Writes tables into one file, each as one row group or more, durably and atomically.
 
     With `exclusive` raises FileExistsError where the file exists; otherwise replaces it. Raises OSError.
     """
@@ -47,8 +48,8 @@ def write(path: Path, tables: Iterable[pa.Table], exclusive: bool = False) -> No
 def locked(folder: Path, wait_s: float | None = None) -> Iterator[None]:
     """Only this process changes the folder's files during the block; adding a file needs no lock.
 
-    Raises `Unwritable` when another process holds the lock for longer than `wait_s` (LOCK_WAIT_S) seconds, and for any OSError
-    of the block.
+    Raises `Unwritable` when another process holds the lock for longer than `wait_s` seconds (by default LOCK_WAIT_S), and
+    for any OSError of the block.
     """
     path = folder / ".lock"
     with disk_errors(path):

@@ -1,4 +1,4 @@
-"""Tables of generations and dead letters: rows for queries, a file for each batch of a worker."""
+"""Tables of generations and dead letters, for queries: a file for each batch of a worker."""
 
 import re
 from pathlib import Path

@@ -1,6 +1,7 @@
 """Projection of memories onto a plane: principal components of their mean word states.
 
-For a person to look at: the two directions in which the states differ most (PCA: Pearson 1901). Deterministic: the same memories get the same places.
+Shows the two directions in which the states differ most (PCA: Pearson 1901), for people to look at. The same memories get
+the same places.
 """
 
 from collections import Counter
@@ -24,7 +25,7 @@ MemoryKey = tuple[str, str]
 def mean_states(data: Path, wanted: Collection[MemoryKey]) -> dict[MemoryKey, Floats]:
     """The mean state of each memory's words, [dimensions], weighted by unigram_nll. Raises `HistoryError`.
 
-    Only for memories of the encoder that most of them have: states of two models cannot be compared.
+    Only for memories of the most frequent encoder: states of two models cannot be compared.
     """
     paths = [str(file.path) for n in layout.partitions(data) for file in layout.live_files(data, n)]
     if not paths or not wanted:
@@ -42,15 +43,14 @@ def mean_states(data: Path, wanted: Collection[MemoryKey]) -> dict[MemoryKey, Fl
                     found[key] = row["encoder_id"], _mean(packed, np.array(priors, np.float32))
     except (pa.ArrowException, OSError) as error:
         raise HistoryError(f"the history in {data} cannot be read: {error}") from error
-    most = Counter((encoder, len(state)) for encoder, state in found.values()).most_common(1)
-    return {key: state for key, (encoder, state) in found.items() if [(encoder, len(state))] == [most[0][0]]}
+    kinds = Counter((encoder, len(state)) for encoder, state in found.values()).most_common(1)
+    return {key: state for key, (encoder, state) in found.items() if (encoder, len(state)) == kinds[0][0]}
 
 
 def pca(states: Sequence[Floats]) -> NDArray[np.float64]:
-    """[n, 2]: the place of each state; centred, the farthest at a distance of 1 along either axis.
+    """[n, 2] the place of each state, centred, with a largest distance of 1 along each axis.
 
-    A direction has two signs: the one that puts the places' longer tail on the positive side is taken, since a few more
-    memories seldom change it.
+    The sign of each direction puts the longer tail of the places on its positive side: a few more memories seldom change it.
     """
     if not states:
         return np.zeros((0, 2))
@@ -64,6 +64,7 @@ def pca(states: Sequence[Floats]) -> NDArray[np.float64]:
 
 
 def _mean(packed: NDArray[np.uint8], priors: Floats) -> Floats:
+    """[dimensions] the weighted mean of packed states, of unit length."""
     states = unpack(packed, packed.shape[1] * 4)
     weights = np.maximum(priors, 0.0) + 1e-6
     return np.asarray(unit((states * weights[:, None]).sum(0, keepdims=True))[0], np.float32)

@@ -1,6 +1,6 @@
-"""SQL queries over the data folder: one reading statement, with a limit of time and of result size.
+"""SQL queries over the data folder: one statement that only reads, with limits of time and of result size.
 
-`run` executes in this process; `run_confined` in one of its own, for SQL that others wrote.
+`run` runs the query in this process, `run_confined` in a process of its own, for SQL that others wrote.
 """
 
 import os
@@ -24,15 +24,15 @@ MAX_RESULT_BYTES = 256 * 1024 * 1024
 GRACE_S = 3.0
 """Seconds for a confined query to start, and to respect the interrupt, before its process is killed."""
 _ATTEMPTS = 5
-_REFUSED = 3  # exit code of a confined query's process: the error is on its stderr
+_REFUSED = 3  # exit code of a confined query's process when the query has an error, which is on stderr
 
 
 class QueryError(Exception):
-    """The query is wrong, not allowed or too large; the text says which."""
+    """The query is wrong, not allowed, too slow or too large; the text tells which."""
 
 
 class _FilesChanged(QueryError):
-    """A listed file was merged, or erased from, and removed meanwhile: list the files again."""
+    """A listed file was removed meanwhile, by compaction or an erasure: list the files again."""
 
 
 def connect(data: Path) -> duckdb.DuckDBPyConnection:
@@ -85,7 +85,9 @@ def run(data: Path, sql: str, timeout_s: float = TIMEOUT_S) -> pa.Table:
 def run_confined(data: Path, sql: str, timeout_s: float = TIMEOUT_S) -> pa.Table:
     """As `run`, in a process of its own, which is killed when it does not end in time.
 
-    The process has the limits of `sandbox.limit_process` and nothing of our environment. Takes a third of a second more.
+    The process has the limits of `sandbox.limit_process` and nothing of our environment. Takes a third of a second longer.
+
+    Raises `QueryError`.
     """
     command = [sys.executable, "-m", "pipeline.query.run", str(data), str(timeout_s)]
     env = {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path), "OMP_NUM_THREADS": "1"}
@@ -125,7 +127,7 @@ def _result(
 
 @contextmanager
 def _interrupt(connection: duckdb.DuckDBPyConnection, end: float) -> Iterator[threading.Event]:
-    """Interrupts the connection from a time of the monotonic clock on, and sets the event; closes it after the block.
+    """Interrupts the connection once the monotonic clock reaches `end`, and sets the event. Closes it after the block.
 
     It interrupts again and again: DuckDB forgets an interrupt that comes between two statements.
     """

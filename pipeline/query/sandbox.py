@@ -1,7 +1,7 @@
 """Sandbox of queries: a DuckDB connection that reaches three folders only, and limits for a process.
 
-A query reads no other file, no network and no Python variable, writes nothing, and cannot change these settings. Its memory is
-bounded. Some of DuckDB's functions respect neither an interrupt nor its memory limit: SQL that others wrote runs in a
+A query reads no other file, no network and no Python variable, writes nothing, and cannot change these settings. Its memory
+is bounded. Some of DuckDB's functions respect neither an interrupt nor its memory limit: SQL that others wrote runs in a
 process with limits (`run_confined`).
 """
 
@@ -33,7 +33,7 @@ def open_connection(data: Path) -> duckdb.DuckDBPyConnection:
             "autoload_known_extensions": False,
         },
     )
-    # DuckDB compares the folders with a pattern as it is written, and with the files that it finds: both forms are needed.
+    # DuckDB compares these folders with the pattern of a query and with the files that it finds: both forms are needed.
     folders = [
         f"{form}/{folder}/"
         for folder in (HISTORY_FOLDER, GENERATIONS_FOLDER, DEAD_LETTERS_FOLDER)
@@ -60,11 +60,11 @@ def limit_process() -> None:
 
 
 def file_pattern(folder: Path, names: str = "") -> str:
-    """The glob pattern of files in this folder, whose own name is taken literally."""
+    """The glob pattern of the files `names` in this folder; the folder's own name is escaped."""
     literal = "".join(f"[{char}]" if char in "*?[" else char for char in str(folder))
     return f"{literal}/{names}" if names else literal
 
 
 def quoted(text: str) -> str:
-    """The text as an SQL string, in which a doubled quote is the only escape."""
+    """The text as an SQL string: a quote is doubled, which is the only escape."""
     return "'" + text.replace("'", "''") + "'"

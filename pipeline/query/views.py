@@ -1,8 +1,8 @@
 """SQL views of a data folder: history, memories, memories_at(moment), generations, dead_letters.
 
-`memories` is the bank's fold in SQL, from the newest checkpoints on; `memories_at(moment)` is the fold of what was decided by
-then, from the beginning. Both show a memory's importance decayed to their moment, `history` to the time of the decision.
-docs/analytics.md says what each column means.
+`memories` is the bank's fold in SQL, from the newest checkpoints on. `memories_at(moment)` is the fold of all decisions until
+that moment. Both show a memory's importance decayed to their moment, `history` to the time of the decision.
+docs/analytics.md explains the columns.
 """
 
 from collections.abc import Sequence
@@ -33,12 +33,12 @@ FROM ({{files}})
 
 
 def decayed(importance: str, at: str) -> str:
-    """SQL of an importance at a time, from the stored one, log2(importance) + time / half-life: pipeline/decide/importance.py."""
+    """SQL of the importance at a time, from the stored one: see pipeline/decide/importance.py."""
     return f"pow(2, {importance} - epoch({at}) / {HALF_LIFE_S})"
 
 
 def removals(decisions: str) -> str:
-    """SQL of each removal of a memory in a table of decisions, with the outcome that removed it."""
+    """SQL of the removals of memories in a table of decisions, each with its outcome."""
     return f"""
     SELECT history_partition, namespace, memory_id, outcome, history_position
     FROM {decisions} WHERE outcome IN ('evicted', 'forgotten', 'erased')
@@ -48,7 +48,7 @@ def removals(decisions: str) -> str:
 
 
 def _fold(at: str) -> str:
-    """SQL of the memories that `kept` (from checkpoints) and `decided` (later decisions) lead to, with importance at a time."""
+    """SQL of the memories after `kept` (from checkpoints) and `decided` (later decisions), with their importance at a time."""
     return f"""
 learned AS (
     SELECT * FROM decided WHERE outcome IN ('learned', 'superseded')
@@ -121,8 +121,8 @@ WITH decided AS (
 ), {_fold("CAST(moment AS TIMESTAMPTZ)")}
 """
 
-# A record that Kafka delivers again is answered, or dead-lettered, again: the first time counts. Records of two brokers may
-# share an offset, so the bytes of a dead letter count, too; by hashes, since the bytes of all may not fit in memory.
+# A record that Kafka delivers again is answered, or dead-lettered, again: only the first row counts. Records of two brokers
+# may share an offset, so dead letters are compared by their bytes, too; by hashes, since all bytes may not fit in memory.
 _GENERATIONS = """
 CREATE VIEW generations AS SELECT * EXCLUDE (filename, file_row_number) FROM ({files})
 QUALIFY row_number() OVER (PARTITION BY request_id, "partition", "offset" ORDER BY answered_at, filename) = 1
@@ -148,7 +148,7 @@ class HistoryFiles(NamedTuple):
 
 
 def history_files(data: Path) -> HistoryFiles:
-    """Raises `HistoryError` where a history cannot be listed, or has a newer format."""
+    """Lists the files. Raises `HistoryError` where a history cannot be listed, or has a newer format."""
     found = HistoryFiles([], [], [], {})
     for partition in layout.partitions(data):
         if files := layout.live_files(data, partition):
@@ -163,8 +163,7 @@ def history_files(data: Path) -> HistoryFiles:
 
 
 def create_views(connection: duckdb.DuckDBPyConnection, data: Path, files: HistoryFiles) -> None:
-    """Creates the views of these files, and of the generations and dead letters that there are. Raises duckdb.Error."""
-
+    """Creates the views of these files, and of the generations and dead letters that exist. Raises duckdb.Error."""
     source = partial(_source, connection)
     decisions = _DECISIONS.format(files=source("decisions", _patterns(files.decisions), HISTORY))
     later = _DECISIONS.format(files=source("later", _patterns(files.later), HISTORY))
