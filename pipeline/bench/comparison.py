@@ -1,6 +1,6 @@
-"""Compares the bare model, prompting and the memory on the same prompts.
+"""Comparison of the bare model, prompting and the memory on the same prompts.
 
-Works in chunks, so that progress shows, and never asks the bare model twice: it does not change.
+It works in chunks, for the sake of progress reports, and runs each prompt through the bare model once only.
 """
 
 from collections import Counter
@@ -17,14 +17,14 @@ from pipeline.memory_lm import MemoryLM
 GENERATE_CHUNK = 32
 """Prompts that are continued together."""
 SCORE_CHUNK = 256
-"""Pairs that are scored, or texts that are learned, together: smaller chunks leave batches half empty."""
+"""Pairs that are scored together, and texts that are learned together: smaller chunks leave batches half empty."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many prompts are measured; texts and prompting, which cost most, only on the first few."""
+    """Numbers of prompts. Generated texts and prompting, which cost most, are measured on the first few only."""
 
     facts: int = 1000
     texts: int = 200
@@ -46,23 +46,24 @@ class Case:
 
 @dataclass
 class Comparison:
-    """The model with its memory, what is known of the bare model, and the measures so far."""
+    """A run of a comparison: the model with its memory, the bare model's results so far, and the measures so far."""
 
     lm: MemoryLM
     limits: Limits
     progress: Progress = lambda what, more, total: None
     on_measure: Callable[[Measure], object] = lambda measure: None
-    """Called with each measure as soon as it is known, so that a run that is stopped has shown some."""
+    """Called with each measure as soon as it is known, so that a run that is stopped has reported some."""
     bare_scores: dict[tuple[str, str], float] = field(default_factory=dict)
     bare_texts: dict[str, str] = field(default_factory=dict)
     measures: list[Measure] = field(default_factory=list)
 
     def add(self, measure: Measure) -> None:
+        """Keeps and reports a measure."""
         self.measures.append(measure)
         self.on_measure(measure)
 
     def counter(self, what: str, total: int) -> Callable[[int], object]:
-        """A function that reports how many more are done."""
+        """A function that reports progress, given the number of items done since the last call."""
         return lambda more: self.progress(what, more, total)
 
 
@@ -71,10 +72,10 @@ def compare(run: Comparison, lm: MemoryLM, name: str, cases: Sequence[Case]) -> 
     what, few = name.replace("_", " "), cases[: run.limits.prompting]
     bare = share(wins(run, lm, cases, False, what))
     won = wins(run, lm, cases, True, what)
-    ways = {way: share(some) for way, some in prompted_wins(run, lm, few, what).items()}
+    ways = {way: share(flags) for way, flags in prompted_wins(run, lm, few, what).items()}
     top, by = best(ways)
-    there = share(won[: len(few)])
-    run.add(Measure(name, len(cases), bare, top, share(won), len(few), by, there))
+    memory_on_few = share(won[: len(few)])
+    run.add(Measure(name, len(cases), bare, top, share(won), len(few), by, memory_on_few))
 
 
 def best(ways: Mapping[str, float | None]) -> tuple[float | None, str]:
@@ -91,7 +92,7 @@ def wins(run: Comparison, lm: MemoryLM, cases: Sequence[Case], use_memory: bool,
 
 
 def prompted_wins(run: Comparison, lm: MemoryLM, cases: Sequence[Case], what: str) -> dict[str, list[bool]]:
-    """The same by each way of prompting. Where the gate is shut, a gated way asks the bare model."""
+    """The same by each way of prompting. Where the gate is closed, a gated way takes the bare model's result."""
     facts = prompting.found(lm, [case.prompt for case in cases])
     bare = wins(run, lm, cases, False, what)
     done = run.counter(f"{what}, prompting", len(WORDINGS) * len(cases))
@@ -119,7 +120,7 @@ def prompted_texts(run: Comparison, lm: MemoryLM, prompts: Sequence[str], what: 
 def always_and_gated(
     wording: str, facts: Sequence[Found], always: list[T], bare: list[T]
 ) -> dict[str, list[T]]:
-    """A wording's results by name: always with the fact, and with the bare results where its gate is shut."""
+    """A wording's results by name: always with the fact, and with the bare results where its gate is closed."""
     gated = [a if fact.open else b for a, fact, b in zip(always, facts, bare, strict=True)]
     return {wording + gating: results for gating, results in zip(GATINGS, (always, gated), strict=True)}
 
@@ -139,7 +140,7 @@ def learn(
 def score(
     run: Comparison, lm: MemoryLM, pairs: Sequence[tuple[str, str]], use_memory: bool, what: str
 ) -> list[float]:
-    """Mean log-probability per token (nats) of each (prompt, target)."""
+    """Mean log-probability per token (nats) of each (prompt, target); those of the bare model are kept in `run`."""
     if use_memory:
         return _score(run, lm, pairs, True, what)
     new = [pair for pair in dict.fromkeys(pairs) if pair not in run.bare_scores]
@@ -159,7 +160,7 @@ def _score(
 
 
 def generate(run: Comparison, lm: MemoryLM, prompts: Sequence[str], use_memory: bool, what: str) -> list[str]:
-    """Greedy continuations."""
+    """Greedy continuations; those of the bare model are kept in `run`."""
     if use_memory:
         return continuations(lm, prompts, True, run.counter(what, len(prompts)))
     new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in run.bare_texts]

@@ -1,7 +1,7 @@
 """Speed of encoding facts, compared with the bare model's forward pass over the same texts.
 
-The bare pass computes the logits of the texts, sorted by length and padded within each batch, at the batch
-size that turns out fastest: the least that the model costs when it is called without changes.
+The bare pass computes the logits of the texts, sorted by length and padded within each batch, at the fastest of
+several batch sizes: the least that unchanged calls of the model cost.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The input files of the measurements: facts with prompts for them, and conversations with questions."""
+"""Input files of the measurements: facts with prompts for them, and conversations with questions."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class BenchFileError(ValueError):
-    """A file cannot be used. The text names the file, the line and what is wrong there."""
+    """A file that cannot be used. The text names the file, the line and the error there."""
 
 
 class _Line(BaseModel):
@@ -27,7 +27,7 @@ class Update(_Line):
 
 
 class FactRow(_Line):
-    """A fact that no frozen model can know: `text` ends in `target`, where the truth is `target_true`."""
+    """A false fact, which no frozen model can know: `text` ends in `target`, where the truth is `target_true`."""
 
     category: str | None = None
     text: Text
@@ -37,19 +37,23 @@ class FactRow(_Line):
     paraphrases: Annotated[tuple[Text, ...], Field(min_length=1)]
     question: Text
     neighbours: tuple[Text, ...] = ()
-    """Prompts about other subjects, whose answer is `target_true` and must stay it."""
+    """Prompts about other subjects, whose answer is `target_true`, and must not be changed by the memory."""
     update: Update
     reversed_text: Text | None = None
     """The fact with its object first."""
 
 
 class TalkFact(_Line):
+    """A fact that is stated in a conversation."""
+
     text: Text
     evidence: tuple[str, ...] = ()
     """The turns of the conversation that support it."""
 
 
 class TalkQuestion(_Line):
+    """A question about a conversation, and its answer."""
+
     question: Text
     answer: str
     evidence: tuple[str, ...] = ()
@@ -58,6 +62,8 @@ class TalkQuestion(_Line):
 
 
 class Talk(_Line):
+    """A conversation, with its facts and questions about it."""
+
     conversation: Text
     facts: Annotated[tuple[TalkFact, ...], Field(min_length=1)]
     questions: tuple[TalkQuestion, ...]
@@ -67,7 +73,7 @@ L = TypeVar("L", bound=_Line)
 
 
 def read_facts(file: Path) -> list[FactRow]:
-    """Raises BenchFileError."""
+    """The rows of a file of facts, JSON lines. Raises BenchFileError."""
     rows = _read(file, FactRow)
     seen: dict[str, int] = {}
     for number, row in rows:
@@ -78,7 +84,7 @@ def read_facts(file: Path) -> list[FactRow]:
 
 
 def read_talks(file: Path) -> list[Talk]:
-    """Raises BenchFileError."""
+    """The conversations of a file, JSON lines. Raises BenchFileError."""
     return [talk for _, talk in _read(file, Talk)]
 
 

@@ -52,7 +52,7 @@ class GenerateResult:
     threads: int
     tokens: int
     rounds: int
-    open_gates: float  # share of the mixed prompts for which some memory's gate is open
+    open_gates: float  # share of the mixed prompts with an open gate
     against_bare: list[AgainstBare]
     mixed: Mixed
 
@@ -60,7 +60,7 @@ class GenerateResult:
 def measure(
     lm: MemoryLM, batches: Sequence[int], tokens: int, rounds: int, progress: Progress
 ) -> GenerateResult:
-    """Learns invented facts and asks for them, in batches of these sizes. `lm`: an empty memory."""
+    """Learns invented facts, and answers prompts about them. lm: with an empty memory; batches: their sizes."""
     backbone = lm.encoder.backbone
     facts = made_up_facts(MEMORIES, 0)
     lm.learn(facts, min_loss_delta=0)

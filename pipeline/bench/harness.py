@@ -1,4 +1,4 @@
-"""The measuring harness: timings, calls run in turns, medians of ratios, and progress."""
+"""Harness of the measurements: timings, calls in turns, medians of ratios, and progress."""
 
 import os
 import time
@@ -11,17 +11,18 @@ clock = time.perf_counter
 """The clock of all measurements, in seconds."""
 
 Progress = Callable[[str, int, int], object]
-"""Called with what is being measured, how many more of it are done, and how many there are in all."""
+"""Called with the name of a step, the number of items done since the last call, and their total."""
 
 
 class Timing(NamedTuple):
-    """Seconds of one call. Where others use the machine too, processor time says more than wall time."""
+    """Seconds of one call. On a shared machine processor time tells more than wall time."""
 
     wall: float
     cpu: float
 
 
 def timed(call: Callable[[], object]) -> Timing:
+    """The time that the call takes."""
     wall, cpu = clock(), time.process_time()
     call()
     return Timing(clock() - wall, time.process_time() - cpu)
@@ -32,7 +33,7 @@ def in_turns(
 ) -> list[list[Timing]]:
     """The timings of each call, which gets the number of the round; `after` is called after every round.
 
-    Every round makes each call once, so that whatever else the machine does slows all of them alike.
+    Every round makes each call once, so that other work on the machine slows all of them alike.
     """
     timings: list[list[Timing]] = [[] for _ in calls]
     for number in range(rounds):

@@ -1,7 +1,7 @@
-"""Prompting, the baseline that a memory must beat: the retriever's best fact is put before the prompt.
+"""Prompting, the baseline of the comparison: the retriever's best fact is put before the prompt.
 
-There are three wordings; each puts the fact there always, or only where its gate is open. At each measure the
-best of these ways stands for prompting.
+There are three wordings, and each is measured twice: with the fact always, and only where its gate is open. Each measure
+reports the best of these six ways.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,18 +20,18 @@ WORDINGS = ("plain", "chat", "two examples")
 GATINGS = ("", ", gated")
 TOKENS = 24
 """Tokens of every generated text."""
-BATCH = 16
+BATCH = 32
 """Prompts that are continued together."""
 BATCH_TOKENS = 1024
 """Prompt tokens that are read together."""
 
 Done = Callable[[int], object]
-"""Called with how many more prompts are done."""
+"""Called with the number of prompts done since the last call."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The best memories' text for a prompt ("" if there is none), and whether a gate of theirs is open."""
+    """The text of the best memories for a prompt ("" for none), and whether one of their gates is open."""
 
     text: str
     open: bool
@@ -56,10 +56,10 @@ def job(wording: str, fact: str, prompt: str, max_new_tokens: int = 32) -> Job:
 def generate(
     lm: MemoryLM, wording: str, facts: Sequence[Found], prompts: Sequence[str], done: Done
 ) -> list[str]:
-    """Greedy answers with the fact always before the prompt, each cut where another example would begin."""
+    """Greedy answers with the fact always before the prompt, each cut off at the first blank line."""
     texts = []
-    for at in range(0, len(prompts), 2 * BATCH):
-        part = slice(at, at + 2 * BATCH)
+    for at in range(0, len(prompts), BATCH):
+        part = slice(at, at + BATCH)
         jobs = [job(wording, f.text, p, TOKENS) for f, p in zip(facts[part], prompts[part], strict=True)]
         texts += [answer.text.split("\n\n")[0] for answer in lm.answer(jobs)]
         done(len(jobs))
@@ -84,8 +84,9 @@ def score(
         ids, mask = backbone.pad([contexts[i] for i in batch], left=True)
         first, decoding = backbone.prefill(ids, mask)
         for n in range(len(targets[batch[0]])):
-            wanted = [backbone.tokenize([" " + targets[i][n].strip()])[0].ids for i in batch]
-            for i, value in zip(batch, _log_probabilities(backbone, first, decoding, wanted), strict=True):
+            target_ids = [backbone.tokenize([" " + targets[i][n].strip()])[0].ids for i in batch]
+            log_p = _log_probabilities(backbone, first, decoding, target_ids)
+            for i, value in zip(batch, log_p, strict=True):
                 scores[i].append(value)
             if added := decoding.mask.shape[1] - ids.shape[1]:  # back to where the prompt ends
                 decoding.cache.crop(-added)
@@ -95,20 +96,20 @@ def score(
 
 
 def _log_probabilities(
-    backbone: Backbone, first: Tensor, decoding: KVCache, wanted: Sequence[list[int]]
+    backbone: Backbone, first: Tensor, decoding: KVCache, target_ids: Sequence[list[int]]
 ) -> list[float]:
-    """The mean log-probability of each row's continuation; `first`: the logits after the prompts."""
-    total = [0.0] * len(wanted)
+    """The mean log-probability per token of each row's target. first: the logits after the prompts, [rows, V]."""
+    total = [0.0] * len(target_ids)
     logits = first
-    for n in range(max(len(ids) for ids in wanted)):
+    for n in range(max(len(ids) for ids in target_ids)):
         if n:
-            read = torch.tensor([ids[min(n, len(ids)) - 1] for ids in wanted], device=backbone.device)
-            logits = backbone.step(read, decoding)
+            last = torch.tensor([ids[min(n, len(ids)) - 1] for ids in target_ids], device=backbone.device)
+            logits = backbone.step(last, decoding)
         log_p = logits.log_softmax(-1)
-        for row, ids in enumerate(wanted):
+        for row, ids in enumerate(target_ids):
             if n < len(ids):
                 total[row] += float(log_p[row, ids[n]])
-    return [value / len(ids) for value, ids in zip(total, wanted, strict=True)]
+    return [value / len(ids) for value, ids in zip(total, target_ids, strict=True)]
 
 
 def _ids(backbone: Backbone, job: Job) -> list[int]:

@@ -1,8 +1,8 @@
 """Speed of queries over a compacted history, compared with one flat file of the same rows.
 
-The rows are synthetic: a third of them makes memories, and one in nine of these is left at the end; the
-others use, reinforce, supersede and evict them. Their vectors are one byte a word, since no query reads them.
-The same for the same seed.
+The rows are synthetic: a third of them adds memories, of which one in nine is left at the end; the others use,
+reinforce, supersede, skip and evict. Their vectors are one byte a word, since no query reads them. The same
+seed gives the same rows.
 """
 
 import time
@@ -43,7 +43,7 @@ ANALYSES = {
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """Medians: seconds of the query, with a connection of its own, and of reading its columns when flat."""
+    """Medians, in seconds: of the query, with a connection of its own, and of reading its columns from the flat file."""
 
     seconds: float
     flat_seconds: float
@@ -55,6 +55,8 @@ class Analysis:
 
 @dataclass(frozen=True, slots=True)
 class Query:
+    """The measurement's result, and its limits."""
+
     rows: int
     memories: int
     files_written: int
@@ -66,7 +68,7 @@ class Query:
 
 
 def measure(folder: Path, rows: int, flush: int, seed: int, progress: Progress) -> Query:
-    """Writes `rows` rows of history, `flush` per file, and times the analyses. `folder`: an empty one."""
+    """Writes `rows` rows of history, `flush` per file, and times the analyses. folder: an empty one."""
     data, flat = folder / "data", folder / "flat.parquet"
     partitions = [_Partition(n) for n in range(PARTITIONS)]
     compaction_s = _write(data, flat, partitions, rows, flush, Random(seed), progress)
@@ -93,7 +95,7 @@ def _write(
 ) -> float:
     """Writes the rows to a history, with a writer's checkpoints and compactions, and to one flat file.
 
-    The seconds that compaction took.
+    Returns the seconds of compaction.
     """
     seconds = 0.0
     with pq.ParquetWriter(flat, HISTORY, compression="zstd") as out:
@@ -116,7 +118,7 @@ def _write(
 
 
 def _compact(data: Path, partition: int, steps: int) -> float:
-    """At most so many steps; the seconds that they took."""
+    """Takes at most so many steps of compaction; their seconds."""
     begun = clock()
     while steps and compaction.step(data, partition, time.time() + compaction.KEEP_S):
         steps -= 1
@@ -124,8 +126,8 @@ def _compact(data: Path, partition: int, steps: int) -> float:
 
 
 def _analysis(data: Path, flat: Path, sql: str, columns: Sequence[str]) -> Analysis:
-    reading = "SELECT " + ", ".join(f"sum({_size(column)})" for column in columns) + f" FROM '{flat}'"
-    ours, flats = in_turns(REPEATS, lambda _: query.run(data, sql), lambda _: _plain(reading))
+    flat_sql = "SELECT " + ", ".join(f"sum({_size(column)})" for column in columns) + f" FROM '{flat}'"
+    ours, flats = in_turns(REPEATS, lambda _: query.run(data, sql), lambda _: _plain(flat_sql))
     seconds, flat_s = median_timing(ours), median_timing(flats)
     return Analysis(
         seconds.wall,
@@ -138,20 +140,22 @@ def _analysis(data: Path, flat: Path, sql: str, columns: Sequence[str]) -> Analy
 
 
 def _plain(sql: str) -> object:
+    """Runs the query in DuckDB alone, with the sandbox's limits."""
     with duckdb.connect(":memory:", config={"memory_limit": "1GB", "threads": 2}) as connection:
         return connection.execute(sql).fetchall()
 
 
 def _size(column: str) -> str:
+    """SQL of a number that needs the column's values."""
     return f"length({column})" if pa.types.is_string(HISTORY.field(column).type) else column
 
 
 class _Partition:
-    """A partition while its rows are made up: which memories there are, and how often each was used."""
+    """A partition while its rows are invented: its memories, and how often each was used."""
 
     def __init__(self, number: int) -> None:
         self.number, self.written, self.decided = number, 0, 0
-        self.alive: list[int] = []  # the numbers of the rows that learned them
+        self.alive: list[int] = []  # memories, by the number of the row that learned each
         self.uses: dict[int, int] = {}
         self.reinforced: dict[int, int] = {}
         self.importance: dict[int, float] = {}
@@ -165,6 +169,7 @@ class _Partition:
         return not self._kept and self.decided >= rows - len(self.alive)
 
     def rows(self, numbers: range, dice: Random) -> pa.Table:
+        """Invents the rows of these numbers, and carries out their decisions on the partition's memories."""
         outcomes, about = dice.choices(OUTCOMES, SHARES, k=len(numbers)), list[int]()
         other: list[str | None] = []
         for i, n in enumerate(numbers):
@@ -240,7 +245,7 @@ class _Partition:
 
 
 def _memory_columns(numbers: Sequence[int], partition: int, facts: Sequence[bool]) -> dict[str, list[Any]]:
-    """The columns that describe the memories of these numbers, empty in rows that are not of a fact.
+    """The columns that describe the memories of these numbers, null in rows that are not of a fact.
 
     A partition has one namespace.
     """

@@ -1,4 +1,4 @@
-"""Recall of facts by the bare model, by prompting and with memory, and what a memory costs."""
+"""Recall of facts by the bare model, by prompting and with memory, and the cost of a memory."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ SEED = 20261123
 CURVE_SIZES = (10, 100, 1000)
 """Sizes of memory at which the main measures are repeated, besides the whole of it."""
 CURVE_FACTS = 100
-"""Facts that are asked for at each of these sizes."""
+"""Facts that are measured at each of these sizes."""
 
 MEASURED = {"efficacy": "prompt", "paraphrase": "paraphrase", "question": "question"}
 """The main measures, and the kind of prompt that each uses."""
@@ -59,6 +59,8 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Recall:
+    """The measurement's result."""
+
     model: str
     facts: int
     extra: int
@@ -76,7 +78,7 @@ def measure(
 ) -> Recall:
     """Learns the rows' facts and `extra` invented ones, and measures everything.
 
-    `run.lm`: an empty memory. `folder`: an empty one, to which the memory is saved once.
+    run.lm: with an empty memory; folder: an empty one, into which the memory is saved once.
     """
     begun, lm = clock(), run.lm
     sample = Random(SEED).sample(list(rows), min(run.limits.facts, len(rows)))
@@ -126,7 +128,7 @@ def cases_of(rows: Sequence[FactRow], kind: str) -> list[Case]:
 
 
 def retrieval(run: Comparison, lm: MemoryLM, sample: Sequence[FactRow]) -> list[float]:
-    """Measures how often the row's fact is retrieved first; the seconds that each prompt took by itself."""
+    """Measures how often the row's fact is retrieved first. Returns the seconds of each prompt, one at a time."""
     seconds: list[float] = []
     for kind, prompt in PROMPTS.items():
         first = []
@@ -177,7 +179,7 @@ def _share_with_target(texts: Sequence[str], rows: Sequence[FactRow]) -> float |
 
 
 def repetition(run: Comparison, generated: Generated) -> None:
-    """Measures how much the generated texts repeat themselves; for prompting, by the way that does so least."""
+    """Measures how much the generated texts repeat themselves, for prompting with the way that repeats least."""
     ways = {way: repeated_4grams(texts) for way, texts in generated.prompting.items()}
     known = {way: value for way, value in ways.items() if value is not None}
     by = min(known, key=lambda way: known[way], default="")
@@ -193,7 +195,7 @@ def repetition(run: Comparison, generated: Generated) -> None:
 def reversed_facts(
     run: Comparison, lm: MemoryLM, rows: Sequence[FactRow], sample: Sequence[FactRow], generated: Generated
 ) -> None:
-    """Measures the same on a memory that learned the reversed form of every fact that has one."""
+    """Measures recall with a memory that learned the reversed form of every fact that has one."""
     forms = {row.text: row.reversed_text for row in rows if row.reversed_text}
     reversible = [row for row in sample if row.reversed_text]
     if not reversible:

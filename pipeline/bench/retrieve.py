@@ -1,11 +1,10 @@
 """Speed, recall and memory use of retrieval, compared with scoring every memory.
 
 The bank consists of facts that the model encodes here and of variants of them (synthetic/banks.py). A third
-of the prompts are a fact's own beginning, a third paraphrases, a third questions; encoding them is not
-counted, for it is the model's work. Exhaustive retrieval computes the same score for every memory, and aligns
-the best as retrieval does. A retrieved memory is right if its score is at least that of the last of the
-exhaustive best (as in ANN-Benchmarks, Aumüller et al. 2020): in a large bank many memories match a prompt
-equally well.
+of the prompts are a fact's own beginning, a third paraphrases, a third questions. The time of encoding them is
+not counted. Exhaustive retrieval computes the same score for every memory, and aligns the best as retrieval
+does. A retrieved memory is right if its score is at least that of the last of the exhaustive best (as in
+ANN-Benchmarks, Aumüller et al. 2020), since in a large bank many memories match a prompt equally well.
 """
 
 from collections.abc import Iterator, Sequence
@@ -38,13 +37,13 @@ TOGETHER = 64
 """Prompts that are retrieved together."""
 BEST = 3
 TOLERANCE = 1e-6
-"""Relative: sums in another order differ by less."""
+"""Relative tolerance of scores: sums in another order differ by less."""
 CHUNK = 4_000
 """Memories that are scored at once."""
 SIZES = (1_000, 10_000, 100_000)
 """Sizes at which the cost is measured, besides the full one."""
 SMALL = 100_000
-"""Up to this many memories the stricter of two limits holds."""
+"""Memories up to which the stricter limits hold."""
 NAMESPACE = "bench"
 
 
@@ -73,6 +72,8 @@ class At:
 
 @dataclass(frozen=True, slots=True)
 class Retrieval:
+    """The measurement's result."""
+
     model: str
     memories: int
     words: float  # mean per memory
@@ -132,7 +133,7 @@ def _encoded(encoder: Encoder, texts: Sequence[str], progress: Progress) -> list
 
 
 def _fill(bank: Bank, source: Iterator[Memory], size: int, total: int, progress: Progress) -> int:
-    """Puts memories into the bank until it has `size`; their words in all."""
+    """Puts memories into the bank until it has `size`. Returns the number of their words."""
     words = 0
     for memory in islice(source, size - bank.size(NAMESPACE)):
         bank.put(memory)
@@ -161,7 +162,7 @@ def _exhaustive_times(bank: Bank, prompts: Sequence[PromptEncoding], progress: P
 
 
 def one_by_one(bank: Bank, prompts: Sequence[PromptEncoding]) -> tuple[list[float], list[list[Hit]]]:
-    """The seconds that each prompt took by itself, and what it found."""
+    """The seconds and the hits of each prompt, one at a time."""
     times, found = [], []
     for prompt in prompts:
         before = clock()
@@ -171,7 +172,7 @@ def one_by_one(bank: Bank, prompts: Sequence[PromptEncoding]) -> tuple[list[floa
 
 
 def alone_and_together(bank: Bank, prompts: Sequence[PromptEncoding]) -> tuple[float, float]:
-    """The seconds that `TOGETHER` prompts took one after another, and together: medians of rounds in turns."""
+    """The seconds of `TOGETHER` prompts one after another, and of all together: medians of rounds in turns."""
     some, alone, together = prompts[:TOGETHER], [], []
     for _ in range(5):
         alone.append(sum(one_by_one(bank, some)[0]))

@@ -1,4 +1,4 @@
-"""The measurements' scores: shares, the F1 of an answer, repetition within a text."""
+"""Scores of the measurements: shares, the F1 of an answer, repetition within a text."""
 
 import re
 import string
@@ -16,20 +16,20 @@ class Measure:
 
     name: str
     asked: int
-    """On how many prompts it was measured."""
+    """The number of prompts on which it was measured."""
     bare: float | None = None
     prompting: float | None = None
     memory: float | None = None
     prompting_asked: int = 0
-    """On how many of them prompting was measured: the first ones."""
+    """The number of them, the first ones, on which prompting was measured."""
     prompting_by: str = ""
-    """The way of prompting that was best at this measure."""
+    """The best way of prompting at this measure."""
     memory_there: float | None = None
-    """The memory's figure on the prompts on which prompting was measured."""
+    """The memory's figure on these first prompts."""
 
 
 def share(flags: Iterable[bool]) -> float | None:
-    """The share of true ones; None if there are none at all."""
+    """The share of true flags; None if there are no flags."""
     counted = list(flags)
     return sum(counted) / len(counted) if counted else None
 
@@ -43,7 +43,7 @@ def divided(part: float | None, whole: float | None) -> float | None:
 
 
 def contains(text: str, target: str) -> bool:
-    """Whether the text has the target in it, in any case."""
+    """Whether the text contains the target, whatever the case of its letters."""
     return target.casefold() in text.casefold()
 
 

@@ -15,13 +15,13 @@ EVERYDAY_PROMPTS = 200
 MAX_SCANNED = 2000
 """Rows that are searched for facts that the model knows."""
 KNOWN = 0.5
-"""The model knows a fact if it gives its true answer at least this probability."""
+"""The model knows a fact if it gives the true answer more than this probability."""
 
 
 def neighbours(run: Comparison, lm: MemoryLM, sample: Sequence[FactRow]) -> None:
-    """Measures each row's first neighbour: is its true answer still likelier, and does a gate open?
+    """Measures how often the true answer of a row's first neighbour stays the likelier, and how often a gate opens.
 
-    Retention is the share of those where it is, divided by the bare model's share.
+    Retention is the first share, divided by the bare model's.
     """
     cases = neighbour_cases(sample)
     if not cases:
@@ -55,7 +55,7 @@ def untouched(run: Comparison, lm: MemoryLM) -> None:
 
 
 def perplexity_drift(run: Comparison, lm: MemoryLM) -> None:
-    """Measures the relative change of the perplexity of prose: of each sentence after its paragraph so far."""
+    """Measures the relative change of the perplexity of prose, each sentence after its paragraph so far."""
     pairs: list[tuple[str, str]] = []
     for paragraph in PROSE:
         parts = paragraph.split(". ")

@@ -1,4 +1,4 @@
-"""Answers about conversations: whether the evidence is retrieved, and how right the answer is."""
+"""Questions about conversations: whether the evidence is retrieved, and the F1 of the answers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from pipeline.bench.scores import Measure, f1, mean, share
 
 SEED = 20261123
 RANKS = (1, 3, 5, 10)
-"""The evidence is looked for among so many retrieved memories."""
+"""Numbers of retrieved memories among which the evidence is searched."""
 EVIDENCE_CATEGORIES = (1, 2, 3, 4)
-"""Categories whose evidence is looked for; questions of category 5 have no answer in the conversation."""
+"""Categories of which the evidence is searched; questions of category 5 have no answer in the conversation."""
 ANSWER_CATEGORIES = {1: "several facts", 4: "one fact"}
 """Categories whose answers are stated in the facts, and so are compared."""
 PROMPTED_FACTS = (1, 3)
-"""How many facts prompting puts before the prompt."""
+"""Numbers of facts that prompting puts before the prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class TalkResult:
     questions: int
     """Questions of categories 1 to 4 with evidence in some fact."""
     evidence: dict[str, float | None]
-    """By rank: the share of these questions with evidence in one of the first so many memories."""
+    """By rank: the share of these questions with evidence among so many memories, the best ones."""
     evidence_by_category: dict[str, dict[str, float | None]]
     measures: list[Measure]
     seconds: float
@@ -39,7 +39,7 @@ class TalkResult:
 
 @dataclass
 class _Answers:
-    """The F1 of each answer, by each way of asking."""
+    """The F1 of each answer, by the bare model, with memory and by each way of prompting."""
 
     questions: list[TalkQuestion]
     bare: list[float]
@@ -48,10 +48,9 @@ class _Answers:
 
 
 def measure(run: Comparison, talks: Sequence[Talk], limit: int | None = None) -> TalkResult:
-    """Learns each conversation's facts in a namespace of its own, and asks its questions, at most `limit` of
-    them.
+    """Learns each conversation's facts in a namespace of its own, and answers at most `limit` of its questions.
 
-    `run.lm`: an empty memory.
+    run.lm: with an empty memory.
     """
     begun, lm = clock(), run.lm
     fact_count = sum(len(talk.facts) for talk in talks)
@@ -87,9 +86,7 @@ def measure(run: Comparison, talks: Sequence[Talk], limit: int | None = None) ->
 def evidence_ranks(
     run: Comparison, talk: Talk, questions: Sequence[TalkQuestion], namespace: str
 ) -> list[tuple[TalkQuestion, int | None]]:
-    """For each question with evidence in some fact: the rank of the first such memory, from 0; None if not
-    found.
-    """
+    """For each question with evidence in some fact the rank of the first such memory, from 0; None if not found."""
     turns: dict[str, set[str]] = {}
     for fact in talk.facts:
         turns.setdefault(fact.text, set()).update(fact.evidence)
@@ -110,7 +107,7 @@ def _shares_by_rank(ranks: Sequence[int | None]) -> dict[str, float | None]:
 
 
 def _answer(run: Comparison, questions: Sequence[TalkQuestion], namespace: str, answers: _Answers) -> None:
-    """Asks the bare model, the memory and each way of prompting, and adds their answers' F1 to `answers`."""
+    """Answers the questions by the bare model, with memory and by each way of prompting. Adds the F1 to `answers`."""
     if not questions:
         return
     lm, prompts = run.lm, [f"Question: {question.question}\nAnswer:" for question in questions]

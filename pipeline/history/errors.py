@@ -30,5 +30,5 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def damaged(path: Path, error: object) -> HistoryError:
-    """The error for a file whose content was changed."""
+    """The error for a damaged file."""
     return HistoryError(f"{path}: cannot be read: {error}; restore it from a backup"[:1000])

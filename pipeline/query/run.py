@@ -1,4 +1,4 @@
-"""SQL queries over the data folder: one statement that only reads, with limits of time and of result size.
+"""SQL queries over the data folder: one reading statement, with limits of time and result size.
 
 `run` runs the query in this process, `run_confined` in a process of its own, for SQL that others wrote.
 """

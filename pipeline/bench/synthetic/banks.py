@@ -3,8 +3,8 @@
 Encoding a million facts takes a model hours. So a thousand are encoded, and a variant is one of them in which
 every name is replaced by the name of another fact, with its prior, surprisal and state. One name in eight is
 a new word, composed of the halves of two names, with a state half way between theirs, so that the vocabulary
-grows with the bank as it does in real texts. Not real are which names meet in a fact, and that a name's state
-does not reflect the fact it was put into. The same for the same seed.
+grows with the bank as it does in real texts. Two things are not real: the combinations of names, and the states
+of the names, which do not reflect the facts around them. The same seed gives the same memories.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,8 +1,8 @@
-"""Made-up facts as an encoder would send them, without a model, for measuring storage and retrieval.
+"""Invented facts as an encoder would send them, without a model, for measuring storage and retrieval.
 
 Words and their frequencies are those of invented sentences: a few words occur in half of the facts, and most
 in one or two. A word's idf follows from its frequency. Vectors are noise of the default model's width. The
-same for the same seed.
+same seed gives the same facts.
 """
 
 import math
@@ -31,9 +31,7 @@ _MONTHS = "January February March April May June July August September October N
 
 
 def made_up_stream(count: int, seed: int, namespace: str = "default") -> Iterator[NewFact]:
-    """Yields `count` facts of seven to twenty words: of ten, eight are new, one updates another and one
-    repeats it.
-    """
+    """Yields `count` facts of seven to twenty words. Of ten, eight are new, one updates another and one repeats it."""
     noise, texts = np.random.default_rng(seed), _texts(count, Random(seed), seed)
     dice = Random(seed)
     counts = Counter(word.term for text in texts for word in split(text))

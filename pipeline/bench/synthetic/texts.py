@@ -1,6 +1,6 @@
 """Invented facts with prompts for them, everyday prompts that no memory concerns, and prose.
 
-The same for the same seed.
+The same seed gives the same texts.
 """
 
 import re
