@@ -1,7 +1,7 @@
 """Every tuned number of the mechanism, with its unit and where its value comes from.
 
 A bank or a MemoryLM takes Settings. TEXT, CALIBRATION and DECISIONS are fixed, because the stored encodings and decisions
-depend on them: every process must use the same. Numbers that only trade speed for memory stand beside their code.
+depend on them: every process must use the same. Numbers that only trade speed for memory are beside their code.
 
 Where a value comes from:
   facts          measured on 6,628 counterfactual facts with a model of 135M parameters (docs/memory.md)
@@ -104,7 +104,7 @@ class RetrievalConfig:
     word_candidates: int = 2
     """Memories found by their words, as a multiple of `candidates`. Facts: recall@3 among 100,000 .984 with 1, .993 with 2."""
     compared_ties: int = 16_384
-    """Most memories whose pooled states are compared, of those that tie by the prompt's words. Set."""
+    """Most memories, equal by the prompt's words, whose pooled states are compared. Set."""
     postings: int = 5_000
     """Most memories with one word that are examined, the newest first. Set."""
     prompt_words: int = 64

@@ -51,7 +51,7 @@ def make_folder(path: Path) -> None:
         try:
             sync_folder(path.parent)
         except OSError:
-            path.rmdir()  # the next try makes it again, and its name durable
+            path.rmdir()  # so that the next try makes it again, with a durable name
             raise
 
 
@@ -68,7 +68,7 @@ def sync_folder(path: Path) -> None:
 def locked(path: Path, timeout_s: float | None = None) -> Iterator[None]:
     """Holds the lock file `path`, which is made where it is missing and stays, for the length of the block.
 
-    Waits for it without end, or at most `timeout_s` seconds: raises `Locked` then. Raises OSError where it cannot be opened.
+    Waits for it without end, or raises `Locked` after `timeout_s` seconds. Raises OSError where it cannot be opened.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, -1 if timeout_s is None else timeout_s)  # polls every 50 ms
@@ -83,7 +83,7 @@ def locked(path: Path, timeout_s: float | None = None) -> Iterator[None]:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether somebody holds the lock file now; reading it is enough. Raises OSError where it cannot be read."""
+    """Whether the lock file is held now. Needs read permission only. Raises OSError where it cannot be read."""
     if not path.is_file():
         return False
     with path.open() as file:

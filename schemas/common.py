@@ -170,7 +170,7 @@ def encode(message: Message) -> bytes:
 
 
 def decode_key(key: bytes | None, what: str) -> str | None:
-    """A Kafka key as text, None for no key. Raises BadMessage; `what`: the name of what the key must be, for its text."""
+    """A Kafka key as text, None for no key. what: the kind of key, for the error's text. Raises BadMessage."""
     if key is None:
         return None
     try:

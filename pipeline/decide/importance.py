@@ -1,6 +1,6 @@
 """Importance of memories: how it grows, how it decays, and which memory a full namespace evicts.
 
-A memory's importance is the sum of its weights (learned, confirmed, used), each of which halves after every half-life.
+A memory's importance is the sum of its weights (learned, reinforced, used), each of which halves after every half-life.
 The stored importance is
 
     stored = log2(importance at time t) + t / half-life        t: days since 1970

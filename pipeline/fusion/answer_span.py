@@ -85,8 +85,8 @@ def _candidates(hit: Hit, informative: float) -> _Candidates:
 def _continues(hit: Hit, fact: _Candidates, context: Sequence[str]) -> bool:
     """Whether an answer in the fact directly continues the prompt. context: the last terms of the prompt.
 
-    The words before it must be all of the context, or end with its last words and include wording that tells what is asked for
-    ("leads", but not "Mira Holt is").
+    Before such an answer the fact has all of the context, or its last words with a telling one among them ("leads", but not
+    "Mira Holt is").
     """
     for place in {at for i, may in enumerate(fact.edges) if may for at in (i, fact.entries[i])}:
         count = matching_before(hit.text.words, place, context)

@@ -107,7 +107,7 @@ class SpanScorer:
         """[tokens, V] log-probabilities after each token that follows the examples, and the cache of all tokens."""
         known, cache = self._read_examples(examples)
         cache = deepcopy(cache)
-        if ids[: len(known)] != known:  # the tokenizer joined the examples' end with what follows
+        if ids[: len(known)] != known:  # the tokenizer joined the examples' end with the fact's beginning
             known, cache = [], self._backbone.empty_cache()
         rest = torch.tensor([ids[len(known) :]], device=self._backbone.device)
         return _log_p(self._backbone, rest, cache)[0], cache

@@ -82,7 +82,7 @@ def _rows_to_blank(
 
 
 def _erase_generations(data: Path, memories: set[str], texts: set[tuple[str, str]]) -> None:
-    """Blanks answers that used one of the memories, and those of its namespace that quote its text."""
+    """Blanks answers that used one of the memories, and answers of its namespace that quote its text."""
 
     def concerned(row: dict[str, Any]) -> bool:
         words = f"{row['prompt']}\n{row['text']}"

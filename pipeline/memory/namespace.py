@@ -17,7 +17,7 @@ DEFAULT_CATEGORY = ""
 
 
 class Namespace:
-    """Empty at first, but for what a checkpoint says was decided: see `Bank.decided_state`."""
+    """The state; at first without memories. The arguments restore `Bank.decided_state` from a checkpoint."""
 
     def __init__(
         self,

@@ -142,7 +142,7 @@ class HistoryFiles(NamedTuple):
     """The files of all partitions' histories as they are now."""
 
     decisions: list[Path]
-    later: list[Path]  # of `decisions`, those with decisions that no checkpoint has
+    later: list[Path]  # the files among them with decisions that no checkpoint has
     checkpoints: list[Path]
     since: dict[int, int]  # partition -> the first history_position that its checkpoint does not have
 

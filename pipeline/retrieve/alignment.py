@@ -1,4 +1,4 @@
-"""Alignment of a prompt with a fact: which of their words match, and how much of what is at stake.
+"""Alignment of a prompt with a fact: which words match, and which share of the mass at stake.
 
 The gate opens by the share of the mass at stake that matches. A word's mass is its weight squared, so that a name
 outweighs the wording around it. A missing word weighs the lesser of its weight and its surprisal ("located" surprises nobody

@@ -1,4 +1,4 @@
-"""Contradictions: memories that match a prompt by the same words, of which the newest one is right."""
+"""Contradictions: memories that match a prompt by the same words. Only the newest one is right."""
 
 from collections.abc import Sequence
 

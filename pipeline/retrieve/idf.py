@@ -34,7 +34,7 @@ def _idf(
 ) -> list[Floats]:
     """[words] of each text. The memories' counts only lower a word's unigram_nll.
 
-    One memory with the word is not counted: that is no sign of a common word.
+    The first memory with a word is not counted, since one use does not make a word common.
     """
     if not terms:
         return []

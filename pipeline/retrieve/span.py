@@ -87,7 +87,7 @@ def _evidence_around(facts: PaddedWords, evidence: Floats, settings: Settings) -
 def _within_quote(facts: PaddedWords, equal: Bools, matched: Bools) -> tuple[Ints, Ints]:
     """Indices (pairs, words) of words within a phrase of the prompt: "city" in "capital city of", for "capital of".
 
-    These are wording, and not asked for.
+    Such words are wording, which is never the answer.
     """
     f = np.arange(matched.shape[1])
     before = np.maximum.accumulate(np.where(matched, f, -1), axis=1)
