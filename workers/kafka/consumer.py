@@ -24,7 +24,7 @@ from schemas.common import BadMessage
 MAX_UNPACKED = 17 * 1024 * 1024
 """Bytes that a batch may unpack to: the largest record that any topic takes, and its framing."""
 POLL_BYTES = 32 * 1024 * 1024
-"""Bytes of keys, values and headers after which a poll returns what it has."""
+"""Bytes of keys, values and headers after which a poll returns."""
 MAX_HEADERS = 64
 """Headers of a record that are read."""
 MAX_WINDOW = 1 << 24
@@ -53,7 +53,7 @@ def check_readable(record: Any) -> None:
 
 
 def unpack(codec: int, data: bytes) -> bytes:
-    """The unpacked records of a batch. Raises ValueError if they are too large, and what the codec raises."""
+    """The unpacked records of a batch. Raises ValueError if they are too large, and the codec's own errors."""
     if codec == DefaultRecordBatch.CODEC_NONE:
         return data
     if codec == DefaultRecordBatch.CODEC_SNAPPY:

@@ -1,4 +1,4 @@
-"""Offsets: the ends of partitions, what groups have committed, and how far a consumer has read."""
+"""Offsets: the ends of partitions, the commits of groups, and the progress of consumers."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The drain: before the embedded broker ends, the workers consume what it holds in memory only."""
+"""The drain: before the embedded broker stops, the workers consume the records in its memory."""
 
 import time
 from collections.abc import Callable, Sequence

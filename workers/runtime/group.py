@@ -37,7 +37,7 @@ class Rebalances(ConsumerRebalanceListener):  # type: ignore[misc]
 def subscribe(consumer: KafkaConsumer, topics: Sequence[str], rebalances: Rebalances) -> None:
     """Begin to join the group. `topics` are full names."""
     consumer.subscribe(topics, listener=rebalances)
-    for topic in topics:  # a group's leader that does not know a topic yet gives nobody its partitions
+    for topic in topics:  # a group's leader does not assign partitions of a topic that it does not know yet
         consumer.partitions_for_topic(topic)
 
 

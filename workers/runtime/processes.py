@@ -31,7 +31,7 @@ def die_with_parent() -> Callable[[], None] | None:
     """
     if not sys.platform.startswith("linux"):
         return None
-    libc = ctypes.CDLL(None, use_errno=True)  # loaded here: between fork and exec only what cannot block
+    libc = ctypes.CDLL(None, use_errno=True)  # loaded here: code between fork and exec must not block
     parent = os.getpid()
 
     def set_signal() -> None:
@@ -43,5 +43,5 @@ def die_with_parent() -> Callable[[], None] | None:
 
 
 def exit_name(code: int) -> str:
-    """How a process ended, for a person, from its return code."""
+    """A return code in words: a signal or an exit code."""
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

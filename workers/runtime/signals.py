@@ -31,7 +31,7 @@ class Stop:
         return len(self._requests) > 1
 
     def wait(self, seconds: float) -> bool:
-        """Sleep until it is set, at most so long. Returns whether it is set."""
+        """Sleep until it is set, or for `seconds`. Returns whether it is set."""
         end = time.monotonic() + seconds
         while not self.is_set() and (left := end - time.monotonic()) > 0:
             time.sleep(min(left, POLL_S))

@@ -1,4 +1,4 @@
-"""The interface of a worker: what the loop calls, when, and what it returns."""
+"""The interface of a worker: the methods that the loop calls, and their results."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

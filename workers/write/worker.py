@@ -146,7 +146,7 @@ class WriterWorker(Worker):
                         self._refuse(record, error)
             self._commit(batch)
         except BaseException:
-            self._held.clear()  # what was appended is known only from the history
+            self._held.clear()  # decisions may be applied but not appended: they are read from the history again
             raise
         for number in batch.decisions:
             # Twice as often as new files can be compacted, so that larger files have a turn, too.
