@@ -1,4 +1,4 @@
-"""The queries behind the pages: the table of memories, a memory's events, decisions over time, the map.
+"""The queries behind the pages: the memories, the events of one, decisions over time, the map.
 
 Every function runs a bounded query, with values quoted and names taken from a list, or reads a bounded number
 of memories. Each raises `QueryError`, and `HistoryError` if a file is damaged.
