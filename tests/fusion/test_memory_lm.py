@@ -82,7 +82,8 @@ def test_a_memory_does_not_answer_for_another_subject(lm: MemoryLM) -> None:
         [*ORIGIN, "The Airbus A340 is developed by Nokia.", "Clement IV was born in Perth."], min_loss_delta=0
     )
     for prompt in ("The capital of Spain is", "The Airbus A350 is developed by", "Clement VI was born in"):
-        assert all(hit.gate == 0 for hit in lm.retrieve([prompt])[0]), prompt
+        gates = [hit.gate for hit in lm.retrieve([prompt])[0]]
+        assert gates and not any(gates), prompt
     for prompt, answer in (
         ("The capital of France is", "Paris"),
         ("At what temperature does water freeze?", "0 degrees"),
