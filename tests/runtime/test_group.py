@@ -12,6 +12,7 @@ from pipeline.model.errors import ModelError
 from tests.conftest import wait_until
 from tests.runtime.recorder import Recorder, Running, committed, publish
 from workers.kafka.config import KafkaSettings
+from workers.runtime import loop
 from workers.runtime.group import Rebalances
 from workers.runtime.ready import ALONE
 
@@ -33,6 +34,19 @@ def test_worker_that_is_busy_between_polls_joins_its_group(
     other = run(second)
     wait_until(lambda: first.partitions and second.partitions and not first.partitions & second.partitions)
     assert running.end() == other.end() == 0
+
+
+def test_worker_that_cannot_join_its_group_ends_with_the_reason(
+    settings: KafkaSettings,
+    run: Callable[..., Running],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(Rebalances, "on_partitions_assigned", lambda *_: None)
+    monkeypatch.setattr(loop, "JOIN_TIMEOUT_S", 3.0)
+    assert run(Recorder()).join() == 1
+    (failed,) = [record for record in caplog.records if record.getMessage() == "failed"]
+    assert "after 3 s of joining" in failed.__dict__["fields"]["reason"]
 
 
 @pytest.mark.parametrize("alone", [True, False])

@@ -26,6 +26,9 @@ from workers.runtime.worker import Done, Retry, Worker
 
 MAX_FAILURES = 10
 """Failures in a row after which the process ends, about a minute after the first."""
+JOIN_TIMEOUT_S = 90.0
+"""Longest wait for the group, far above what a broker takes. The client (kafka-python 3.0.12) was seen to join for ever without
+a request in flight; a new process joins at once, and the supervisor or the container's restart policy starts one."""
 IDLE_CHECK_S = 2.0
 MEASURE_S = 1.0
 LEAVE_TIMEOUT_MS = 2000
@@ -112,6 +115,7 @@ class Loop:
         """Whether a method of the worker is running, or has failed: its state may be half changed."""
         self.ready = False
         self.checked = self.measured = 0.0
+        self.joined_at = time.monotonic()  # or began to join
         data.mkdir(parents=True, exist_ok=True)
         self.topic_ids = ensure_topics(settings)
         self.admin = settings.admin()
@@ -132,6 +136,7 @@ class Loop:
         self.worker.start(self.consumer, self.topic_ids)
         if not self.alone:
             self._subscribe()
+        self.joined_at = time.monotonic()
 
     def _subscribe(self) -> None:
         topics = [self.settings.topic(name) for name in self.worker.topics]
@@ -141,6 +146,7 @@ class Loop:
         """Poll once, and handle rebalances, the records, or the lack of them."""
         self.heartbeat.touch()
         joining = self.rebalances.joining
+        self._check_join(joining)
         busy = self.ready and not joining and self.worker.unfinished
         wait_ms = min(self.poll_ms, JOIN_POLL_MS) if joining else self.poll_ms
         self.batch = self.consumer.poll(timeout_ms=0 if busy or self.rebalances.events else wait_ms)
@@ -159,6 +165,17 @@ class Loop:
             self.unsure = True
             self.worker.idle()
             self.unsure = False
+
+    def _check_join(self, joining: bool) -> None:
+        """Raise KafkaUnavailable if the group has not let this worker in for too long."""
+        now = time.monotonic()
+        if not joining:
+            self.joined_at = now
+        elif now - self.joined_at > JOIN_TIMEOUT_S:
+            group = self.settings.group(self.worker.name)
+            raise KafkaUnavailable(
+                f"not a member of the group {group} after {JOIN_TIMEOUT_S:g} s of joining; start this worker again"
+            )
 
     def _process(self, started: float) -> None:
         """Let the worker make the batch durable (append, produce, flush), then commit its offsets."""
