@@ -34,7 +34,7 @@ QUICK := -m "not slow and not kafka" --hypothesis-profile quick -n auto --maxpro
 test: $(STAMP)  ## run all tests that are not slow, end to end, in a few minutes
 	$(BIN)/python -m pytest $(QUICK) $(OPTIONS)
 
-test-all: $(STAMP)  ## run all tests, the slow ones too: half an hour on two processors
+test-all: $(STAMP)  ## run all tests, the slow ones too: 17 minutes on two processors
 	$(BIN)/python -m pytest $(OPTIONS)
 
 BROWSERS := chromium-headless-shell chromium chromium-browser google-chrome
