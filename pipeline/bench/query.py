@@ -1,6 +1,6 @@
 """Speed of queries over a compacted history, compared with one flat file of the same rows.
 
-The rows are synthetic: a third of them adds memories, of which one in nine is left at the end; the others use,
+The rows are synthetic: a third of them adds memories, and one memory in nine is left at the end; the others use,
 reinforce, supersede, skip and evict. Their vectors are one byte a word, since no query reads them. The same
 seed gives the same rows.
 """

@@ -15,7 +15,7 @@ SEED = 20261123
 RANKS = (1, 3, 5, 10)
 """Numbers of retrieved memories among which the evidence is searched."""
 EVIDENCE_CATEGORIES = (1, 2, 3, 4)
-"""Categories of which the evidence is searched; questions of category 5 have no answer in the conversation."""
+"""Categories whose evidence is searched; questions of category 5 have no answer in the conversation."""
 ANSWER_CATEGORIES = {1: "several facts", 4: "one fact"}
 """Categories whose answers are stated in the facts, and so are compared."""
 PROMPTED_FACTS = (1, 3)

@@ -61,7 +61,7 @@ def files_with_text(data: Path) -> list[str]:
 
 
 def fill(data: Path) -> None:
-    """Answers and dead letters, of which some say it."""
+    """Answers and dead letters; some contain the erased text."""
     answer = {
         "namespaces": ["default"], "use_memory": True, "memory_ids": [], "gates": [], "finish_reason": "stop",
         "answered_at": NOW, "partition": 0,
@@ -161,7 +161,7 @@ def test_a_memory_that_is_already_gone_is_erased(tmp_path: Path) -> None:
 def test_the_next_writer_finishes_an_erasure_after_a_crash(
     step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Steps: before each replacement of a file, of which there are seven here, and before the changelog is rows."""
+    """Steps: before each of the seven replacements of a file, and before the changelog is rows."""
     expected = run(tmp_path / "undisturbed", "forget").digest()
     data = tmp_path / "data"
     worker, sent = writer(data)

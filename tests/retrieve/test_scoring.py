@@ -36,7 +36,7 @@ def test_a_word_that_many_memories_use_weighs_less() -> None:
     assert space is not None
     nll = np.full(4, 12.0, np.float32)
     [idf] = fact_idf(space, [annotate("Lamp 7 is green.", nll)], Settings())
-    assert idf[1] == 12.0, "one use is no sign of being common"
+    assert idf[1] == 12.0, "one use does not make a word common"
     assert idf[2] < idf[0] == idf[3] < 1.0
     assert (idf >= 0).all()
 

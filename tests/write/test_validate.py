@@ -81,7 +81,7 @@ def test_each_row_must_have_the_values_of_its_own_words() -> None:
 
 FORGED: dict[str, Callable[[], bytes]] = {
     "not arrow": lambda: b"ARROW1 or so",
-    "a loss that is no number": lambda: message(row(0, TEXTS[0], base_loss=math.nan)),
+    "a loss that is NaN": lambda: message(row(0, TEXTS[0], base_loss=math.nan)),
     "an infinite surprisal": lambda: message(row(0, TEXTS[0], surprisals=[math.inf] * 5)),
     "fewer priors than words": lambda: message(row(0, TEXTS[0], priors=[1.0])),
     "no priors": lambda: message(row(0, TEXTS[0], priors=None)),

@@ -1,4 +1,4 @@
-"""The command line: every command, each of which mirrors one library call.
+"""The command line: every command mirrors one library call.
 
 A command imports what it needs when it runs, so that `--help` and short commands start without torch, Kafka
 or DuckDB.

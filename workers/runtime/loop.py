@@ -27,8 +27,8 @@ from workers.runtime.worker import Done, Retry, Worker
 MAX_FAILURES = 10
 """Failures in a row after which the process ends, about a minute after the first."""
 JOIN_TIMEOUT_S = 90.0
-"""Longest wait for the group, far above what a broker takes. The client (kafka-python 3.0.12) was seen to join for ever without
-a request in flight; a new process joins at once, and the supervisor or the container's restart policy starts one."""
+"""Longest wait for the group. The client (kafka-python 3.0.12) was once seen to join for more than five minutes on a healthy
+cluster. The worker ends instead, and the supervisor or the container's restart policy starts it with a new client."""
 IDLE_CHECK_S = 2.0
 MEASURE_S = 1.0
 LEAVE_TIMEOUT_MS = 2000
