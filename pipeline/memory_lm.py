@@ -17,15 +17,15 @@ from torch import Tensor
 from pipeline.config import Settings
 from pipeline.decide.decide import decide_fact
 from pipeline.fusion.engine import Engine
-from pipeline.fusion.fusion import Fusion
 from pipeline.fusion.prepare import Preparer
-from pipeline.fusion.row import Job, Row
+from pipeline.fusion.row import Job, Prompt, Row
 from pipeline.ingest.encoder import Encoder
 from pipeline.memory.bank import Bank
 from pipeline.memory.codec import memory_from_record, memory_to_record
 from pipeline.memory.events import Decision, NewFact, SourceOffset
 from pipeline.memory.record import Memory
-from pipeline.model.batching import fixed_batches
+from pipeline.model import contexts
+from pipeline.model.batching import close_batches
 from pipeline.retrieve.hit import Hit
 from schemas.changelog import MAX_CHANGELOG_BYTES, MemoryRecord
 from schemas.common import decode, encode
@@ -34,6 +34,7 @@ from schemas.response import Token
 __all__ = ["MEMORIES", "Generation", "Job", "MemoryLM", "Retrieved"]
 
 MEMORIES = "memories.jsonl"
+SCORE_TOKENS = 256  # of prompts and targets that are scored in one pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class Retrieved:
     category: str | None
     score: float
     gate: float
+    doubted_by: str | None = None  # the id of a newer memory that answers the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,27 +185,30 @@ class MemoryLM:
         prepared = self._preparer.prompts(jobs)
         rows = [prompt.ids + ids for prompt, ids in zip(prepared, target_ids, strict=True)]
         scores = [0.0] * len(rows)
-        for batch in fixed_batches([len(row) for row in rows]):
-            padded, _ = backbone.pad(
-                [rows[i] for i in batch.indices], batch.rows, min(batch.length, backbone.max_positions)
-            )
-            logits = backbone.logits(padded)
-            for r, i in enumerate(batch.indices):
-                begin = len(prepared[i].ids) - 1
-                predicting = logits[r, begin : begin + len(target_ids[i])].float()
-                scores[i] = self._target_score(prepared[i].fusion, target_ids[i], predicting)
+        for batch in close_batches([len(row) for row in rows], SCORE_TOKENS):
+            count = max(len(target_ids[i]) for i in batch.indices) + 1
+            fused = [i for i in batch.indices if prepared[i].reading]
+            bare = self.encoder.contexts.log_p([contexts.Prompt((), rows[i]) for i in batch.indices], count)
+            read = dict(zip(fused, self._read(prepared, rows, fused, count), strict=True))
+            for log_p, i in zip(bare, batch.indices, strict=True):
+                target, fusion = target_ids[i], prepared[i].fusion
+                begin = count - len(target) - 1
+                total = 0.0
+                for n, token in enumerate(target, begin):
+                    own = fusion.fuse(log_p[n], read[i][n]).log_softmax(-1) if fusion else log_p[n]
+                    total += float(own[token])
+                    if fusion:
+                        fusion.advance(token)
+                scores[i] = total / max(1, len(target))
         return scores
 
-    def _target_score(self, fusion: Fusion | None, target: list[int], logits: Tensor) -> float:
-        """Mean log-probability of the target's tokens, nats. logits: [tokens, V], each row predicts one of them."""
-        total = 0.0
-        for n, token in enumerate(target):
-            if fusion:
-                fusion(None, logits[n : n + 1])
-            total += float(torch.log_softmax(logits[n], -1)[token])
-            if fusion:
-                fusion.advance(token, self.encoder.backbone.decode(target[: n + 1]))
-        return total / max(1, len(target))
+    def _read(
+        self, prepared: Sequence[Prompt], rows: Sequence[list[int]], fused: Sequence[int], count: int
+    ) -> Sequence[Tensor]:
+        """[count, V] of each of these rows the log-probabilities after its last tokens, read after its facts."""
+        readings = [prepared[i].reading for i in fused]
+        prompts = [r._replace(ids=rows[i]) for i, r in zip(fused, readings, strict=True) if r is not None]
+        return list(self.encoder.contexts.log_p(prompts, count)) if prompts else []
 
     def generate(
         self,
@@ -244,7 +249,7 @@ class MemoryLM:
 
     def engine(self) -> Engine:
         """An engine, to which jobs can be submitted at any time. `answer` uses one for jobs that are known at once."""
-        return Engine(self.encoder.backbone, self._preparer.prompts)
+        return Engine(self.encoder.backbone, self.encoder.contexts, self._preparer.prompts)
 
     def generation(self, row: Row) -> Generation:
         """The answer of a finished row of `engine`."""
@@ -259,4 +264,4 @@ def _as_list(namespace: str | Sequence[str]) -> list[str]:
 
 def _retrieved(hit: Hit) -> Retrieved:
     m = hit.memory
-    return Retrieved(m.memory_id, m.namespace, m.text, m.category, hit.score, hit.gate)
+    return Retrieved(m.memory_id, m.namespace, m.text, m.category, hit.score, hit.gate, hit.doubted_by)

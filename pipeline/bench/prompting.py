@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.fusion.span_scorer import QUESTION_EXAMPLES
 from pipeline.memory_lm import Job, MemoryLM
 from pipeline.model.backbone import Backbone
 from pipeline.model.batching import close_batches
 from pipeline.model.kv_cache import KVCache
+from pipeline.retrieve.reading import QUESTION_EXAMPLES
 
 WORDINGS = ("plain", "chat", "two examples")
 GATINGS = ("", ", gated")

@@ -2,6 +2,9 @@
 
 Continuous batching (iteration-level scheduling: Yu et al., Orca, OSDI 2022). `submit` takes jobs, and each
 `step` generates one token of every running row. `prepare` turns jobs into prompts with their memories.
+
+A row without an open gate is one stream of the model. A row with one is two, the bare prompt and the prompt after its facts,
+which `Fusion` combines; both run in the same batch, where a second stream costs a small model almost nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +15,9 @@ from torch import Tensor
 
 from pipeline.fusion.row import Job, Prompt, Row
 from pipeline.fusion.sampling import choose
+from pipeline.model import contexts
 from pipeline.model.backbone import Backbone
+from pipeline.model.contexts import Contexts
 from pipeline.model.kv_cache import KVCache
 
 Prepare = Callable[[Sequence[Job]], Sequence[Prompt]]
@@ -26,17 +31,24 @@ class Progress(NamedTuple):
     finished: bool
 
 
+class Stream(NamedTuple):
+    """One row of the model's batch: a row's bare prompt, or the same prompt after its facts."""
+
+    row: Row
+    memory: bool
+
+
 class Engine:
     """Rows that are generated together. Between two steps each has a token that the model reads next.
 
-    A finished row keeps its slot and is ignored until half of the slots are finished: a CPU multiplies 16 rows by the weights
+    A finished row keeps its slots and is ignored until half of the slots are finished: a CPU multiplies 16 rows by the weights
     faster than 9 to 15, and removing a row copies the whole cache.
     """
 
-    def __init__(self, backbone: Backbone, prepare: Prepare) -> None:
-        self._backbone, self._prepare = backbone, prepare
+    def __init__(self, backbone: Backbone, contexts: Contexts, prepare: Prepare) -> None:
+        self._backbone, self._contexts, self._prepare = backbone, contexts, prepare
         self._submitted: list[Row] = []  # their prompts are read in the next step
-        self._slots: list[Row] = []
+        self._slots: list[Stream] = []
         self._cache: KVCache | None = None  # of the slots
         self._retried: list[Row] = []  # rows of a batch that failed, which run one after another
 
@@ -95,7 +107,11 @@ class Engine:
 
     @property
     def _running(self) -> list[Row]:
-        return [row for row in self._slots if not row.finish_reason]
+        return [s.row for s in self._slots if not s.memory and not s.row.finish_reason]
+
+    @property
+    def _unfinished_slots(self) -> int:
+        return sum(not s.row.finish_reason for s in self._slots)
 
     def _start(self, rows: Sequence[Row]) -> None:
         prompts = self._prepare([row.job for row in rows])
@@ -104,7 +120,7 @@ class Engine:
 
     def _decode(self) -> None:
         if self._cache is not None:
-            last = [row.tokens[-1] if row.tokens else 0 for row in self._slots]
+            last = [row.tokens[-1] if row.tokens else 0 for row, _ in self._slots]
             logits = self._backbone.step(torch.tensor(last, device=self._backbone.device), self._cache)
             self._append(self._slots, logits)
 
@@ -119,30 +135,39 @@ class Engine:
             return
         if not joining:
             return
-        ids = [row.prompt.ids for row in joining]
-        logits, cache = self._backbone.prefill(*self._backbone.pad(ids, left=True))
-        self._append(joining, logits)
-        joined = _select_unfinished(joining, cache)
+        streams, logits, cache = self._read(joining)
+        self._append(streams, logits)
+        joined = _select_unfinished(streams, cache)
         if joined and self._cache is not None:
             self._slots = _select_unfinished(self._slots, self._cache) + joined
             self._cache.join(cache)
         elif joined:
             self._slots, self._cache = joined, cache
 
+    def _read(self, rows: Sequence[Row]) -> tuple[list[Stream], Tensor, KVCache]:
+        """The rows' streams, the next token's logits of each, and their cache.
+
+        A model whose cache cannot be joined reads both streams in one batch, with their padding.
+        """
+        streams = [Stream(row, False) for row in rows]
+        prompts = [contexts.Prompt((), row.prompt.ids) for row in rows]
+        fused = [row for row in rows if row.prompt.reading]
+        streams += [Stream(row, True) for row in fused]
+        prompts += [row.prompt.reading for row in fused if row.prompt.reading]
+        logits, cache = self._contexts.prefill(prompts)
+        return streams, logits, cache
+
     @torch.inference_mode()
-    def _append(self, rows: Sequence[Row], logits: Tensor) -> None:
-        """Chooses the next token of each row that has not finished; logits: [rows, V], changed in place."""
-        unfinished = [i for i, row in enumerate(rows) if not row.finish_reason]
-        for i in unfinished:
-            if processors := rows[i].prompt.processors:
-                ids = torch.tensor([rows[i].tokens], dtype=torch.long)
-                for process in processors:
-                    process(ids, logits[i : i + 1])
-        rows = [rows[i] for i in unfinished]
-        if len(unfinished) < len(logits):
-            logits = logits[unfinished]
-        chosen = choose(logits, [row.sampler for row in rows])
-        for row, token in zip(rows, chosen, strict=True):
+    def _append(self, streams: Sequence[Stream], logits: Tensor) -> None:
+        """Chooses the next token of each row that has not finished; logits: [streams, V]."""
+        bare = {s.row: i for i, s in enumerate(streams) if not s.memory and not s.row.finish_reason}
+        memory = {s.row: i for i, s in enumerate(streams) if s.memory}
+        scores = logits if len(bare) == len(logits) else logits[list(bare.values())]
+        for n, (row, i) in enumerate(bare.items()):
+            if row in memory:
+                scores[n] = row.fuse(logits[i], logits[memory[row]])
+        chosen = choose(scores, [row.sampler for row in bare])
+        for row, token in zip(bare, chosen, strict=True):
             if token in self._backbone.eos_ids:
                 row.finish_reason = "stop"
             else:
@@ -151,23 +176,23 @@ class Engine:
     def _drop_finished(self) -> None:
         self._submitted = [row for row in self._submitted if not row.finish_reason]
         self._retried = [row for row in self._retried if not row.finish_reason]
-        if self._cache is not None and 2 * len(self._running) <= len(self._slots):
+        if self._cache is not None and 2 * self._unfinished_slots <= len(self._slots):
             self._slots = _select_unfinished(self._slots, self._cache)
             self._cache = self._cache if self._slots else None
 
     def _retry(self, rows: Sequence[Row], error: Exception) -> None:
         """Several rows are generated again, each by itself; one that was alone fails with the error."""
         unfinished = self._retried[:1] or [row for row in rows if not row.finish_reason]
-        self._slots, self._cache = [], None
+        self._slots, self._cache = list[Stream](), None
         if len(unfinished) == 1:
             unfinished[0].fail(error)
         else:
             self._submitted, self._retried = [], unfinished
 
 
-def _select_unfinished(slots: Sequence[Row], cache: KVCache) -> list[Row]:
-    """The rows that have not finished. If there are any, the cache keeps only these."""
-    unfinished = [i for i, row in enumerate(slots) if not row.finish_reason]
+def _select_unfinished(slots: Sequence[Stream], cache: KVCache) -> list[Stream]:
+    """The streams of rows that have not finished. If there are any, the cache keeps only these."""
+    unfinished = [i for i, s in enumerate(slots) if not s.row.finish_reason]
     if 0 < len(unfinished) < len(slots):
         cache.select(unfinished)
     return [slots[i] for i in unfinished]

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from transformers import LogitsProcessor
+from torch import Tensor
 
 from pipeline.fusion.fusion import Fusion
 from pipeline.fusion.sampling import Sampler
 from pipeline.fusion.text_stream import TextStream
+from pipeline.model import contexts
 from pipeline.model.backbone import Backbone
 from pipeline.retrieve.hit import Hit
 from schemas.response import Token
@@ -28,6 +29,7 @@ class Job:
     seed: int = 0
     stop: Sequence[str] = field(default_factory=tuple)
     tokens: bool = False  # whether the answer also lists its tokens
+    stop_at_answer: bool = True  # whether the text ends where the answer ends, with the memory speaking
 
     def query(self) -> str:
         """The text by which memories are retrieved: the prompt, or the chat's last message."""
@@ -43,7 +45,7 @@ class Prompt(NamedTuple):
     max_new_tokens: int
     hits: Sequence[Hit]  # the memories that were retrieved for it
     fusion: Fusion | None  # None: no gate is open, and the answer is the model's own
-    processors: Sequence[LogitsProcessor] = ()  # with fusion; each changes the scores in place
+    reading: contexts.Prompt | None  # with fusion: the same prompt after its facts
 
 
 class Row:
@@ -51,7 +53,7 @@ class Row:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.prompt = Prompt([], 0, (), None)
+        self.prompt = Prompt([], 0, (), None, None)
         self.tokens: list[int] = []
         self.text = ""
         self.finish_reason: Literal["", "stop", "length", "error"] = ""  # "": not finished
@@ -59,31 +61,52 @@ class Row:
         self.sampler: Sampler | None = None
         self._taken = 0  # characters that `take_text` has returned
         self._held = max(map(len, job.stop), default=1) - 1
+        self._answered = False  # whether the memories have given their answer
+        self._raised: Tensor | None = None  # [V] how far they raise each token's probability
         self._moved: list[tuple[float, int]] = []  # of each token: rise of its probability, end of its text
 
     def start(self, prompt: Prompt, backbone: Backbone) -> None:
         """Begins the answer, for a retry again: the same seed draws the same tokens, and taken text stays taken."""
         self.prompt, self.tokens, self.text, self._moved = prompt, [], "", []
+        self._answered = False
         job = self.job
         self.sampler = Sampler(job.temperature, job.top_p, job.seed) if job.temperature > 0 else None
         self._stream = TextStream(backbone.tokenizer.backend_tokenizer)
 
+    def fuse(self, bare: Tensor, memory: Tensor) -> Tensor:
+        """[V] the scores of the next token, from both streams' logits [V]; the bare ones once the answer has been given."""
+        fusion = self.prompt.fusion
+        if fusion is None or self._answered:
+            return bare
+        own = bare.log_softmax(-1)
+        scores = fusion.fuse(own, memory.log_softmax(-1))
+        if self.job.tokens:
+            self._raised = scores.softmax(-1) - own.exp()
+        return scores
+
     def append(self, token: int) -> None:
         """Takes the next token, which may finish the answer."""
-        fusion = self.prompt.fusion
-        moved = fusion.raised(token) if fusion and self.job.tokens else 0.0
+        fusion, moved = self.prompt.fusion, 0.0
+        if fusion and not self._answered:
+            moved = float(self._raised[token]) if self._raised is not None else 0.0
+            fusion.advance(token)
         self.tokens.append(token)
         self.text = self._stream.append(token)
-        if fusion:
-            fusion.advance(token, self.text)
         ends = [at for stop in self.job.stop if (at := self.text.find(stop)) >= 0]
-        if fusion and fusion.end is not None:
-            ends.append(fusion.end)
+        if fusion and not self._answered and (end := self._line_end()) is not None:
+            self._answered = True
+            ends += [end] if self.job.stop_at_answer else []
         if ends:
             self.text, self.finish_reason = self.text[: min(ends)], "stop"
         elif len(self.tokens) >= self.prompt.max_new_tokens:
             self.finish_reason = "length"
         self._moved.append((moved, len(self.text)))
+
+    def _line_end(self) -> int | None:
+        """Characters: where the first line that is not blank ends; None while it goes on. There the answer ends."""
+        begin = len(self.text) - len(self.text.lstrip())
+        end = self.text.find("\n", begin)
+        return end if end >= 0 else None
 
     def fail(self, error: Exception) -> None:
         """Finishes the row with an error."""

@@ -8,8 +8,7 @@ other end), and a LogitsProcessorList takes 3 ms a step to read its processors' 
 from collections.abc import Sequence
 
 import torch
-from torch import LongTensor, Tensor
-from transformers import LogitsProcessor
+from torch import Tensor
 
 
 class Sampler:
@@ -39,22 +38,3 @@ def choose(logits: Tensor, samplers: Sequence[Sampler | None]) -> list[int]:
         if sampler:
             chosen[i] = sampler.draw(logits[i])
     return chosen
-
-
-class NoRepeatedNgram(LogitsProcessor):
-    """Excludes the tokens that would repeat an n-gram of the answer, in place (n-gram blocking: Paulus et al. 2017).
-
-    With a memory a small model writes text that it would not write alone, and then tends to repeat itself.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-
-    def __call__(self, input_ids: LongTensor, scores: Tensor) -> Tensor:
-        """input_ids: [1, T], the answer so far, without its prompt; scores: [1, V]."""
-        tokens, before = input_ids[0].tolist(), self._size - 1
-        if len(tokens) > before:
-            last, ends = tokens[-before:], range(before, len(tokens))
-            if repeated := [tokens[end] for end in ends if tokens[end - before : end] == last]:
-                scores[0, repeated] = -torch.inf
-        return scores

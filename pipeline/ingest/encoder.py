@@ -11,20 +11,22 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import TEXT, Settings
+from pipeline.config import DECISIONS, TEXT, Settings
 from pipeline.ingest.encoding import FactEncoding, PromptEncoding, TooLong
 from pipeline.ingest.loss_delta import losses_of_answer
 from pipeline.ingest.quantize import pack
 from pipeline.ingest.token_states import token_states
 from pipeline.model.backbone import Backbone, Tokens
 from pipeline.model.calibration import Calibration, calibration_of
+from pipeline.model.contexts import Contexts
 from pipeline.model.errors import Progress, silent
+from pipeline.model.weights import Weights, weights_of
 from pipeline.text.clauses import prompt_labels
 from pipeline.text.frequencies import Frequencies
 from pipeline.text.names import name_scores
 from pipeline.text.words import Word, split
 
-VERSION = "2"  # of the encodings, and part of the encoder id: raise it whenever they change
+VERSION = "3"  # of the encodings, and part of the encoder id: raise it whenever they change
 TEXTS_AT_ONCE = 1024  # a bound of the states in memory
 
 
@@ -32,7 +34,11 @@ class Encoder:
     """The backbone, its calibration and its word frequencies: all that encodings depend on."""
 
     def __init__(
-        self, backbone: Backbone, settings: Settings | None = None, calibration: Calibration | None = None
+        self,
+        backbone: Backbone,
+        settings: Settings | None = None,
+        calibration: Calibration | None = None,
+        weights: Weights | None = None,
     ) -> None:
         self.backbone = backbone
         self.settings = settings or Settings()
@@ -40,7 +46,11 @@ class Encoder:
         self.frequencies = Frequencies(
             backbone.tokenizer.get_vocab(), lambda text: backbone.tokenize([text])[0].ids
         )
-        identity = f"{VERSION}:{backbone.hash}:{backbone.dtype}:{self.calibration.sha256}"
+        self.weights = weights or weights_of(backbone)
+        self.contexts = Contexts(backbone)
+        identity = (
+            f"{VERSION}:{backbone.hash}:{backbone.dtype}:{self.calibration.sha256}:{self.weights.sha256}"
+        )
         self.encoder_id = hashlib.sha256(identity.encode()).hexdigest()[:32]
 
     @classmethod
@@ -118,7 +128,7 @@ class Encoder:
         ]
         vectors = np.array([states[t] if t >= 0 else np.zeros(states.shape[1]) for t in last], np.float32)
         base, recall, delta = losses_of_answer(
-            losses, word_of, unigram_nll, self.informative, self.settings.trust
+            losses, word_of, unigram_nll, self.informative, DECISIONS.recalled
         )
         return FactEncoding(
             text, self.encoder_id, base, recall, delta, unigram_nll, surprisals,

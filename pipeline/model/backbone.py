@@ -195,21 +195,28 @@ class Backbone:
 
     def _next(self, ids: Tensor, cache: KVCache) -> Tensor:
         """The logits after the last of `ids` [B, T], float32 [B, V]; the cache has these tokens afterwards."""
+        last: Tensor = self.forward(ids, cache, last=True).logits[:, -1].float()
+        return last
+
+    def forward(self, ids: Tensor, cache: KVCache, states: bool = False, last: bool = False) -> Any:
+        """The model's own output for `ids` [B, T], which the cache's mask already has, and its cache gets.
+
+        states: with the states after each layer; last: the logits after the last of the ids are enough.
+        """
         optional: dict[str, Any] = {}  # arguments that not every model takes
         if "position_ids" in self._accepts:  # padding takes up no positions
             positions = (cache.mask.cumsum(dim=1) - 1).clamp(min=0)
             optional["position_ids"] = positions[:, -ids.shape[1] :]
-        if "logits_to_keep" in self._accepts:
+        if last and "logits_to_keep" in self._accepts:
             optional["logits_to_keep"] = 1
-        output = self.model(
+        return self.model(
             input_ids=ids,
             attention_mask=cache.mask,
             past_key_values=cache.cache,
             use_cache=True,
+            output_hidden_states=states,
             **optional,
         )
-        last: Tensor = output.logits[:, -1].float()
-        return last
 
 
 def _visible(text: str, start: int, end: int) -> tuple[int, int]:

@@ -1,51 +1,48 @@
 """Gate of a memory: the share of its weight with which it takes part in an answer.
 
-Only this file computes, closes or changes a gate.
+Only this file sets a gate.
 
-A gate opens by the matching share (alignment.py). It closes again for a memory that is not among the best, that a newer one
-contradicts, or that is only the first hop to another one.
+The gates open if the head holds it likely enough that any fact answers (weights.Numbers.least). Then the likeliest fact is read,
+and with it those that are nearly as likely: the values of a list. Of two facts that state the same thing differently the
+newer one is read, and the older one is doubted by it. Facts that were not read have a gate of 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from pipeline.config import GateConfig, Settings
-from pipeline.retrieve.contradictions import contradicted, outdated
 from pipeline.retrieve.hit import Hit
 
-
-def gate_of(opening: float, config: GateConfig) -> float:
-    """The gate for a matching share: 0 below `gate_open`, from there linear to 1 at `gate_full`."""
-    if opening < config.gate_open:
-        return 0.0
-    least, reached = config.gate_least, (opening - config.gate_open) / (config.gate_full - config.gate_open)
-    return min(1.0, least + (1.0 - least) * reached)
+MOST_READ = 3
+"""Facts that are read together."""
+Replaces = Callable[[Hit, Hit], bool]
+"""Whether the first fact, which is newer, states another value of the same thing as the second."""
 
 
-def settled(hits: Sequence[Hit], k: int, settings: Settings) -> list[Hit]:
-    """The hits with their final gates, best first: the k best keep theirs, unless a newer memory contradicts them.
+def settled(
+    hits: Sequence[Hit], answered: float, least: float, beside: float, replaces: Replaces
+) -> list[Hit]:
+    """The hits, likeliest first, with their gates. answered: the probability that any of them answers.
 
-    `answerable` is set for all hits with an open gate, except outdated ones.
+    least: the gates open from it; beside: see weights.Numbers.
     """
-    old = outdated(hits, settings)
-    hits = [
-        replace(hit, answerable=hit.gate > 0 and not is_old) for hit, is_old in zip(hits, old, strict=True)
+    ranked = sorted(hits, key=lambda hit: (-hit.probability, -hit.score, hit.memory.memory_id))
+    if not ranked or answered < least:
+        return ranked
+    likely = [hit for hit in ranked if hit.probability >= beside * ranked[0].probability][:MOST_READ]
+    doubts = {id(hit): _doubting(hit, likely, replaces) for hit in likely}
+    gate = min(1.0, answered)
+    return [
+        hit if id(hit) not in doubts
+        else replace(hit, gate=0.0 if doubts[id(hit)] else gate, doubted_by=doubts[id(hit)])
+        for hit in ranked
+    ]  # fmt: skip
+
+
+def _doubting(hit: Hit, others: Sequence[Hit], replaces: Replaces) -> str | None:
+    """The memory id of the newest fact that replaces the hit's; None if none does."""
+    newer = [
+        other
+        for other in others
+        if other.memory.observed_at > hit.memory.observed_at and replaces(other, hit)
     ]
-    closes = [*contradicted(hits[:k], settings), *[True] * len(hits[k:])]
-    return [replace(hit, gate=0.0) if is_shut else hit for hit, is_shut in zip(hits, closes, strict=True)]
-
-
-def closed(hit: Hit) -> Hit:
-    """The hit of a memory that may neither take part nor be chosen."""
-    return replace(hit, gate=0.0, answerable=False)
-
-
-def gate_of_chosen(hits: Sequence[Hit]) -> float:
-    """The gate of the memory that the model chose for the answer: the widest of all hits."""
-    return max(hit.gate for hit in hits)
-
-
-def only_chosen(hits: Sequence[Hit], chosen: int) -> list[Hit]:
-    """The same hits: the chosen one has the gate `gate_of_chosen`, all others a closed one. chosen: its index."""
-    gate = gate_of_chosen(hits)
-    return [replace(hit, gate=gate if n == chosen else 0.0) for n, hit in enumerate(hits)]
+    return max(newer, key=lambda other: other.memory.observed_at).memory.memory_id if newer else None

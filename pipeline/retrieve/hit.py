@@ -1,4 +1,4 @@
-"""Retrieval hit: a memory that was found for a prompt, with its alignment, score and gate."""
+"""Retrieval hit: a memory that was found for a prompt, with its score, and its gate once the model has read it."""
 
 from dataclasses import dataclass
 
@@ -6,18 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.memory.record import Memory
-from pipeline.retrieve.alignment import Alignment
-from pipeline.text.annotate import AnnotatedText
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """Made by the retriever. Only gate.py changes its gate, in a copy."""
+    """Made by the retriever. Only gate.py sets its gate and `doubted_by`, in a copy."""
 
     memory: Memory
-    text: AnnotatedText  # of the memory
-    idf: NDArray[np.float64]  # [words] nats, among the memories of its namespace
-    alignment: Alignment
     score: float  # nats, with the bonuses for importance and category
-    gate: float  # 0: the memory takes no part in the answer; 1: it takes part with all its weight
-    answerable: bool = False  # whether its answer may be chosen where a sentence breaks off
+    words: NDArray[np.float64]  # [evidence.WORDS] how the prompt's words and the fact's agree
+    probability: float = 0.0  # that the fact answers the prompt, by the head; 0 if the model did not read it
+    gate: float = 0.0  # 0: the memory takes no part in the answer; 1: it takes part with all its weight
+    doubted_by: str | None = None  # the memory_id of a newer fact that answers the same

@@ -1,12 +1,11 @@
-"""Retriever: finds the memories that an encoded prompt concerns, and sets their gates.
+"""Retriever: finds the memories that an encoded prompt may concern, best first.
 
 1. Candidates: words and pooled states find memories through the namespace's index (candidates.py).
 2. Scores: late interaction and the rarity of the matched words rank them (scoring.py).
 3. Alignment: the best ones are aligned with the prompt, word by word (alignment.py): score · (trial_weight + matching share).
-4. Gates: opened by the matching share, closed for contradicted memories (gate.py). Where the prompt needs two hops, the
-   second memory takes the place of the first (multihop.py).
 
-Each step is exact over the results of the one before.
+Each step is exact over the results of the one before. Which of these memories answers, and whether any does, is told by reading them
+(ranker.py).
 """
 
 from collections.abc import Sequence
@@ -22,10 +21,9 @@ from pipeline.memory.namespace import Namespace
 from pipeline.memory.record import Memory
 from pipeline.retrieve.alignment import align
 from pipeline.retrieve.candidates import candidate_rows
-from pipeline.retrieve.gate import closed, gate_of, settled
+from pipeline.retrieve.evidence import word_evidence
 from pipeline.retrieve.hit import Hit
 from pipeline.retrieve.idf import fact_idf, prompt_idf
-from pipeline.retrieve.multihop import First, Second, second_memories
 from pipeline.retrieve.scoring import bonus, scores_of
 from pipeline.retrieve.word_arrays import Floats, of_fact, of_prompt
 from pipeline.text.annotate import annotate
@@ -37,38 +35,18 @@ def retrieve(bank: Bank, namespaces: Sequence[str], prompt: PromptEncoding, k: i
 
 
 def retrieve_all(
-    bank: Bank,
-    namespaces: Sequence[Sequence[str]],
-    prompts: Sequence[PromptEncoding],
-    k: int,
-    others: int = 0,
+    bank: Bank, namespaces: Sequence[Sequence[str]], prompts: Sequence[PromptEncoding], k: int
 ) -> list[list[Hit]]:
-    """The same for many prompts, each with its namespaces, computed together where possible.
-
-    others: further memories of each prompt, with closed gates: the model may still choose one of them.
-    """
+    """The same for many prompts, each with its namespaces, computed together where possible."""
     found: list[list[Hit]] = [[] for _ in prompts]
     for namespace in dict.fromkeys(name for names in namespaces for name in names):
         indices = [i for i, names in enumerate(namespaces) if namespace in names and prompts[i].terms]
-        hit_lists = _in_namespace(bank, namespace, [prompts[i] for i in indices], max(k, 2) + others)
+        hit_lists = _in_namespace(bank, namespace, [prompts[i] for i in indices], k)
         for i, hits in zip(indices, hit_lists, strict=True):
             found[i] += hits
     for hits in found:
         hits.sort(key=lambda hit: (hit.score, hit.memory.observed_at, hit.memory.memory_id), reverse=True)
-    found = [settled(hits[: max(k, 2) + others], max(k, 2), bank.settings) for hits in found]
-    with_first = [i for i, hits in enumerate(found) if hits and hits[0].gate]
-    firsts = [First(namespaces[i], prompts[i], found[i][0]) for i in with_first]
-    for i, second in zip(with_first, second_memories(bank, firsts), strict=True):
-        if second:
-            found[i] = _answered_by(second, found[i], bank.settings)
-    return [hits[: k + others] for hits in found]
-
-
-def _answered_by(second: Second, hits: list[Hit], settings: Settings) -> list[Hit]:
-    """The hits of a prompt that needs two hops: the second memory takes part in the answer, and no other."""
-    gate = gate_of(second.alignment.opening, settings)
-    answer = Hit(*second, hits[0].score, gate, answerable=gate > 0)
-    return [answer, *(closed(hit) for hit in hits if hit.memory.memory_id != answer.memory.memory_id)]
+    return [hits[:k] for hits in found]
 
 
 def _in_namespace(bank: Bank, namespace: str, prompts: Sequence[PromptEncoding], k: int) -> list[list[Hit]]:
@@ -108,20 +86,25 @@ def best_hits(
     sides = [side for side, indices in zip(arrays, best, strict=True) for _ in indices]
     facts = map(of_fact, chosen, texts, idfs)
     alignments = align(list(zip(sides, facts, strict=True)), settings)
-    aligned = zip(chosen, texts, idfs, alignments, strict=True)
+    aligned = zip(chosen, texts, alignments, strict=True)
     found = []
-    for prompt, own_scores, indices in zip(prompts, scores, best, strict=True):
+    for prompt, weights, own_scores, indices in zip(prompts, idf, scores, best, strict=True):
         own_aligned = list(islice(aligned, len(indices)))
         least = min((memory.importance for memory, *_ in own_aligned), default=0.0)
-        hits = []
-        for score, (memory, text, values, alignment) in zip(
-            own_scores[indices].tolist(), own_aligned, strict=True
-        ):
+        ranked = []
+        for score, (memory, text, alignment) in zip(own_scores[indices].tolist(), own_aligned, strict=True):
             # A match of wording alone ("… belongs to the organization of") may score high: the matching share tells.
             score *= settings.trial_weight + alignment.share
             score += abs(score) * bonus(memory, least, prompt, settings)
-            hits.append(Hit(memory, text, values, alignment, score, gate_of(alignment.opening, settings)))
-        found.append(sorted(hits, key=lambda hit: (-hit.score, hit.memory.memory_id))[:k])
+            ranked.append((score, memory, text, alignment))
+        ranked.sort(key=lambda one: (-one[0], one[1].memory_id))
+        top = ranked[0][0] if ranked else 1.0
+        found.append(
+            [
+                Hit(memory, score, word_evidence(prompt, weights, text.terms, alignment, score, top))
+                for score, memory, text, alignment in ranked[:k]
+            ]
+        )
     return found
 
 

@@ -1,0 +1,67 @@
+"""Evidence that a fact answers a prompt: how their words agree, and what reading the fact changes in the model.
+
+The words tell whether both are about the same thing: names, numbers, wording. The model tells whether the fact makes the
+prompt, and what comes next, more likely: d is the rise of each prompt token's log-probability by the fact, p and q are
+the distributions of the next token with the fact and without it.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.ingest.encoding import PromptEncoding
+from pipeline.model.contexts import Reading
+from pipeline.retrieve.alignment import Alignment
+from pipeline.retrieve.word_arrays import Floats
+
+WORDS = (
+    "score", "share_of_best", "matching_share", "matching_share_undated", "idf_shared", "idf_missing",
+    "share_of_idf", "names_missing", "names_shared", "most_missing", "fact_words", "prompt_words",
+)  # fmt: skip
+READ = (
+    "d_sum", "d_mean", "d_last_half", "d_most", "d_least", "p_of_fact", "q_of_fact", "entropy_p", "entropy_q",
+    "divergence", "log_p_best", "log_p_top", "log_q_top", "top_in_fact", "fact_implausible",
+)  # fmt: skip
+LIST = ("rank", "asks", "newer", "newest")
+"""What a candidate is among the others: its place by score, and how many of them are newer."""
+FEATURES = (*WORDS, *READ, *LIST)
+_CONTRAST, _PLAUSIBLE = 1.5, 3.0  # of the token that reading this fact would say: see fusion/fusion.py
+
+
+def word_evidence(
+    prompt: PromptEncoding, idf: Floats, terms: Sequence[str], alignment: Alignment, score: float, best: float
+) -> NDArray[np.float64]:
+    """[WORDS] of one pair. idf: [words] of the prompt; terms: of the fact; best: the best candidate's score."""
+    known, names = set(terms), np.array(prompt.name_scores, float)
+    has = np.array([term in known for term in prompt.terms], float)
+    shared, missing = idf * has, idf * (1 - has)
+    return np.array(
+        [
+            score, score / (best or 1.0), alignment.share, alignment.opening, shared.sum(), missing.sum(),
+            shared.sum() / max(idf.sum(), 1e-6), (names * (1 - has)).sum(), (names * has).sum(),
+            missing.max(initial=0.0), len(terms), len(prompt.terms),
+        ]
+    )  # fmt: skip
+
+
+def reading_evidence(
+    with_fact: Reading, bare: Reading, fact: Sequence[int], prompt: Sequence[int]
+) -> list[float]:
+    """[READ] of one pair. fact, prompt: their tokens."""
+    d = with_fact.token_log_p - bare.token_log_p
+    log_p, log_q = with_fact.log_p, bare.log_p
+    p, q = log_p.exp(), log_q.exp()
+    new = sorted(set(fact) - set(prompt)) or [0]
+    plausible = log_p >= log_p.max() - _PLAUSIBLE
+    contrast = torch.where(plausible, _CONTRAST * log_p - (_CONTRAST - 1) * log_q, -torch.inf)
+    top = int(contrast.argmax())
+    numbers: list[Tensor | float] = [
+        d.sum(), d.mean() if len(d) else 0.0, d[len(d) // 2 :].sum(), d.max() if len(d) else 0.0,
+        d.min() if len(d) else 0.0, p[new].sum(), q[new].sum(), -(p * log_p).sum(), -(q * log_q).sum(),
+        (p * (log_p - log_q)).sum(), log_p.max(), log_p[top], log_q[top], float(top in new),
+        float(not bool(plausible[new].any())),
+    ]  # fmt: skip
+    return [float(number) for number in numbers]

@@ -1,0 +1,120 @@
+"""Ranker: reads the best candidates of a prompt with the frozen model, and asks the head which of them answers it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pipeline.config import Settings
+from pipeline.model.backbone import Backbone
+from pipeline.model.batching import close_batches, run_each
+from pipeline.model.contexts import Contexts, Prompt, Reading
+from pipeline.model.weights import Weights
+from pipeline.retrieve.evidence import reading_evidence
+from pipeline.retrieve.gate import settled
+from pipeline.retrieve.hit import Hit
+from pipeline.retrieve.reading import context_of
+
+BATCH_TOKENS = 512  # of the prompts that are read in one pass, without their contexts
+
+
+class Asked(NamedTuple):
+    """A prompt with its candidates, best first by score."""
+
+    text: str
+    hits: Sequence[Hit]
+
+
+class Candidates(NamedTuple):
+    """What the head gets about the candidates of one prompt."""
+
+    evidence: Tensor  # [candidates, features]
+    states: Tensor  # [candidates, depths, 2, d]
+    bare: Tensor  # [depths, 2, d]
+
+
+class Ranker:
+    """The model, its kept contexts and its weights."""
+
+    def __init__(self, backbone: Backbone, contexts: Contexts, weights: Weights, settings: Settings) -> None:
+        self._backbone, self._contexts, self._weights = backbone, contexts, weights
+        self._settings = settings
+
+    def rank(self, asked: Sequence[Asked]) -> list[list[Hit]]:
+        """The hits of each prompt, likeliest first, with their gates. Those beyond `read_candidates` follow, unread."""
+        count, weights, key = self._settings.read_candidates, self._weights, self._backbone.hash
+        found = []
+        for one, candidates in zip(asked, self.candidates(asked), strict=True):
+            if candidates is None:
+                found.append(list(one.hits))
+                continue
+            *likely, none = weights.probabilities(*candidates, key).tolist()
+            hits = [replace(hit, probability=p) for hit, p in zip(one.hits, likely, strict=False)]
+            ranked = settled(
+                hits, 1.0 - none, weights.least(key), weights.numbers.beside, lambda new, old: False
+            )
+            found.append([*ranked, *one.hits[count:]])
+        return found
+
+    def candidates(self, asked: Sequence[Asked]) -> list[Candidates | None]:
+        """What the head gets about each prompt; None for a prompt without candidates."""
+        count, room = self._settings.read_candidates, self._settings.prompt_tokens
+        room = min(room, self._backbone.max_positions // 4)
+        ids = [tokens.ids[-room:] for tokens in self._backbone.tokenize([one.text for one in asked])]
+        prompts, places = list[Prompt](), list[tuple[int, int]]()  # the prompt's index, the candidate's or -1
+        for i, one in enumerate(asked):
+            if not one.hits or not ids[i]:
+                continue
+            contexts = [self._context(one.text, hit.memory.text) for hit in one.hits[:count]]
+            for j, context in enumerate([(), *contexts], -1):
+                prompts.append(Prompt(context, ids[i]))
+                places.append((i, j))
+        readings = dict(zip(places, self._read(prompts), strict=True))
+        return [self._candidates(one, ids[i], i, readings) for i, one in enumerate(asked)]
+
+    def _candidates(
+        self, one: Asked, ids: list[int], i: int, readings: dict[tuple[int, int], Reading]
+    ) -> Candidates | None:
+        if (i, -1) not in readings:
+            return None
+        bare, hits = readings[i, -1], one.hits[: self._settings.read_candidates]
+        facts = self._backbone.tokenize([f" {hit.memory.text}" for hit in hits])
+        times = [hit.memory.observed_at for hit in hits]
+        rows = []
+        for j, (hit, fact) in enumerate(zip(hits, facts, strict=True)):
+            newer = sum(time > times[j] for time in times)
+            read = reading_evidence(readings[i, j], bare, fact.ids, ids)
+            rows.append(
+                [*hit.words.tolist(), *read, j, float(one.text.endswith(":")), newer, float(newer == 0)]
+            )
+        states = torch.stack([readings[i, j].states for j in range(len(hits))])
+        return Candidates(torch.tensor(rows), states.cpu(), bare.states.cpu())
+
+    def _read(self, prompts: Sequence[Prompt]) -> list[Reading]:
+        """The readings of all prompts, in order, in passes over prompts of similar lengths."""
+        on_cpu = self._backbone.device.type == "cpu"
+        batches = close_batches([len(prompt.ids) for prompt in prompts], BATCH_TOKENS)
+        parts = run_each(
+            lambda batch: self._contexts.read([prompts[i] for i in batch.indices]),
+            batches,
+            on_cpu and len(batches) > 1,
+        )
+        read = {
+            i: r
+            for batch, part in zip(batches, parts, strict=True)
+            for i, r in zip(batch.indices, part, strict=True)
+        }
+        return [read[i] for i in range(len(prompts))]
+
+    def _context(self, prompt: str, fact: str) -> tuple[str, ...]:
+        """The examples and the fact, as much as fits into half of the model's context."""
+        examples, text = context_of(prompt, [fact])
+        room = self._backbone.max_positions // 2 - len(self._backbone.tokenize([examples])[0].ids)
+        if room < 16:
+            examples, room = "", self._backbone.max_positions // 2
+        tokens = self._backbone.tokenize([text])[0]
+        if len(tokens.ids) > room:
+            text = text[: tokens.offsets[room - 1][1]] + "\n"
+        return (examples, text) if examples else (text,)
