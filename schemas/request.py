@@ -53,6 +53,10 @@ class GenerationRequest(Message):
         default=[], description="The answer ends before the first of these."
     )
     use_memory: bool = True
+    stop_at_answer: bool = Field(
+        default=True,
+        description="With a memory speaking, the text ends where its answer ends; false goes on to max_new_tokens.",
+    )
     stream: bool = Field(
         default=False, description="Send the text in deltas while it is generated, before the whole response."
     )

@@ -16,6 +16,10 @@ class UsedMemory(Message):
     category: str | None = None
     score: Finite
     gate: Annotated[Finite, Field(ge=0, le=1)]
+    doubted_by: MemoryId | None = Field(
+        default=None,
+        description="A newer memory that answers the same differently; this one takes no part.",
+    )
 
 
 class Token(Message):

@@ -17,7 +17,8 @@ from pipeline.memory.bank import Bank
 from pipeline.memory.events import NewFact, SourceOffset
 from pipeline.text.words import split
 from schemas.common import BadMessage
-from schemas.response import GenerationResponse, ResponseDelta, ResponseError
+from schemas.request import GenerationRequest
+from schemas.response import GenerationResponse, ResponseDelta, ResponseError, UsedMemory
 from workers import client
 from workers.cli.app import app
 from workers.cli.publish import fact_of
@@ -119,6 +120,26 @@ def test_ask_fails_when_the_answer_is_an_error(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(client, "ask", lambda *_: iter([answer]))
     result = RUNNER.invoke(app, ["ask", "Hello", *option])
     assert result.exit_code == 1 and "behind" in result.output
+
+
+def test_ask_goes_on_past_the_answer_and_names_replaced_memories(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[GenerationRequest] = []
+    memories = [
+        UsedMemory(memory_id=letter * 32, namespace="n", text=letter, score=1.0, gate=gate, doubted_by=newer)
+        for letter, gate, newer in (("a", 0.9, None), ("b", 0.0, "a" * 32), ("c", 0.0, None))
+    ]
+    answer = GenerationResponse(request_id="r", finish_reason="stop", memories=memories)
+
+    def ask(_: Any, request: GenerationRequest, __: Any) -> Any:
+        asked.append(request)
+        return iter([answer])
+
+    monkeypatch.setattr(client, "ask", ask)
+    result = RUNNER.invoke(app, ["ask", "Made of"])
+    assert f"memory {'a' * 32} gate 0.90: a" in result.output
+    assert f"memory {'b' * 32} doubted by {'a' * 32}: b" in result.output and "c" * 32 not in result.output
+    assert RUNNER.invoke(app, ["ask", "Made of", "--past-answer"]).exit_code == 0
+    assert [request.stop_at_answer for request in asked] == [True, False]
 
 
 def test_ask_waits_for_the_positions_that_publish_reached(

@@ -73,7 +73,11 @@ class FakeModel:
         return FakeEngine(self)
 
     def generation(self, row: FakeRow) -> Generation:
-        used = [Retrieved("a" * 32, "default", "a text", None, 1.0, 0.9)] if row.job.use_memory else []
+        found = [
+            Retrieved("a" * 32, "default", "a text", None, 1.0, 0.9),
+            Retrieved("b" * 32, "default", "an older text", None, 1.0, 0.0, "a" * 32),
+        ]
+        used = found if row.job.use_memory else []
         return Generation(row.job.query(), "stop", used, 1, 2)
 
 

@@ -12,10 +12,13 @@ import pytest
 from kafka import TopicPartition
 from kafka.errors import KafkaTimeoutError
 
+from pipeline.memory_lm import Job
 from schemas import topics
 from schemas.changelog import changelog_key
+from schemas.request import GenerationRequest
 from tests.generate.fakes import REQUESTS, Sent, answers, at, deltas, finish, records
 from workers.generate import worker as generator
+from workers.generate.responses import job
 from workers.generate.worker import GeneratorWorker
 from workers.kafka.partitioner import partition_for
 from workers.runtime.worker import Retry
@@ -31,6 +34,24 @@ def test_a_batch_is_answered_together_and_its_memories_are_reported(
     assert key == b"default" and hits["request_id"] == "r0" and hits["hits"][0]["gate"] == 0.9
     assert done.offsets == at(2) and done.ahead and sent.flushed
     assert len(list((worker._data / "generations").glob("*.parquet"))) == 1
+
+
+def test_an_answer_names_the_memories_that_a_newer_one_replaced(worker: GeneratorWorker, sent: Sent) -> None:
+    worker.process(records({"prompt": "one"}))
+    ((_, answer),) = sent.of(topics.GENERATION_RESPONSES)
+    assert [(m["gate"], m.get("doubted_by")) for m in answer["memories"]] == [(0.9, None), (0.0, "a" * 32)]
+    ((_, hits),) = sent.of(topics.MEMORY_HITS)
+    assert [hit["memory_id"] for hit in hits["hits"]] == ["a" * 32], "only what took part is a hit"
+
+
+def test_every_field_of_a_request_reaches_its_job() -> None:
+    body = {
+        "prompt": "one", "namespace": ["a", "b"], "use_memory": False, "max_new_tokens": 7, "temperature": 0.5,
+        "top_p": 0.25, "seed": 3, "stop": ["."], "tokens": True, "stop_at_answer": False,
+    }  # fmt: skip
+    made = job(GenerationRequest.model_validate(body))
+    assert made == Job("one", None, ["a", "b"], False, 7, 0.5, 0.25, 3, ["."], True, False)
+    assert job(GenerationRequest(prompt="one")).stop_at_answer
 
 
 def test_a_short_request_does_not_wait_for_a_long_one(

@@ -122,6 +122,8 @@ EXAMPLES: list[tuple[str, dict[str, Any], bool]] = [
     ("generation-request", {"prompt": "Paris is"}, True),
     ("generation-request", {"messages": [{"role": "user", "content": "Hi"}], "namespace": ["a", "b"]}, True),
     ("generation-request", {"prompt": "a", "after": {"default": {"t/0": 4}}}, True),
+    ("generation-request", {"prompt": "a", "stop_at_answer": False}, True),
+    ("generation-request", {"prompt": "a", "stop_at_answer": "no"}, False),
     ("generation-request", {}, False),
     ("generation-request", {"prompt": "a", "messages": [{"role": "user", "content": "b"}]}, False),
     ("generation-request", {"messages": []}, False),
@@ -167,11 +169,14 @@ MESSAGES: list[Message] = [
     MemoryHits(namespace="n", request_id="r", answered_at=TIME, hits=[Hit(memory_id=ID, gate=1.0)]),
     GenerationRequest(
         messages=[ChatMessage(role="user", content="Hi")], namespace=["a", "b"], stop=["."], deadline=TIME,
-        after={"a": {"topic/0": 3}},
+        after={"a": {"topic/0": 3}}, stop_at_answer=False,
     ),
     GenerationResponse(
         request_id="r", text="Munich", finish_reason="stop",
-        memories=[UsedMemory(memory_id=ID, namespace="n", text="a", category="c", score=2.0, gate=0.5)],
+        memories=[
+            UsedMemory(memory_id=ID, namespace="n", text="a", category="c", score=2.0, gate=0.5),
+            UsedMemory(memory_id="f" * 32, namespace="n", text="b", score=2.0, gate=0.0, doubted_by=ID),
+        ],
         usage=Usage(prompt_tokens=3, completion_tokens=1),
         timings=Timings(queued_ms=1.0, generate_ms=3.0),
     ),

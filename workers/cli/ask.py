@@ -29,6 +29,12 @@ def ask(
         bool, typer.Option("--compare", help="Answer with the memory, then without it.")
     ] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, max=2048, help="The most tokens to generate.")] = 32,
+    past_answer: Annotated[
+        bool,
+        typer.Option(
+            "--past-answer", help="Go on to --max-new-tokens where a memory's answer would end the text."
+        ),
+    ] = False,
     chat: Annotated[
         bool,
         typer.Option("--chat", help="Send the prompt as a user's message, in the model's chat template."),
@@ -52,7 +58,10 @@ def ask(
         question: dict[str, Any] = (
             {"messages": [{"role": "user", "content": prompt}]} if chat else {"prompt": prompt}
         )
-        question |= {"namespace": namespace or DEFAULT_NAMESPACE, "max_new_tokens": max_new_tokens}
+        question |= {
+            "namespace": namespace or DEFAULT_NAMESPACE, "max_new_tokens": max_new_tokens,
+            "stop_at_answer": not past_answer,
+        }  # fmt: skip
         for use_memory in (True, False) if compare else (not no_memory,):
             if compare and not as_json:
                 console.print("with memory" if use_memory else "without memory", style="bold")
@@ -87,10 +96,8 @@ def _ask(settings: "KafkaSettings", request: "GenerationRequest", as_json: bool)
 
 
 def _print_memories(answer: "GenerationResponse") -> None:
+    """Those that took part, and those that a newer one replaced."""
     for memory in answer.memories:
-        if memory.gate > 0:
-            console.print(
-                f"  memory {memory.memory_id} gate {memory.gate:.2f}: {memory.text}",
-                style="dim",
-                markup=False,
-            )
+        part = f"gate {memory.gate:.2f}" if memory.gate > 0 else f"doubted by {memory.doubted_by}"
+        if memory.gate > 0 or memory.doubted_by:
+            console.print(f"  memory {memory.memory_id} {part}: {memory.text}", style="dim", markup=False)

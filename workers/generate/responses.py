@@ -71,13 +71,15 @@ def job(request: GenerationRequest) -> Job:
     return Job(
         request.prompt, messages or None, request.namespaces, request.use_memory, request.max_new_tokens,
         request.temperature, request.top_p, request.seed, request.stop, request.tokens,
+        request.stop_at_answer,
     )  # fmt: skip
 
 
 def response(request_id: str, generation: Generation, timings: Timings) -> GenerationResponse:
     memories = [
         UsedMemory(
-            memory_id=m.memory_id, namespace=m.namespace, text=m.text, category=m.category, score=m.score, gate=m.gate
+            memory_id=m.memory_id, namespace=m.namespace, text=m.text, category=m.category, score=m.score, gate=m.gate,
+            doubted_by=m.doubted_by,
         )
         for m in generation.memories
     ]  # fmt: skip
