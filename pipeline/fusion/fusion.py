@@ -1,4 +1,4 @@
-"""Gated fusion: two streams of the frozen model, one with the memory, combined into one prediction of the next token.
+"""Gated fusion: two streams of the frozen model, one with the memory, give one next token.
 
     score(token) = log p_bare + gate · (contrast · (log p_memory - log p_bare) + copy · c(token))
 

@@ -1,4 +1,4 @@
-"""Preparation of prompts with their memories: retrieval, ranking and gates, and the stream that reads the facts."""
+"""Preparation of prompts: retrieval, ranking and gates, and the stream that reads the facts."""
 
 from collections.abc import Sequence
 

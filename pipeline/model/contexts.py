@@ -1,4 +1,4 @@
-"""Contexts: texts that the model reads before a prompt, with their keys and values kept for the next prompt.
+"""Contexts: texts that the model reads before a prompt, with their keys and values kept for later.
 
     examples ─► fact ─► prompt
 
@@ -67,10 +67,6 @@ class Contexts:
         self._begin: list[int] = begin if backbone.lead == begin else []
         self._layers = [max(1, round(depth * backbone.n_layers)) for depth in DEPTHS]
 
-    def length(self, context: Context) -> int:
-        """The tokens of a context."""
-        return sum(len(tokens.ids) for tokens in self._backbone.tokenize(context))
-
     @torch.inference_mode()
     def read(self, prompts: Sequence[Prompt]) -> list[Reading]:
         """Reads the prompts in one pass."""
@@ -79,7 +75,7 @@ class Contexts:
         for row, (prompt, count) in enumerate(zip(prompts, counts, strict=True)):
             states = [output.hidden_states[layer][row, -count:].float() for layer in self._layers]
             log_p = output.logits[row, -count:].float().log_softmax(-1)
-            after = torch.tensor(prompt.ids[1:], device=log_p.device)[:, None]
+            after = torch.tensor(prompt.ids[len(prompt.ids) - count + 1 :], device=log_p.device)[:, None]
             readings.append(
                 Reading(
                     torch.stack([torch.stack([own[-1], own.mean(0)]) for own in states]),

@@ -1,4 +1,4 @@
-"""Evidence that a fact answers a prompt: how their words agree, and what reading the fact changes in the model.
+"""Evidence that a fact answers a prompt: how their words agree, and what reading the fact changes.
 
 The words tell whether both are about the same thing: names, numbers, wording. The model tells whether the fact makes the
 prompt, and what comes next, more likely: d is the rise of each prompt token's log-probability by the fact, p and q are

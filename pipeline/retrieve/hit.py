@@ -1,4 +1,4 @@
-"""Retrieval hit: a memory that was found for a prompt, with its score, and its gate once the model has read it."""
+"""Retrieval hit: a memory that was found for a prompt, with its score, and its gate once it is read."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Ranker: reads the best candidates of a prompt with the frozen model, and asks the head which of them answers it."""
+"""Ranker: the frozen model reads a prompt's best candidates, and the head tells which of them answers."""
 
 from collections.abc import Sequence
 from dataclasses import replace
