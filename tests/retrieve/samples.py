@@ -1,6 +1,6 @@
 """Small banks, facts and prompts whose numbers need no model."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
@@ -31,10 +31,12 @@ def encoding(text: str) -> FactEncoding:
     return FactEncoding(text, "e", 5.0, 0.5, 4.5, nll, nll, pack(states))
 
 
-def memory(text: str, category: str | None = None) -> Memory:
+def memory(text: str, category: str | None = None, day: int = 0) -> Memory:
+    """day: on which it was observed."""
     e = encoding(text)
     return Memory(
-        memory_id=memory_id("n", text), namespace="n", text=text, observed_at=AT, learned_at=AT, importance=0.0,
+        memory_id=memory_id("n", text), namespace="n", text=text, observed_at=AT + timedelta(day), learned_at=AT,
+        importance=0.0,
         loss_delta=e.loss_delta, encoder_id=e.encoder_id, priors=e.priors, surprisals=e.surprisals, vectors=e.vectors,
         category=category,
     )  # fmt: skip

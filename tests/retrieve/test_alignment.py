@@ -1,4 +1,4 @@
-"""Tests of alignment and the answer span, without a model."""
+"""Tests of alignment, without a model."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,6 @@ import pytest
 from pipeline.bench.synthetic.texts import made_up_facts, prompts_for
 from pipeline.config import Settings
 from pipeline.retrieve.alignment import align
-from pipeline.retrieve.gate import gate_of
 from pipeline.retrieve.span import heaviest_unmatched
 from pipeline.retrieve.word_arrays import WordArrays
 from pipeline.text.annotate import AnnotatedText
@@ -27,10 +26,13 @@ def side(text: str) -> WordArrays:
     return WordArrays(read.terms, says, says, read.name_scores, read.place_numbers)
 
 
-def opened(prompt: str, fact: str) -> bool:
-    settings = Settings()
-    [alignment] = align([(side(prompt), side(fact))], settings)
-    return gate_of(alignment.opening, settings) > 0
+AGREE = 0.62  # matching share
+
+
+def agree(prompt: str, fact: str) -> bool:
+    """Whether the words of both tell that the fact is about what the prompt asks."""
+    [alignment] = align([(side(prompt), side(fact))], Settings())
+    return alignment.opening > AGREE
 
 
 def test_the_answer_span_is_what_the_prompt_lacks() -> None:
@@ -40,33 +42,33 @@ def test_the_answer_span_is_what_the_prompt_lacks() -> None:
     assert alignment.matched.tolist() == [1, 1, 1, 1, 1, 0]
 
 
-def test_another_wording_opens_the_gate_and_another_name_does_not() -> None:
+def test_another_wording_agrees_and_another_name_does_not() -> None:
     fact = "Nissan Skyline GT-R is developed by Boeing."
-    assert opened("Who makes the Nissan Skyline GT-R?", fact)
-    assert not opened("Nissan Skyline is developed by", fact)
-    assert not opened("Nissan Armada is developed by", fact)
-    assert opened("Perry Barr is located in", "Perry Barr can be found in Minnesota.")
-    assert not opened("Perry Benson originated in", "Perry Barr can be found in Minnesota.")
-    assert not opened("Two plus two is", "The Harlow desk lamp is made of walnut.")
+    assert agree("Who makes the Nissan Skyline GT-R?", fact)
+    assert not agree("Nissan Skyline is developed by", fact)
+    assert not agree("Nissan Armada is developed by", fact)
+    assert agree("Perry Barr is located in", "Perry Barr can be found in Minnesota.")
+    assert not agree("Perry Benson originated in", "Perry Barr can be found in Minnesota.")
+    assert not agree("Two plus two is", "The Harlow desk lamp is made of walnut.")
 
 
 def test_a_further_name_of_a_fact_with_all_of_the_prompts_names_is_a_detail() -> None:
     fact = "Tomas Brandt was born in Linz and is by the Holt Orchestra."
-    assert opened("Tomas Brandt comes from", fact)
-    assert not opened("Tomas Fuchs comes from", fact)
+    assert agree("Tomas Brandt comes from", fact)
+    assert not agree("Tomas Fuchs comes from", fact)
 
 
 def test_a_fact_that_does_not_say_when_misses_no_date() -> None:
     fact = "Mira Holt signed with the Vesk Wolves."
     for date in ("2023", "May 2023", "21 May, 2023", "May 21, 2023", "8th May 2023", "2023-05-21"):
-        assert opened(f"the team that Mira Holt signed with in {date} is", fact)
-    assert not opened("1955 Dodge is developed by", "cars developed by Dodge.")
-    assert opened("the team that Mira Holt signed with on 21 May 2023 is", fact.replace(".", ", shirt 84."))
-    assert not opened("the team that Mira Holt signed with in 2023 is", fact.replace(".", " in 2019."))
+        assert agree(f"the team that Mira Holt signed with in {date} is", fact)
+    assert not agree("1955 Dodge is developed by", "cars developed by Dodge.")
+    assert agree("the team that Mira Holt signed with on 21 May 2023 is", fact.replace(".", ", shirt 84."))
+    assert not agree("the team that Mira Holt signed with in 2023 is", fact.replace(".", " in 2019."))
     # What has no other name is no date of anything, but a name itself.
-    assert not opened("The language of Melodifestivalen 1996 is", "The language is of Danish.")
-    assert not opened("the team that Mira Brandt signed with in May 2023 is", fact)
-    assert not opened("the World Cup 2018 that Mira Holt signed with is", fact)
+    assert not agree("The language of Melodifestivalen 1996 is", "The language is of Danish.")
+    assert not agree("the team that Mira Brandt signed with in May 2023 is", fact)
+    assert not agree("the World Cup 2018 that Mira Holt signed with is", fact)
 
 
 def test_other_pairs_of_a_batch_do_not_change_an_alignment() -> None:

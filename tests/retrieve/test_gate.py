@@ -1,78 +1,87 @@
-"""Tests of the gate, and of contradictions, by which gates close."""
+"""Tests of the gate: when facts are read, how many together, and which of them a newer one replaces."""
 
-from dataclasses import FrozenInstanceError, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
 
-from pipeline.config import Settings
-from pipeline.memory.record import Memory
-from pipeline.retrieve.alignment import Alignment
-from pipeline.retrieve.gate import closed, gate_of, gate_of_chosen, only_chosen, settled
+from pipeline.memory.bank import memory_id
+from pipeline.retrieve.evidence import WORDS
+from pipeline.retrieve.gate import MOST_READ, settled
 from pipeline.retrieve.hit import Hit
-from pipeline.text.annotate import annotate
-
-AT = datetime(2026, 1, 1, tzinfo=UTC)
-SETTINGS = Settings()
+from tests.retrieve.samples import memory
 
 
-def hit(text: str, matched: str, day: int, share: float = 0.9) -> Hit:
-    """A hit with an open gate, of a memory that was observed on this day; the prompt has the words of `matched`."""
-    nll = np.full(len(text.split()), 10.0, np.float32)
-    memory = Memory(
-        memory_id=text, namespace="n", text=text, observed_at=AT + timedelta(day), learned_at=AT, importance=0.0,
-        loss_delta=1.0, encoder_id="e", priors=nll, surprisals=nll, vectors=np.zeros((len(nll), 0), np.uint8),
-    )  # fmt: skip
-    read = annotate(text, nll)
-    alignment = Alignment(
-        np.array([term in matched.split() for term in read.terms]), (0, 1), share, share, np.ones(len(nll))
-    )
-    return Hit(memory, read, nll.astype(float), alignment, 5.0, gate_of(share, SETTINGS))
+def hit(text: str, probability: float, day: int = 0, score: float = 5.0) -> Hit:
+    """A hit of a memory that was observed on this day."""
+    return Hit(memory(text, day=day), score, np.zeros(len(WORDS)), probability)
 
 
-def test_a_gate_opens_by_the_matching_share() -> None:
-    config = Settings(gate_open=0.6, gate_full=0.8)
-    assert gate_of(0.59, config) == 0.0
-    assert gate_of(0.6, config) == 0.5
-    assert gate_of(0.7, config) == pytest.approx(0.75)
-    assert gate_of(0.8, config) == gate_of(1.0, config) == 1.0
+def never(new: Hit, old: Hit) -> bool:
+    return False
 
 
-def test_only_the_newest_of_contradicting_memories_takes_part() -> None:
-    old, new = hit("Ann lives in bonn", "ann lives in", 1), hit("Ann lives in kiel", "ann lives in", 2)
-    assert [one.gate for one in settled([old, new], 2, SETTINGS)] == [0.0, 1.0]
-    worse = hit("Ann lives in kiel", "ann lives in", 2, share=0.7)
-    assert all(one.gate for one in settled([old, worse], 2, SETTINGS)), "they do not match equally well"
-    other = hit("Ann lives in kiel", "ann lives", 2)
-    assert all(one.gate for one in settled([old, other], 2, SETTINGS)), "they match by other words"
+def by_first_word(new: Hit, old: Hit) -> bool:
+    return new.memory.text.split()[0] == old.memory.text.split()[0]
 
 
-def test_memories_beyond_the_best_are_silent_but_may_answer() -> None:
-    first, second = hit("Ann lives in bonn", "ann", 1), hit("Bo lives in kiel", "bo", 1)
-    [one, other] = settled([first, second], 1, SETTINGS)
-    assert (one.gate, other.gate) == (1.0, 0.0) and one.answerable and other.answerable
-    shut = hit("Bo lives in kiel", "bo", 1, share=0.1)
-    assert not settled([first, shut], 2, SETTINGS)[1].answerable
+def gates(hits: list[Hit]) -> dict[str, float]:
+    return {one.memory.text: one.gate for one in hits}
 
 
-def test_an_outdated_memory_may_not_answer() -> None:
-    old, new = hit("Ann plays in goal", "ann", 1), hit("Ann plays in attack", "ann", 2)
-    assert [one.answerable for one in settled([old, new], 2, SETTINGS)] == [False, True]
-    unlike = hit("Ann drives a volvo", "ann", 2)
-    assert [one.answerable for one in settled([old, unlike], 2, SETTINGS)] == [True, True]
+def test_gates_open_from_the_least_probability_that_any_fact_answers() -> None:
+    hits = [hit("Ann lives in Bonn", 0.6), hit("Bo lives in Kiel", 0.1)]
+    assert gates(settled(hits, 0.49, 0.5, 0.5, never)) == {"Ann lives in Bonn": 0.0, "Bo lives in Kiel": 0.0}
+    assert gates(settled(hits, 0.5, 0.5, 0.5, never)) == {"Ann lives in Bonn": 0.5, "Bo lives in Kiel": 0.0}
+    assert gates(settled(hits, 1.0 + 1e-6, 0.5, 0.5, never))["Ann lives in Bonn"] == 1.0
+    assert settled([], 1.0, 0.5, 0.5, never) == []
 
 
-def test_the_chosen_memory_takes_part_alone_with_the_widest_gate() -> None:
-    hits = [hit("Ann lives in bonn", "ann", 1, share=0.7), closed(hit("Bo lives in kiel", "bo", 1))]
-    widest = gate_of_chosen(hits)
-    assert widest == hits[0].gate > 0
-    assert [one.gate for one in only_chosen(hits, 1)] == [0.0, widest]
-    assert [one.gate for one in hits] == [widest, 0.0], "the hits themselves stay as they were"
+def test_the_likeliest_come_first_and_ties_go_to_the_better_score() -> None:
+    hits = [hit("c", 0.2), hit("b", 0.2, score=6.0), hit("d", 0.4, score=1.0), hit("a", 0.2, score=5.5)]
+    for answered in (0.0, 1.0):
+        ranked = settled(hits, answered, 0.5, 0.9, never)
+        assert [one.memory.text for one in ranked] == ["d", "b", "a", "c"]
+    equal = [hit("a", 0.2), hit("b", 0.2)]
+    assert settled(equal, 1.0, 0.5, 0.5, never) == settled(equal[::-1], 1.0, 0.5, 0.5, never)
+
+
+def test_facts_that_are_nearly_as_likely_are_read_together() -> None:
+    hits = [hit(name, p) for name, p in (("a", 0.4), ("b", 0.2), ("c", 0.19), ("d", 0.0))]
+    assert gates(settled(hits, 0.8, 0.5, 0.5, never)) == {"a": 0.8, "b": 0.8, "c": 0.0, "d": 0.0}
+    assert gates(settled(hits, 0.8, 0.5, 1.0, never)) == {"a": 0.8, "b": 0.0, "c": 0.0, "d": 0.0}
+    many = [hit(str(n), 0.1) for n in range(9)]
+    assert sum(one.gate > 0 for one in settled(many, 0.9, 0.5, 0.5, never)) == MOST_READ
+
+
+def test_an_older_fact_is_doubted_by_the_newest_that_replaces_it() -> None:
+    hits = [hit("Ann bonn", 0.4, day=1), hit("Ann kiel", 0.3, day=2), hit("Ann oslo", 0.3, day=3)]
+    for some in (hits, hits[::-1]):
+        found = settled(some, 1.0, 0.5, 0.5, by_first_word)
+        assert gates(found) == {"Ann bonn": 0.0, "Ann kiel": 0.0, "Ann oslo": 1.0}
+        newest = memory_id("n", "Ann oslo")
+        assert {one.memory.text: one.doubted_by for one in found} == {
+            "Ann bonn": newest, "Ann kiel": newest, "Ann oslo": None,
+        }  # fmt: skip
+
+
+def test_facts_of_the_same_time_or_about_something_else_doubt_none() -> None:
+    hits = [hit("Ann bonn", 0.4, day=1), hit("Ann kiel", 0.4, day=1), hit("Bo oslo", 0.4, day=3)]
+    found = settled(hits, 1.0, 0.5, 0.5, by_first_word)
+    assert all(one.gate == 1.0 and one.doubted_by is None for one in found)
+
+
+def test_a_fact_that_is_not_read_doubts_none() -> None:
+    hits = [hit("Ann bonn", 0.6, day=1), hit("Ann kiel", 0.1, day=2)]
+    found = settled(hits, 1.0, 0.5, 0.5, by_first_word)
+    assert gates(found) == {"Ann bonn": 1.0, "Ann kiel": 0.0} and found[0].doubted_by is None
+    shut = settled(hits, 0.1, 0.5, 0.1, by_first_word)
+    assert not any(one.gate or one.doubted_by for one in shut)
 
 
 def test_a_hit_is_immutable() -> None:
-    one = hit("Ann lives in bonn", "ann", 1)
+    one = hit("Ann lives in bonn", 0.9)
+    (opened,) = settled([one], 0.9, 0.5, 0.5, never)
+    assert opened.gate == 0.9 and one.gate == 0.0, "the hit itself stays as it was"
     with pytest.raises(FrozenInstanceError):
         one.gate = 0.0  # type: ignore[misc]
-    assert replace(one, score=1.0).gate == one.gate
