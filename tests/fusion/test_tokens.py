@@ -6,14 +6,15 @@ from pipeline import MemoryLM
 from pipeline.fusion.row import Prompt, Row
 from pipeline.ingest.encoder import Encoder
 from pipeline.memory_lm import Job
+from tests.helpers.weights import encoder_of
 
 FACT, PROMPT = "The Harlow desk lamp is made of walnut.", "The Harlow desk lamp is made of"
 
 
 @pytest.fixture(scope="module", params=["gpt2", "default"])
 def lm(request: pytest.FixtureRequest) -> MemoryLM:
-    name = "default" if request.param == "default" else str(request.getfixturevalue(request.param))
-    made = MemoryLM(Encoder.load(name))
+    default = request.param == "default"
+    made = MemoryLM(Encoder.load() if default else encoder_of(request.getfixturevalue(request.param)))
     made.learn([FACT], min_loss_delta=-100.0)
     return made
 
@@ -27,9 +28,18 @@ def test_the_pieces_make_up_the_text_and_show_what_the_memory_raised(lm: MemoryL
         assert answer.tokens and len(answer.tokens) == answer.completion_tokens
         assert "".join(token.text for token in answer.tokens) == answer.text
     assert all(token.moved == 0 for token in bare.tokens or [])
-    assert "walnut" in told.text
-    most = max(told.tokens or [], key=lambda token: token.moved)
-    assert most.moved > 0.3 and most.text.strip() and most.text in " walnut"
+    said = next(token for token in told.tokens or [] if token.text.strip())
+    assert said.moved > 0.3 and said.text in " walnut"
+
+
+def test_what_is_said_after_the_answer_is_not_the_memorys(lm: MemoryLM) -> None:
+    (answer,) = lm.answer([Job(PROMPT, tokens=True, stop_at_answer=False, max_new_tokens=24)])
+    lines = answer.text.lstrip().split("\n", 1)
+    after = len(answer.text) - len(lines[1]) if len(lines) > 1 else len(answer.text)
+    at = 0
+    for token in answer.tokens or []:
+        assert at < after or token.moved == 0.0
+        at += len(token.text)
 
 
 def test_text_after_a_stop_string_is_in_no_piece(lm: MemoryLM) -> None:
@@ -43,7 +53,7 @@ def test_text_after_a_stop_string_is_in_no_piece(lm: MemoryLM) -> None:
 def test_a_character_of_several_tokens_is_one_piece(lm: MemoryLM) -> None:
     backbone = lm.encoder.backbone
     row = Row(Job(tokens=True))
-    row.start(Prompt([], 99, (), None), backbone)
+    row.start(Prompt([], 99, (), None, None), backbone)
     ids = backbone.tokenize(["a 雪 b"])[0].ids
     for token in ids:
         row.append(token)
