@@ -195,7 +195,8 @@ class MemoryLM:
                 begin = count - len(target) - 1
                 total = 0.0
                 for n, token in enumerate(target, begin):
-                    own = fusion.fuse(log_p[n], read[i][n]).log_softmax(-1) if fusion else log_p[n]
+                    # From the end: the rows after facts may be shorter than the bare ones.
+                    own = fusion.fuse(log_p[n], read[i][n - count]).log_softmax(-1) if fusion else log_p[n]
                     total += float(own[token])
                     if fusion:
                         fusion.advance(token)

@@ -46,16 +46,28 @@ class Preparer:
         read = sorted((hit for hit in hits if hit.gate > 0), key=lambda hit: hit.memory.observed_at)
         if not read:
             return Prompt(backbone.clip(ids, room), room, hits, None, None)
-        facts = context_of(context, [hit.memory.text for hit in read])
-        before = sum(len(tokens.ids) for tokens in backbone.tokenize(facts)) + 1
-        if (
-            before + room + len(ids) > backbone.max_positions
-        ):  # a model with a short context reads the facts alone
-            facts = facts[1:]
-            before = len(backbone.tokenize(facts)[0].ids) + 1
-        ids = backbone.clip(ids, room + before)
-        fusion = self._fusion(context, [hit.memory.text for hit in read], max(hit.gate for hit in read))
+        texts = [hit.memory.text for hit in read]
+        facts = context_of(context, texts)
+        if self._length(facts) + room + len(ids) > backbone.max_positions:
+            # A model with a short context reads the facts without the examples, and leaves half of the room to the prompt.
+            facts = context_of(context, self._cut(texts, (backbone.max_positions - room) // 2))[1:]
+        ids = backbone.clip(ids, room + self._length(facts))
+        fusion = self._fusion(context, texts, max(hit.gate for hit in read))
         return Prompt(ids, room, hits, fusion, contexts.Prompt(facts, ids))
+
+    def _length(self, context: contexts.Context) -> int:
+        """Tokens, with the model's beginning."""
+        return sum(len(tokens.ids) for tokens in self._encoder.backbone.tokenize(context)) + 1
+
+    def _cut(self, facts: Sequence[str], most: int) -> list[str]:
+        """The facts, each cut to its share of `most` tokens if they have more together."""
+        tokens, share = self._encoder.backbone.tokenize(facts), max(1, most // len(facts))
+        if sum(len(t.ids) for t in tokens) <= most:
+            return list(facts)
+        return [
+            fact if len(t.ids) <= share else fact[: t.offsets[share - 1][1]]
+            for fact, t in zip(facts, tokens, strict=True)
+        ]
 
     def _fusion(self, prompt: str, facts: Sequence[str], gate: float) -> Fusion:
         known, lacking = set(terms_of(prompt)), list[str]()

@@ -6,18 +6,30 @@ import pytest
 import torch
 
 from pipeline import MemoryLM
-from pipeline.fusion.engine import Engine
+from pipeline.fusion.engine import Engine, Stream
 from pipeline.fusion.row import Job, Row
 from pipeline.fusion.text_stream import TextStream
+from tests.helpers.weights import encoder_of
 
 PROMPTS = ["The lamp of the", "Question: what is", "Bado and rit are in " * 4, "It"]
 LENGTHS = [24, 3, 12, 1]
-JOBS = [Job(p, max_new_tokens=n) for p, n in zip(PROMPTS, LENGTHS, strict=True)]
+FACTS = [
+    "The Harlow desk lamp is made of walnut.",
+    "Milo Kassab works as a glaciologist at Norlund harbour.",
+]
+ASKED = ["The Harlow desk lamp is made of", "Question: What does Milo Kassab work as?\nAnswer:"]
+JOBS = [
+    *(Job(p, max_new_tokens=n) for p, n in zip(PROMPTS, LENGTHS, strict=True)),  # each is one stream
+    *(Job(p, max_new_tokens=n) for p, n in zip(ASKED, (9, 17), strict=True)),  # each is two
+]
+FUSED = (4, 5)
 
 
 @pytest.fixture(scope="module", params=["gpt2", "llama"])
 def lm(request: pytest.FixtureRequest) -> MemoryLM:
-    return MemoryLM.load(str(request.getfixturevalue(request.param)), "cpu", "float32")
+    made = MemoryLM(encoder_of(request.getfixturevalue(request.param), dtype="float32"))
+    made.learn(FACTS, min_loss_delta=0)
+    return made
 
 
 def finish(engine: Engine) -> dict[Row, list[str]]:
@@ -46,6 +58,17 @@ def alone(lm: MemoryLM) -> list[tuple[Any, ...]]:
     return found
 
 
+def test_only_rows_with_an_open_gate_have_two_streams(lm: MemoryLM, alone: list[Any]) -> None:
+    engine = lm.engine()
+    rows = engine.submit(JOBS)
+    assert [bool(row.prompt.fusion) for row in rows] == [bool(row.prompt.reading) for row in rows]
+    assert [bool(row.prompt.fusion) for row in rows] == [i in FUSED for i in range(len(JOBS))]
+    engine.step()
+    assert len(engine._slots) == 3 + 2 * 2, "a bare row has finished"
+    finish(engine)
+    assert [outcome(row) for row in rows] == alone
+
+
 def test_rows_that_join_a_running_batch_get_what_they_get_alone(lm: MemoryLM, alone: list[Any]) -> None:
     engine, rows, most = lm.engine(), list[Row](), 0
     for job in JOBS:  # one more at each step
@@ -58,7 +81,7 @@ def test_rows_that_join_a_running_batch_get_what_they_get_alone(lm: MemoryLM, al
 
 def test_a_finished_row_leaves_and_takes_its_padding_with_it(lm: MemoryLM) -> None:
     engine = lm.engine()
-    rows = engine.submit(JOBS)
+    rows = engine.submit(JOBS[:4])
     ((last, text, finished),) = [one for one in engine.step() if one.finished]
     assert last is rows[3] and text == last.text and finished and engine._running == rows[:3]
     widths = []
@@ -70,6 +93,29 @@ def test_a_finished_row_leaves_and_takes_its_padding_with_it(lm: MemoryLM) -> No
         assert shapes == {cache.mask.shape}
         engine.step()
     assert max(widths) > widths[-1], "the longest prompt left with its row"
+
+
+def test_both_streams_of_a_row_leave_together(lm: MemoryLM) -> None:
+    engine = lm.engine()
+    short, long = engine.submit([JOBS[4], Job(PROMPTS[0], max_new_tokens=30)])
+    while engine.busy:
+        engine.step()
+        if engine._cache is not None:
+            assert len(engine._slots) == len(engine._cache.mask)
+            assert engine._slots.count(Stream(short, True)) == engine._slots.count(Stream(short, False))
+        if short.finish_reason and engine.busy:
+            assert engine._slots == [Stream(long, False)]
+
+
+@pytest.mark.parametrize("order", [(4, 0, 5, 2), (5, 4), (2, 5)])
+def test_a_cache_that_cannot_be_joined_gives_the_same(
+    lm: MemoryLM, alone: list[Any], order: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lm.encoder.contexts, "_cacheable", False)  # facts are read with every prompt
+    engine = lm.engine()
+    rows = engine.submit([JOBS[i] for i in order])
+    finish(engine)
+    assert [outcome(row) for row in rows] == [alone[i] for i in order]
 
 
 def test_rows_wait_where_the_cache_cannot_be_joined(lm: MemoryLM, alone: list[Any]) -> None:
@@ -84,13 +130,13 @@ def test_rows_wait_where_the_cache_cannot_be_joined(lm: MemoryLM, alone: list[An
     layers = engine._cache.cache.layers
     for layer in layers:
         layer.__class__ = Other
-    (second,) = engine.submit(JOBS[2:3])
+    second, fused = engine.submit([JOBS[2], JOBS[4]])
     assert not engine.open
     while not first.finish_reason:
         engine.step()
-        assert first.finish_reason or not second.tokens
+        assert first.finish_reason or not (second.tokens or fused.tokens)
     finish(engine)
-    assert [outcome(first), outcome(second)] == [alone[0], alone[2]]
+    assert [outcome(first), outcome(second), outcome(fused)] == [alone[0], alone[2], alone[4]]
 
 
 def test_the_reported_texts_make_up_the_answer(lm: MemoryLM) -> None:
@@ -138,7 +184,7 @@ def test_a_row_that_fails_a_step_fails_alone(
     lm: MemoryLM, alone: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = lm.engine()
-    good, bad, other = engine.submit([JOBS[0], JOBS[0], JOBS[2]])
+    good, bad, other, fused = engine.submit([JOBS[0], JOBS[0], JOBS[2], JOBS[5]])
     append = Row.append
 
     def fail(row: Row, token: int) -> None:
@@ -149,8 +195,8 @@ def test_a_row_that_fails_a_step_fails_alone(
     monkeypatch.setattr(Row, "append", fail)
     texts = finish(engine)
     assert isinstance(bad.error, Failing) and bad.finish_reason == "error"
-    assert [outcome(good), outcome(other)] == [alone[0], alone[2]]
-    for row in (good, other):
+    assert [outcome(good), outcome(other), outcome(fused)] == [alone[0], alone[2], alone[5]]
+    for row in (good, other, fused):
         assert "".join(texts[row]) == row.text, "what was reported before the failure is not reported again"
 
 
@@ -177,10 +223,11 @@ def test_a_model_that_fails_fails_every_row(
 
 
 def test_a_seeded_draw_depends_on_no_other_row(lm: MemoryLM) -> None:
-    jobs = [Job(PROMPTS[0], max_new_tokens=12, temperature=0.9, top_p=0.8, seed=n) for n in (1, 2, 1)]
-    one, two, three = (answer.text for answer in lm.answer(jobs))
-    assert one == three != two
-    assert [lm.answer([job])[0].text for job in jobs] == [one, two, three]
+    for prompt in (PROMPTS[0], ASKED[0]):
+        jobs = [Job(prompt, max_new_tokens=12, temperature=0.9, top_p=0.8, seed=n) for n in (1, 2, 1)]
+        one, two, three = (answer.text for answer in lm.answer(jobs))
+        assert one == three and (one != two or prompt == ASKED[0]), "the memory may leave no choice"
+        assert [lm.answer([job])[0].text for job in jobs] == [one, two, three]
 
 
 @pytest.mark.parametrize("text", ["naïve 東京 🦊 two  blanks\nand a line; " * 9, "🦊🦊 ß"])
