@@ -1,4 +1,4 @@
-"""Ways of asking on the default model: open prompts, clauses, long facts, two memories, chats."""
+"""Ways of asking on the default model: open prompts, clauses, long facts, lists, chats."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -69,7 +69,9 @@ def test_the_fact_with_the_asked_relation_answers(lm: MemoryLM) -> None:
 def test_the_clause_that_is_asked_about_answers(lm: MemoryLM, prompt: str, answer: str, others: str) -> None:
     lm.learn([STAFF, KETTLE], min_loss_delta=0)
     text = generated(lm, prompt, 8)
-    assert answer in text and not any(other in text for other in others.split())
+    assert answer in text
+    said = text if prompt.endswith("Answer:") else text[: text.index(answer)]
+    assert not any(other in said for other in others.split()), "a sentence may go on as the fact does"
 
 
 @pytest.mark.parametrize(
@@ -112,19 +114,26 @@ def test_a_fact_of_three_hundred_words_is_learned_and_asked_about(
     assert answer in generated(lm, prompt)
 
 
-@pytest.mark.parametrize(
-    "prompt",
-    [
-        "Where is the company that makes the Quill sensor located?",
-        "Question: Where is the company that makes the Quill sensor located?\nAnswer:",
-    ],
-)
-def test_a_prompt_may_need_two_memories(lm: MemoryLM, prompt: str) -> None:
+def test_the_values_of_a_list_are_read_together(lm: MemoryLM) -> None:
     lm.learn(
-        [*SENSOR, "The Tern camera is made by Nordlys.", "Nordlys is located in Bergen."], min_loss_delta=0
+        ["Mira Holt speaks Danish.", "Mira Holt also speaks Welsh and lives in Porto.", *SENSOR],
+        min_loss_delta=0,
     )
-    assert "Bonn" in generated(lm, prompt)
-    assert "Acme" in generated(lm, "The Quill sensor is made by", 6)
+    (made,) = lm.answer([Job("Question: Which languages does Mira Holt speak?\nAnswer:")])
+    assert "Danish" in made.text or "Welsh" in made.text
+    assert {memory.text for memory in made.memories if memory.gate > 0} >= {"Mira Holt speaks Danish."}
+
+
+def test_a_newer_value_answers(encoder: Encoder) -> None:
+    times = iter(datetime(2026, 1, day, tzinfo=UTC) for day in range(1, 9))
+    lm = MemoryLM(encoder, clock=lambda: next(times))
+    lm.learn(["Mira Holt lives in Oslo."], "a", min_loss_delta=0)
+    lm.learn(["Mira Holt lives in Porto."], "b", min_loss_delta=0)
+    for names in (["a", "b"], ["b", "a"]):
+        (made,) = lm.answer([Job("Mira Holt lives in", namespaces=names, max_new_tokens=6)])
+        assert "Porto" in made.text and "Oslo" not in made.text
+        doubted = {memory.text: memory.doubted_by for memory in made.memories}
+        assert doubted["Mira Holt lives in Porto."] is None
 
 
 def test_a_fact_does_not_answer_about_its_own_answer(lm: MemoryLM) -> None:
