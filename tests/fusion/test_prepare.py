@@ -1,4 +1,4 @@
-"""Prompts with their facts: what is read together fits into the model's context, and scores are of the right tokens."""
+"""Prompts with their facts: all that is read fits into the context, and the right tokens are scored."""
 
 from collections.abc import Sequence
 from pathlib import Path

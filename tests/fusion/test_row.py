@@ -1,4 +1,4 @@
-"""The end of an answer: where the memory has spoken, at the end of its line; elsewhere, where the model's own ends."""
+"""The end of an answer: its line's, where the memory speaks; elsewhere where the model ends."""
 
 from collections.abc import Sequence
 from pathlib import Path
