@@ -6,13 +6,15 @@ A small random model understands nothing that it reads, so only the words decide
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 
 from pipeline.ingest.encoder import Encoder
 from pipeline.model.backbone import Backbone
+from pipeline.model.calibration import calibration_of
 from pipeline.model.contexts import DEPTHS
-from pipeline.model.weights import Numbers, Weights, to_bytes
+from pipeline.model.weights import Numbers, Weights, keep, to_bytes, weights_path
 from pipeline.retrieve.evidence import FEATURES
 
 DIRECTIONS = 2
@@ -60,3 +62,13 @@ def encoder_of(
     """The encoder of a small model, with weights made by hand; by default its gates open for facts with the prompt's words."""
     backbone = Backbone.load(folder, "cpu", dtype)
     return Encoder(backbone, weights=weights_for(backbone, none, numbers))
+
+
+def install(folder: Path, cache: Path, numbers: Numbers = NUMBERS) -> None:
+    """Makes a cache folder in which a small model has its calibration and weights made by hand, for other processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FACTSTREAM_CACHE", str(cache))
+        backbone = Backbone.load(folder, "cpu")
+        calibration_of(backbone)
+        width = backbone.model.config.get_text_config().hidden_size
+        keep(to_bytes(backbone.hash, numbers, tensors(width)), weights_path(backbone))

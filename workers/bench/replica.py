@@ -104,8 +104,9 @@ def _read(settings: KafkaSettings, memories: int) -> None:
 
 def _load(settings: KafkaSettings, memories: int) -> None:
     encoder: Any = SimpleNamespace(
-        settings=Settings(), encoder_id="made-up", calibration=SimpleNamespace(mean=[0.0] * DIMENSIONS)
-    )
+        settings=Settings(), encoder_id="made-up", calibration=SimpleNamespace(mean=[0.0] * DIMENSIONS),
+        backbone=None, contexts=None, weights=None,  # nothing is asked
+    )  # fmt: skip
     replica = LiveReplica(MemoryLM(encoder), _consumer(settings), settings.partitions)
     while not replica.catch_up(10.0):
         pass
