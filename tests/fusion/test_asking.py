@@ -1,4 +1,4 @@
-"""Ways of asking on the default model: open prompts, clauses, long facts, lists, chats."""
+"""Ways of asking on the default model: open prompts, clauses, long facts, newer values, chats."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -112,16 +112,6 @@ def test_a_fact_of_three_hundred_words_is_learned_and_asked_about(
     assert len(REPORT.split()) > 300
     lm.learn([REPORT, KETTLE], min_loss_delta=0)
     assert answer in generated(lm, prompt)
-
-
-def test_the_values_of_a_list_are_read_together(lm: MemoryLM) -> None:
-    lm.learn(
-        ["Mira Holt speaks Danish.", "Mira Holt also speaks Welsh and lives in Porto.", *SENSOR],
-        min_loss_delta=0,
-    )
-    (made,) = lm.answer([Job("Question: Which languages does Mira Holt speak?\nAnswer:")])
-    assert "Danish" in made.text or "Welsh" in made.text
-    assert {memory.text for memory in made.memories if memory.gate > 0} >= {"Mira Holt speaks Danish."}
 
 
 def test_a_newer_value_answers(encoder: Encoder) -> None:
