@@ -8,17 +8,17 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from pipeline.bench.files import FactRow
+from pipeline.bench.harness import Progress
 from pipeline.bench.wild.scenario import Scenario, WildAsk, stating
 from pipeline.bench.wild.verdicts import learn
 from pipeline.fit.train import Examples
 from pipeline.ingest.encoder import Encoder
-from pipeline.memory.bank import Bank
 from pipeline.memory_lm import MemoryLM
-from pipeline.retrieve.evidence import FEATURES
 from pipeline.retrieve.ranker import Asked, Candidates, Ranker
 from pipeline.retrieve.retriever import retrieve_all
 
@@ -54,9 +54,50 @@ def _right(scenario: Scenario, ask: WildAsk) -> tuple[str, ...]:
     return tuple(with_answer or named)
 
 
+class Read(NamedTuple):
+    """A prompt that was read, with its candidates."""
+
+    prompt: Prompt
+    texts: list[str]  # of the candidates
+    candidates: Candidates
+
+
+def examples_of(
+    encoder: Encoder, scenarios: Sequence[Scenario], progress: Progress
+) -> tuple[Examples, list[Prompt]]:
+    """The examples of all scenarios, each with its prompt. A prompt without candidates is left out."""
+    times = deque[datetime]()
+    lm, found, groups = MemoryLM(encoder, clock=times.popleft), list[Read](), list[int]()
+    total = sum(len(scenario.asks) + len(scenario.silent) for scenario in scenarios)
+    for number, scenario in enumerate(scenarios):
+        namespace = f"fit-{number}"
+        learn(lm, times, scenario, namespace)
+        read = read_prompts(lm, namespace, prompts_of(scenario), lambda n: progress("reading", n, total))
+        groups += [number] * len(read)
+        found += read
+    return _padded(found, groups, encoder.settings.read_candidates), [one.prompt for one in found]
+
+
+def _padded(read: Sequence[Read], groups: Sequence[int], width: int) -> Examples:
+    def pad(rows: Tensor) -> Tensor:
+        padded = rows.new_zeros((width, *rows.shape[1:]))
+        padded[: len(rows)] = rows
+        return padded
+
+    right = [torch.tensor([text in one.prompt.right for text in one.texts]) for one in read]
+    return Examples(
+        torch.stack([pad(one.candidates.evidence) for one in read]),
+        torch.stack([pad(one.candidates.states.half()) for one in read]),
+        torch.stack([one.candidates.bare.half() for one in read]),
+        torch.stack([pad(torch.ones(len(own), dtype=torch.bool)) for own in right]),
+        torch.stack([pad(own) for own in right]),
+        torch.tensor(groups),
+    )
+
+
 def read_prompts(
     lm: MemoryLM, namespace: str, prompts: Sequence[Prompt], done: Callable[[int], object]
-) -> list[tuple[Prompt, list[str], Candidates]]:
+) -> list[Read]:
     """Each prompt that has candidates, with their texts and what the head gets about them."""
     encoder, settings = lm.encoder, lm.bank.settings
     ranker = Ranker(encoder.backbone, encoder.contexts, encoder.weights, settings)
@@ -67,7 +108,7 @@ def read_prompts(
         hits = retrieve_all(lm.bank, [[namespace]] * len(some), encoded, settings.read_candidates)
         read = ranker.candidates([Asked(p.text, own) for p, own in zip(some, hits, strict=True)])
         found += [
-            (prompt, [hit.memory.text for hit in own], candidates)
+            Read(prompt, [hit.memory.text for hit in own], candidates)
             for prompt, own, candidates in zip(some, hits, read, strict=True)
             if candidates is not None
         ]

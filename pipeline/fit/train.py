@@ -23,6 +23,8 @@ RATE = 2e-3
 DECAY = 0.05
 DROPOUT, INPUT_DROPOUT = 0.3, 0.1
 SAMPLE = 20_000  # candidates from which the directions are computed
+Done = Callable[[int], object]
+"""Called with the number of epochs since the last call."""
 SHRINK = 0.01  # share of the leading variance added to each, so that whitening amplifies no noise
 
 
@@ -100,9 +102,7 @@ class _Net(nn.Module):
         return torch.cat([logits, self.none.expand(len(x), 1)], 1)
 
 
-def train(
-    x: Tensor, present: Tensor, right: Tensor, seed: int, done: Callable[[int], object] = lambda steps: None
-) -> Network:
+def train(x: Tensor, present: Tensor, right: Tensor, seed: int, done: Done = lambda epochs: None) -> Network:
     """An ensemble, trained on inputs x [n, c, inputs]. Deterministic for a seed and a number of threads."""
     target = torch.cat([right, ~right.any(1, keepdim=True)], 1)
     with torch.random.fork_rng(devices=[]):
@@ -116,7 +116,7 @@ def train(
     )
 
 
-def _train_one(x: Tensor, present: Tensor, target: Tensor, seed: int, done: Callable[[int], object]) -> _Net:
+def _train_one(x: Tensor, present: Tensor, target: Tensor, seed: int, done: Done) -> _Net:
     torch.manual_seed(seed)
     net = _Net(x.shape[2])
     optimizer = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=DECAY)
@@ -135,13 +135,13 @@ def _train_one(x: Tensor, present: Tensor, target: Tensor, seed: int, done: Call
 
 
 def predict(network: Network, x: Tensor, present: Tensor) -> Tensor:
-    """[n, c + 1] the probability of each candidate, and of none."""
-    return torch.stack(
-        [
-            torch.zeros(x.shape[1] + 1).index_copy(0, torch.cat([own.nonzero()[:, 0], torch.tensor([x.shape[1]])]), p)
-            for own, p in ((own, network.probabilities(row[own])) for row, own in zip(x, present, strict=True))
-        ]
-    )
+    """[n, c + 1] the probability of each candidate, 0 for padding, and of none."""
+    found = x.new_zeros((len(x), x.shape[1] + 1))
+    for row, own in enumerate(present):
+        p = network.probabilities(x[row, own])
+        found[row, :-1][own] = p[:-1]
+        found[row, -1] = p[-1]
+    return found
 
 
 def folds(groups: Sequence[int], count: int) -> list[list[int]]:
