@@ -123,11 +123,11 @@ def _train_one(x: Tensor, present: Tensor, target: Tensor, seed: int, done: Done
     steps = EPOCHS * -(-len(x) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
     for _ in range(EPOCHS):
-        for some in torch.randperm(len(x)).split(BATCH):
+        for some in torch.split(torch.randperm(len(x)), BATCH):
             log_p = net(x[some], present[some]).log_softmax(1)
             loss = -log_p.masked_fill(~target[some], -1e9).logsumexp(1).mean()
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             schedule.step()
         done(1)

@@ -16,7 +16,7 @@ from workers.cli.ask import ask
 from workers.cli.bench import app as bench_app
 from workers.cli.errors import report_errors, stderr
 from workers.cli.memories import app as memories_app
-from workers.cli.options import Bootstrap, Data, Json, Model, Prefix
+from workers.cli.options import Bootstrap, Data, Device, Json, Model, Prefix
 from workers.cli.publish import publish
 from workers.cli.run import ui, up, worker
 from workers.cli.tables import Format, show_query
@@ -137,6 +137,39 @@ def model_calibrate(model: ModelName = "default") -> None:
         backbone = Backbone.load(model)
         stderr.print(f"calibrating {model}: the model generates a few hundred short texts")
         print(keep(calibrate(backbone), calibration_path(backbone)))
+
+
+@model_app.command("fit")
+def model_fit(
+    files: Annotated[
+        list[Path], typer.Argument(help="JSON Lines files of scenarios: examples/wild/README.md.")
+    ],
+    model: ModelName = "default",
+    device: Device = "auto",
+    out: Annotated[Path | None, typer.Option(help="Write the weights here, not to the cache.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fit the head that ranks and gates the memories of a model, and print what it gives on domains left out.
+
+    The frozen model reads every prompt of the scenarios: under an hour on two processors for a model of 135M parameters.
+    All workers must have the same file: fit it once and copy it.
+
+    Example: factstream model fit examples/wild/*.jsonl
+    """
+    from workers.cli.bench import measuring
+
+    with report_errors(), measuring() as (progress, _):
+        from pipeline.bench.wild.scenario import read_scenarios
+
+        scenarios = read_scenarios(files)  # a bad file fails before torch is loaded
+        from pipeline.fit.fit import fit
+        from pipeline.ingest.encoder import Encoder
+        from pipeline.model.weights import keep, weights_path
+        from workers.bench.fit import show
+
+        encoder = Encoder.load(model, device)
+        fitted = fit(encoder, scenarios, encoder.weights.numbers, progress)
+        show(fitted, keep(fitted.content, out or weights_path(encoder.backbone)), as_json)
 
 
 @schemas_app.command("export")
