@@ -13,20 +13,20 @@ class BenchFileError(ValueError):
     """A file that cannot be used. The text names the file, the line and the error there."""
 
 
-class _Line(BaseModel):
+class Line(BaseModel):
     """Further fields of a line are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=False)
 
 
-class Update(_Line):
+class Update(Line):
     """A later fact on the same subject and relation."""
 
     text: Text
     target: Text
 
 
-class FactRow(_Line):
+class FactRow(Line):
     """A false fact, which no frozen model can know: `text` ends in `target`, where the truth is `target_true`."""
 
     category: str | None = None
@@ -43,7 +43,7 @@ class FactRow(_Line):
     """The fact with its object first."""
 
 
-class TalkFact(_Line):
+class TalkFact(Line):
     """A fact that is stated in a conversation."""
 
     text: Text
@@ -51,7 +51,7 @@ class TalkFact(_Line):
     """The turns of the conversation that support it."""
 
 
-class TalkQuestion(_Line):
+class TalkQuestion(Line):
     """A question about a conversation, and its answer."""
 
     question: Text
@@ -61,7 +61,7 @@ class TalkQuestion(_Line):
     """1: several facts, 2: time, 3: open, 4: one fact, 5: not answered in the conversation."""
 
 
-class Talk(_Line):
+class Talk(Line):
     """A conversation, with its facts and questions about it."""
 
     conversation: Text
@@ -69,12 +69,12 @@ class Talk(_Line):
     questions: tuple[TalkQuestion, ...]
 
 
-L = TypeVar("L", bound=_Line)
+L = TypeVar("L", bound=Line)
 
 
 def read_facts(file: Path) -> list[FactRow]:
     """The rows of a file of facts, JSON lines. Raises BenchFileError."""
-    rows = _read(file, FactRow)
+    rows = read_lines(file, FactRow)
     seen: dict[str, int] = {}
     for number, row in rows:
         if row.text in seen:
@@ -85,10 +85,10 @@ def read_facts(file: Path) -> list[FactRow]:
 
 def read_talks(file: Path) -> list[Talk]:
     """The conversations of a file, JSON lines. Raises BenchFileError."""
-    return [talk for _, talk in _read(file, Talk)]
+    return [talk for _, talk in read_lines(file, Talk)]
 
 
-def _read(file: Path, kind: type[L]) -> Sequence[tuple[int, L]]:
+def read_lines(file: Path, kind: type[L]) -> Sequence[tuple[int, L]]:
     """The (line number, row) of every line that is not blank. Raises BenchFileError."""
     rows = []
     try:
