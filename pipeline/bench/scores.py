@@ -2,11 +2,15 @@
 
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from pipeline.text.words import is_unspaced
+
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
+_QUOTES = str.maketrans("‘’“”", "''\"\"")
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
 
@@ -47,6 +51,21 @@ def contains(text: str, target: str) -> bool:
     return target.casefold() in text.casefold()
 
 
+def says(text: str, answer: str) -> bool:
+    """Whether the text's first line that is not blank has the answer as whole words, whatever their case and blanks.
+
+    In scripts that put no blanks between words the answer may stand within other words.
+    """
+    line, wanted = _plain(text.strip().partition("\n")[0]), _plain(answer)
+    begin = line.find(wanted) if wanted else -1
+    while begin >= 0:
+        edges = (begin, begin + len(wanted))
+        if not any(_within_word(line[max(0, at - 1) : at + 1]) for at in edges):
+            return True
+        begin = line.find(wanted, begin + 1)
+    return False
+
+
 def repeated_4grams(texts: Iterable[str]) -> float | None:
     """The share of four-word sequences that occurred earlier in the same text; None if there are none."""
     count = repeats = 0
@@ -69,3 +88,12 @@ def f1(answer: str, right: str) -> float:
 
 def _normal(text: str) -> list[str]:
     return _ARTICLES.sub(" ", text.casefold().translate(_PUNCTUATION)).split()
+
+
+def _plain(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().translate(_QUOTES).split())
+
+
+def _within_word(letters: str) -> bool:
+    """Whether these are two characters of one word."""
+    return len(letters) == 2 and all((c.isalnum() or c == "_") and not is_unspaced(c) for c in letters)
