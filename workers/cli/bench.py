@@ -96,6 +96,38 @@ def talk(
 
 
 @app.command()
+def wild(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="JSON Lines files, a domain a line.")],
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Asks of a domain, and prompts that no fact answers.")
+    ] = None,
+    model: Model = "default",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Learn facts as people write them, each domain in a namespace of its own, and ask about them.
+
+    Each line of a file has domain, facts {id, day, text}, some with the id of an earlier fact that they
+    replace, seem to change or repeat (replaces, beside, same_as); asks {text, facts, form, kind, answers};
+    and silent {text, why}, prompts that no fact answers. An answer is right if one of its answers stands in
+    its first line. --json also lists every answer and decision.
+
+    Example: factstream bench wild wild.jsonl --limit 10
+    """
+    from workers.bench.wild import show_wild
+
+    with measuring() as (progress, _):
+        from pipeline.bench.wild.scenario import read_scenarios
+
+        scenarios = read_scenarios(files)  # a bad file fails before torch is loaded
+        from pipeline.bench.wild.measure import measure
+        from pipeline.ingest.encoder import Encoder
+
+        result = measure(Encoder.load(model, device), scenarios, limit, progress)
+    show(result, as_json, show_wild)
+
+
+@app.command()
 def write(
     memories: Annotated[
         int, typer.Option(min=1000, help="Size of the large namespace; it holds at most 100000.")

@@ -1,0 +1,1 @@
+"""Measurement of the memory on facts as people write them."""
