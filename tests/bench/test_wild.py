@@ -15,7 +15,9 @@ from pipeline.bench.wild.scenario import Scenario, WildFact, as_prompt, read_sce
 from pipeline.bench.wild.verdicts import START, confusion, verdicts
 from pipeline.memory.bank import memory_id
 from pipeline.memory.events import Decision, SourceOffset
+from pipeline.retrieve.alignment import Alignment
 from pipeline.retrieve.hit import Hit
+from pipeline.text.annotate import AnnotatedText
 from tests.bench.test_recall import written
 from tests.memory.samples import memory
 from workers.cli.app import app
@@ -119,7 +121,9 @@ def fact(number: str) -> WildFact:
 
 
 def hit(number: str, gate: float) -> Hit:
-    return Hit(memory(0, fact(number).text), 1.0, np.zeros(1), gate=gate)
+    found = memory(0, fact(number).text)
+    alignment = Alignment(np.zeros(0, bool), (0, 0), 0.0, 0.0, np.zeros(0))
+    return Hit(found, AnnotatedText(found.text), np.zeros(0), alignment, 1.0, gate)
 
 
 def test_an_ask_is_judged_by_its_texts_and_the_gates_of_its_facts() -> None:

@@ -7,9 +7,10 @@ from pipeline.bench.comparison import GENERATE_CHUNK
 from pipeline.bench.scores import says, share
 from pipeline.bench.wild.scenario import Scenario, Silent, WildAsk, replaced, stating
 from pipeline.fusion.row import Row
+from pipeline.fusion.span_scorer import QUESTION_EXAMPLES, SENTENCE_EXAMPLES
 from pipeline.memory_lm import Job, MemoryLM
 from pipeline.retrieve.hit import Hit
-from pipeline.retrieve.reading import context_of
+from pipeline.text.clauses import ends_in_label
 
 TOKENS = 20
 """Tokens of every answer."""
@@ -145,8 +146,9 @@ def keep_silent(
 
 
 def after(prompt: str, facts: Sequence[str]) -> str:
-    """The prompt after the facts, as the memory reads them; after nothing if there are none."""
-    return "".join(context_of(prompt, facts)) + prompt if facts else prompt
+    """The prompt after two examples and the facts, one a line; the prompt alone if there are none."""
+    examples = QUESTION_EXAMPLES if ends_in_label(prompt) else SENTENCE_EXAMPLES
+    return "\n".join([examples + facts[0], *facts[1:], prompt]) if facts else prompt
 
 
 def rows(lm: MemoryLM, jobs: Sequence[Job], done: Done = lambda count: None) -> list[Row]:

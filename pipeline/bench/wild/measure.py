@@ -17,7 +17,7 @@ from pipeline.ingest.encoder import Encoder
 from pipeline.memory_lm import MemoryLM
 
 SEED = 20261123
-TIMED = 5
+TIMED = 2
 """Asks of each domain that are timed."""
 
 T = TypeVar("T")

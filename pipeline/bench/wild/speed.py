@@ -27,7 +27,7 @@ class Speed:
     retrieve_ms: float | None
     """The mean of the first times that the prompts come."""
     retrieve_again_ms: float | None
-    """The mean of the second times: all facts that the model reads have been read."""
+    """The mean of the second times, when texts are annotated already."""
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Timed:
 
 
 def time_prompts(lm: MemoryLM, prompts: Sequence[str], namespace: str, timed: Timed, done: Done) -> None:
-    """Retrieves for each prompt twice, and answers it with memory and bare; every answer has all its tokens."""
+    """Retrieves for each prompt twice, and answers it with memory and bare."""
     backbone = lm.encoder.backbone
     ends, backbone.eos_ids = backbone.eos_ids, frozenset()
     try:
@@ -79,9 +79,7 @@ def time_prompts(lm: MemoryLM, prompts: Sequence[str], namespace: str, timed: Ti
 
 def _answer(lm: MemoryLM, prompt: str, namespace: str, use_memory: bool, timed: Timed) -> None:
     begun, engine = clock(), lm.engine()
-    [row] = engine.submit(
-        [Job(prompt, None, [namespace], use_memory, max_new_tokens=TOKENS, stop_at_answer=False)]
-    )
+    [row] = engine.submit([Job(prompt, None, [namespace], use_memory, max_new_tokens=TOKENS)])
     engine.step()
     first = clock()
     while engine.busy:
