@@ -53,7 +53,11 @@ def wrong_fields(entry: object, fields: Fields, optional: tuple[str, ...] = ()) 
         value = entry.get(name)
         if not isinstance(value, kind) or isinstance(value, bool) or value in ("", []):
             yield f"{name} is no {kind.__name__}, or empty"
-        elif kind is list and fields is not DOMAIN and not all(isinstance(item, str) for item in value):
+        elif (
+            isinstance(value, list)
+            and fields is not DOMAIN
+            and not all(isinstance(item, str) for item in value)
+        ):
             yield f"{name} holds something else than texts"
     yield from (f"{name} is no str" for name in optional if not isinstance(entry.get(name, ""), str))
     if unknown := sorted(set(entry) - set(fields) - set(optional)):
@@ -76,7 +80,7 @@ def ended(facts: list[Entry]) -> set[str]:
     first: dict[str, str] = {}  # by id, the fact that said it first
     ends = set[str]()
     for fact in facts:
-        id, same, old = fact["id"], fact.get("same_as", ""), fact.get("replaces")
+        id, same, old = fact["id"], fact.get("same_as", ""), fact.get("replaces", "")
         if old in first:
             ends.update(said for said, root in first.items() if root == first[old])
         first[id] = first.get(same, id)
