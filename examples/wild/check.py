@@ -80,7 +80,8 @@ def ended(facts: list[Entry]) -> set[str]:
     first: dict[str, str] = {}  # by id, the fact that said it first
     ends = set[str]()
     for fact in facts:
-        id, same, old = fact["id"], fact.get("same_as", ""), fact.get("replaces", "")
+        id: str = fact["id"]
+        same, old = fact.get("same_as", ""), fact.get("replaces", "")
         if old in first:
             ends.update(said for said, root in first.items() if root == first[old])
         first[id] = first.get(same, id)
