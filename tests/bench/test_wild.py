@@ -1,6 +1,7 @@
 """`bench wild`: what counts as said and right, the matrix of decisions, file errors, and a whole run."""
 
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 from pipeline.bench.files import BenchFileError
 from pipeline.bench.scores import says
 from pipeline.bench.wild.answers import WAYS, after, judged, shares
+from pipeline.bench.wild.measure import _sample
 from pipeline.bench.wild.scenario import Scenario, WildFact, as_prompt, read_scenarios, replaced, stating
 from pipeline.bench.wild.verdicts import START, confusion, verdicts
 from pipeline.memory.bank import memory_id
@@ -100,6 +102,13 @@ def test_questions_and_chat_are_asked_as_questions() -> None:
     ]  # fmt: skip
     assert as_prompt("几点？ ") == "Question: 几点？ \nAnswer:"
     assert SCENARIO.silent[0].prompt == "Question: Who fires the east kiln?\nAnswer:"
+
+
+def test_domains_of_like_length_are_not_asked_at_the_same_places() -> None:
+    random = Random(1)
+    first, second = (_sample(list(range(12)), 4, random) for _ in range(2))
+    assert len(set(first)) == len(set(second)) == 4 and first != second
+    assert _sample([1, 2], 4, random) == _sample([1, 2], None, random) == [1, 2]
 
 
 def test_facts_are_put_before_a_prompt_as_the_memory_reads_them() -> None:

@@ -75,8 +75,9 @@ def measure(
     """
     begun, times = clock(), deque[datetime]()
     lm = MemoryLM(encoder, clock=times.popleft)
-    asks = [_sample(scenario.asks, limit) for scenario in scenarios]
-    silent = [_sample(scenario.silent, limit) for scenario in scenarios]
+    random = Random(SEED)  # one for all: domains of like length must not be asked at the same places
+    asks = [_sample(scenario.asks, limit, random) for scenario in scenarios]
+    silent = [_sample(scenario.silent, limit, random) for scenario in scenarios]
     fact_count = sum(len(scenario.facts) for scenario in scenarios)
     timed, verdicts = Timed(), list[Verdict]()
     answers, silences = list[Answered](), list[Silence]()
@@ -115,8 +116,8 @@ def measure(
     )
 
 
-def _sample(items: Sequence[T], limit: int | None) -> list[T]:
-    return list(items) if limit is None or limit >= len(items) else Random(SEED).sample(items, limit)
+def _sample(items: Sequence[T], limit: int | None, random: Random) -> list[T]:
+    return list(items) if limit is None or limit >= len(items) else random.sample(items, limit)
 
 
 def _by(items: Sequence[T], name: Callable[[T], str], result: Callable[[Sequence[T]], R]) -> dict[str, R]:
