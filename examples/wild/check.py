@@ -47,19 +47,19 @@ def plain(text: str) -> str:
 def wrong_fields(entry: object, fields: Fields, optional: tuple[str, ...] = ()) -> Iterator[str]:
     """What an object lacks, has of another type or empty, or has too much."""
     if not isinstance(entry, dict):
-        yield f"no object: {entry!r}"
+        yield f"not an object: {entry!r}"
         return
     for name, kind in fields.items():
         value = entry.get(name)
         if not isinstance(value, kind) or isinstance(value, bool) or value in ("", []):
-            yield f"{name} is no {kind.__name__}, or empty"
+            yield f"{name} is not a {kind.__name__}, or empty"
         elif (
             isinstance(value, list)
             and fields is not DOMAIN
             and not all(isinstance(item, str) for item in value)
         ):
             yield f"{name} holds something else than texts"
-    yield from (f"{name} is no str" for name in optional if not isinstance(entry.get(name, ""), str))
+    yield from (f"{name} is not a str" for name in optional if not isinstance(entry.get(name, ""), str))
     if unknown := sorted(set(entry) - set(fields) - set(optional)):
         yield f"unknown fields {', '.join(unknown)}"
 

@@ -17,11 +17,11 @@ WILD = Path(__file__).parent.parent.parent / "examples" / "wild"
 Domain = dict[str, Any]
 FAULTS: list[tuple[str, Callable[[Domain], object]]] = [
     ("unknown fields note", lambda domain: domain.update(note="later")),
-    ("asks is no list", lambda domain: domain.update(asks={})),
-    ("silent 1: no object", lambda domain: domain["silent"].insert(0, "Who?")),
-    ("facts 1: text is no str, or empty", lambda domain: domain["facts"][0].update(text="")),
-    ("facts 1: day is no int", lambda domain: domain["facts"][0].update(day="Monday")),
-    ("facts 1: beside is no str", lambda domain: domain["facts"][0].update(beside=["f2"])),
+    ("asks is not a list", lambda domain: domain.update(asks={})),
+    ("silent 1: not an object", lambda domain: domain["silent"].insert(0, "Who?")),
+    ("facts 1: text is not a str, or empty", lambda domain: domain["facts"][0].update(text="")),
+    ("facts 1: day is not a int", lambda domain: domain["facts"][0].update(day="Monday")),
+    ("facts 1: beside is not a str", lambda domain: domain["facts"][0].update(beside=["f2"])),
     ("facts 1: unknown fields replace", lambda domain: domain["facts"][0].update(replace="f1")),
     ("asks 1: answers holds something else", lambda domain: domain["asks"][0].update(answers=[22])),
     ("29 facts, fewer than 30", lambda domain: domain.update(facts=domain["facts"][:29])),
@@ -66,7 +66,7 @@ def first() -> str:
 
 
 @pytest.mark.parametrize("fault, breaks", FAULTS, ids=[fault for fault, _ in FAULTS])
-def test_the_checker_finds_a_broken(
+def test_the_checker_finds_each_fault(
     tmp_path: Path, first: str, fault: str, breaks: Callable[[Domain], object]
 ) -> None:
     domain = json.loads(first)

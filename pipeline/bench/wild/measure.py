@@ -75,9 +75,8 @@ def measure(
     """
     begun, times = clock(), deque[datetime]()
     lm = MemoryLM(encoder, clock=times.popleft)
-    random = Random(SEED)  # one for all: domains of like length must not be asked at the same places
-    asks = [_sample(scenario.asks, limit, random) for scenario in scenarios]
-    silent = [_sample(scenario.silent, limit, random) for scenario in scenarios]
+    asks = _samples([scenario.asks for scenario in scenarios], limit)
+    silent = _samples([scenario.silent for scenario in scenarios], limit)
     fact_count = sum(len(scenario.facts) for scenario in scenarios)
     timed, verdicts = Timed(), list[Verdict]()
     answers, silences = list[Answered](), list[Silence]()
@@ -116,8 +115,13 @@ def measure(
     )
 
 
-def _sample(items: Sequence[T], limit: int | None, random: Random) -> list[T]:
-    return list(items) if limit is None or limit >= len(items) else random.sample(items, limit)
+def _samples(lists: Sequence[Sequence[T]], limit: int | None) -> list[list[T]]:
+    """At most `limit` items of each list. One generator draws all, so that lists of one length get different places."""
+    random = Random(SEED)
+    return [
+        list(items) if limit is None or limit >= len(items) else random.sample(items, limit)
+        for items in lists
+    ]
 
 
 def _by(items: Sequence[T], name: Callable[[T], str], result: Callable[[Sequence[T]], R]) -> dict[str, R]:
