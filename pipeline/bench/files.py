@@ -14,7 +14,7 @@ class BenchFileError(ValueError):
 
 
 class Line(BaseModel):
-    """Further fields of a line are ignored."""
+    """A line of a file, as an object. Further fields are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=False)
 

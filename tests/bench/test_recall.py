@@ -86,7 +86,9 @@ def recalled(quick: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 @pytest.mark.slow
 def test_recall_prints_each_measure_as_soon_as_it_is_known(recalled: dict[str, Any]) -> None:
     # A slow machine also prints a line of progress now and then ("update: 2 of 4"), under the same names.
-    printed = [line for line in recalled["stderr"].splitlines() if not re.search(r": [\d,]+ of [\d,]+$", line)]
+    printed = [
+        line for line in recalled["stderr"].splitlines() if not re.search(r": [\d,]+ of [\d,]+$", line)
+    ]
     lines = [line.partition(": ") for line in printed]
     names = [m["name"] for m in recalled["measures"]]
     assert [name for name, _, _ in lines if name in names] == names

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from pipeline.bench.files import BenchFileError
 from pipeline.bench.scores import says
 from pipeline.bench.wild.answers import WAYS, after, judged, shares
+from pipeline.bench.wild.measure import _samples
 from pipeline.bench.wild.scenario import Scenario, WildFact, as_prompt, read_scenarios, replaced, stating
 from pipeline.bench.wild.verdicts import START, confusion, verdicts
 from pipeline.memory.bank import memory_id
@@ -100,7 +101,13 @@ def test_questions_and_chat_are_asked_as_questions() -> None:
     assert SCENARIO.silent[0].prompt == "Question: Who fires the east kiln?\nAnswer:"
 
 
-def test_facts_are_put_before_a_prompt_as_the_memory_reads_them() -> None:
+def test_domains_of_one_length_are_not_asked_at_the_same_places() -> None:
+    first, second = _samples([range(12), range(12)], 4)
+    assert len(set(first)) == len(set(second)) == 4 and first != second
+    assert _samples([[1, 2]], 4) == _samples([[1, 2]], None) == [[1, 2]]
+
+
+def test_prompting_puts_examples_and_facts_before_the_prompt() -> None:
     assert after("The kiln is", []) == "The kiln is"
     assert after("The kiln is", ["It is hot.", "It is red."]).endswith(
         "\n\nIt is hot.\nIt is red.\nThe kiln is"
@@ -183,10 +190,16 @@ def changed(field: str, n: int, **values: Any) -> dict[str, Any]:
         (changed("facts", 1, day="soon"), "line 2: facts.1.day: "),
         (changed("facts", 1, text=""), "line 2: facts.1.text: "),
         (changed("facts", 1, id="f1"), "line 2: facts.1.id: 'f1' is the id of another fact, too"),
-        (changed("facts", 1, same_as="f1"), "line 2: facts.1.same_as: 'f1' is no earlier fact"),
-        (changed("facts", 2, replaces="f9"), "line 2: facts.2.replaces: 'f9' is no earlier fact"),
-        (changed("facts", 2, replaces="f3"), "line 2: facts.2.replaces: 'f3' is no earlier fact"),
-        (changed("asks", 0, facts=["f5", "f9"]), "line 2: asks.0.facts.1: 'f9' is no fact"),
+        (changed("facts", 1, same_as="f1"), "line 2: facts.1.same_as: 'f1' is not the id of an earlier fact"),
+        (
+            changed("facts", 2, replaces="f9"),
+            "line 2: facts.2.replaces: 'f9' is not the id of an earlier fact",
+        ),
+        (
+            changed("facts", 2, replaces="f3"),
+            "line 2: facts.2.replaces: 'f3' is not the id of an earlier fact",
+        ),
+        (changed("asks", 0, facts=["f5", "f9"]), "line 2: asks.0.facts.1: 'f9' is not the id of a fact"),
         (changed("asks", 1, answers=[]), "line 2: asks.1.answers: "),
         (changed("asks", 1, form="song"), "line 2: asks.1.form: "),
         (changed("silent", 0, why=None), "line 2: silent.0.why: "),

@@ -17,7 +17,7 @@ from pipeline.ingest.encoder import Encoder
 from pipeline.memory_lm import MemoryLM
 
 SEED = 20261123
-TIMED = 1
+TIMED = 2
 """Asks of each domain that are timed."""
 
 T = TypeVar("T")
@@ -75,8 +75,8 @@ def measure(
     """
     begun, times = clock(), deque[datetime]()
     lm = MemoryLM(encoder, clock=times.popleft)
-    asks = [_sample(scenario.asks, limit) for scenario in scenarios]
-    silent = [_sample(scenario.silent, limit) for scenario in scenarios]
+    asks = _samples([scenario.asks for scenario in scenarios], limit)
+    silent = _samples([scenario.silent for scenario in scenarios], limit)
     fact_count = sum(len(scenario.facts) for scenario in scenarios)
     timed, verdicts = Timed(), list[Verdict]()
     answers, silences = list[Answered](), list[Silence]()
@@ -115,8 +115,13 @@ def measure(
     )
 
 
-def _sample(items: Sequence[T], limit: int | None) -> list[T]:
-    return list(items) if limit is None or limit >= len(items) else Random(SEED).sample(items, limit)
+def _samples(lists: Sequence[Sequence[T]], limit: int | None) -> list[list[T]]:
+    """At most `limit` items of each list. One generator draws all, so that lists of one length get different places."""
+    random = Random(SEED)
+    return [
+        list(items) if limit is None or limit >= len(items) else random.sample(items, limit)
+        for items in lists
+    ]
 
 
 def _by(items: Sequence[T], name: Callable[[T], str], result: Callable[[Sequence[T]], R]) -> dict[str, R]:

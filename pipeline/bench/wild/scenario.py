@@ -127,8 +127,8 @@ def _wrong(scenario: Scenario) -> Iterator[str]:
         for link in LINKS:
             other = getattr(fact, link)
             if other is not None and order.get(other, len(order)) >= order[fact.id]:
-                yield f"facts.{n}.{link}: {other!r} is no earlier fact"
+                yield f"facts.{n}.{link}: {other!r} is not the id of an earlier fact"
     for n, ask in enumerate(scenario.asks):
         for i, number in enumerate(ask.facts):
             if number not in places:
-                yield f"asks.{n}.facts.{i}: {number!r} is no fact"
+                yield f"asks.{n}.facts.{i}: {number!r} is not the id of a fact"
