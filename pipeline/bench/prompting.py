@@ -14,7 +14,8 @@ from pipeline.memory_lm import Job, MemoryLM
 from pipeline.model.backbone import Backbone
 from pipeline.model.batching import close_batches
 from pipeline.model.kv_cache import KVCache
-from pipeline.retrieve.reading import QUESTION_EXAMPLES
+from pipeline.model.reading import QUESTION, REPEATED, SENTENCE
+from pipeline.text.clauses import ends_in_label
 
 WORDINGS = ("plain", "chat", "two examples")
 GATINGS = ("", ", gated")
@@ -43,13 +44,19 @@ def found(lm: MemoryLM, prompts: Sequence[str], namespace: str = "default", k: i
     return [Found("\n".join(h.text for h in hits), any(h.gate > 0 for h in hits)) for hits in retrieved]
 
 
+def after(prompt: str, facts: Sequence[str]) -> str:
+    """The prompt after two examples of its kind and the facts, one a line; the prompt alone if there are none."""
+    examples = REPEATED + (QUESTION if ends_in_label(prompt) else SENTENCE)
+    return "\n".join([examples + facts[0], *facts[1:], prompt]) if facts else prompt
+
+
 def job(wording: str, fact: str, prompt: str, max_new_tokens: int = 32) -> Job:
     """The prompt with the fact before it."""
     text = f"{fact}\n{prompt}" if fact else prompt
     if wording == "chat":
         chat = [{"role": "user", "content": text}]
         return Job(None, chat, use_memory=False, max_new_tokens=max_new_tokens)
-    text = QUESTION_EXAMPLES + text if wording == "two examples" else text
+    text = REPEATED + QUESTION + text if wording == "two examples" else text
     return Job(text, use_memory=False, max_new_tokens=max_new_tokens)
 
 

@@ -8,13 +8,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from random import Random
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pipeline.bench.harness import Progress
-from pipeline.bench.wild.scenario import Scenario, WildAsk, stating
+from pipeline.bench.wild.scenario import Scenario, Silent, WildAsk, stating
 from pipeline.bench.wild.verdicts import learn
 from pipeline.fit.train import Examples
 from pipeline.ingest.encoder import Encoder
@@ -24,6 +25,8 @@ from pipeline.retrieve.retriever import retrieve_all
 
 TOGETHER = 32
 """Prompts that are read together."""
+UNLABELLED = 0.15
+"""Share of the prompts that are read as they were typed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +42,16 @@ class Prompt:
     answers: tuple[str, ...] = ()
 
 
-def prompts_of(scenario: Scenario) -> list[Prompt]:
-    """The scenario's asks and silent prompts."""
+def prompts_of(scenario: Scenario, random: Random) -> list[Prompt]:
+    """The scenario's asks and silent prompts. Some have no label, as questions in a chat."""
+
+    def worded(one: WildAsk | Silent) -> str:
+        return one.text if random.random() < UNLABELLED else one.prompt
+
     asked = [
-        Prompt(scenario.domain, ask.prompt, _right(scenario, ask), "", ask.answers) for ask in scenario.asks
+        Prompt(scenario.domain, worded(ask), _right(scenario, ask), "", ask.answers) for ask in scenario.asks
     ]
-    return asked + [Prompt(scenario.domain, one.prompt, (), one.why) for one in scenario.silent]
+    return asked + [Prompt(scenario.domain, worded(one), (), one.why) for one in scenario.silent]
 
 
 def _right(scenario: Scenario, ask: WildAsk) -> tuple[str, ...]:
@@ -63,17 +70,20 @@ class Read(NamedTuple):
 
 
 def examples_of(
-    encoder: Encoder, scenarios: Sequence[Scenario], progress: Progress
+    encoder: Encoder, scenarios: Sequence[Scenario], random: Random, progress: Progress
 ) -> tuple[Examples, list[Prompt]]:
     """The examples of all scenarios, each with its prompt. A prompt without candidates is left out."""
     times = deque[datetime]()
     lm, found, groups = MemoryLM(encoder, clock=times.popleft), list[Read](), list[int]()
+    domains = dict[str, int]()
     total = sum(len(scenario.asks) + len(scenario.silent) for scenario in scenarios)
     for number, scenario in enumerate(scenarios):
         namespace = f"fit-{number}"
         learn(lm, times, scenario, namespace)
-        read = read_prompts(lm, namespace, prompts_of(scenario), lambda n: progress("reading", n, total))
-        groups += [number] * len(read)
+        read = read_prompts(
+            lm, namespace, prompts_of(scenario, random), lambda n: progress("reading", n, total)
+        )
+        groups += [domains.setdefault(scenario.domain, number)] * len(read)
         found += read
     return _padded(found, groups, encoder.settings.read_candidates), [one.prompt for one in found]
 

@@ -1,13 +1,20 @@
 """Fit of a model's weights on scenarios, and what they give on domains that were left out.
 
-1. Examples: the frozen model reads every prompt after each of its candidates (examples.py). This is nearly all of the time.
-2. Left out: the head is trained without a part of the domains, and asked about these, part by part. From these answers come the
-   report and the gate's threshold: the lowest at which every kind of prompt that no fact answers is kept as `SILENT` says.
-3. The head is trained on all domains.
+1. Prefix: tuned on READING of the domains (rows.py, prefix.py).
+2. Examples: the model reads every prompt of the other domains after each of its candidates, behind that prefix (examples.py); also
+   of a small memory of each domain (small.py). They are other domains, because the head must not trust what the prefix knows by heart.
+3. Left out: the head is trained without a part of these domains, and asked about them, part by part. From these answers come the
+   report and the gate's threshold: the lowest at which the prompts that no fact answers are kept as `SILENT` says.
+4. The head is trained on all of these domains.
+
+The network for models without weights of their own, and the numbers of the fusion's formula, are kept as they are.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from datetime import datetime
+from random import Random
 
 import torch
 from torch import Tensor
@@ -15,15 +22,23 @@ from torch import Tensor
 from pipeline.bench.harness import Progress
 from pipeline.bench.scores import share
 from pipeline.bench.wild.scenario import Scenario
-from pipeline.fit import train
+from pipeline.bench.wild.verdicts import learn
+from pipeline.fit import prefix, train
 from pipeline.fit.examples import Prompt, examples_of
+from pipeline.fit.rows import TuneRow, rows_of
+from pipeline.fit.small import small
 from pipeline.fit.train import Examples
 from pipeline.ingest.encoder import Encoder
-from pipeline.model.weights import Network, Numbers, to_bytes
+from pipeline.memory_lm import MemoryLM
+from pipeline.model.backbone import Backbone
+from pipeline.model.weights import Network, to_bytes
+from pipeline.retrieve.retriever import retrieve_all
 
+READING = 0.6
+"""Share of the domains on which the prefix is tuned."""
 PARTS = 4
-"""Parts of the domains, each left out once."""
-SILENT = 0.85
+"""Parts of the other domains, each left out once."""
+SILENT = 0.9
 """Share of the prompts that no fact answers on which the gate stays shut, averaged over their kinds."""
 SEED = 20261129
 
@@ -50,32 +65,63 @@ class LeftOut:
 class Fit:
     content: bytes
     """Of the weights file."""
-    with_states: LeftOut
-    without_states: LeftOut
+    left_out: LeftOut
 
 
-def fit(encoder: Encoder, scenarios: Sequence[Scenario], numbers: Numbers, progress: Progress) -> Fit:
-    """Fits the weights of the encoder's model. numbers: those of the fusion's formula are kept."""
-    examples, prompts = examples_of(encoder, scenarios, progress)
+def fit(encoder: Encoder, scenarios: Sequence[Scenario], progress: Progress) -> Fit:
+    """Fits the weights of the encoder's model; the other numbers are those of the encoder's weights. Needs two domains or more."""
+    random, kept, model_hash = Random(SEED), encoder.weights, encoder.backbone.hash
+    order = random.sample(range(len(scenarios)), len(scenarios))
+    some = [scenarios[i] for i in order[: round(READING * len(order))]]
+    others = [scenarios[i] for i in order[len(some) :]]
+    tuned = _prefix(encoder, some, random, progress)
+    weights = replace(kept, model_hash=model_hash, prefix=tuned)
+    reader = Encoder(encoder.backbone, encoder.settings, encoder.calibration, weights)
+    every = [*others, *(small(scenario, random) for scenario in others)]
+    examples, prompts = examples_of(reader, every, random, progress)
     inputs = train.fit_inputs(examples, torch.Generator().manual_seed(SEED))
-    every, features = inputs.all(examples), examples.evidence.shape[2]
-    total = 2 * train.NETWORKS * train.EPOCHS * (PARTS + 1)
-    tensors, reports = dict[str, Tensor](), dict[str, LeftOut]()
-    for name, x in (("with_states", every), ("without_states", every[..., :features])):
+    x, total = inputs.all(examples), train.NETWORKS * train.EPOCHS * (PARTS + 1)
 
-        def done(epochs: int) -> None:
-            progress("training", epochs, total)
+    def done(epochs: int) -> None:
+        progress("training", epochs, total)
 
-        reports[name] = _left_out(examples, prompts, x, done)
-        network = train.train(x, examples.present, examples.right, SEED, done)
-        tensors |= {f"{name}.{field.name}": getattr(network, field.name) for field in fields(Network)}
+    report = _left_out(examples, prompts, x, done)
+    network = train.train(x, examples.present, examples.right, SEED, done)
+    tensors = {f"with_states.{field.name}": getattr(network, field.name) for field in fields(Network)}
+    tensors |= {f"without_states.{f.name}": getattr(kept.without_states, f.name) for f in fields(Network)}
     tensors |= {"mean": inputs.mean, "scale": inputs.scale}
+    tensors |= {"other_mean": kept.other_mean, "other_scale": kept.other_scale}
     tensors |= {"state_mean": inputs.state_mean.half(), "state_basis": inputs.state_basis.half()}
+    tensors |= {"prefix": tuned.half()}
     tensors = {name: t.half() if name.endswith(".hidden") else t for name, t in tensors.items()}
-    own = numbers._replace(
-        least=reports["with_states"].least, least_without_states=reports["without_states"].least
-    )
-    return Fit(to_bytes(encoder.backbone.hash, own, tensors), **reports)
+    numbers = kept.numbers._replace(least=report.least)
+    return Fit(to_bytes(model_hash, numbers, tensors), report)
+
+
+def _prefix(encoder: Encoder, scenarios: Sequence[Scenario], random: Random, progress: Progress) -> Tensor:
+    """The prefix, tuned on these scenarios; one without tokens for a model whose cache is more than keys and values."""
+    if not encoder.contexts.cacheable:
+        return torch.zeros(1, 2, 1, 0, 1)
+    times, rows, backbone = deque[datetime](), list[TuneRow](), encoder.backbone
+    lm = MemoryLM(encoder, clock=times.popleft)
+    for number, scenario in enumerate(scenarios):
+        namespace = f"tune-{number}"
+        learn(lm, times, scenario, namespace)
+
+        def find(prompts: Sequence[str], namespace: str = namespace) -> list[list[str]]:
+            encoded = encoder.encode_prompts(prompts)
+            hits = retrieve_all(
+                lm.bank, [[namespace]] * len(prompts), encoded, encoder.settings.read_candidates
+            )
+            return [[hit.memory.text for hit in own] for own in hits]
+
+        rows += rows_of(scenario, find, _chat(backbone), random)
+        progress("searching", 1, len(scenarios))
+    return prefix.tune(backbone, [rows], random, lambda count: progress("tuning", count, len(rows)))
+
+
+def _chat(backbone: Backbone) -> Callable[[str], str]:
+    return lambda text: backbone.chat([{"role": "user", "content": text}])
 
 
 def _left_out(examples: Examples, prompts: Sequence[Prompt], x: Tensor, done: train.Done) -> LeftOut:

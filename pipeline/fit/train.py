@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.model.weights import Network
+from pipeline.model.weights import Network, standard
 
 DIRECTIONS = 64  # of each of the states' projections
 UNITS = 64
@@ -54,7 +54,7 @@ class Inputs:
 
     def evidence(self, examples: Examples) -> Tensor:
         """[n, c, features]."""
-        return ((examples.evidence - self.mean) / self.scale).clamp(-5, 5)
+        return standard(examples.evidence, self.mean, self.scale)
 
     def all(self, examples: Examples) -> Tensor:
         """[n, c, inputs] evidence and projected states."""

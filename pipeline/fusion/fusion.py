@@ -19,16 +19,25 @@ from torch import Tensor
 from pipeline.model.weights import Numbers
 
 OUT = 30.0  # nats: what an implausible token loses; finite, so that any target has a score
+_NEVER = -1e4  # nats
 
 
 class Fusion:
     """The facts that one answer reads, while it is generated: `fuse` before each token, and `advance` after it."""
 
     def __init__(
-        self, gate: float, facts: Sequence[Sequence[int]], lacking: Sequence[int], weights: Numbers
+        self,
+        gate: float,
+        facts: Sequence[Sequence[int]],
+        lacking: Sequence[int],
+        weights: Numbers,
+        none: int | None = None,
     ) -> None:
-        """gate: above 0, at most 1; facts: the tokens of each; lacking: the tokens of the facts' words that the prompt lacks."""
-        self.gate, self._weights = gate, weights
+        """gate: above 0, at most 1; facts: the tokens of each; lacking: the tokens of the facts' words that the prompt lacks.
+
+        none: the token that means that no fact answers, which the gate has decided already.
+        """
+        self.gate, self._weights, self._none = gate, weights, none
         self._facts = [list(fact) for fact in facts]
         self._lacking = torch.tensor(sorted(set(lacking)), dtype=torch.long)
         self._answer: list[int] = []
@@ -39,7 +48,10 @@ class Fusion:
 
     def fuse(self, bare: Tensor, memory: Tensor) -> Tensor:
         """[V] the scores, from the two streams' log-probabilities, float32 [V]."""
-        weights, best = self._weights, float(memory.max())
+        weights = self._weights
+        if self._none is not None and not self._answer:
+            memory = memory.index_fill(0, torch.tensor([self._none]), _NEVER).log_softmax(-1)
+        best = float(memory.max())
         copy = torch.zeros_like(bare)
         copy[self._lacking] = weights.copy
         if weights.follow and (following := self._following()):

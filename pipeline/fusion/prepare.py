@@ -7,9 +7,10 @@ from pipeline.fusion.row import Job, Prompt
 from pipeline.ingest.encoder import Encoder
 from pipeline.memory.bank import Bank
 from pipeline.model import contexts
+from pipeline.model.reading import context_of
+from pipeline.model.weights import none_token
 from pipeline.retrieve.hit import Hit
 from pipeline.retrieve.ranker import Asked, Ranker
-from pipeline.retrieve.reading import context_of
 from pipeline.retrieve.retriever import retrieve_all
 from pipeline.text.words import split, terms_of
 
@@ -47,10 +48,10 @@ class Preparer:
         if not read:
             return Prompt(backbone.clip(ids, room), room, hits, None, None)
         texts = [hit.memory.text for hit in read]
-        facts = context_of(context, texts)
+        facts = context_of(texts)
         if self._length(facts) + room + len(ids) > backbone.max_positions:
             # A model with a short context reads the facts without the examples, and leaves half of the room to the prompt.
-            facts = context_of(context, self._cut(texts, (backbone.max_positions - room) // 2))[1:]
+            facts = context_of(self._cut(texts, (backbone.max_positions - room) // 2))[1:]
         ids = backbone.clip(ids, room + self._length(facts))
         fusion = self._fusion(context, texts, max(hit.gate for hit in read))
         return Prompt(ids, room, hits, fusion, contexts.Prompt(facts, ids))
@@ -76,9 +77,10 @@ class Preparer:
                 if word.term not in known:
                     text = fact[word.start : word.end]
                     lacking += [text, f" {text}"]
-        tokens = self._encoder.backbone.tokenize([f" {fact}" for fact in facts])
-        copied = [i for t in self._encoder.backbone.tokenize(lacking) for i in t.ids] if lacking else []
-        return Fusion(gate, [t.ids for t in tokens], copied, self._encoder.weights.numbers)
+        backbone, weights = self._encoder.backbone, self._encoder.weights
+        tokens = backbone.tokenize([f" {fact}" for fact in facts])
+        copied = [i for t in backbone.tokenize(lacking) for i in t.ids] if lacking else []
+        return Fusion(gate, [t.ids for t in tokens], copied, weights.numbers, none_token(backbone, weights))
 
     def _context(self, job: Job) -> tuple[str, list[int]]:
         """The text that the answer continues, and its tokens."""

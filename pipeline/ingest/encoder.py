@@ -20,6 +20,7 @@ from pipeline.model.backbone import Backbone, Tokens
 from pipeline.model.calibration import Calibration, calibration_of
 from pipeline.model.contexts import Contexts
 from pipeline.model.errors import Progress, silent
+from pipeline.model.reading import EXAMPLES
 from pipeline.model.weights import Weights, weights_of
 from pipeline.text.clauses import prompt_labels
 from pipeline.text.frequencies import Frequencies
@@ -47,7 +48,8 @@ class Encoder:
             backbone.tokenizer.get_vocab(), lambda text: backbone.tokenize([text])[0].ids
         )
         self.weights = weights or weights_of(backbone)
-        self.contexts = Contexts(backbone)
+        prefix = self.weights.prefix_for(backbone.hash)
+        self.contexts = Contexts(backbone, tuned={} if prefix is None else {(EXAMPLES,): prefix})
         identity = (
             f"{VERSION}:{backbone.hash}:{backbone.dtype}:{self.calibration.sha256}:{self.weights.sha256}"
         )

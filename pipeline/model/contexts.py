@@ -4,6 +4,7 @@
 
 The examples are always the same, and a fact is asked about more than once: each is read once, and kept while there is room
 (the least recently used context leaves first). Any number of prompts, each after its own context, are read in one pass.
+A tuned prefix takes the place of a context's own keys and values (prefix tuning: Li and Liang 2021), and is always kept.
 
 Holds no memory and no rule: what is read, and what follows from it, is decided elsewhere.
 """
@@ -26,6 +27,7 @@ _READ_TOGETHER = 16  # contexts that are read in one pass
 DEPTHS = (1 / 3, 0.53, 0.73, 0.93)  # shares of the layers after which the states of a prompt are read
 Context = tuple[str, ...]
 """Texts, each read after the one before it; () for nothing."""
+_NONE: Mapping[Context, Tensor] = {}
 
 
 class Prompt(NamedTuple):
@@ -57,12 +59,16 @@ class _Kept(NamedTuple):
 class Contexts:
     """The kept contexts of one model. Threads may share it."""
 
-    def __init__(self, backbone: Backbone, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self, backbone: Backbone, max_bytes: int = MAX_BYTES, tuned: Mapping[Context, Tensor] = _NONE
+    ) -> None:
+        """tuned: prefixes, [layers, 2 (key, value), heads, tokens, d] each, by the contexts whose place they take."""
         self._backbone, self._max_bytes = backbone, max_bytes
         self._kept: OrderedDict[Context, _Kept] = OrderedDict()
         self._bytes, self._lock = 0, Lock()
         # Only a cache of the keys and values of all tokens can be cut and joined.
-        self._cacheable = all(type(layer) is DynamicLayer for layer in backbone.empty_cache().layers)
+        self.cacheable = all(type(layer) is DynamicLayer for layer in backbone.empty_cache().layers)
+        self._tuned = {c: _of_prefix(p, backbone) for c, p in tuned.items() if self.cacheable}
         begin = [backbone.tokenizer.bos_token_id]
         self._begin: list[int] = begin if backbone.lead == begin else []
         self._layers = [max(1, round(depth * backbone.n_layers)) for depth in DEPTHS]
@@ -105,7 +111,7 @@ class Contexts:
         parts = self._parts([prompt.context for prompt in prompts])
         kept = [_chain(prompt.context, parts) for prompt in prompts]
         prompts = [self._after_context(prompt) for prompt in prompts]
-        if self._cacheable:
+        if self.cacheable:
             cache, mask = _joined(kept, backbone)
             ids, own = backbone.pad([prompt.ids for prompt in prompts], left=True)
             mask = torch.cat([mask, own], dim=1)
@@ -129,6 +135,7 @@ class Contexts:
         parts: dict[Context, _Kept] = {}
         for end in range(1, max((len(context) for context in contexts), default=0) + 1):
             wanted = list(dict.fromkeys(context[:end] for context in contexts if len(context) >= end))
+            parts |= {context: self._tuned[context] for context in wanted if context in self._tuned}
             with self._lock:
                 for context in wanted:
                     if part := self._kept.get(context):
@@ -149,7 +156,7 @@ class Contexts:
             self._begin + own if len(context) == 1 else own
             for own, context in zip(ids, contexts, strict=True)
         ]
-        if not self._cacheable or not max(map(len, ids)):
+        if not self.cacheable or not max(map(len, ids)):
             return [_Kept(own, []) for own in ids]
         cache, mask = _joined([_chain(context[:-1], parts) for context in contexts], backbone)
         tokens, own_mask = backbone.pad(ids)
@@ -195,6 +202,12 @@ def _joined(chains: Sequence[Sequence[_Kept]], backbone: Backbone) -> tuple[Dyna
                     at += len(part.ids)
             cache.update(joined[0], joined[1], number)
     return cache, mask
+
+
+def _of_prefix(prefix: Tensor, backbone: Backbone) -> _Kept:
+    layers = prefix.to(backbone.device, backbone.dtype)[:, :, None]
+    # Only the number of its tokens matters: no token stands for a tuned key.
+    return _Kept([0] * prefix.shape[3], [(keys, values) for keys, values in layers])
 
 
 def _layers(cache: DynamicCache) -> list[Any]:

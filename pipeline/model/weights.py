@@ -1,4 +1,4 @@
-"""Learned weights of the memory: of the head that ranks and gates, and of the fusion.
+"""Learned weights of the memory: of the prefix that reads, of the head that ranks and gates, and of the fusion.
 
 `factstream model fit` trains them on a frozen model's states, and writes them as one safetensors file, kept by model hash. The
 default model's is shipped. For a model without one the shipped file's second network serves, which needs no states. The
@@ -65,10 +65,13 @@ class Weights:
     """What one file holds."""
 
     model_hash: str  # of the model whose states it knows
-    mean: Tensor  # [features] of the evidence
+    mean: Tensor  # [features] of the evidence, as this model reads
     scale: Tensor  # [features]
+    other_mean: Tensor  # [features] as a model reads that has no prefix
+    other_scale: Tensor  # [features]
     state_mean: Tensor  # [depths, 2 (last token, mean), 2 (state, difference), d]
     state_basis: Tensor  # [depths, 2, 2, d, directions]: (state - mean) @ basis
+    prefix: Tensor  # [layers, 2 (key, value), heads, tokens, d] read before every fact
     with_states: Network
     without_states: Network
     numbers: Numbers
@@ -83,7 +86,8 @@ class Weights:
             found = cls(
                 model_hash=bytes(tensors["model"].tolist()).hex(),
                 mean=floats["mean"], scale=floats["scale"],
-                state_mean=floats["state_mean"], state_basis=floats["state_basis"],
+                other_mean=floats["other_mean"], other_scale=floats["other_scale"],
+                state_mean=floats["state_mean"], state_basis=floats["state_basis"], prefix=floats["prefix"],
                 with_states=Network.of(floats, "with_states"), without_states=Network.of(floats, "without_states"),
                 numbers=Numbers(*floats["numbers"].tolist()), sha256=hashlib.sha256(content).hexdigest(),
             )  # fmt: skip
@@ -101,17 +105,31 @@ class Weights:
         evidence: [candidates, features]; states: [candidates, depths, 2, d]; bare: [depths, 2, d], of the prompt alone;
         model_hash: of the model whose states these are.
         """
-        z = ((evidence - self.mean) / self.scale).clamp(-5, 5)
         if model_hash != self.model_hash:
-            return self.without_states.probabilities(z)
+            return self.without_states.probabilities(standard(evidence, self.other_mean, self.other_scale))
+        z = standard(evidence, self.mean, self.scale)
         both = torch.stack([states, states - bare], dim=3) - self.state_mean
         projected = torch.einsum("cltkd,ltkdp->cltkp", both, self.state_basis).flatten(1)
         return self.with_states.probabilities(torch.cat([z, projected], dim=1))
+
+    def prefix_for(self, model_hash: str) -> Tensor | None:
+        """The prefix, if it is this model's; None also for a model without one."""
+        return self.prefix if model_hash == self.model_hash and self.prefix.shape[3] else None
 
     def least(self, model_hash: str) -> float:
         """The probability that any fact answers from which the gate opens."""
         known = model_hash == self.model_hash
         return self.numbers.least if known else self.numbers.least_without_states
+
+
+def none_token(backbone: Backbone, weights: Weights) -> int | None:
+    """The end-of-text token, which the tuned model says where facts do not answer; None for a model without a prefix."""
+    return None if weights.prefix_for(backbone.hash) is None else backbone.tokenizer.eos_token_id
+
+
+def standard(evidence: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """[..., features] as a head takes them."""
+    return ((evidence - mean) / scale).clamp(-5, 5)
 
 
 def to_bytes(model_hash: str, numbers: Numbers, tensors: Mapping[str, Tensor]) -> bytes:

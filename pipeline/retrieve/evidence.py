@@ -2,7 +2,8 @@
 
 The words tell whether both are about the same thing: names, numbers, wording. The model tells whether the fact makes the
 prompt, and what comes next, more likely: d is the rise of each prompt token's log-probability by the fact, p and q are
-the distributions of the next token with the fact and without it.
+the distributions of the next token with the fact and without it, and p_none is the probability of the token by which a tuned
+model says that the fact does not answer.
 """
 
 from collections.abc import Sequence
@@ -23,11 +24,12 @@ WORDS = (
 )  # fmt: skip
 READ = (
     "d_sum", "d_mean", "d_last_half", "d_most", "d_least", "p_of_fact", "q_of_fact", "entropy_p", "entropy_q",
-    "divergence", "log_p_best", "log_p_top", "log_q_top", "top_in_fact", "fact_implausible",
+    "divergence", "log_p_best", "log_p_top", "log_q_top", "top_in_fact", "fact_implausible", "log_p_none",
 )  # fmt: skip
 LIST = ("rank", "asks", "newer", "newest")
 """What a candidate is among the others: its place by score, and how many of them are newer."""
 FEATURES = (*WORDS, *READ, *LIST)
+_LEAST = -20.0  # nats: all smaller probabilities are alike
 _CONTRAST, _PLAUSIBLE = 1.5, 3.0  # of the token that reading this fact would say: see fusion/fusion.py
 
 
@@ -48,9 +50,9 @@ def word_evidence(
 
 
 def reading_evidence(
-    with_fact: Reading, bare: Reading, fact: Sequence[int], prompt: Sequence[int]
+    with_fact: Reading, bare: Reading, fact: Sequence[int], prompt: Sequence[int], none: int | None
 ) -> list[float]:
-    """[READ] of one pair. fact, prompt: their tokens."""
+    """[READ] of one pair. fact, prompt: their tokens; none: the token of p_none, None for a model that is not tuned."""
     d = with_fact.token_log_p - bare.token_log_p
     log_p, log_q = with_fact.log_p, bare.log_p
     p, q = log_p.exp(), log_q.exp()
@@ -62,6 +64,6 @@ def reading_evidence(
         d.sum(), d.mean() if len(d) else 0.0, d[len(d) // 2 :].sum(), d.max() if len(d) else 0.0,
         d.min() if len(d) else 0.0, p[new].sum(), q[new].sum(), -(p * log_p).sum(), -(q * log_q).sum(),
         (p * (log_p - log_q)).sum(), log_p.max(), log_p[top], log_q[top], float(top in new),
-        float(not bool(plausible[new].any())),
+        float(not bool(plausible[new].any())), 0.0 if none is None else log_p[none].clamp(min=_LEAST),
     ]  # fmt: skip
     return [float(number) for number in numbers]

@@ -11,11 +11,11 @@ from pipeline.config import Settings
 from pipeline.model.backbone import Backbone
 from pipeline.model.batching import close_batches, run_each
 from pipeline.model.contexts import Contexts, Prompt, Reading
-from pipeline.model.weights import Weights
+from pipeline.model.reading import context_of
+from pipeline.model.weights import Weights, none_token
 from pipeline.retrieve.evidence import reading_evidence
 from pipeline.retrieve.gate import settled
 from pipeline.retrieve.hit import Hit
-from pipeline.retrieve.reading import context_of
 
 BATCH_TOKENS = 512  # of the prompts that are read in one pass, without their contexts
 
@@ -41,6 +41,7 @@ class Ranker:
     def __init__(self, backbone: Backbone, contexts: Contexts, weights: Weights, settings: Settings) -> None:
         self._backbone, self._contexts, self._weights = backbone, contexts, weights
         self._settings = settings
+        self._none = none_token(backbone, weights)
 
     def rank(self, asked: Sequence[Asked]) -> list[list[Hit]]:
         """The hits of each prompt, likeliest first, with their gates. Those beyond `read_candidates` follow, unread."""
@@ -67,7 +68,7 @@ class Ranker:
         for i, one in enumerate(asked):
             if not one.hits or not ids[i]:
                 continue
-            contexts = [self._context(one.text, hit.memory.text) for hit in one.hits[:count]]
+            contexts = [self._context(hit.memory.text) for hit in one.hits[:count]]
             for j, context in enumerate([(), *contexts], -1):
                 prompts.append(Prompt(context, ids[i]))
                 places.append((i, j))
@@ -85,7 +86,7 @@ class Ranker:
         rows = []
         for j, (hit, fact) in enumerate(zip(hits, facts, strict=True)):
             newer = sum(time > times[j] for time in times)
-            read = reading_evidence(readings[i, j], bare, fact.ids, ids)
+            read = reading_evidence(readings[i, j], bare, fact.ids, ids, self._none)
             rows.append(
                 [*hit.words.tolist(), *read, j, float(one.text.endswith(":")), newer, float(newer == 0)]
             )
@@ -108,9 +109,9 @@ class Ranker:
         }
         return [read[i] for i in range(len(prompts))]
 
-    def _context(self, prompt: str, fact: str) -> tuple[str, ...]:
+    def _context(self, fact: str) -> tuple[str, ...]:
         """The examples and the fact, as much as fits into half of the model's context."""
-        examples, text = context_of(prompt, [fact])
+        examples, text = context_of([fact])
         room = self._backbone.max_positions // 2 - len(self._backbone.tokenize([examples])[0].ids)
         if room < 16:
             examples, room = "", self._backbone.max_positions // 2

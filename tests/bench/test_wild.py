@@ -9,8 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.bench.files import BenchFileError
+from pipeline.bench.prompting import after
 from pipeline.bench.scores import says
-from pipeline.bench.wild.answers import WAYS, after, judged, shares
+from pipeline.bench.wild.answers import WAYS, judged, shares
 from pipeline.bench.wild.measure import _samples
 from pipeline.bench.wild.scenario import Scenario, WildFact, as_prompt, read_scenarios, replaced, stating
 from pipeline.bench.wild.verdicts import START, confusion, verdicts

@@ -36,6 +36,7 @@ def tensors(
     projected = torch.zeros(len(DEPTHS) * 2 * 2 * DIRECTIONS)
     found = {
         "mean": torch.zeros(len(FEATURES)), "scale": torch.ones(len(FEATURES)),
+        "other_mean": torch.zeros(len(FEATURES)), "other_scale": torch.ones(len(FEATURES)), "prefix": torch.zeros(1, 2, 1, 0, 8),
         "state_mean": torch.zeros(len(DEPTHS), 2, 2, d), "state_basis": torch.zeros(len(DEPTHS), 2, 2, d, DIRECTIONS),
     }  # fmt: skip
     other = none if none_without_states is None else none_without_states

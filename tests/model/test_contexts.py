@@ -60,7 +60,7 @@ def close(a: Tensor, b: Tensor) -> bool:
 def test_a_prompt_is_read_as_at_the_end_of_the_whole_text(
     backbone: Backbone, contexts: Contexts, cacheable: bool
 ) -> None:
-    contexts._cacheable = cacheable  # as for a model whose cache is more than keys and values
+    contexts.cacheable = cacheable  # as for a model whose cache is more than keys and values
     prompts = prompts_of(backbone)
     layers = [max(1, round(depth * backbone.n_layers)) for depth in DEPTHS]
     for _ in range(2):  # the second time from what was kept

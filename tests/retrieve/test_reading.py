@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from pipeline.model.contexts import Reading
+from pipeline.model.reading import EXAMPLES, context_of
 from pipeline.retrieve.alignment import Alignment
 from pipeline.retrieve.evidence import FEATURES, LIST, READ, WORDS, reading_evidence, word_evidence
-from pipeline.retrieve.reading import QUESTION_EXAMPLES, SENTENCE_EXAMPLES, context_of
 from tests.retrieve.samples import prompt_encoding
 
 V = 12
@@ -22,18 +22,12 @@ def reading(logits: dict[int, float], token_log_p: list[float]) -> Reading:
 
 
 def read(with_fact: Reading, bare: Reading, fact: list[int], prompt: list[int]) -> dict[str, float]:
-    return dict(zip(READ, reading_evidence(with_fact, bare, fact, prompt), strict=True))
+    return dict(zip(READ, reading_evidence(with_fact, bare, fact, prompt, none=0), strict=True))
 
 
-def test_a_question_and_a_sentence_get_examples_of_their_kind() -> None:
-    assert context_of("Question: Who?\nAnswer:", ["A."])[0] == QUESTION_EXAMPLES
-    assert context_of("The lamp is made of", ["A."])[0] == SENTENCE_EXAMPLES
-    assert context_of("", ["A."])[0] == SENTENCE_EXAMPLES
-
-
-def test_facts_are_read_one_a_line() -> None:
-    _, facts = context_of("The lamp is", ["One\nfact\t of  three lines.", "Another."])
-    assert facts == "One fact of three lines.\nAnother.\n"
+def test_facts_are_read_after_the_examples_one_a_line() -> None:
+    examples, facts = context_of(["One\nfact\t of  three lines.", "Another."])
+    assert examples == EXAMPLES and facts == "One fact of three lines.\nAnother.\n"
 
 
 def test_the_rise_of_the_prompts_tokens_is_told() -> None:
@@ -62,7 +56,7 @@ def test_reading_evidence_is_finite(prompt: list[int], fact: list[int], logit: f
     """Of a prompt of one token, of a fact that says nothing new, and of a model that is sure."""
     after = [-1e4] * (len(prompt) - 1)
     for a, b in (({5: logit}, {}), ({}, {5: logit}), ({5: logit}, {5: -logit})):
-        found = reading_evidence(reading(a, after), reading(b, [0.0] * len(after)), fact, prompt)
+        found = reading_evidence(reading(a, after), reading(b, [0.0] * len(after)), fact, prompt, none=0)
         assert len(found) == len(READ) and np.isfinite(found).all()
 
 

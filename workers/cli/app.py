@@ -168,7 +168,7 @@ def model_fit(
         from workers.bench.fit import show
 
         encoder = Encoder.load(model, device)
-        fitted = fit(encoder, scenarios, encoder.weights.numbers, progress)
+        fitted = fit(encoder, scenarios, progress)
         show(fitted, keep(fitted.content, out or weights_path(encoder.backbone)), as_json)
 
 

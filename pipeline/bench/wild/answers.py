@@ -4,12 +4,12 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from pipeline.bench.comparison import GENERATE_CHUNK
+from pipeline.bench.prompting import after
 from pipeline.bench.scores import says, share
 from pipeline.bench.wild.scenario import Scenario, Silent, WildAsk, replaced, stating
 from pipeline.fusion.row import Row
 from pipeline.memory_lm import Job, MemoryLM
 from pipeline.retrieve.hit import Hit
-from pipeline.retrieve.reading import context_of
 
 TOKENS = 20
 """Tokens of every answer."""
@@ -142,11 +142,6 @@ def keep_silent(
             )
         )  # fmt: skip
     return found
-
-
-def after(prompt: str, facts: Sequence[str]) -> str:
-    """The prompt after the facts, as the memory reads them; after nothing if there are none."""
-    return "".join(context_of(prompt, facts)) + prompt if facts else prompt
 
 
 def rows(lm: MemoryLM, jobs: Sequence[Job], done: Done = lambda count: None) -> list[Row]:

@@ -1,0 +1,78 @@
+"""Rows of a prefix's tuning: answers in the facts' words, and unanswered rows without facts that answer."""
+
+from collections.abc import Sequence
+from random import Random
+
+import pytest
+
+from pipeline.bench.wild.scenario import Scenario, WildAsk
+from pipeline.fit.rows import TuneRow, answer_of, rows_of
+from pipeline.fit.small import MOST, small
+from tests.bench.test_wild import SCENARIO
+
+
+def ask(*answers: str, kind: str = "name") -> WildAsk:
+    return WildAsk(text="Who?", facts=("f1",), form="question", kind=kind, answers=answers)
+
+
+@pytest.mark.parametrize(
+    "asked, facts, answer",
+    [
+        (ask("Mei Selenko", "Selenko"), ["call MEI selenko, please"], "MEI selenko"),
+        (ask("eight", "8"), ["the bay opens at 8"], "8"),
+        (ask("no"), ["Nobody may enter."], "No"),
+        (ask("nein"), ["Not today."], "nein"),
+        (ask("Oslo", "Rome"), ["Ana: Rome", "Ben: Oslo"], "Oslo"),
+        (ask("candles", "confetti", kind="list"), ["no candles, no confetti, music off at 1"], "candles, no confetti"),
+        (ask("Rome", "Oslo", kind="list"), ["Ana: Rome", "Ben: Oslo", "Rome it is"], "Rome, Oslo"),
+    ],
+)  # fmt: skip
+def test_an_answer_is_worded_as_its_facts(asked: WildAsk, facts: list[str], answer: str) -> None:
+    assert answer_of(asked, facts) == answer
+
+
+def drawn(scenario: Scenario, seed: int) -> list[TuneRow]:
+    def find(prompts: Sequence[str]) -> list[list[str]]:
+        return [[fact.text for fact in scenario.facts]] * len(prompts)
+
+    return rows_of(scenario, find, lambda text: f"<user>{text}<answer>", Random(seed))
+
+
+def test_answered_rows_end_with_the_newest_of_the_facts() -> None:
+    text = {fact.id: fact.text for fact in SCENARIO.facts}
+    rows = [row for seed in range(40) for row in drawn(SCENARIO, seed) if row.answer == "Orla"]
+    assert all(text["f5"] in row.facts for row in rows)
+    with_older = [row.facts for row in rows if text["f3"] in row.facts or text["f1"] in row.facts]
+    assert with_older and all(facts[-1] == text["f5"] or facts[-1] == text["f6"] for facts in with_older)
+    assert any(len(row.facts) == 1 for row in rows)
+
+
+def test_unanswered_rows_have_no_fact_that_answers_or_once_did() -> None:
+    text = {fact.id: fact.text for fact in SCENARIO.facts}
+    rows = [row for seed in range(40) for row in drawn(SCENARIO, seed) if row.answer is None]
+    of_update = [row for row in rows if "who fires the north kiln" in row.prompt]
+    assert of_update and all(set(row.facts) <= {text["f2"], text["f6"]} for row in of_update)
+    silent = [row for row in rows if "east kiln" in row.prompt]
+    assert silent and all(row.facts for row in silent)
+
+
+def test_questions_come_with_a_label_without_one_and_in_a_chat() -> None:
+    prompts = {row.prompt for seed in range(200) for row in drawn(SCENARIO, seed) if "north" in row.prompt}
+    assert prompts == {
+        "Question: who fires the north kiln\nAnswer:", "who fires the north kiln", "<user>who fires the north kiln<answer>"
+    }  # fmt: skip
+
+
+def test_rows_depend_on_the_seed_alone() -> None:
+    assert drawn(SCENARIO, 7) == drawn(SCENARIO, 7) != drawn(SCENARIO, 8)
+
+
+def test_a_small_memory_keeps_the_asks_that_its_facts_answer() -> None:
+    for seed in range(20):
+        one = small(SCENARIO, Random(seed))
+        ids = {fact.id for fact in one.facts}
+        assert ids == {"f2"} and len(one.facts) <= MOST, "the others are linked"
+        assert [a.text for a in one.asks] == ["Glaze 7 dries for"]
+        assert {"Who fires the east kiln?", "Question: who fires the north kiln\nAnswer:"} == {
+            s.text for s in one.silent
+        }
