@@ -5,9 +5,9 @@
    of a small memory of each domain (small.py). They are other domains, because the head must not trust what the prefix knows by heart.
 3. Left out: the head is trained without a part of these domains, and asked about them, part by part. From these answers come the
    report and the gate's threshold: the lowest at which the prompts that no fact answers are kept as `SILENT` says.
-4. The head is trained on all of these domains.
+4. The head is trained on all of these domains, and the numbers of the fusion's formula are chosen on them (formula.py).
 
-The network for models without weights of their own, and the numbers of the fusion's formula, are kept as they are.
+The network for models without weights of their own is kept as it is.
 """
 
 from collections import deque
@@ -25,6 +25,7 @@ from pipeline.bench.wild.scenario import Scenario
 from pipeline.bench.wild.verdicts import learn
 from pipeline.fit import prefix, train
 from pipeline.fit.examples import Prompt, examples_of
+from pipeline.fit.formula import fit_formula
 from pipeline.fit.rows import TuneRow, rows_of
 from pipeline.fit.small import small
 from pipeline.fit.train import Examples
@@ -36,6 +37,8 @@ from pipeline.retrieve.retriever import retrieve_all
 
 READING = 0.6
 """Share of the domains on which the prefix is tuned."""
+FEWEST = 4
+"""Domains: fewer cannot be divided."""
 PARTS = 4
 """Parts of the other domains, each left out once."""
 SILENT = 0.9
@@ -66,10 +69,14 @@ class Fit:
     content: bytes
     """Of the weights file."""
     left_out: LeftOut
+    given_whole: float
+    """The share of asks that are answered in the words of their right facts."""
 
 
 def fit(encoder: Encoder, scenarios: Sequence[Scenario], progress: Progress) -> Fit:
-    """Fits the weights of the encoder's model; the other numbers are those of the encoder's weights. Needs two domains or more."""
+    """Fits the weights of the encoder's model. Raises ValueError for too few domains."""
+    if len(scenarios) < FEWEST:
+        raise ValueError(f"a fit needs {FEWEST} domains or more, and these files have {len(scenarios)}")
     random, kept, model_hash = Random(SEED), encoder.weights, encoder.backbone.hash
     order = random.sample(range(len(scenarios)), len(scenarios))
     some = [scenarios[i] for i in order[: round(READING * len(order))]]
@@ -94,8 +101,9 @@ def fit(encoder: Encoder, scenarios: Sequence[Scenario], progress: Progress) -> 
     tensors |= {"state_mean": inputs.state_mean.half(), "state_basis": inputs.state_basis.half()}
     tensors |= {"prefix": tuned.half()}
     tensors = {name: t.half() if name.endswith(".hidden") else t for name, t in tensors.items()}
-    numbers = kept.numbers._replace(least=report.least)
-    return Fit(to_bytes(model_hash, numbers, tensors), report)
+    numbers, whole = fit_formula(reader, others, random, progress)
+    content = to_bytes(model_hash, numbers._replace(least=report.least), tensors)
+    return Fit(content, report, whole)
 
 
 def _prefix(encoder: Encoder, scenarios: Sequence[Scenario], random: Random, progress: Progress) -> Tensor:

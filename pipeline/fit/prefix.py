@@ -36,7 +36,8 @@ def tune(backbone: Backbone, epochs: Sequence[Sequence[TuneRow]], random: Random
     """[layers, 2 (key, value), heads, tokens, d] float32, tuned on the rows, each of which is seen once in its epoch."""
     prefix = nn.Parameter(untuned(backbone))
     optimizer = torch.optim.AdamW([prefix], RATE, BETAS, weight_decay=0.0)
-    batches = [batch for rows in epochs for batch in _batches(backbone, rows, random)]
+    room = backbone.max_positions - prefix.shape[3]
+    batches = [batch for rows in epochs for batch in _batches(backbone, rows, random, room)]
     backbone.model.requires_grad_(False)
     for step, batch in enumerate(batches):
         rate = RATE * min(1.0, (step + 1) / WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * step / len(batches)))
@@ -65,8 +66,8 @@ def untuned(backbone: Backbone) -> Tensor:
     return _read_examples(backbone).clone()
 
 
-def _batches(backbone: Backbone, rows: Sequence[TuneRow], random: Random) -> list[list[_Ids]]:
-    """The rows' tokens in batches of similar lengths, in a random order."""
+def _batches(backbone: Backbone, rows: Sequence[TuneRow], random: Random, room: int) -> list[list[_Ids]]:
+    """The rows' tokens in batches of similar lengths, in a random order, without rows of more than `room` tokens."""
     facts = backbone.tokenize(["".join(f"{fact}\n" for fact in row.facts) for row in rows])
     prompts = backbone.tokenize([row.prompt for row in rows])
     answers = backbone.tokenize([f" {row.answer}\n" for row in rows])
@@ -75,6 +76,7 @@ def _batches(backbone: Backbone, rows: Sequence[TuneRow], random: Random) -> lis
         _Ids(f.ids + p.ids, none if row.answer is None else a.ids)
         for f, p, a, row in zip(facts, prompts, answers, rows, strict=True)
     ]
+    ids = [one for one in ids if len(one.before) + len(one.answer) <= room]
     ids.sort(key=lambda one: len(one.before) + len(one.answer) + 6 * random.random())
     batches: list[list[_Ids]] = [[]]
     for one in ids:
@@ -83,7 +85,7 @@ def _batches(backbone: Backbone, rows: Sequence[TuneRow], random: Random) -> lis
             batches.append([])
         batches[-1].append(one)
     random.shuffle(batches)
-    return batches
+    return [batch for batch in batches if batch]
 
 
 def _loss(backbone: Backbone, prefix: Tensor, batch: Sequence[_Ids]) -> Tensor:

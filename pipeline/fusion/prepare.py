@@ -7,8 +7,9 @@ from pipeline.fusion.row import Job, Prompt
 from pipeline.ingest.encoder import Encoder
 from pipeline.memory.bank import Bank
 from pipeline.model import contexts
+from pipeline.model.backbone import Backbone
 from pipeline.model.reading import context_of
-from pipeline.model.weights import none_token
+from pipeline.model.weights import Numbers, none_token
 from pipeline.retrieve.hit import Hit
 from pipeline.retrieve.ranker import Asked, Ranker
 from pipeline.retrieve.retriever import retrieve_all
@@ -47,13 +48,15 @@ class Preparer:
         read = sorted((hit for hit in hits if hit.gate > 0), key=lambda hit: hit.memory.observed_at)
         if not read:
             return Prompt(backbone.clip(ids, room), room, hits, None, None)
-        texts = [hit.memory.text for hit in read]
+        texts = [hit.passage for hit in read]
         facts = context_of(texts)
         if self._length(facts) + room + len(ids) > backbone.max_positions:
             # A model with a short context reads the facts without the examples, and leaves half of the room to the prompt.
             facts = context_of(self._cut(texts, (backbone.max_positions - room) // 2))[1:]
         ids = backbone.clip(ids, room + self._length(facts))
-        fusion = self._fusion(context, texts, max(hit.gate for hit in read))
+        weights = self._encoder.weights
+        none = none_token(backbone, weights)
+        fusion = fusion_of(backbone, context, texts, max(hit.gate for hit in read), weights.numbers, none)
         return Prompt(ids, room, hits, fusion, contexts.Prompt(facts, ids))
 
     def _length(self, context: contexts.Context) -> int:
@@ -70,18 +73,6 @@ class Preparer:
             for fact, t in zip(facts, tokens, strict=True)
         ]
 
-    def _fusion(self, prompt: str, facts: Sequence[str], gate: float) -> Fusion:
-        known, lacking = set(terms_of(prompt)), list[str]()
-        for fact in facts:
-            for word in split(fact):
-                if word.term not in known:
-                    text = fact[word.start : word.end]
-                    lacking += [text, f" {text}"]
-        backbone, weights = self._encoder.backbone, self._encoder.weights
-        tokens = backbone.tokenize([f" {fact}" for fact in facts])
-        copied = [i for t in backbone.tokenize(lacking) for i in t.ids] if lacking else []
-        return Fusion(gate, [t.ids for t in tokens], copied, weights.numbers, none_token(backbone, weights))
-
     def _context(self, job: Job) -> tuple[str, list[int]]:
         """The text that the answer continues, and its tokens."""
         backbone = self._encoder.backbone
@@ -90,3 +81,18 @@ class Preparer:
             return chat, backbone.tokenize_prompt(chat)
         begin = backbone.lead if backbone.lead == [backbone.tokenizer.bos_token_id] else []
         return job.prompt or "", begin + backbone.tokenize([job.prompt or ""])[0].ids
+
+
+def fusion_of(
+    backbone: Backbone, prompt: str, facts: Sequence[str], gate: float, numbers: Numbers, none: int | None
+) -> Fusion:
+    """The fusion of an answer to the prompt that reads these facts. none: see Fusion."""
+    known, lacking = set(terms_of(prompt)), list[str]()
+    for fact in facts:
+        for word in split(fact):
+            if word.term not in known:
+                text = fact[word.start : word.end]
+                lacking += [text, f" {text}"]
+    tokens = backbone.tokenize([f" {fact}" for fact in facts])
+    copied = [i for t in backbone.tokenize(lacking) for i in t.ids] if lacking else []
+    return Fusion(gate, [t.ids for t in tokens], copied, numbers, none)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -54,21 +55,23 @@ class Ranker:
             *likely, none = weights.probabilities(*candidates, key).tolist()
             hits = [replace(hit, probability=p) for hit, p in zip(one.hits, likely, strict=False)]
             ranked = settled(
-                hits, 1.0 - none, weights.least(key), weights.numbers.beside, lambda new, old: False
+                hits,
+                1.0 - none,
+                weights.least(key),
+                weights.numbers.beside,
+                partial(self._replaces, one.text),
             )
             found.append([*ranked, *one.hits[count:]])
         return found
 
     def candidates(self, asked: Sequence[Asked]) -> list[Candidates | None]:
         """What the head gets about each prompt; None for a prompt without candidates."""
-        count, room = self._settings.read_candidates, self._settings.prompt_tokens
-        room = min(room, self._backbone.max_positions // 4)
-        ids = [tokens.ids[-room:] for tokens in self._backbone.tokenize([one.text for one in asked])]
+        count, ids = self._settings.read_candidates, self._ids([one.text for one in asked])
         prompts, places = list[Prompt](), list[tuple[int, int]]()  # the prompt's index, the candidate's or -1
         for i, one in enumerate(asked):
             if not one.hits or not ids[i]:
                 continue
-            contexts = [self._context(hit.memory.text) for hit in one.hits[:count]]
+            contexts = [self._context([hit.passage]) for hit in one.hits[:count]]
             for j, context in enumerate([(), *contexts], -1):
                 prompts.append(Prompt(context, ids[i]))
                 places.append((i, j))
@@ -81,7 +84,7 @@ class Ranker:
         if (i, -1) not in readings:
             return None
         bare, hits = readings[i, -1], one.hits[: self._settings.read_candidates]
-        facts = self._backbone.tokenize([f" {hit.memory.text}" for hit in hits])
+        facts = self._backbone.tokenize([f" {hit.passage}" for hit in hits])
         times = [hit.memory.observed_at for hit in hits]
         rows = []
         for j, (hit, fact) in enumerate(zip(hits, facts, strict=True)):
@@ -92,6 +95,25 @@ class Ranker:
             )
         states = torch.stack([readings[i, j].states for j in range(len(hits))])
         return Candidates(torch.tensor(rows), states.cpu(), bare.states.cpu())
+
+    def _replaces(self, prompt: str, new: Hit, old: Hit) -> bool:
+        """Whether the model, which would answer with the old fact something else than with the new, follows the new after both.
+
+        After both it names first what stands first, if the prompt asks for a list.
+        """
+        if self._none is None:
+            return False
+        facts = [[old.passage, new.passage], [new.passage], [old.passage]]
+        [ids] = self._ids([prompt])
+        readings = self._contexts.read([Prompt(self._context(own), ids) for own in facts])
+        none = torch.tensor([self._none], device=readings[0].log_p.device)
+        both, first, second = (int(r.log_p.index_fill(0, none, -torch.inf).argmax()) for r in readings)
+        return both == first != second
+
+    def _ids(self, prompts: Sequence[str]) -> list[list[int]]:
+        """The last tokens of each prompt, as many as are read."""
+        room = min(self._settings.prompt_tokens, self._backbone.max_positions // 4)
+        return [tokens.ids[-room:] for tokens in self._backbone.tokenize(prompts)]
 
     def _read(self, prompts: Sequence[Prompt]) -> list[Reading]:
         """The readings of all prompts, in order, in passes over prompts of similar lengths."""
@@ -109,9 +131,9 @@ class Ranker:
         }
         return [read[i] for i in range(len(prompts))]
 
-    def _context(self, fact: str) -> tuple[str, ...]:
-        """The examples and the fact, as much as fits into half of the model's context."""
-        examples, text = context_of([fact])
+    def _context(self, facts: Sequence[str]) -> tuple[str, ...]:
+        """The examples and the facts, as much as fits into half of the model's context."""
+        examples, text = context_of(facts)
         room = self._backbone.max_positions // 2 - len(self._backbone.tokenize([examples])[0].ids)
         if room < 16:
             examples, room = "", self._backbone.max_positions // 2

@@ -24,6 +24,7 @@ from pipeline.retrieve.candidates import candidate_rows
 from pipeline.retrieve.evidence import word_evidence
 from pipeline.retrieve.hit import Hit
 from pipeline.retrieve.idf import fact_idf, prompt_idf
+from pipeline.retrieve.passage import passage
 from pipeline.retrieve.scoring import bonus, scores_of
 from pipeline.retrieve.word_arrays import Floats, of_fact, of_prompt
 from pipeline.text.annotate import annotate
@@ -86,23 +87,26 @@ def best_hits(
     sides = [side for side, indices in zip(arrays, best, strict=True) for _ in indices]
     facts = map(of_fact, chosen, texts, idfs)
     alignments = align(list(zip(sides, facts, strict=True)), settings)
-    aligned = zip(chosen, texts, alignments, strict=True)
+    passages = [passage(t, a.matched, own) for t, a, own in zip(texts, alignments, idfs, strict=True)]
+    aligned = zip(chosen, texts, alignments, passages, strict=True)
     found = []
     for prompt, weights, own_scores, indices in zip(prompts, idf, scores, best, strict=True):
         own_aligned = list(islice(aligned, len(indices)))
         least = min((memory.importance for memory, *_ in own_aligned), default=0.0)
         ranked = []
-        for score, (memory, text, alignment) in zip(own_scores[indices].tolist(), own_aligned, strict=True):
+        for score, (memory, text, alignment, read) in zip(
+            own_scores[indices].tolist(), own_aligned, strict=True
+        ):
             # A match of wording alone ("… belongs to the organization of") may score high: the matching share tells.
             score *= settings.trial_weight + alignment.share
             score += abs(score) * bonus(memory, least, prompt, settings)
-            ranked.append((score, memory, text, alignment))
+            ranked.append((score, memory, text, alignment, read))
         ranked.sort(key=lambda one: (-one[0], one[1].memory_id))
         top = ranked[0][0] if ranked else 1.0
         found.append(
             [
-                Hit(memory, score, word_evidence(prompt, weights, text.terms, alignment, score, top))
-                for score, memory, text, alignment in ranked[:k]
+                Hit(memory, score, word_evidence(prompt, weights, text.terms, alignment, score, top), read)
+                for score, memory, text, alignment, read in ranked[:k]
             ]
         )
     return found

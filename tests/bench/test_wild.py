@@ -127,7 +127,7 @@ def fact(number: str) -> WildFact:
 
 
 def hit(number: str, gate: float) -> Hit:
-    return Hit(memory(0, fact(number).text), 1.0, np.zeros(1), gate=gate)
+    return Hit(memory(0, fact(number).text), 1.0, np.zeros(1), fact(number).text, gate=gate)
 
 
 def test_an_ask_is_judged_by_its_texts_and_the_gates_of_its_facts() -> None:

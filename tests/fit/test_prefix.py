@@ -33,7 +33,7 @@ def test_an_untuned_prefix_reads_as_the_written_examples(backbone: Backbone) -> 
 
 def test_tuning_lowers_the_loss_and_leaves_the_model_as_it_is(backbone: Backbone) -> None:
     def loss(tensor: torch.Tensor) -> float:
-        batches = prefix._batches(backbone, ROWS, Random(0))
+        batches = prefix._batches(backbone, ROWS, Random(0), 1000)
         with torch.no_grad():
             return sum(float(prefix._loss(backbone, tensor, batch)) for batch in batches)
 

@@ -44,6 +44,16 @@ def test_contrast_says_what_the_facts_change() -> None:
     assert torch.equal(Fusion(1.0, [], [], PLAIN).fuse(BARE, BARE), BARE), "what both say cancels out"
 
 
+def test_an_answer_does_not_begin_with_the_token_that_means_none() -> None:
+    memory = torch.full((V,), -20.0)
+    memory[4], memory[7] = 5.0, 0.0
+    fusion = Fusion(1.0, [], [], PLAIN._replace(plausible=3.0), none=4)
+    first = fusion.fuse(BARE, memory.log_softmax(-1))
+    assert int(first.argmax()) == 7 and bool(first.isfinite().all()) and float(first[4]) < -1000
+    fusion.advance(7)
+    assert int(fusion.fuse(BARE, memory.log_softmax(-1)).argmax()) == 4, "later it ends the answer"
+
+
 def test_copied_are_the_words_that_the_prompt_lacks() -> None:
     rise = fused(PLAIN._replace(copy=2.0), [3, 3, 5]) - fused(PLAIN)
     expected = torch.zeros(V)

@@ -14,7 +14,7 @@ from tests.retrieve.samples import memory
 
 def hit(text: str, probability: float, day: int = 0, score: float = 5.0) -> Hit:
     """A hit of a memory that was observed on this day."""
-    return Hit(memory(text, day=day), score, np.zeros(len(WORDS)), probability)
+    return Hit(memory(text, day=day), score, np.zeros(len(WORDS)), text, probability)
 
 
 def never(new: Hit, old: Hit) -> bool:

@@ -29,7 +29,7 @@ def ranker(encoder: Encoder, none: float = 20.0, settings: Settings | None = Non
 def hit(text: str, share: float = 1.0, day: int = 0) -> Hit:
     words = np.zeros(len(WORDS))
     words[SHARE] = share
-    return Hit(memory(text, day=day), 5.0, words)
+    return Hit(memory(text, day=day), 5.0, words, text)
 
 
 def asked(text: str, *hits: Hit) -> Asked:

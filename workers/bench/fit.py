@@ -14,11 +14,16 @@ def show(fitted: Fit, file: Path, as_json: bool) -> None:
     """Prints the fit, as a table or as JSON."""
     report = fitted.left_out
     if as_json:
-        print(orjson.dumps({"file": str(file), "left_out": asdict(report)}).decode())
+        print(
+            orjson.dumps(
+                {"file": str(file), "left_out": asdict(report), "given_whole": fitted.given_whole}
+            ).decode()
+        )
         return
     table = Table("on domains left out", "")
     for name, value in _rows(report):
         table.add_row(name, f"{value:.3f}" if value is not None else "")
+    table.add_row("answered whole, with the right facts", f"{fitted.given_whole:.3f}")
     console.print(table)
     console.print(f"{report.asks:,} asks; {file}", highlight=False)
 

@@ -149,12 +149,12 @@ def model_fit(
     out: Annotated[Path | None, typer.Option(help="Write the weights here, not to the cache.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Fit the head that ranks and gates the memories of a model, and print what it gives on domains left out.
+    """Fit the prefix and the head by which a model reads its memories, and print what they give on domains left out.
 
-    The frozen model reads every prompt of the scenarios: under an hour on two processors for a model of 135M parameters.
-    All workers must have the same file: fit it once and copy it.
+    No weight of the model changes. About an hour on two processors for a model of 135M parameters. All workers must have the
+    same file: fit it once and copy it.
 
-    Example: factstream model fit examples/wild/*.jsonl
+    Example (dev.jsonl is kept to measure with): factstream model fit examples/wild/[!d]*.jsonl examples/encyclopedia.jsonl
     """
     from workers.cli.bench import measuring
 
