@@ -1,8 +1,8 @@
 """Fit of a model's weights on scenarios, and what they give on domains that were left out.
 
-1. Prefix: tuned on READING of the domains (rows.py, prefix.py).
+1. Prefix: tuned on READING of the domains (augment.py, rows.py, prefix.py).
 2. Examples: the model reads every prompt of the other domains after each of its candidates, behind that prefix (examples.py); also
-   of a small memory of each domain (small.py). They are other domains, because the head must not trust what the prefix knows by heart.
+   of a small memory of each domain. They are other domains, because the head must not trust what the prefix knows by heart.
 3. Left out: the head is trained without a part of these domains, and asked about them, part by part. From these answers come the
    report and the gate's threshold: the lowest at which the prompts that no fact answers are kept as `SILENT` says.
 4. The head is trained on all of these domains, and the numbers of the fusion's formula are chosen on them (formula.py).
@@ -24,10 +24,10 @@ from pipeline.bench.scores import share
 from pipeline.bench.wild.scenario import Scenario
 from pipeline.bench.wild.verdicts import learn
 from pipeline.fit import prefix, train
+from pipeline.fit.augment import augmented, ordinary_prompts, small
 from pipeline.fit.examples import Prompt, examples_of
 from pipeline.fit.formula import fit_formula
 from pipeline.fit.rows import TuneRow, rows_of
-from pipeline.fit.small import small
 from pipeline.fit.train import Examples
 from pipeline.ingest.encoder import Encoder
 from pipeline.memory_lm import MemoryLM
@@ -35,7 +35,7 @@ from pipeline.model.backbone import Backbone
 from pipeline.model.weights import Network, to_bytes
 from pipeline.retrieve.retriever import retrieve_all
 
-READING = 0.6
+READING = 0.5
 """Share of the domains on which the prefix is tuned."""
 FEWEST = 4
 """Domains: fewer cannot be divided."""
@@ -79,8 +79,9 @@ def fit(encoder: Encoder, scenarios: Sequence[Scenario], progress: Progress) -> 
         raise ValueError(f"a fit needs {FEWEST} domains or more, and these files have {len(scenarios)}")
     random, kept, model_hash = Random(SEED), encoder.weights, encoder.backbone.hash
     order = random.sample(range(len(scenarios)), len(scenarios))
-    some = [scenarios[i] for i in order[: round(READING * len(order))]]
-    others = [scenarios[i] for i in order[len(some) :]]
+    ordinary = ordinary_prompts(encoder.backbone, random)
+    more = [augmented(scenarios[i], ordinary, random) for i in order]
+    some, others = more[: round(READING * len(more))], more[round(READING * len(more)) :]
     tuned = _prefix(encoder, some, random, progress)
     weights = replace(kept, model_hash=model_hash, prefix=tuned)
     reader = Encoder(encoder.backbone, encoder.settings, encoder.calibration, weights)

@@ -23,7 +23,7 @@ REPLACED = 0.6
 """Share of the rows with a fact that replaces another that have the older one, too."""
 ONE_WORDING = 0.5
 """Share of the rows whose fact was stated in several wordings that have only one of them."""
-UNANSWERED = 0.55
+UNANSWERED = 0.35
 """Share of the asks that also become an unanswered row."""
 RAW, CHAT = 0.08, 0.08
 """Shares of the questions that have no label, or the model's chat template."""
@@ -51,7 +51,7 @@ def rows_of(scenario: Scenario, find: Find, chat: Chat, random: Random) -> list[
     """The scenario's rows, drawn anew at each call."""
     rows = [_answered(scenario, ask, chat, random) for ask in scenario.asks]
     asked = [ask for ask in scenario.asks if random.random() < UNANSWERED]
-    silent = [one for one in scenario.silent for _ in range(2)]
+    silent = scenario.silent
     texts = [ask.text for ask in asked] + [one.text for one in silent]
     labelled = [ask.prompt for ask in asked] + [one.prompt for one in silent]
     right = [_related(scenario, ask) for ask in asked] + [frozenset[str]() for _ in silent]

@@ -1,14 +1,15 @@
 """Rows of a prefix's tuning: answers in the facts' words, and unanswered rows without facts that answer."""
 
+import re
 from collections.abc import Sequence
 from random import Random
 
 import pytest
 
-from pipeline.bench.wild.scenario import Scenario, WildAsk
+from pipeline.bench.wild.scenario import Scenario, WildAsk, WildFact
+from pipeline.fit.augment import MOST_FACTS, NEAR_NAME, augmented, near_name, small
 from pipeline.fit.rows import TuneRow, answer_of, rows_of
-from pipeline.fit.small import MOST, small
-from tests.bench.test_wild import SCENARIO
+from tests.bench.test_wild import FEW, SCENARIO
 
 
 def ask(*answers: str, kind: str = "name") -> WildAsk:
@@ -71,8 +72,45 @@ def test_a_small_memory_keeps_the_asks_that_its_facts_answer() -> None:
     for seed in range(20):
         one = small(SCENARIO, Random(seed))
         ids = {fact.id for fact in one.facts}
-        assert ids == {"f2"} and len(one.facts) <= MOST, "the others are linked"
+        assert ids == {"f2"} and len(one.facts) <= MOST_FACTS, "the others are linked"
         assert [a.text for a in one.asks] == ["Glaze 7 dries for"]
         assert {"Who fires the east kiln?", "Question: who fires the north kiln\nAnswer:"} == {
             s.text for s in one.silent
         }
+
+
+def test_a_near_name_exchanges_a_name_or_a_digit_of_the_facts() -> None:
+    clinic = Scenario.model_validate(FEW)
+    badge, autoclave = clinic.asks
+    found = {near_name(clinic, badge, Random(seed)) for seed in range(20)}
+    assert found == {None}, "no other name is known"
+    more = clinic.model_copy(
+        update={
+            "facts": (
+                *clinic.facts,
+                WildFact(id="f9", day=4, text="Call Tamar Quill about room 12."),
+            )
+        }
+    )
+    found = {near_name(more, badge, Random(seed)) for seed in range(40)}
+    assert "Question: What colour is the badge of Tamar Marrin?\nAnswer:" in found
+    assert all("Ysolde Marrin" not in (text or "") for text in found)
+    room = autoclave.model_copy(update={"text": "Room 12 is called by", "facts": ("f9",)})
+    numbers = {near_name(more, room, Random(seed)) for seed in range(40)}
+    assert numbers and all(re.fullmatch(r"Room \d\d is called by", text or "") for text in numbers)
+    assert "Room 12 is called by" not in numbers
+    assert near_name(more, autoclave.model_copy(update={"text": "it beeps at"}), Random(0)) is None
+
+
+def test_an_augmented_scenario_has_more_silent_prompts_and_open_ones() -> None:
+    more = augmented(SCENARIO, ["In the morning the", "There was once a"], Random(3))
+    added = more.silent[len(SCENARIO.silent) :]
+    assert {"ordinary", NEAR_NAME} >= {one.why for one in added} and any(
+        one.why == "ordinary" for one in added
+    )
+    opened = more.asks[len(SCENARIO.asks) :]
+    text = {fact.id: fact.text for fact in SCENARIO.facts}
+    assert opened and all(a.kind == "open" and a.answers == (text[a.facts[0]],) for a in opened)
+    assert augmented(SCENARIO, ["In the morning the"], Random(3)) == augmented(
+        SCENARIO, ["In the morning the"], Random(3)
+    )
