@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.config import Settings
 from pipeline.ingest.encoder import Encoder
-from pipeline.model.contexts import Contexts
+from pipeline.model.contexts import Contexts, Prompt, Reading
 from pipeline.retrieve.evidence import FEATURES, WORDS
 from pipeline.retrieve.hit import Hit
 from pipeline.retrieve.ranker import Asked, Candidates, Ranker
@@ -102,3 +103,29 @@ def test_evidence_tells_a_candidates_place_among_the_others(encoder: Encoder) ->
         places = [[float(row[FEATURES.index(name)]) for name in names] for row in found]
         assert places == [[0, asks, 1, 0], [1, asks, 0, 1], [2, asks, 2, 0]]
     assert set(BY_WORDS) <= set(FEATURES)
+
+
+@pytest.mark.parametrize(
+    "both, first, second, replaces",
+    [(5, 5, 6, True), (6, 5, 6, False), (5, 5, 5, False), (7, 5, 6, False)],
+)
+def test_a_newer_fact_replaces_an_older_one_if_the_model_follows_it_after_both(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch, both: int, first: int, second: int, replaces: bool
+) -> None:
+    """Of three readings, after both facts, after the newer one and after the older one, only the likeliest token counts."""
+    read: list[tuple[str, ...]] = []
+
+    def said(prompts: list[Prompt]) -> list[Reading]:
+        read.extend(prompt.context for prompt in prompts)
+        log_p = torch.full((3, 9), -9.0)
+        log_p[range(3), [both, first, second]] = -1.0
+        log_p[:, 0] = 0.0  # the token that means that no fact answers
+        return [Reading(torch.zeros(0), own, torch.zeros(0)) for own in log_p]
+
+    made = ranker(encoder)
+    new, old = hit(DESK, day=2), hit(LAMP, day=1)
+    assert not made._replaces("The desk is", new, old), "a model without a prefix is not asked"
+    made._none = 0
+    monkeypatch.setattr(made._contexts, "read", said)
+    assert made._replaces("The desk is", new, old) == replaces
+    assert [context[-1] for context in read] == [f"{LAMP}\n{DESK}\n", f"{DESK}\n", f"{LAMP}\n"]
