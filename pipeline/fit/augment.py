@@ -14,7 +14,7 @@ from pipeline.model.backbone import Backbone
 from pipeline.model.calibration import written
 from pipeline.text.words import split
 
-NEAR, ORDINARY, OPEN = 1 / 3, 8, 4
+NEAR, ORDINARY, OPEN = 1 / 3, 12, 4
 """Near names, as a share of the asks; ordinary prompts of a scenario, and open ones."""
 REQUESTS = (
     "Tell me about {}.", "What do you know about {}?", "Write a sentence about {}.", "Describe {}.", "Tell me something about {}",
@@ -27,7 +27,8 @@ MOST_FACTS = 4
 """Facts of a small memory."""
 KEPT, FOREIGN = 5, 2
 """Silent prompts that a small memory keeps, and asks about the other facts that become silent prompts."""
-SHORTEST, LONGEST = 3, 16  # words of an ordinary prompt
+SHORTEST, LONGEST = 3, 16  # words of an ordinary prompt that ends within a sentence
+_SENTENCE_END = re.compile(r"[.!?](?=\s)")
 
 
 def augmented(scenario: Scenario, ordinary: Sequence[str], random: Random) -> Scenario:
@@ -80,13 +81,16 @@ def near_name(scenario: Scenario, ask: WildAsk, random: Random) -> str | None:
 
 
 def ordinary_prompts(backbone: Backbone, random: Random) -> list[str]:
-    """Beginnings of the texts that the model writes by itself, one of each text that is long enough."""
+    """Beginnings of the texts that the model writes by itself: of each text some words, and some sentences."""
     found = []
     for ids in written(backbone):
         text = backbone.decode(ids).strip()
         words = split(text)
-        if len(words) > SHORTEST:
-            found.append(text[: words[random.randint(SHORTEST, min(LONGEST, len(words) - 1)) - 1].end])
+        if len(words) <= SHORTEST:
+            continue
+        found.append(text[: words[random.randint(SHORTEST, min(LONGEST, len(words) - 1)) - 1].end])
+        if ends := [end.end() for end in _SENTENCE_END.finditer(text, words[SHORTEST].end)]:
+            found.append(text[: random.choice(ends)])
     return found
 
 
