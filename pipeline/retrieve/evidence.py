@@ -7,6 +7,8 @@ model says that the fact does not answer.
 """
 
 from collections.abc import Sequence
+from datetime import datetime
+from math import exp
 
 import numpy as np
 import torch
@@ -26,9 +28,10 @@ READ = (
     "d_sum", "d_mean", "d_last_half", "d_most", "d_least", "p_of_fact", "q_of_fact", "entropy_p", "entropy_q",
     "divergence", "log_p_best", "log_p_top", "log_q_top", "top_in_fact", "fact_implausible", "log_p_none",
 )  # fmt: skip
-LIST = ("rank", "asks", "newer", "newest")
-"""What a candidate is among the others: its place by score, and how many of them are newer."""
+LIST = ("rank", "asks", "newer", "newest", "newer_answers", "older_answers", "other_answers")
+"""A candidate among the others: its place by score, how many of them are newer, and how likely one of them answers."""
 FEATURES = (*WORDS, *READ, *LIST)
+_NONE = READ.index("log_p_none")
 _LEAST = -20.0  # nats: all smaller probabilities are alike
 _CONTRAST, _PLAUSIBLE = 1.5, 3.0  # of the token that reading this fact would say: see fusion/fusion.py
 
@@ -67,3 +70,16 @@ def reading_evidence(
         float(not bool(plausible[new].any())), 0.0 if none is None else log_p[none].clamp(min=_LEAST),
     ]  # fmt: skip
     return [float(number) for number in numbers]
+
+
+def list_evidence(
+    place: int, asks: bool, times: Sequence[datetime], read: Sequence[Sequence[float]]
+) -> list[float]:
+    """[LIST] of the candidate at this place by score. times, read: of all candidates; asks: whether the prompt ends as a question."""
+    answers = [1.0 - exp(one[_NONE]) for one in read]
+    own = times[place]
+    newer = [p for p, time in zip(answers, times, strict=True) if time > own]
+    older = [p for p, time in zip(answers, times, strict=True) if time < own]
+    others = [*answers[:place], *answers[place + 1 :]]
+    likeliest = [max(some, default=0.0) for some in (newer, older, others)]
+    return [float(place), float(asks), float(len(newer)), float(not newer), *likeliest]

@@ -4,7 +4,8 @@ Only this file sets a gate.
 
 The gates open if the head holds it likely enough that any fact answers (weights.Numbers.least). Then the likeliest fact is read,
 and with it those that are nearly as likely: the values of a list. Of two facts that state the same thing differently the
-newer one is read, and the older one is doubted by it. Facts that were not read have a gate of 0.
+newer one is read, also where the head holds the older one much likelier, and the older one is doubted by it. Facts that were
+not read have a gate of 0.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +15,8 @@ from pipeline.retrieve.hit import Hit
 
 MOST_READ = 3
 """Facts that are read together."""
+RIVAL = 0.1
+"""Share of the likeliest fact's probability from which a newer fact may replace a likelier one."""
 Replaces = Callable[[Hit, Hit], bool]
 """Whether the first fact, which is newer, states another value of the same thing as the second."""
 
@@ -21,21 +24,26 @@ Replaces = Callable[[Hit, Hit], bool]
 def settled(
     hits: Sequence[Hit], answered: float, least: float, beside: float, replaces: Replaces
 ) -> list[Hit]:
-    """The hits, likeliest first, with their gates. answered: the probability that any of them answers.
+    """The hits with their gates, those that are read first, and likeliest first. answered: the probability that any of them answers.
 
     least: the gates open from it; beside: see weights.Numbers.
     """
     ranked = sorted(hits, key=lambda hit: (-hit.probability, -hit.score, hit.memory.memory_id))
     if not ranked or answered < least:
         return ranked
-    likely = [hit for hit in ranked if hit.probability >= beside * ranked[0].probability][:MOST_READ]
-    doubts = {id(hit): _doubting(hit, likely, replaces) for hit in likely}
+    best = ranked[0].probability
+    likely = [hit for hit in ranked if hit.probability >= beside * best][:MOST_READ]
+    rivals = [hit for hit in ranked if hit.probability >= RIVAL * best]
+    doubting = {hit.memory.memory_id: _doubting(hit, rivals, replaces) for hit in likely}
+    read = {newest or own for own, newest in doubting.items()}
+    read -= {own for own, newest in doubting.items() if newest}
     gate = min(1.0, answered)
-    return [
-        hit if id(hit) not in doubts
-        else replace(hit, gate=0.0 if doubts[id(hit)] else gate, doubted_by=doubts[id(hit)])
+    found = [
+        replace(hit, gate=gate if name in read else 0.0, doubted_by=doubting.get(name))
         for hit in ranked
-    ]  # fmt: skip
+        for name in [hit.memory.memory_id]
+    ]
+    return sorted(found, key=lambda hit: hit.gate == 0.0)
 
 
 def _doubting(hit: Hit, others: Sequence[Hit], replaces: Replaces) -> str | None:

@@ -14,7 +14,7 @@ from pipeline.model.batching import close_batches, run_each
 from pipeline.model.contexts import Contexts, Prompt, Reading
 from pipeline.model.reading import context_of
 from pipeline.model.weights import Weights, none_token
-from pipeline.retrieve.evidence import reading_evidence
+from pipeline.retrieve.evidence import list_evidence, reading_evidence
 from pipeline.retrieve.gate import settled
 from pipeline.retrieve.hit import Hit
 
@@ -86,13 +86,14 @@ class Ranker:
         bare, hits = readings[i, -1], one.hits[: self._settings.read_candidates]
         facts = self._backbone.tokenize([f" {hit.passage}" for hit in hits])
         times = [hit.memory.observed_at for hit in hits]
-        rows = []
-        for j, (hit, fact) in enumerate(zip(hits, facts, strict=True)):
-            newer = sum(time > times[j] for time in times)
-            read = reading_evidence(readings[i, j], bare, fact.ids, ids, self._none)
-            rows.append(
-                [*hit.words.tolist(), *read, j, float(one.text.endswith(":")), newer, float(newer == 0)]
-            )
+        read = [
+            reading_evidence(readings[i, j], bare, fact.ids, ids, self._none) for j, fact in enumerate(facts)
+        ]
+        asks = one.text.endswith(":")
+        rows = [
+            [*hit.words.tolist(), *own, *list_evidence(j, asks, times, read)]
+            for j, (hit, own) in enumerate(zip(hits, read, strict=True))
+        ]
         states = torch.stack([readings[i, j].states for j in range(len(hits))])
         return Candidates(torch.tensor(rows), states.cpu(), bare.states.cpu())
 

@@ -111,7 +111,7 @@ def test_both_streams_of_a_row_leave_together(lm: MemoryLM) -> None:
 def test_a_cache_that_cannot_be_joined_gives_the_same(
     lm: MemoryLM, alone: list[Any], order: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lm.encoder.contexts, "_cacheable", False)  # facts are read with every prompt
+    monkeypatch.setattr(lm.encoder.contexts, "cacheable", False)  # facts are read with every prompt
     engine = lm.engine()
     rows = engine.submit([JOBS[i] for i in order])
     finish(engine)

@@ -71,12 +71,30 @@ def test_facts_of_the_same_time_or_about_something_else_doubt_none() -> None:
     assert all(one.gate == 1.0 and one.doubted_by is None for one in found)
 
 
-def test_a_fact_that_is_not_read_doubts_none() -> None:
-    hits = [hit("Ann bonn", 0.6, day=1), hit("Ann kiel", 0.1, day=2)]
+def test_a_newer_fact_replaces_a_much_likelier_older_one_and_is_read_instead() -> None:
+    hits = [hit("Ann bonn", 0.7, day=1), hit("Ann kiel", 0.1, day=2), hit("Bo oslo", 0.1, day=3)]
+    found = settled(hits, 0.9, 0.5, 0.5, by_first_word)
+    assert [(one.memory.text, one.gate) for one in found] == [
+        ("Ann kiel", 0.9),
+        ("Ann bonn", 0),
+        ("Bo oslo", 0),
+    ]
+    assert found[1].doubted_by == memory_id("n", "Ann kiel") and found[0].doubted_by is None
+
+
+def test_a_fact_that_hardly_answers_doubts_none() -> None:
+    hits = [hit("Ann bonn", 0.9, day=1), hit("Ann kiel", 0.05, day=2)]
     found = settled(hits, 1.0, 0.5, 0.5, by_first_word)
     assert gates(found) == {"Ann bonn": 1.0, "Ann kiel": 0.0} and found[0].doubted_by is None
     shut = settled(hits, 0.1, 0.5, 0.1, by_first_word)
     assert not any(one.gate or one.doubted_by for one in shut)
+
+
+def test_a_fact_that_doubts_and_is_doubted_is_not_read() -> None:
+    hits = [hit("bonn", 0.4, day=1), hit("kiel", 0.3, day=2), hit("oslo", 0.3, day=3)]
+    pairs = {("kiel", "bonn"), ("oslo", "kiel")}
+    found = settled(hits, 1.0, 0.5, 0.5, lambda new, old: (new.memory.text, old.memory.text) in pairs)
+    assert gates(found) == {"oslo": 1.0, "bonn": 0.0, "kiel": 0.0}
 
 
 def test_a_hit_is_immutable() -> None:

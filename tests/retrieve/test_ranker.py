@@ -97,11 +97,13 @@ def test_an_empty_prompt_is_not_ranked(encoder: Encoder) -> None:
 
 def test_evidence_tells_a_candidates_place_among_the_others(encoder: Encoder) -> None:
     hits = [hit(LAMP, day=2), hit(DESK, day=3), hit(KETTLE, day=1)]
-    names = ("rank", "asks", "newer", "newest")
+    names = ("rank", "asks", "newer", "newest", "newer_answers")
     for text, asks in (("The lamp is", 0.0), ("Question: What?\nAnswer:", 1.0)):
         found = candidates(encoder, asked(text, *hits)).evidence
         places = [[float(row[FEATURES.index(name)]) for name in names] for row in found]
-        assert places == [[0, asks, 1, 0], [1, asks, 0, 1], [2, asks, 2, 0]]
+        assert places == [[0, asks, 1, 0, 0], [1, asks, 0, 1, 0], [2, asks, 2, 0, 0]], (
+            "without a prefix none answers"
+        )
     assert set(BY_WORDS) <= set(FEATURES)
 
 

@@ -1,5 +1,8 @@
 """Tests of what the model reads, and of the evidence that follows from it, without a model."""
 
+from datetime import UTC, datetime
+from math import log
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,15 @@ import torch
 from pipeline.model.contexts import Reading
 from pipeline.model.reading import EXAMPLES, context_of
 from pipeline.retrieve.alignment import Alignment
-from pipeline.retrieve.evidence import FEATURES, LIST, READ, WORDS, reading_evidence, word_evidence
+from pipeline.retrieve.evidence import (
+    FEATURES,
+    LIST,
+    READ,
+    WORDS,
+    list_evidence,
+    reading_evidence,
+    word_evidence,
+)
 from tests.retrieve.samples import prompt_encoding
 
 V = 12
@@ -47,6 +58,19 @@ def test_the_change_of_the_next_token_is_told() -> None:
     assert elsewhere["top_in_fact"] == 0.0 and elsewhere["fact_implausible"] == 1.0
     same = read(told, told, fact=[1, 7], prompt=[1, 2])
     assert same["divergence"] == same["d_sum"] == 0.0
+
+
+def test_a_candidate_is_seen_among_newer_and_older_ones_that_answer() -> None:
+    times = [datetime(2026, 1, day, tzinfo=UTC) for day in (2, 3, 1, 2)]
+    none = READ.index("log_p_none")
+    answers = [0.5, 0.9, 0.2, 0.7]
+    read_of = [[log(1 - p) if n == none else 0.0 for n in range(len(READ))] for p in answers]
+    found = [dict(zip(LIST, list_evidence(n, True, times, read_of), strict=True)) for n in range(len(times))]
+    assert [one["newer_answers"] for one in found] == pytest.approx([0.9, 0.0, 0.9, 0.9])
+    assert [one["older_answers"] for one in found] == pytest.approx([0.2, 0.7, 0.0, 0.2])
+    assert [one["other_answers"] for one in found] == pytest.approx([0.9, 0.7, 0.9, 0.9])
+    (alone,) = [list_evidence(0, False, times[:1], read_of[:1])]
+    assert alone == [0, 0, 0, 1, 0, 0, 0]
 
 
 @pytest.mark.parametrize("prompt", [[3], [3, 3], [1, 2, 3]])

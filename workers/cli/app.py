@@ -154,7 +154,7 @@ def model_fit(
     No weight of the model changes. About an hour on two processors for a model of 135M parameters. All workers must have the
     same file: fit it once and copy it.
 
-    Example (dev.jsonl is kept to measure with): factstream model fit examples/wild/[!d]*.jsonl examples/encyclopedia.jsonl
+    Example (dev.jsonl is kept to measure with): factstream model fit examples/wild/[!d]*.jsonl examples/[er]*.jsonl
     """
     from workers.cli.bench import measuring
 
