@@ -1,4 +1,4 @@
-"""Scenarios made from a scenario: with more prompts that no fact answers, and as a memory of a few facts.
+"""Scenarios made from a scenario: with more prompts that no fact answers, or with only a few facts.
 
 A near name is an ask with one name or number of its fact exchanged: another name of the scenario, or another digit. An ordinary
 prompt is the beginning of a text that the model wrote by itself, about nothing that anybody learned. An open prompt asks for what is

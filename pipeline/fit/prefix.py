@@ -1,6 +1,6 @@
-"""Tuning of a prefix: keys and values that the frozen model reads before facts (prefix tuning: Li and Liang 2021).
+"""Tuning of a prefix, which the frozen model reads before facts (Li and Liang 2021).
 
-The prefix begins as the keys and values of the written examples (model/reading.py), and is moved, by gradients through the frozen
+The prefix is keys and values. It begins as those of the written examples (model/reading.py), and is moved, by gradients through the frozen
 model, so that the model says the answer after facts that answer a prompt, and its end-of-text token after others.
 """
 

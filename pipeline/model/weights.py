@@ -1,4 +1,4 @@
-"""Learned weights of the memory: of the prefix that reads, of the head that ranks and gates, and of the fusion.
+"""Learned weights of the memory: of the prefix, of the head, and of the fusion.
 
 `factstream model fit` trains them on a frozen model's states, and writes them as one safetensors file, kept by model hash. The
 default model's is shipped. For a model without one the shipped file's second network serves, which needs no states. The

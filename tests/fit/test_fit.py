@@ -1,4 +1,4 @@
-"""A whole fit of a small random model: the file that it writes is read again, and the report is of domains left out."""
+"""A whole fit of a small random model: the weights file, and the report on domains left out."""
 
 from pathlib import Path
 from random import Random

@@ -1,4 +1,4 @@
-"""Rows of a prefix's tuning: answers in the facts' words, and unanswered rows without facts that answer."""
+"""Rows of a prefix's tuning: answers in the facts' words, and rows without an answer."""
 
 import re
 from collections.abc import Sequence
