@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import torch
@@ -42,7 +42,10 @@ class Ranker:
     def __init__(self, backbone: Backbone, contexts: Contexts, weights: Weights, settings: Settings) -> None:
         self._backbone, self._contexts, self._weights = backbone, contexts, weights
         self._settings = settings
-        self._none = none_token(backbone, weights)
+
+    @cached_property
+    def _none(self) -> int | None:
+        return none_token(self._backbone, self._weights)
 
     def rank(self, asked: Sequence[Asked]) -> list[list[Hit]]:
         """The hits of each prompt, likeliest first, with their gates. Those beyond `read_candidates` follow, unread."""

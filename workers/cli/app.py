@@ -144,14 +144,14 @@ def model_fit(
     files: Annotated[
         list[Path], typer.Argument(help="JSON Lines files of scenarios: examples/wild/README.md.")
     ],
-    model: ModelName = "default",
+    model: Model = "default",
     device: Device = "auto",
     out: Annotated[Path | None, typer.Option(help="Write the weights here, not to the cache.")] = None,
     as_json: Json = False,
 ) -> None:
     """Fit the prefix and the head by which a model reads its memories, and print what they give on domains left out.
 
-    No weight of the model changes. About an hour on two processors for a model of 135M parameters. All workers must have the
+    No weight of the model changes. More than an hour on two processors for a model of 135M parameters. All workers must have the
     same file: fit it once and copy it.
 
     Example (dev.jsonl is kept to measure with): factstream model fit examples/wild/[!d]*.jsonl examples/[er]*.jsonl
