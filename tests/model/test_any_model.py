@@ -124,9 +124,11 @@ def test_an_answer_does_not_depend_on_other_rows_of_its_batch(lm: MemoryLM) -> N
     (told, beside), (untold, alone) = (
         chosen_by(lm, prompts, max_new_tokens=1, use_memory=use) for use in (True, False)
     )
-    # A second stream changes the shape of the batch, and so the last bits.
-    close = 1e-4 if lm.encoder.backbone.dtype == torch.float32 else 0.5
-    assert torch.allclose(beside, alone, atol=close) and not torch.allclose(told, untold, atol=1.0)
+    assert not torch.allclose(told, untold, atol=1.0)
+    # A second stream changes the shape of the batch, and so how its sums are rounded; in bf16 by some tenths.
+    if lm.encoder.backbone.dtype == torch.float32:
+        assert torch.allclose(beside, alone, atol=1e-4)
+    assert beside.argmax() == alone.argmax()
 
 
 def test_without_memories_scores_equal_the_bare_models(lm: MemoryLM) -> None:
