@@ -4,7 +4,8 @@ Continuous batching (iteration-level scheduling: Yu et al., Orca, OSDI 2022). `s
 `step` generates one token of every running row. `prepare` turns jobs into prompts with their memories.
 
 A row without an open gate is one stream of the model. A row with one is two, the bare prompt and the prompt after its facts,
-which `Fusion` combines; both run in the same batch, where a second stream costs a small model almost nothing.
+which `Fusion` combines; both run in the same batch, where a second stream costs a small model almost nothing. Rows without an
+open gate run in a batch of their own, so that their texts are rounded as if there was no memory.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pipeline.fusion.batch import Batch, Stream
 from pipeline.fusion.row import Job, Prompt, Row
 from pipeline.fusion.sampling import choose
 from pipeline.model import contexts
@@ -31,25 +33,13 @@ class Progress(NamedTuple):
     finished: bool
 
 
-class Stream(NamedTuple):
-    """One row of the model's batch: a row's bare prompt, or the same prompt after its facts."""
-
-    row: Row
-    memory: bool
-
-
 class Engine:
-    """Rows that are generated together. Between two steps each has a token that the model reads next.
-
-    A finished row keeps its slots and is ignored until half of the slots are finished: a CPU multiplies 16 rows by the weights
-    faster than 9 to 15, and removing a row copies the whole cache.
-    """
+    """Rows that are generated together."""
 
     def __init__(self, backbone: Backbone, contexts: Contexts, prepare: Prepare) -> None:
         self._backbone, self._contexts, self._prepare = backbone, contexts, prepare
         self._submitted: list[Row] = []  # their prompts are read in the next step
-        self._slots: list[Stream] = []
-        self._cache: KVCache | None = None  # of the slots
+        self._batches = (Batch(), Batch())  # of rows without an open gate, and of rows with one
         self._retried: list[Row] = []  # rows of a batch that failed, which run one after another
 
     @property
@@ -64,8 +54,7 @@ class Engine:
         They wait until the running rows have finished if the model's cache has more than keys and values, and while rows are
         retried.
         """
-        joinable = self._cache is None or self._cache.joinable
-        return joinable and not self._retried
+        return all(batch.joinable for batch in self._batches) and not self._retried
 
     def submit(self, jobs: Sequence[Job]) -> list[Row]:
         """Prepares the jobs' prompts together; their rows start in the next step.
@@ -107,11 +96,7 @@ class Engine:
 
     @property
     def _running(self) -> list[Row]:
-        return [s.row for s in self._slots if not s.memory and not s.row.finish_reason]
-
-    @property
-    def _unfinished_slots(self) -> int:
-        return sum(not s.row.finish_reason for s in self._slots)
+        return [row for batch in self._batches for row in batch.rows]
 
     def _start(self, rows: Sequence[Row]) -> None:
         prompts = self._prepare([row.job for row in rows])
@@ -119,10 +104,10 @@ class Engine:
             row.start(prompt, self._backbone)
 
     def _decode(self) -> None:
-        if self._cache is not None:
-            last = [row.tokens[-1] if row.tokens else 0 for row, _ in self._slots]
-            logits = self._backbone.step(torch.tensor(last, device=self._backbone.device), self._cache)
-            self._append(self._slots, logits)
+        for batch in self._batches:
+            logits = batch.step(self._backbone)
+            if logits is not None:
+                self._append(batch.streams, logits)
 
     def _join(self) -> None:
         """Reads the prompts of the rows that may join now, and adds these rows to the batch."""
@@ -133,16 +118,11 @@ class Engine:
             joining, self._submitted = self._submitted, []
         else:
             return
-        if not joining:
-            return
-        streams, logits, cache = self._read(joining)
-        self._append(streams, logits)
-        joined = _select_unfinished(streams, cache)
-        if joined and self._cache is not None:
-            self._slots = _select_unfinished(self._slots, self._cache) + joined
-            self._cache.join(cache)
-        elif joined:
-            self._slots, self._cache = joined, cache
+        for batch, fused in zip(self._batches, (False, True), strict=True):
+            if rows := [row for row in joining if bool(row.prompt.reading) == fused]:
+                streams, logits, cache = self._read(rows)
+                self._append(streams, logits)
+                batch.join(streams, cache)
 
     def _read(self, rows: Sequence[Row]) -> tuple[list[Stream], Tensor, KVCache]:
         """The rows' streams, the next token's logits of each, and their cache.
@@ -176,23 +156,14 @@ class Engine:
     def _drop_finished(self) -> None:
         self._submitted = [row for row in self._submitted if not row.finish_reason]
         self._retried = [row for row in self._retried if not row.finish_reason]
-        if self._cache is not None and 2 * self._unfinished_slots <= len(self._slots):
-            self._slots = _select_unfinished(self._slots, self._cache)
-            self._cache = self._cache if self._slots else None
+        for batch in self._batches:
+            batch.drop_finished()
 
     def _retry(self, rows: Sequence[Row], error: Exception) -> None:
         """Several rows are generated again, each by itself; one that was alone fails with the error."""
         unfinished = self._retried[:1] or [row for row in rows if not row.finish_reason]
-        self._slots, self._cache = list[Stream](), None
+        self._batches = (Batch(), Batch())
         if len(unfinished) == 1:
             unfinished[0].fail(error)
         else:
             self._submitted, self._retried = [], unfinished
-
-
-def _select_unfinished(slots: Sequence[Stream], cache: KVCache) -> list[Stream]:
-    """The streams of rows that have not finished. If there are any, the cache keeps only these."""
-    unfinished = [i for i, s in enumerate(slots) if not s.row.finish_reason]
-    if 0 < len(unfinished) < len(slots):
-        cache.select(unfinished)
-    return [slots[i] for i in unfinished]

@@ -1,12 +1,14 @@
 """The engine: rows get the same tokens in any batch, and a row that fails, fails alone."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 
 from pipeline import MemoryLM
-from pipeline.fusion.engine import Engine, Stream
+from pipeline.fusion.batch import Stream
+from pipeline.fusion.engine import Engine
 from pipeline.fusion.row import Job, Row
 from pipeline.fusion.text_stream import TextStream
 from tests.helpers.weights import encoder_of
@@ -64,7 +66,7 @@ def test_only_rows_with_an_open_gate_have_two_streams(lm: MemoryLM, alone: list[
     assert [bool(row.prompt.fusion) for row in rows] == [bool(row.prompt.reading) for row in rows]
     assert [bool(row.prompt.fusion) for row in rows] == [i in FUSED for i in range(len(JOBS))]
     engine.step()
-    assert len(engine._slots) == 3 + 2 * 2, "a bare row has finished"
+    assert [len(batch.streams) for batch in engine._batches] == [3, 2 * 2], "a bare row has finished"
     finish(engine)
     assert [outcome(row) for row in rows] == alone
 
@@ -86,7 +88,7 @@ def test_a_finished_row_leaves_and_takes_its_padding_with_it(lm: MemoryLM) -> No
     assert last is rows[3] and text == last.text and finished and engine._running == rows[:3]
     widths = []
     while engine.busy:
-        cache = engine._cache
+        cache = engine._batches[0].cache
         assert cache is not None
         widths.append(cache.mask.shape[1])
         shapes = {layer.keys.shape[:1] + layer.keys.shape[2:3] for layer in cache.cache.layers}  # type: ignore[union-attr]
@@ -97,14 +99,38 @@ def test_a_finished_row_leaves_and_takes_its_padding_with_it(lm: MemoryLM) -> No
 
 def test_both_streams_of_a_row_leave_together(lm: MemoryLM) -> None:
     engine = lm.engine()
-    short, long = engine.submit([JOBS[4], Job(PROMPTS[0], max_new_tokens=30)])
+    short, long = engine.submit([JOBS[4], Job(ASKED[1], max_new_tokens=30)])
+    batch = engine._batches[1]
     while engine.busy:
         engine.step()
-        if engine._cache is not None:
-            assert len(engine._slots) == len(engine._cache.mask)
-            assert engine._slots.count(Stream(short, True)) == engine._slots.count(Stream(short, False))
+        if batch.cache is not None:
+            assert len(batch.streams) == len(batch.cache.mask)
+            assert batch.streams.count(Stream(short, True)) == batch.streams.count(Stream(short, False))
         if short.finish_reason and engine.busy:
-            assert engine._slots == [Stream(long, False)]
+            assert batch.streams == [Stream(long, False), Stream(long, True)]
+
+
+def test_a_row_without_an_open_gate_is_rounded_as_without_memory(lm: MemoryLM) -> None:
+    """Each step's logits of its rows are the same numbers, whatever rows with an open gate run beside it."""
+
+    def logits_of(with_another: bool) -> list[torch.Tensor]:
+        engine, seen = lm.engine(), list[torch.Tensor]()
+        rows = engine.submit([JOBS[0], *([JOBS[4]] if with_another else [])])
+        assert [bool(row.prompt.fusion) for row in rows] == [False, True][: len(rows)]
+        append = engine._append
+
+        def record(streams: Sequence[Stream], logits: torch.Tensor) -> None:
+            if streams[0].row is rows[0]:
+                seen.append(logits.clone())
+            append(streams, logits)
+
+        engine._append = record  # type: ignore[method-assign]
+        finish(engine)
+        return seen
+
+    beside, by_itself = logits_of(True), logits_of(False)
+    assert len(beside) == len(by_itself) > 1
+    assert all(torch.equal(a, b) for a, b in zip(beside, by_itself, strict=True))
 
 
 @pytest.mark.parametrize("order", [(4, 0, 5, 2), (5, 4), (2, 5)])
@@ -122,12 +148,13 @@ def test_rows_wait_where_the_cache_cannot_be_joined(lm: MemoryLM, alone: list[An
     engine = lm.engine()
     (first,) = engine.submit(JOBS[:1])
     engine.step()
-    assert engine.open and engine._cache is not None
+    cache = engine._batches[0].cache
+    assert engine.open and cache is not None
 
-    class Other(type(engine._cache.cache.layers[0])):  # type: ignore[misc]
+    class Other(type(cache.cache.layers[0])):  # type: ignore[misc]
         """As a sliding window or a recurrent state is: more than the keys and values of all tokens."""
 
-    layers = engine._cache.cache.layers
+    layers = cache.cache.layers
     for layer in layers:
         layer.__class__ = Other
     second, fused = engine.submit([JOBS[2], JOBS[4]])
@@ -162,7 +189,7 @@ def test_all_rows_cancelled_leave_room_for_others(lm: MemoryLM, alone: list[Any]
     rows += engine.submit(JOBS[1:2])  # which has not begun
     for row in rows:
         engine.cancel(row)
-    assert not engine.busy and engine._cache is None
+    assert not engine.busy and all(batch.cache is None for batch in engine._batches)
     (row,) = engine.submit(JOBS[2:3])
     finish(engine)
     assert outcome(row) == alone[2]

@@ -1,0 +1,71 @@
+"""Batch of streams that one pass of the model continues, and from which finished rows are dropped."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pipeline.fusion.row import Row
+from pipeline.model.backbone import Backbone
+from pipeline.model.kv_cache import KVCache
+
+
+class Stream(NamedTuple):
+    """One row of the model's batch: a row's bare prompt, or the same prompt after its facts."""
+
+    row: Row
+    memory: bool
+
+
+class Batch:
+    """Streams with their cache. Between two steps each has a token that the model reads next.
+
+    A finished row keeps its streams and is ignored until half of the streams are finished: a CPU multiplies 16 rows by the weights
+    faster than 9 to 15, and removing a row copies the whole cache.
+    """
+
+    def __init__(self) -> None:
+        self.streams: list[Stream] = []
+        self.cache: KVCache | None = None
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows that have not finished."""
+        return [s.row for s in self.streams if not s.memory and not s.row.finish_reason]
+
+    @property
+    def joinable(self) -> bool:
+        """Whether other streams may join: a cache that is more than keys and values lets none."""
+        return self.cache is None or self.cache.joinable
+
+    def step(self, backbone: Backbone) -> Tensor | None:
+        """[streams, V] the logits after each stream's last token; None for an empty batch."""
+        if self.cache is None:
+            return None
+        last = [row.tokens[-1] if row.tokens else 0 for row, _ in self.streams]
+        return backbone.step(torch.tensor(last, device=backbone.device), self.cache)
+
+    def join(self, streams: Sequence[Stream], cache: KVCache) -> None:
+        """Adds the streams, but those that have finished with their first token."""
+        joined = _select_unfinished(streams, cache)
+        if joined and self.cache is not None:
+            self.streams = _select_unfinished(self.streams, self.cache) + joined
+            self.cache.join(cache)
+        elif joined:
+            self.streams, self.cache = joined, cache
+
+    def drop_finished(self) -> None:
+        """Removes the finished streams, once they are half of all."""
+        unfinished = sum(not s.row.finish_reason for s in self.streams)
+        if self.cache is not None and 2 * unfinished <= len(self.streams):
+            self.streams = _select_unfinished(self.streams, self.cache)
+            self.cache = self.cache if self.streams else None
+
+
+def _select_unfinished(streams: Sequence[Stream], cache: KVCache) -> list[Stream]:
+    """The streams of rows that have not finished. If there are any, the cache keeps only these."""
+    unfinished = [i for i, s in enumerate(streams) if not s.row.finish_reason]
+    if 0 < len(unfinished) < len(streams):
+        cache.select(unfinished)
+    return [streams[i] for i in unfinished]
