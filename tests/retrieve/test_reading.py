@@ -41,14 +41,14 @@ def test_facts_are_read_after_the_examples_one_a_line() -> None:
     assert examples == EXAMPLES and facts == "One fact of three lines.\nAnother.\n"
 
 
-def test_the_rise_of_the_prompts_tokens_is_told() -> None:
+def test_evidence_has_the_rise_of_the_prompts_tokens() -> None:
     found = read(
         reading({}, [-1.0, -1.0, -5.0, -1.0]), reading({}, [-2.0, -4.0, -1.0, -2.0]), [1, 2], [3, 4, 5, 6, 7]
     )
     assert [found[name] for name in READ[:5]] == pytest.approx([1.0, 0.25, -3.0, 3.0, -4.0])
 
 
-def test_the_change_of_the_next_token_is_told() -> None:
+def test_evidence_has_the_change_of_the_next_token() -> None:
     told, bare = reading({7: 9.0}, [-1.0]), reading({8: 9.0}, [-1.0])
     found = read(told, bare, fact=[1, 7], prompt=[1, 2])
     assert found["p_of_fact"] > 0.9 > 0.1 > found["q_of_fact"]
