@@ -6,6 +6,7 @@
 3. Left out: the head is trained without a part of these domains, and asked about them, part by part. From these answers come the
    report and the gate's threshold: the lowest at which the prompts that no fact answers are kept as `SILENT` says.
 4. The head is trained on all of these domains, and the numbers of the fusion's formula are chosen on them (formula.py).
+5. Second look: with that head, the asks show which pairs of facts an answer needs (pairs.py).
 
 The network for models without weights of their own is kept as it is.
 """
@@ -27,12 +28,13 @@ from pipeline.fit import prefix, train
 from pipeline.fit.augment import augmented, ordinary_prompts, small
 from pipeline.fit.examples import Prompt, examples_of
 from pipeline.fit.formula import fit_formula
+from pipeline.fit.pairs import PairReport, fit_pairs, untaught
 from pipeline.fit.rows import TuneRow, rows_of
 from pipeline.fit.train import Examples
 from pipeline.ingest.encoder import Encoder
 from pipeline.memory_lm import MemoryLM
 from pipeline.model.backbone import Backbone
-from pipeline.model.weights import Network, to_bytes
+from pipeline.model.weights import Network, Weights, to_bytes
 from pipeline.retrieve.retriever import retrieve_all
 
 READING = 0.5
@@ -71,6 +73,7 @@ class Fit:
     left_out: LeftOut
     given_whole: float
     """The share of asks that are answered in the words of their right facts."""
+    pairs: PairReport
 
 
 def fit(encoder: Encoder, scenarios: Sequence[Scenario], progress: Progress) -> Fit:
@@ -103,8 +106,12 @@ def fit(encoder: Encoder, scenarios: Sequence[Scenario], progress: Progress) -> 
     tensors |= {"prefix": tuned.half()}
     tensors = {name: t.half() if name.endswith(".hidden") else t for name, t in tensors.items()}
     numbers, whole = fit_formula(reader, others, random, progress)
-    content = to_bytes(model_hash, numbers._replace(least=report.least), tensors)
-    return Fit(content, report, whole)
+    numbers = numbers._replace(least=report.least)
+    without_pairs = to_bytes(model_hash, numbers, tensors | {"pair": untaught()})
+    weights = Weights.from_bytes(without_pairs, "the fit")
+    reader = Encoder(encoder.backbone, encoder.settings, encoder.calibration, weights)
+    tensors["pair"], pairs = fit_pairs(reader, others, random, progress)
+    return Fit(to_bytes(model_hash, numbers, tensors), report, whole, pairs)
 
 
 def _prefix(encoder: Encoder, scenarios: Sequence[Scenario], random: Random, progress: Progress) -> Tensor:

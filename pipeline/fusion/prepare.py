@@ -13,6 +13,7 @@ from pipeline.model.weights import Numbers, none_token
 from pipeline.retrieve.hit import Hit
 from pipeline.retrieve.ranker import Asked, Ranker
 from pipeline.retrieve.retriever import retrieve_all
+from pipeline.retrieve.second_look import Query, look_again
 from pipeline.text.words import split, terms_of
 
 
@@ -37,7 +38,13 @@ class Preparer:
         count = max(k, self._bank.settings.read_candidates)
         found = retrieve_all(self._bank, [names for _, *names in known], encoded, count)
         asked = [Asked(text, hits) for (text, *_), hits in zip(known, found, strict=True)]
-        hits = dict(zip(known, self._ranker.rank(asked), strict=True))
+        looks = [
+            Query(text, names, own)
+            for (text, *names), own in zip(known, self._ranker.rank(asked), strict=True)
+        ]
+        hits = dict(
+            zip(known, look_again(self._encoder, self._bank, self._ranker, looks), strict=True)
+        )
         return [hits.get(query, [])[:k] for query in queries]
 
     def _prompt(self, job: Job, hits: list[Hit]) -> Prompt:

@@ -6,9 +6,10 @@ file's SHA-256 is part of the encoder id, so that all workers of one memory have
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from math import exp
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -72,6 +73,7 @@ class Weights:
     state_mean: Tensor  # [depths, 2 (last token, mean), 2 (state, difference), d]
     state_basis: Tensor  # [depths, 2, 2, d, directions]: (state - mean) @ basis
     prefix: Tensor  # [layers, 2 (key, value), heads, tokens, d] read before every fact
+    pair: Tensor  # [features of two facts + 1] a logistic regression, its constant last (retrieve/second_look.py)
     with_states: Network
     without_states: Network
     numbers: Numbers
@@ -88,6 +90,7 @@ class Weights:
                 mean=floats["mean"], scale=floats["scale"],
                 other_mean=floats["other_mean"], other_scale=floats["other_scale"],
                 state_mean=floats["state_mean"], state_basis=floats["state_basis"], prefix=floats["prefix"],
+                pair=floats["pair"],
                 with_states=Network.of(floats, "with_states"), without_states=Network.of(floats, "without_states"),
                 numbers=Numbers(*floats["numbers"].tolist()), sha256=hashlib.sha256(content).hexdigest(),
             )  # fmt: skip
@@ -111,6 +114,11 @@ class Weights:
         both = torch.stack([states, states - bare], dim=3) - self.state_mean
         projected = torch.einsum("cltkd,ltkdp->cltkp", both, self.state_basis).flatten(1)
         return self.with_states.probabilities(torch.cat([z, projected], dim=1))
+
+    def needed(self, evidence: Sequence[float]) -> float:
+        """The probability that an answer needs a second fact. evidence: [second_look.PAIR]."""
+        *weights, bias = self.pair.tolist()
+        return 1 / (1 + exp(-bias - sum(w * x for w, x in zip(weights, evidence, strict=True))))
 
     def prefix_for(self, model_hash: str) -> Tensor | None:
         """The prefix, if it is this model's; None also for a model without one."""

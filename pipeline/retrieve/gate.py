@@ -46,6 +46,14 @@ def settled(
     return sorted(found, key=lambda hit: hit.gate == 0.0)
 
 
+def joined(hits: Sequence[Hit], partner: Hit) -> list[Hit]:
+    """The hits, and right after the first the partner that the answer needs, too, with the same gate."""
+    first, *others = hits
+    name = partner.memory.memory_id
+    rest = [hit for hit in others if hit.memory.memory_id != name]
+    return [first, replace(partner, gate=first.gate), *rest]
+
+
 def _doubting(hit: Hit, others: Sequence[Hit], replaces: Replaces) -> str | None:
     """The memory id of the newest fact that replaces the hit's; None if none does."""
     newer = [

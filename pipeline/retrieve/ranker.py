@@ -44,7 +44,8 @@ class Ranker:
         self._settings = settings
 
     @cached_property
-    def _none(self) -> int | None:
+    def none(self) -> int | None:
+        """The token by which the model says that no fact answers; None for one that is not tuned."""
         return none_token(self._backbone, self._weights)
 
     def rank(self, asked: Sequence[Asked]) -> list[list[Hit]]:
@@ -90,7 +91,7 @@ class Ranker:
         facts = self._backbone.tokenize([f" {hit.passage}" for hit in hits])
         times = [hit.memory.observed_at for hit in hits]
         read = [
-            reading_evidence(readings[i, j], bare, fact.ids, ids, self._none) for j, fact in enumerate(facts)
+            reading_evidence(readings[i, j], bare, fact.ids, ids, self.none) for j, fact in enumerate(facts)
         ]
         asks = one.text.endswith(":")
         rows = [
@@ -105,14 +106,20 @@ class Ranker:
 
         After both it names first what stands first, if the prompt asks for a list.
         """
-        if self._none is None:
+        if self.none is None:
             return False
         facts = [[old.passage, new.passage], [new.passage], [old.passage]]
-        [ids] = self._ids([prompt])
-        readings = self._contexts.read([Prompt(self._context(own), ids) for own in facts])
-        none = torch.tensor([self._none], device=readings[0].log_p.device)
+        readings = self.readings([(prompt, own) for own in facts])
+        none = torch.tensor([self.none], device=readings[0].log_p.device)
         both, first, second = (int(r.log_p.index_fill(0, none, -torch.inf).argmax()) for r in readings)
         return both == first != second
+
+    def readings(self, asked: Sequence[tuple[str, Sequence[str]]]) -> list[Reading]:
+        """What the model computes for each prompt after its facts."""
+        ids = self._ids([text for text, _ in asked])
+        return self._read(
+            [Prompt(self._context(facts), own) for (_, facts), own in zip(asked, ids, strict=True)]
+        )
 
     def _ids(self, prompts: Sequence[str]) -> list[list[int]]:
         """The last tokens of each prompt, as many as are read."""

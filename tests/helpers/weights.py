@@ -16,6 +16,7 @@ from pipeline.model.calibration import calibration_of
 from pipeline.model.contexts import DEPTHS
 from pipeline.model.weights import Numbers, Weights, keep, to_bytes, weights_path
 from pipeline.retrieve.evidence import FEATURES
+from pipeline.retrieve.second_look import PAIR
 
 DIRECTIONS = 2
 NUMBERS = Numbers(
@@ -37,6 +38,7 @@ def tensors(
     found = {
         "mean": torch.zeros(len(FEATURES)), "scale": torch.ones(len(FEATURES)),
         "other_mean": torch.zeros(len(FEATURES)), "other_scale": torch.ones(len(FEATURES)), "prefix": torch.zeros(1, 2, 1, 0, 8),
+        "pair": torch.zeros(len(PAIR) + 1),
         "state_mean": torch.zeros(len(DEPTHS), 2, 2, d), "state_basis": torch.zeros(len(DEPTHS), 2, 2, d, DIRECTIONS),
     }  # fmt: skip
     other = none if none_without_states is None else none_without_states

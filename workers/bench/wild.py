@@ -80,7 +80,8 @@ def _show_speed(speed: "Speed") -> None:
     console.print(
         f"{speed.prompts} prompts one by one, {_percent(speed.open_gates)} with an open gate: tokens per second of whole "
         f"answers, and after the first token: {rates}; {speed.retrieve_ms:.1f} ms to retrieve, "
-        f"{speed.retrieve_again_ms:.1f} ms again"
+        f"{speed.retrieve_again_ms:.1f} ms again; {speed.first_ms:.1f} ms to the first token, by prompting "
+        f"{speed.prompted_first_ms:.1f} ms"
     )
 
 
