@@ -41,8 +41,6 @@ READING = 0.5
 """Share of the domains on which the prefix is tuned."""
 FEWEST = 4
 """Domains: fewer cannot be divided."""
-PARTS = 4
-"""Parts of the other domains, each left out once."""
 SILENT = 0.9
 """Share of the prompts that no fact answers on which the gate stays shut, averaged over their kinds."""
 SEED = 20261129
@@ -91,7 +89,7 @@ def fit(encoder: Encoder, scenarios: Sequence[Scenario], progress: Progress) -> 
     every = [*others, *(small(scenario, random) for scenario in others)]
     examples, prompts = examples_of(reader, every, random, progress)
     inputs = train.fit_inputs(examples, torch.Generator().manual_seed(SEED))
-    x, total = inputs.all(examples), train.NETWORKS * train.EPOCHS * (PARTS + 1)
+    x, total = inputs.all(examples), train.NETWORKS * train.EPOCHS * (train.PARTS + 1)
 
     def done(epochs: int) -> None:
         progress("training", epochs, total)
@@ -142,7 +140,7 @@ def _chat(backbone: Backbone) -> Callable[[str], str]:
 
 def _left_out(examples: Examples, prompts: Sequence[Prompt], x: Tensor, done: train.Done) -> LeftOut:
     p = torch.zeros(len(examples), x.shape[1] + 1)
-    for part in train.folds(examples.group.tolist(), PARTS):
+    for part in train.folds(examples.group.tolist()):
         out = torch.isin(examples.group, torch.tensor(part))
         network = train.train(x[~out], examples.present[~out], examples.right[~out], SEED, done)
         p[out] = train.predict(network, x[out], examples.present[out])

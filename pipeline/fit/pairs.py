@@ -22,21 +22,23 @@ from pipeline.ingest.encoder import Encoder
 from pipeline.memory_lm import MemoryLM
 from pipeline.retrieve.ranker import Asked, Ranker
 from pipeline.retrieve.retriever import retrieve_all
-from pipeline.retrieve.second_look import NEEDED, PAIR, Pair, Query, pairs_of
+from pipeline.retrieve.second_look import PAIR, Pair, Query, pairs_of
 
 SEVERAL = ("two hop", "list", "beside")
 """Kinds of asks that several facts answer together."""
 OTHERS = 5
 """Other asks of each scenario."""
+WRONG = 0.05
+"""Share of the asks that need no partner for which one is taken."""
 TOGETHER = 32
-DECAY = 1e-3
+"""Asks that are ranked together."""
+DECAY = 1e-3  # of the regression's weights
 
 
 class Looked(NamedTuple):
     """An ask, with its pairs and which of them it needs."""
 
-    group: int
-    kind: str
+    group: int  # the scenario
     pairs: Sequence[Pair]
     needed: Sequence[bool]
 
@@ -45,20 +47,38 @@ class PairReport(NamedTuple):
     """What the second look gives on domains that it was not fitted on."""
 
     asks: int
-    """Asks with a pair that they need."""
+    """Asks with a partner that they need."""
     found: float | None
-    """The share of these whose likeliest pair is needed and taken."""
+    """The share of these whose likeliest partner is needed, and taken."""
     others: int
     wrong: float | None
-    """The share of the other asks for which a pair is taken that is not needed."""
+    """The share of the other asks for which a partner is taken."""
 
 
 def fit_pairs(
     encoder: Encoder, scenarios: Sequence[Scenario], random: Random, progress: Progress
 ) -> tuple[Tensor, PairReport]:
-    """The regression [PAIR + 1], and its report."""
-    looked = look_all(encoder, scenarios, random, progress)
-    return regression(looked), report(looked)
+    """The regression [PAIR + 1], which takes a partner from a probability of one half, and its report."""
+    return fitted(look_all(encoder, scenarios, random, progress))
+
+
+def fitted(looked: Sequence[Looked]) -> tuple[Tensor, PairReport]:
+    """The same, of asks that have been looked at. Where it takes a partner is read off domains that were left out."""
+    best = list[tuple[float, bool, bool]]()  # of each ask: its likeliest pair's logit, whether it is needed, and whether any is
+    for part in folds([one.group for one in looked]):
+        weights = regression([one for one in looked if one.group not in part])
+        for one in looked:
+            if one.group in part:
+                logits = torch.tensor([pair.evidence for pair in one.pairs]) @ weights[:-1] + weights[-1]
+                top = int(logits.argmax())
+                best.append((float(logits[top]), one.needed[top], any(one.needed)))
+    others = sorted((logit for logit, _, needed in best if not needed), reverse=True)
+    least = others[int(WRONG * len(others))] if others else 0.0
+    weights = regression(looked)
+    weights[-1] -= least
+    found = share(logit > least and right for logit, right, needed in best if needed)
+    wrong = share(logit > least for logit in others)
+    return weights, PairReport(len(best) - len(others), found, len(others), wrong)
 
 
 def look_all(
@@ -77,9 +97,9 @@ def look_all(
         for at in range(0, len(asks), TOGETHER):
             some = asks[at : at + TOGETHER]
             queries = _ranked(lm, ranker, namespace, [ask.prompt for ask in some])
-            for ask, query, pairs in zip(some, queries, pairs_of(encoder, lm.bank, ranker, queries), strict=True):
+            for ask, query, pairs in zip(some, queries, pairs_of(encoder, lm.bank, queries), strict=True):
                 if pairs:
-                    found.append(Looked(number, ask.kind, pairs, _needed(scenario, ask, query, pairs)))
+                    found.append(Looked(number, pairs, _needed(scenario, ask, query, pairs)))
         progress("pairing", 1, len(scenarios))
     return found
 
@@ -126,20 +146,3 @@ def regression(looked: Sequence[Looked]) -> Tensor:
 def untaught() -> Tensor:
     """[PAIR + 1] that takes no partner."""
     return torch.cat([torch.zeros(len(PAIR)), torch.tensor([-20.0])])
-
-
-def report(looked: Sequence[Looked], parts: int = 4) -> PairReport:
-    """What regressions give on the domains that each was not fitted on."""
-    right, wrong = list[bool](), list[bool]()
-    for part in folds([one.group for one in looked], parts):
-        weights = regression([one for one in looked if one.group not in part])
-        for one in looked:
-            if one.group in part:
-                logits = torch.tensor([pair.evidence for pair in one.pairs]) @ weights[:-1] + weights[-1]
-                best = int(logits.argmax())
-                taken = bool(logits[best].sigmoid() >= NEEDED)
-                if any(one.needed):
-                    right.append(taken and one.needed[best])
-                else:
-                    wrong.append(taken)
-    return PairReport(len(right), share(right), len(wrong), share(wrong))

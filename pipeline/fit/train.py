@@ -22,6 +22,7 @@ BATCH = 64
 RATE = 2e-3
 DECAY = 0.05
 DROPOUT, INPUT_DROPOUT = 0.3, 0.1
+PARTS = 4  # of the domains, each left out once for a report
 SAMPLE = 20_000  # candidates from which the directions are computed
 Done = Callable[[int], object]
 """Called with the number of epochs since the last call."""
@@ -144,7 +145,7 @@ def predict(network: Network, x: Tensor, present: Tensor) -> Tensor:
     return found
 
 
-def folds(groups: Sequence[int], count: int) -> list[list[int]]:
+def folds(groups: Sequence[int], count: int = PARTS) -> list[list[int]]:
     """The groups in `count` parts; as many parts as groups for leave-one-out."""
     names = sorted(set(groups))
     return [names[i::count] for i in range(min(count, len(names)))]

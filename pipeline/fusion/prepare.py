@@ -42,9 +42,7 @@ class Preparer:
             Query(text, names, own)
             for (text, *names), own in zip(known, self._ranker.rank(asked), strict=True)
         ]
-        hits = dict(
-            zip(known, look_again(self._encoder, self._bank, self._ranker, looks), strict=True)
-        )
+        hits = dict(zip(known, look_again(self._encoder, self._bank, looks), strict=True))
         return [hits.get(query, [])[:k] for query in queries]
 
     def _prompt(self, job: Job, hits: list[Hit]) -> Prompt:

@@ -14,10 +14,11 @@ from pipeline.model.batching import close_batches, run_each
 from pipeline.model.contexts import Contexts, Prompt, Reading
 from pipeline.model.reading import context_of
 from pipeline.model.weights import Weights, none_token
-from pipeline.retrieve.evidence import list_evidence, reading_evidence
+from pipeline.retrieve.evidence import FEATURES, list_evidence, reading_evidence
 from pipeline.retrieve.gate import settled
 from pipeline.retrieve.hit import Hit
 
+NONE = FEATURES.index("log_p_none")
 BATCH_TOKENS = 512  # of the prompts that are read in one pass, without their contexts
 
 
@@ -44,8 +45,7 @@ class Ranker:
         self._settings = settings
 
     @cached_property
-    def none(self) -> int | None:
-        """The token by which the model says that no fact answers; None for one that is not tuned."""
+    def _none(self) -> int | None:
         return none_token(self._backbone, self._weights)
 
     def rank(self, asked: Sequence[Asked]) -> list[list[Hit]]:
@@ -57,7 +57,11 @@ class Ranker:
                 found.append(list(one.hits))
                 continue
             *likely, none = weights.probabilities(*candidates, key).tolist()
-            hits = [replace(hit, probability=p) for hit, p in zip(one.hits, likely, strict=False)]
+            none_of_each = candidates.evidence[:, NONE].tolist()
+            hits = [
+                replace(hit, probability=p, log_p_none=log_p)
+                for hit, p, log_p in zip(one.hits, likely, none_of_each, strict=False)
+            ]
             ranked = settled(
                 hits,
                 1.0 - none,
@@ -91,7 +95,7 @@ class Ranker:
         facts = self._backbone.tokenize([f" {hit.passage}" for hit in hits])
         times = [hit.memory.observed_at for hit in hits]
         read = [
-            reading_evidence(readings[i, j], bare, fact.ids, ids, self.none) for j, fact in enumerate(facts)
+            reading_evidence(readings[i, j], bare, fact.ids, ids, self._none) for j, fact in enumerate(facts)
         ]
         asks = one.text.endswith(":")
         rows = [
@@ -106,20 +110,14 @@ class Ranker:
 
         After both it names first what stands first, if the prompt asks for a list.
         """
-        if self.none is None:
+        if self._none is None:
             return False
         facts = [[old.passage, new.passage], [new.passage], [old.passage]]
-        readings = self.readings([(prompt, own) for own in facts])
-        none = torch.tensor([self.none], device=readings[0].log_p.device)
+        [ids] = self._ids([prompt])
+        readings = self._contexts.read([Prompt(self._context(own), ids) for own in facts])
+        none = torch.tensor([self._none], device=readings[0].log_p.device)
         both, first, second = (int(r.log_p.index_fill(0, none, -torch.inf).argmax()) for r in readings)
         return both == first != second
-
-    def readings(self, asked: Sequence[tuple[str, Sequence[str]]]) -> list[Reading]:
-        """What the model computes for each prompt after its facts."""
-        ids = self._ids([text for text, _ in asked])
-        return self._read(
-            [Prompt(self._context(facts), own) for (_, facts), own in zip(asked, ids, strict=True)]
-        )
 
     def _ids(self, prompts: Sequence[str]) -> list[list[int]]:
         """The last tokens of each prompt, as many as are read."""

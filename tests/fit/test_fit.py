@@ -43,7 +43,7 @@ def test_a_fit_gives_weights_that_answer(encoder: Encoder) -> None:
         assert steps[step] <= total
 
     fitted = fit(encoder, SCENARIOS, progress)
-    assert set(steps) == {"searching", "tuning", "reading", "training", "formula"}
+    assert set(steps) == {"searching", "tuning", "reading", "training", "formula", "pairing"}
     report = fitted.left_out
     assert report.asks > 0 and 0 <= report.least <= 1 and report.silent
     weights = Weights.from_bytes(fitted.content, "the fit")

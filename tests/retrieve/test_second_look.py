@@ -12,7 +12,7 @@ from pipeline.ingest.encoder import Encoder
 from pipeline.model.weights import Weights
 from pipeline.retrieve.ranker import Asked
 from pipeline.retrieve.retriever import retrieve
-from pipeline.retrieve.second_look import PAIR, PARTNERS, Pair, Query, pairs_of
+from pipeline.retrieve.second_look import PAIR, Pair, Query, pairs_of
 from tests.helpers.weights import NUMBERS, encoder_of
 
 WORKS = "Ola has a desk at Lindqvell Optics."
@@ -46,7 +46,7 @@ def read(lm: MemoryLM, prompt: str = PROMPT, k: int = 3) -> list[str]:
 def pairs(lm: MemoryLM, prompt: str = PROMPT) -> list[Pair]:
     ranker, [encoded] = lm._preparer._ranker, lm.encoder.encode_prompts([prompt])
     [hits] = ranker.rank([Asked(prompt, retrieve(lm.bank, ["default"], encoded, 6))])
-    [found] = pairs_of(lm.encoder, lm.bank, ranker, [Query(prompt, ["default"], hits)])
+    [found] = pairs_of(lm.encoder, lm.bank, [Query(prompt, ["default"], hits)])
     return found
 
 
@@ -76,11 +76,10 @@ def test_a_partner_is_found_that_has_no_word_of_the_prompt(encoder: Encoder) -> 
     assert "Lindqvell Optics: Port Asher" in {pair.partner.memory.text for pair in pairs(lm)}
 
 
-def test_few_partners_are_read(encoder: Encoder) -> None:
+def test_one_partner_is_read_of_many(encoder: Encoder) -> None:
     names = ("Marta trusts", "A ferry carries", "Two gulls watch", "Rain floods", "The mayor sued", "Ivo painted")
-    many = [f"{name} Lindqvell Optics." for name in names]
-    lm = lm_of(encoder, weights_of(encoder, bias=20.0), WORKS, *many)
-    assert len(pairs(lm)) == PARTNERS and len(read(lm)) == 2
+    lm = lm_of(encoder, weights_of(encoder, bias=20.0), WORKS, *(f"{name} Lindqvell Optics." for name in names))
+    assert len(pairs(lm)) > 2 and len(read(lm)) == 2
 
 
 def test_a_shut_gate_stays_shut(encoder: Encoder) -> None:

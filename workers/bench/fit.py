@@ -16,7 +16,12 @@ def show(fitted: Fit, file: Path, as_json: bool) -> None:
     if as_json:
         print(
             orjson.dumps(
-                {"file": str(file), "left_out": asdict(report), "given_whole": fitted.given_whole}
+                {
+                    "file": str(file),
+                    "left_out": asdict(report),
+                    "given_whole": fitted.given_whole,
+                    "pairs": fitted.pairs._asdict(),
+                }
             ).decode()
         )
         return
@@ -24,6 +29,8 @@ def show(fitted: Fit, file: Path, as_json: bool) -> None:
     for name, value in _rows(report):
         table.add_row(name, f"{value:.3f}" if value is not None else "")
     table.add_row("answered whole, with the right facts", f"{fitted.given_whole:.3f}")
+    for name, value in (("needed", fitted.pairs.found), ("not needed", fitted.pairs.wrong)):
+        table.add_row(f"a second fact is read where it is {name}", "" if value is None else f"{value:.3f}")
     console.print(table)
     console.print(f"{report.asks:,} asks; {file}", highlight=False)
 
