@@ -4,7 +4,7 @@
 2. Examples: the model reads every prompt of the other domains after each of its candidates, behind that prefix (examples.py); also
    of a small memory of each domain. They are other domains, because the head must not trust what the prefix knows by heart.
 3. Left out: the head is trained without a part of these domains, and asked about them, part by part. From these answers come the
-   report and the gate's threshold: the lowest at which the prompts that no fact answers are kept as `SILENT` says.
+   report. The gate opens where it is likelier that a fact answers than that none does.
 4. The head is trained on all of these domains, and the numbers of the fusion's formula are chosen on them (formula.py).
 5. Second look: with that head, the asks show which pairs of facts an answer needs (pairs.py).
 
@@ -41,8 +41,8 @@ READING = 0.5
 """Share of the domains on which the prefix is tuned."""
 FEWEST = 4
 """Domains: fewer cannot be divided."""
-SILENT = 0.9
-"""Share of the prompts that no fact answers on which the gate stays shut, averaged over their kinds."""
+LEAST = 0.5
+"""Probability that any fact answers from which the gate opens."""
 SEED = 20261129
 
 
@@ -55,8 +55,6 @@ class LeftOut:
     """The share with a right fact among the candidates."""
     first: float | None
     """The share whose likeliest fact is right."""
-    least: float
-    """The gate's threshold."""
     spoken_right: float | None
     """The share whose gate opens for the right fact."""
     spoken_wrong: float | None
@@ -104,7 +102,7 @@ def fit(encoder: Encoder, scenarios: Sequence[Scenario], progress: Progress) -> 
     tensors |= {"prefix": tuned.half()}
     tensors = {name: t.half() if name.endswith(".hidden") else t for name, t in tensors.items()}
     numbers, whole = fit_formula(reader, others, random, progress)
-    numbers = numbers._replace(least=report.least)
+    numbers = numbers._replace(least=LEAST)
     without_pairs = to_bytes(model_hash, numbers, tensors | {"pair": untaught()})
     weights = Weights.from_bytes(without_pairs, "the fit")
     reader = Encoder(encoder.backbone, encoder.settings, encoder.calibration, weights)
@@ -148,19 +146,10 @@ def _left_out(examples: Examples, prompts: Sequence[Prompt], x: Tensor, done: tr
     right = examples.right.gather(1, p[:, :-1].argmax(1, keepdim=True))[:, 0]
     kinds = sorted({prompt.why for prompt in prompts if prompt.why})
     of_kind = {why: torch.tensor([prompt.why == why for prompt in prompts]) for why in kinds}
-    least = _threshold([answered[rows] for rows in of_kind.values()])
     asks = torch.tensor([not prompt.why for prompt in prompts])
-    spoken = answered >= least
+    spoken = answered >= LEAST
     return LeftOut(
-        int(asks.sum()), share(examples.right.any(1)[asks].tolist()), share(right[asks].tolist()), least,
+        int(asks.sum()), share(examples.right.any(1)[asks].tolist()), share(right[asks].tolist()),
         share((right & spoken)[asks].tolist()), share((~right & spoken)[asks].tolist()),
         {why: share((~spoken)[rows].tolist()) for why, rows in of_kind.items()},
     )  # fmt: skip
-
-
-def _threshold(kinds: Sequence[Tensor]) -> float:
-    """The lowest of 200 thresholds at which the kinds' prompts are kept silent as often as SILENT says, on average."""
-    for step in range(1, 200):
-        if kinds and float(torch.stack([(p < step / 200).float().mean() for p in kinds]).mean()) >= SILENT:
-            return step / 200
-    return 1.0

@@ -24,9 +24,9 @@ from pipeline.text.words import terms_of
 
 FOUND = 6
 """Facts that the first one's words find."""
-PAIR = ("bridge", "bridge_most", "covered", "lacking", "log_p_none")
-"""Evidence that an answer needs a partner, in nats: idf of the bridge and of its heaviest word, of the prompt's words that only the
-partner has, of those that the first fact lacks, and the log-probability by which the model says that the first fact does not answer."""
+PAIR = ("bridge", "bridge_most", "bridge_names", "covered", "lacking", "log_p_none")
+"""Evidence that an answer needs a partner, in nats: idf of the bridge, of its heaviest word and of its names, of the prompt's words that
+only the partner has, of those that the first fact lacks, and the log-probability by which the model says that this does not answer."""
 LACKING = WORDS.index("idf_missing")
 
 
@@ -83,9 +83,12 @@ def _evidence(bank: Bank, query: Query, partner: Hit) -> list[float] | None:
     text = annotate(memory.text, memory.priors)
     [values] = fact_idf(space, [text], bank.settings)
     idf = dict(zip(text.terms, values.tolist(), strict=True))
+    names = dict(zip(text.terms, text.name_scores.tolist(), strict=True))
     asked, stated = set(terms_of(query.text)), set(terms_of(first.passage))
-    bridge = [nats for term, nats in idf.items() if term in stated - asked]
-    covered = sum(nats for term, nats in idf.items() if term in asked - stated)
-    if not any(bridge):
+    bridge = {term: nats for term, nats in idf.items() if term in stated - asked}
+    if not any(bridge.values()):
         return None
-    return [sum(bridge), max(bridge), covered, float(first.words[LACKING]), first.log_p_none]
+    of_names = sum(nats * names[term] for term, nats in bridge.items())
+    covered = sum(nats for term, nats in idf.items() if term in asked - stated)
+    words = [sum(bridge.values()), max(bridge.values()), of_names, covered, float(first.words[LACKING])]
+    return [*words, first.log_p_none]

@@ -36,6 +36,6 @@ def show(fitted: Fit, file: Path, as_json: bool) -> None:
 
 
 def _rows(report: LeftOut) -> list[tuple[str, float | None]]:
-    names = ("in_candidates", "first", "least", "spoken_right", "spoken_wrong")
+    names = ("in_candidates", "first", "spoken_right", "spoken_wrong")
     rows = [(name.replace("_", " "), getattr(report, name)) for name in names]
     return rows + [(f"silent: {why}", value) for why, value in report.silent.items()]
