@@ -54,12 +54,13 @@ def records(*pairs: tuple[bytes | None, bytes | None], headers: Any = ()) -> byt
 
 
 def batch(
-    packed: bytes, codec: int = 0, count: int = 1, crc: int | None = None, magic: int = 2, offset: int = 0
-) -> bytes:
+    packed: bytes, codec: int = 0, count: int = 1, crc: int | None = None, magic: int = 2, offset: int = 0,
+    producer: int = -1,
+) -> bytes:  # fmt: skip
     """A record batch around `packed`, whose header says what one likes."""
     at = DefaultRecordBatch.ATTRIBUTES_OFFSET
     when = 1_700_000_000_000
-    tail = struct.pack(">hiqqqhii", codec, max(count, 1) - 1, when, when, -1, -1, -1, count) + packed
+    tail = struct.pack(">hiqqqhii", codec, max(count, 1) - 1, when, when, producer, -1, -1, count) + packed
     head = struct.pack(">qiib", offset, len(tail) + at - 12, 0, magic)
     return head + struct.pack(">I", calc_crc32c(tail) if crc is None else crc) + tail
 

@@ -58,6 +58,7 @@ class Decoded(NamedTuple):
 class EncoderWorker(Worker):
     name = "encoder"
     topics: Sequence[str] = (topics.FACTS,)
+    read_committed = True
 
     def __init__(
         self, settings: KafkaSettings, model: str, device: str = "auto", stop: Stop | None = None

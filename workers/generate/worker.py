@@ -43,6 +43,7 @@ SETTLE_S = 0.5  # how long ended answers are collected into one commit, which co
 class GeneratorWorker(Worker):
     name = "generator"
     topics: Sequence[str] = (topics.GENERATION_REQUESTS,)
+    read_committed = True
 
     def __init__(self, settings: KafkaSettings, data: Path, model: str, device: str, stop: Stop) -> None:
         """`stop` interrupts the generation, so that a long answer does not keep the worker from stopping."""

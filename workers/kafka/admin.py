@@ -8,7 +8,7 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import for_code
 
 from schemas.topics import DEAD_LETTERS, MAX_RECORD_BYTES, MEMORY_CHANGELOG, TOPICS
-from workers.kafka.config import DEAD_LETTER_MAX_BYTES, KafkaSettings
+from workers.kafka.config import DEAD_LETTER_MAX_BYTES, EMBEDDED_CLUSTER_ID, KafkaSettings
 from workers.kafka.errors import KafkaError, KafkaUnavailable, TopicsMismatch, TopicsMissing
 
 TIMEOUT_S = 20.0
@@ -59,6 +59,15 @@ def topic_ids(admin: KafkaAdminClient, settings: KafkaSettings) -> dict[str, str
         ids[name], counts[settings.topic(name)] = str(topic["topic_id"]), len(topic["partitions"])
     _check_counts(counts)
     return ids
+
+
+def tells_aborted(admin: KafkaAdminClient) -> bool:
+    """Whether the cluster tells aborted transactions from committed ones.
+
+    The embedded broker does not, and a transaction that a producer left open when it crashed stays open there for ever,
+    so that nothing after it would be read.
+    """
+    return bool(admin.describe_cluster()["cluster_id"] != EMBEDDED_CLUSTER_ID)
 
 
 def _describe(admin: KafkaAdminClient, settings: KafkaSettings) -> list[dict[str, Any]]:

@@ -17,9 +17,11 @@ Client = TypeVar("Client")
 
 
 def connect_consumer(
-    settings: KafkaSettings, group: str | None = None, max_poll_records: int = 500
+    settings: KafkaSettings, group: str | None = None, max_poll_records: int = 500, committed: bool = False
 ) -> KafkaConsumer:
     """A consumer that never commits by itself. `group` is a full group id; without it, assign partitions by hand.
+
+    With `committed` it reads no record of an aborted transaction, nor anything after one that is still open.
 
     Partitions are assigned by range: partition p of all topics of a group goes to one member, so one
     writer gets every record of a namespace. One fetch brings at most 32 MiB (more only if one record
@@ -33,6 +35,7 @@ def connect_consumer(
                 group_id=group,
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
+                isolation_level="read_committed" if committed else "read_uncommitted",
                 partition_assignment_strategy=(RangePartitionAssignor,),
                 session_timeout_ms=settings.session_timeout_ms,
                 heartbeat_interval_ms=settings.session_timeout_ms // 4,

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 DEAD_LETTER_MAX_BYTES = 2 * MAX_RECORD_BYTES
 """`max.message.bytes` of dead-letters: any record of another topic fits, with its headers."""
+EMBEDDED_CLUSTER_ID = "factstream-embedded"
+"""The id of the embedded broker's cluster, which tells it from others."""
 MECHANISMS = ("SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN")
 
 
@@ -113,11 +115,13 @@ class KafkaSettings:
 
         return Producer(self)
 
-    def consumer(self, group: str | None = None, max_poll_records: int = 500) -> "KafkaConsumer":
+    def consumer(
+        self, group: str | None = None, max_poll_records: int = 500, committed: bool = False
+    ) -> "KafkaConsumer":
         """A new consumer, as `workers.kafka.clients.connect_consumer`. Raises KafkaUnavailable."""
         from workers.kafka.clients import connect_consumer
 
-        return connect_consumer(self, group, max_poll_records)
+        return connect_consumer(self, group, max_poll_records, committed)
 
     def admin(self) -> "KafkaAdminClient":
         """A new admin client. Raises KafkaUnavailable."""

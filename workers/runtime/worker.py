@@ -33,6 +33,8 @@ class Worker(ABC):
 
     name: str
     topics: Sequence[str]
+    read_committed = False
+    """Whether other systems write its topics, perhaps in transactions: an aborted one is then as if it had not been."""
 
     def load(self, alone: bool) -> None:
         """Called once, before `start`, for whatever takes long to load. `alone`: this worker will own all partitions."""
