@@ -163,7 +163,7 @@ def _message(name: str, key: dict[str, Any]) -> dict[str, Any]:
         } | bindings
     return {
         "name": name,
-        "summary": "The original value and key; the headers say what is wrong.",
+        "summary": "The original value, key and headers; the headers named here say what is wrong.",
         "contentType": "application/octet-stream",
         "headers": {
             "type": "object",

@@ -62,7 +62,9 @@ class Sent:
     def flush_or_raise(self) -> None: ...
 
     def reasons(self) -> dict[bytes, str]:
-        return {r.value: r.headers["reason"] for r in self.records if r.topic == topics.DEAD_LETTERS}
+        return {
+            r.value: r.headers["factstream.reason"] for r in self.records if r.topic == topics.DEAD_LETTERS
+        }
 
     def events(self) -> list[NewFact | ForgetRequest]:
         sent = [r for r in self.records if r.topic == topics.FACT_ENCODINGS]

@@ -1,4 +1,4 @@
-"""Transactions of other systems' producers: what they abort is never processed, and what they leave open stops nothing."""
+"""Transactions of other producers: what is aborted is never processed; one left open stops nothing."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

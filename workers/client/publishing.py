@@ -14,6 +14,7 @@ from opentelemetry.trace import SpanKind
 from schemas import topics
 from schemas.changelog import Decided, PositionRecord, decode_changelog
 from schemas.common import BadMessage, encode
+from schemas.dead_letter import decode_headers
 from schemas.fact import Fact, Forget
 from workers.client.errors import ClientError
 from workers.client.positions import Positions
@@ -189,10 +190,10 @@ class _Publication:
         return len(self._undecided) < before
 
     def _take_dead_letter(self, record: Any) -> None:
-        headers = {name: (value or b"").decode("utf-8", "replace") for name, value in record.headers}
-        with suppress(KeyError, ValueError):  # another system's dead letter
-            where = (int(headers["partition"]), int(headers["offset"]))
-            if headers["topic"] == topics.FACTS and where in self._undecided:
+        with suppress(BadMessage):  # another system's dead letter
+            letter = decode_headers(record.headers)
+            where = (letter["partition"], letter["offset"])
+            if letter["topic"] == topics.FACTS and where in self._undecided:
                 del self._undecided[where]
                 self.result.outcomes["dead-lettered"] += 1
 

@@ -21,6 +21,14 @@ MAX_UNACKNOWLEDGED_BYTES = 64 * 1024 * 1024
 MAX_UNACKNOWLEDGED = 10_000
 
 
+Headers = Iterable[tuple[str, bytes | None]]
+
+
+def record_bytes(key: bytes | None, value: bytes | None, headers: Headers) -> int:
+    """The bytes of a record without its framing."""
+    return len(key or b"") + len(value or b"") + sum(len(n.encode()) + len(v or b"") for n, v in headers)
+
+
 class Producer:
     """An idempotent producer with a bounded buffer and a flush that reports every failure.
 
@@ -55,15 +63,15 @@ class Producer:
         value: bytes | None,
         key: bytes | None = None,
         partition: int | None = None,
-        headers: Iterable[tuple[str, bytes]] = (),
+        headers: Headers = (),
         timestamp_ms: int | None = None,
     ) -> None:
         """Queue a record for a topic (a short name). Only `flush_or_raise` makes sure that it was sent.
 
         Without a partition the key's murmur2 decides. Blocks when too much is unacknowledged. Raises RecordTooLarge.
         """
-        headers = list(headers)
-        size = len(value or b"") + len(key or b"") + sum(len(n) + len(v) for n, v in headers)
+        headers = [(name, content or b"") for name, content in headers]  # the client sends no null
+        size = record_bytes(key, value, headers)
         limit = DEAD_LETTER_MAX_BYTES if topic == DEAD_LETTERS else MAX_RECORD_BYTES
         if size > limit - BATCH_OVERHEAD_BYTES:
             raise RecordTooLarge(f"a record of {size} bytes does not fit in {topic}")
