@@ -1,4 +1,4 @@
-"""`dead-letters`: invalid records with their bytes, key and headers; ours beside them say what is wrong."""
+"""`dead-letters`: invalid records as they came; our headers beside theirs say what is wrong."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
