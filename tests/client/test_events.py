@@ -19,7 +19,9 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 def record(key: str, message: Message, place: int = 0) -> Any:
-    return SimpleNamespace(key=key.encode(), value=encode(message), headers=[], partition=0, offset=place)
+    return SimpleNamespace(
+        key=key.encode(), value=encode(message), headers=[], partition=0, offset=place, timestamp=0
+    )
 
 
 def memory(n: int, text: str) -> Any:
@@ -94,7 +96,9 @@ def test_hostile_records_are_ignored() -> None:
     for n in range(300):
         for topic in (topics.FACTS, topics.GENERATION_REQUESTS, topics.MEMORY_CHANGELOG):
             key, value = hostile.message(dice, topic)
-            events.take(topic, SimpleNamespace(key=key, value=value, headers=[]))
+            events.take(
+                topic, SimpleNamespace(key=key, value=value, headers=[], partition=0, offset=n, timestamp=0)
+            )
         for topic in (topics.GENERATION_RESPONSES, topics.DEAD_LETTERS):
             noise = dice.randbytes(dice.randint(0, 99))
             letter = dead_letter.headers(topics.FACTS, 0, n, "reason", "error", "encoder", NOW)

@@ -14,6 +14,7 @@ from schemas.changelog import Decided, MemoryRecord, PositionRecord, decode_chan
 from schemas.common import BadMessage, parse_json, validate
 from schemas.dead_letter import decode_headers
 from schemas.fact import Fact, decode_fact
+from schemas.reply import return_address
 from schemas.request import decode_request
 from schemas.response import GenerationResponse
 
@@ -51,7 +52,9 @@ class Events:
                 if isinstance(fact, Fact):
                     _keep(self.texts, f"{record.partition}/{record.offset}", fact.text)
             elif topic == topics.GENERATION_REQUESTS:
-                request_id, request = decode_request(record.key, record.value)
+                request = decode_request(record.value)
+                where = record.partition, record.offset, record.timestamp
+                request_id = return_address(record.key, record.headers, *where).request_id
                 prompt = request.prompt if request.messages is None else request.messages[-1].content
                 _keep(self.prompts, request_id, (prompt or "")[-MAX_CHARS:])
             elif topic == topics.GENERATION_RESPONSES:

@@ -61,6 +61,19 @@ def topic_ids(admin: KafkaAdminClient, settings: KafkaSettings) -> dict[str, str
     return ids
 
 
+def writable_partitions(admin: KafkaAdminClient, topic: str) -> int:
+    """The partition count of a topic (a full name) to which this client may write.
+
+    Raises TopicsMissing for a topic that is not there or that the cluster's ACLs keep from us, and KafkaError.
+    """
+    (found,) = admin.describe_topics([topic])
+    if found["error_code"] or not found["partitions"]:
+        raise TopicsMissing(f"{topic}: {_error_name(found['error_code'])}")
+    if (allowed := found.get("authorized_operations")) and not {"WRITE", "ALL"} & set(allowed):
+        raise TopicsMissing(f"{topic}: this user may not write to it")
+    return len(found["partitions"])
+
+
 def tells_aborted(admin: KafkaAdminClient) -> bool:
     """Whether the cluster tells aborted transactions from committed ones.
 

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from schemas.topics import MAX_RECORD_BYTES
+from schemas.topics import MAX_RECORD_BYTES, TOPICS
 
 if TYPE_CHECKING:
     from workers.kafka import KafkaAdminClient, KafkaConsumer
@@ -15,6 +15,7 @@ DEAD_LETTER_MAX_BYTES = 2 * MAX_RECORD_BYTES
 """`max.message.bytes` of dead-letters: any record of another topic fits, with its headers."""
 EMBEDDED_CLUSTER_ID = "factstream-embedded"
 """The id of the embedded broker's cluster, which tells it from others."""
+TOPIC_PATTERN = r"[A-Za-z0-9._-]{1,249}"
 MECHANISMS = ("SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN")
 
 
@@ -34,6 +35,8 @@ class KafkaSettings:
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     ca_file: str | None = None
+    reply_topics: str = ""
+    """Topics besides generation-responses that a request may ask its answer to: full names with commas between."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9._-]{0,128}", self.topic_prefix):
@@ -44,6 +47,12 @@ class KafkaSettings:
             raise ValueError("the partition count must be between 1 and 1024")
         if self.security_protocol not in ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"):
             raise ValueError("the security protocol must be PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL")
+        ours = {self.topic(topic.name) for topic in TOPICS}
+        for name in self.replies:
+            if name in ours or not re.fullmatch(TOPIC_PATTERN, name):
+                raise ValueError(
+                    f"the reply topics must be topics of their requesters, with commas between, not {name[:100]!r}"
+                )
         if self.mechanism not in MECHANISMS:
             raise ValueError(
                 f"the SASL mechanism must be {' or '.join(MECHANISMS)}, not {self.mechanism[:40]!r}"
@@ -104,16 +113,20 @@ class KafkaSettings:
         return f"{self.topic_prefix}factstream-{worker}"
 
     @property
+    def replies(self) -> list[str]:
+        return [name.strip() for name in self.reply_topics.split(",") if name.strip()]
+
+    @property
     def mechanism(self) -> str:
         return self.sasl_mechanism or MECHANISMS[0]
 
     # The clients' modules import this one, so they are imported late. A subclass may return other clients.
 
-    def producer(self) -> "Producer":
+    def producer(self, compression: str = "lz4") -> "Producer":
         """A new producer. Raises KafkaUnavailable."""
         from workers.kafka.producer import Producer
 
-        return Producer(self)
+        return Producer(self, compression)
 
     def consumer(
         self, group: str | None = None, max_poll_records: int = 500, committed: bool = False

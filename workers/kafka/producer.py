@@ -36,7 +36,8 @@ class Producer:
     are prevented here.
     """
 
-    def __init__(self, settings: KafkaSettings) -> None:
+    def __init__(self, settings: KafkaSettings, compression: str = "lz4") -> None:
+        """`compression`: every client library reads gzip, and not every one lz4, which costs less."""
         self.settings = settings
         self._pending: list[Any] = []
         self._pending_bytes = 0
@@ -51,7 +52,7 @@ class Producer:
                 max_block_ms=15_000,
                 linger_ms=5,
                 batch_size=256 * 1024,
-                compression_type="lz4",
+                compression_type=compression,
                 max_request_size=DEAD_LETTER_MAX_BYTES,
                 metrics_enabled=False,
             ),
@@ -70,16 +71,29 @@ class Producer:
 
         Without a partition the key's murmur2 decides. Blocks when too much is unacknowledged. Raises RecordTooLarge.
         """
+        self.send_to(self.settings.topic(topic), value, key, partition, headers, timestamp_ms)
+
+    def send_to(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None = None,
+        partition: int | None = None,
+        headers: Headers = (),
+        timestamp_ms: int | None = None,
+    ) -> None:
+        """As `send`, to a topic by its full name."""
         headers = [(name, content or b"") for name, content in headers]  # the client sends no null
         size = record_bytes(key, value, headers)
-        limit = DEAD_LETTER_MAX_BYTES if topic == DEAD_LETTERS else MAX_RECORD_BYTES
+        letters = topic == self.settings.topic(DEAD_LETTERS)
+        limit = DEAD_LETTER_MAX_BYTES if letters else MAX_RECORD_BYTES
         if size > limit - BATCH_OVERHEAD_BYTES:
             raise RecordTooLarge(f"a record of {size} bytes does not fit in {topic}")
         if len(self._pending) >= MAX_UNACKNOWLEDGED or self._pending_bytes + size > MAX_UNACKNOWLEDGED_BYTES:
             self._wait()
         self._pending.append(
             self._client.send(
-                self.settings.topic(topic),
+                topic,
                 value=value,
                 key=key,
                 partition=partition,
