@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 from opentelemetry.trace import Span, SpanKind
@@ -72,7 +73,8 @@ class Client:
     """
 
     def __init__(self, settings: KafkaSettings) -> None:
-        self._topic_id = ensure_topics(settings)[topics.FACTS]
+        ensure_topics(settings, (topics.GENERATION_REQUESTS, topics.GENERATION_RESPONSES))
+        self._settings = settings
         self._waiting: dict[bytes, _Waiting] = {}
         self._lock, self._sending = (
             threading.Lock(),
@@ -101,7 +103,8 @@ class Client:
         order, on the client's own thread. After `timeout_s` seconds the future raises ClientError.
         Raises ClientError (closed, or too many requests wait), KafkaError.
         """
-        request = _with_positions(request, recent, self._topic_id)
+        if recent and request.after is None:
+            request = request.model_copy(update={"after": self._on_this_cluster(recent)})
         request_id = uuid.uuid4().hex
         attributes = {"factstream.request_id": request_id}
         span = tracing.begin("request", kind=SpanKind.CLIENT, attributes=attributes)
@@ -151,6 +154,17 @@ class Client:
                 yield piece
         finally:
             future.cancel()
+
+    def _on_this_cluster(self, recent: Positions) -> Positions:
+        """The positions on this cluster's topic of facts."""
+        return {
+            namespace: {log: offset for log, offset in logs.items() if log.startswith(f"{self._facts_id}/")}
+            for namespace, logs in recent.items()
+        }
+
+    @cached_property
+    def _facts_id(self) -> str:
+        return ensure_topics(self._settings, (topics.FACTS,))[topics.FACTS]
 
     def _read(self) -> None:
         while not self._closed:
@@ -228,14 +242,3 @@ def ask(
     """Sends one request over a connection of its own: see `Client.ask`. Raises ClientError, KafkaError, KafkaUnavailable."""
     with Client(settings) as client:
         yield from client.ask(request, recent, timeout_s, wanted)
-
-
-def _with_positions(request: GenerationRequest, recent: Positions | None, topic_id: str) -> GenerationRequest:
-    """The request with `after` set to the positions on this cluster's topic of facts."""
-    if not recent or request.after is not None:
-        return request
-    after = {
-        namespace: {log: offset for log, offset in logs.items() if log.startswith(f"{topic_id}/")}
-        for namespace, logs in recent.items()
-    }
-    return request.model_copy(update={"after": after})

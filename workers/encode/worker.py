@@ -57,6 +57,7 @@ class Decoded(NamedTuple):
 
 class EncoderWorker(Worker):
     name = "encoder"
+    uses: Sequence[str] = (topics.FACT_ENCODINGS, topics.DEAD_LETTERS)
     topics: Sequence[str] = (topics.FACTS,)
     read_committed = True
 

@@ -44,6 +44,9 @@ SETTLE_S = 0.5  # how long ended answers are collected into one commit, which co
 
 class GeneratorWorker(Worker):
     name = "generator"
+    uses: Sequence[str] = (
+        topics.GENERATION_RESPONSES, topics.MEMORY_CHANGELOG, topics.MEMORY_HITS, topics.DEAD_LETTERS
+    )  # fmt: skip
     topics: Sequence[str] = (topics.GENERATION_REQUESTS,)
     read_committed = True
 

@@ -119,7 +119,8 @@ class Loop:
         self.checked = self.measured = 0.0
         self.joined_at = time.monotonic()  # or began to join
         data.mkdir(parents=True, exist_ok=True)
-        self.topic_ids = ensure_topics(settings)
+        self.names = (*worker.topics, *worker.uses)
+        self.topic_ids = ensure_topics(settings, self.names)
         self.admin = settings.admin()
         committed = worker.read_committed and tells_aborted(self.admin)
         self.consumer = settings.consumer(settings.group(worker.name), max_records, committed)
@@ -263,7 +264,7 @@ class Loop:
         now = time.monotonic()
         if not self.batch and now - self.checked < IDLE_CHECK_S:
             return
-        if topic_ids(self.admin, self.settings) != self.topic_ids:
+        if topic_ids(self.admin, self.settings, self.names) != self.topic_ids:
             raise TopicsReplaced("the topics were deleted and created again; start this worker again")
         self.checked = now
 
