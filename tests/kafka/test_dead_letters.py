@@ -54,7 +54,7 @@ def test_dead_letter_of_an_empty_record_is_empty(settings: KafkaSettings, produc
 def test_dead_letter_too_large_for_its_topic_is_cut(
     settings: KafkaSettings, producer: Producer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dead_letters, "DEAD_LETTER_MAX_BYTES", 2**20)
+    monkeypatch.setattr(KafkaSettings, "max_bytes", lambda self, name: 2**20)
     huge = SimpleNamespace(
         topic=settings.topic(FACTS), partition=0, offset=0, key=b"k" * 2**21, value=b"v" * 2**21,
         headers=[("h", b"h" * 2**21)],

@@ -8,8 +8,8 @@ from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import for_code
 
-from schemas.topics import DEAD_LETTERS, MAX_RECORD_BYTES, MEMORY_CHANGELOG, TOPICS
-from workers.kafka.config import DEAD_LETTER_MAX_BYTES, EMBEDDED_CLUSTER_ID, KafkaSettings
+from schemas.topics import DEAD_LETTERS, MEMORY_CHANGELOG, TOPICS
+from workers.kafka.config import EMBEDDED_CLUSTER_ID, KafkaSettings
 from workers.kafka.errors import KafkaError, KafkaUnavailable, TopicsMismatch, TopicsMissing
 
 TIMEOUT_S = 20.0
@@ -107,7 +107,7 @@ def _create_missing(admin: KafkaAdminClient, settings: KafkaSettings, names: Col
         settings.topic(topic.name): {
             "num_partitions": partitions,
             "replication_factor": -1,  # the cluster's default
-            "configs": {**topic.config, "max.message.bytes": str(_max_message_bytes(topic.name))},
+            "configs": {**topic.config, "max.message.bytes": str(settings.max_bytes(topic.name))},
         }
         for topic in TOPICS
         if found.get(settings.topic(topic.name), {}).get("error_code") == UNKNOWN_TOPIC
@@ -125,10 +125,6 @@ def _create_missing(admin: KafkaAdminClient, settings: KafkaSettings, names: Col
             reason = topic["error_message"] or error.__name__
             hint = f"; {ACLS}" if topic["error_code"] == FORBIDDEN else ""
             raise TopicsMismatch(f"the topic {topic['name']} could not be created: {reason}{hint}")
-
-
-def _max_message_bytes(name: str) -> int:
-    return DEAD_LETTER_MAX_BYTES if name == DEAD_LETTERS else MAX_RECORD_BYTES
 
 
 def _check_counts(counts: dict[str, int]) -> None:
@@ -159,9 +155,12 @@ def _check_configs(admin: KafkaAdminClient, settings: KafkaSettings, names: Coll
 
     if "compact" not in config(changelog, "cleanup.policy", "compact"):
         raise TopicsMismatch(f"the topic {changelog} must have cleanup.policy=compact")
-    least = DEAD_LETTER_MAX_BYTES
+    least = settings.max_bytes(DEAD_LETTERS)
     if int(config(letters, "max.message.bytes", str(least))) < least:
-        raise TopicsMismatch(f"the topic {letters} must have max.message.bytes={least} or more")
+        raise TopicsMismatch(
+            f"the topic {letters} must have max.message.bytes={least} or more; where the cluster does not allow "
+            "it, lower FACTSTREAM_MAX_RECORD_BYTES"
+        )
 
 
 def _error_name(code: int) -> str:

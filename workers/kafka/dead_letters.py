@@ -5,7 +5,6 @@ from typing import Any
 
 from schemas import dead_letter as dead_letter_schema
 from schemas.topics import DEAD_LETTERS
-from workers.kafka.config import DEAD_LETTER_MAX_BYTES
 from workers.kafka.producer import BATCH_OVERHEAD_BYTES, Producer, record_bytes
 from workers.observe import metrics
 
@@ -18,7 +17,7 @@ def dead_letter(producer: Producer, record: Any, reason: str, error: str, worker
     """
     key, value = record.key, record.value
     theirs = [pair for pair in record.headers if not pair[0].startswith(dead_letter_schema.PREFIX)]
-    room = DEAD_LETTER_MAX_BYTES - 2 * BATCH_OVERHEAD_BYTES
+    room = producer.settings.max_bytes(DEAD_LETTERS) - 2 * BATCH_OVERHEAD_BYTES
     if record_bytes(key, value, theirs) > room:
         sizes = (
             f"the key had {len(key or b'')} bytes, the value {len(value or b'')}, and {len(theirs)} headers"

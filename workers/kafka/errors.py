@@ -4,6 +4,7 @@ import socket
 
 from kafka.errors import (
     CommitFailedError,
+    FencedInstanceIdError,
     IllegalGenerationError,
     KafkaError,
     KafkaTimeoutError,
@@ -13,10 +14,10 @@ from kafka.errors import (
     UnsupportedSaslMechanismError,
 )
 
-from workers.kafka.config import KafkaSettings
+from workers.kafka.config import OAUTHBEARER, KafkaSettings
 
 __all__ = [
-    "GROUP_MOVED_ON", "KafkaError", "KafkaTimeoutError", "KafkaUnavailable", "RecordTooLarge", "TopicsMismatch",
+    "GROUP_MOVED_ON", "FencedInstanceIdError", "KafkaError", "KafkaTimeoutError", "KafkaUnavailable", "RecordTooLarge", "TopicsMismatch",
     "TopicsMissing", "unavailable",
 ]  # fmt: skip
 
@@ -54,16 +55,28 @@ def unavailable(settings: KafkaSettings, error: BaseException) -> KafkaUnavailab
     )
 
 
+def _is_about_theirs(text: str) -> bool:
+    """Whether an error is about the certificate of the cluster, not about one that it wants of us."""
+    return "certificate" in text.lower() and "certificate required" not in text.lower()
+
+
 def _refusal(settings: KafkaSettings, error: BaseException) -> str:
     text = f"{type(error).__name__}: {error}"[:300]
     if isinstance(error, SaslAuthenticationFailedError):
+        if settings.mechanism == OAUTHBEARER:
+            return (
+                f"no login with the token of {settings.oauth_url}: {text} (FACTSTREAM_OAUTH_URL and _SCOPE)"
+            )
         return (
             f"it refused the user {settings.username!r} with {settings.mechanism} "
             "(FACTSTREAM_USERNAME, FACTSTREAM_PASSWORD, FACTSTREAM_SASL_MECHANISM)"
         )
     if isinstance(error, UnsupportedSaslMechanismError):
         return f"{text} (FACTSTREAM_SASL_MECHANISM)"
-    if "certificate" in text.lower():
+    if settings.security_protocol.endswith("SSL") and not settings.cert_file and not _is_about_theirs(text):
+        wanted = "it may want a certificate of this client: FACTSTREAM_CERT_FILE, FACTSTREAM_KEY_FILE"
+        return f"{text}. If FACTSTREAM_SECURITY_PROTOCOL is right, {wanted}"
+    if _is_about_theirs(text):
         return f"{text}. Put the certificate of its authority into a file and name it in FACTSTREAM_CA_FILE"
     return (
         f"{text}. Check that it is a Kafka broker and that FACTSTREAM_SECURITY_PROTOCOL, which is "

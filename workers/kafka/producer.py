@@ -10,9 +10,8 @@ from typing import Any
 
 from kafka import KafkaProducer
 
-from schemas.topics import DEAD_LETTERS, MAX_RECORD_BYTES
 from workers.kafka.clients import connect
-from workers.kafka.config import DEAD_LETTER_MAX_BYTES, KafkaSettings
+from workers.kafka.config import KafkaSettings
 from workers.kafka.errors import KafkaTimeoutError, RecordTooLarge
 
 BATCH_OVERHEAD_BYTES = 256 * 1024
@@ -53,7 +52,7 @@ class Producer:
                 linger_ms=5,
                 batch_size=256 * 1024,
                 compression_type=compression,
-                max_request_size=DEAD_LETTER_MAX_BYTES,
+                max_request_size=settings.max_record_bytes,
                 metrics_enabled=False,
             ),
         )
@@ -85,9 +84,7 @@ class Producer:
         """As `send`, to a topic by its full name."""
         headers = [(name, content or b"") for name, content in headers]  # the client sends no null
         size = record_bytes(key, value, headers)
-        letters = topic == self.settings.topic(DEAD_LETTERS)
-        limit = DEAD_LETTER_MAX_BYTES if letters else MAX_RECORD_BYTES
-        if size > limit - BATCH_OVERHEAD_BYTES:
+        if size > self.settings.max_bytes(self.settings.short(topic)) - BATCH_OVERHEAD_BYTES:
             raise RecordTooLarge(f"a record of {size} bytes does not fit in {topic}")
         if len(self._pending) >= MAX_UNACKNOWLEDGED or self._pending_bytes + size > MAX_UNACKNOWLEDGED_BYTES:
             self._wait()

@@ -15,7 +15,13 @@ from typing import Any
 from workers.kafka import TopicPartition, offsets
 from workers.kafka.admin import ensure_topics, tells_aborted, topic_ids
 from workers.kafka.config import KafkaSettings
-from workers.kafka.errors import GROUP_MOVED_ON, KafkaError, KafkaUnavailable, TopicsMissing
+from workers.kafka.errors import (
+    GROUP_MOVED_ON,
+    FencedInstanceIdError,
+    KafkaError,
+    KafkaUnavailable,
+    TopicsMissing,
+)
 from workers.observe import log, metrics
 from workers.observe.health import Health
 from workers.runtime.failures import TopicsReplaced, log_failure, reason
