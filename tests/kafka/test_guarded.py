@@ -108,7 +108,10 @@ def test_every_client_shows_its_certificate(certified: KafkaSettings, tmp_path: 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"cert_file": None, "key_file": None}, "refuses the connection.*it may want a certificate of this client.*FACTSTREAM_CERT_FILE"),
+        (
+            {"cert_file": None, "key_file": None},
+            "refuses the connection.*wants a certificate of this client.*FACTSTREAM_CERT_FILE",
+        ),
         (
             {"key_file": None},
             r"client\.crt is not a PEM file of a certificate with its key.*FACTSTREAM_KEY_FILE",

@@ -55,11 +55,6 @@ def unavailable(settings: KafkaSettings, error: BaseException) -> KafkaUnavailab
     )
 
 
-def _is_about_theirs(text: str) -> bool:
-    """Whether an error is about the certificate of the cluster, not about one that it wants of us."""
-    return "certificate" in text.lower() and "certificate required" not in text.lower()
-
-
 def _refusal(settings: KafkaSettings, error: BaseException) -> str:
     text = f"{type(error).__name__}: {error}"[:300]
     if isinstance(error, SaslAuthenticationFailedError):
@@ -73,11 +68,10 @@ def _refusal(settings: KafkaSettings, error: BaseException) -> str:
         )
     if isinstance(error, UnsupportedSaslMechanismError):
         return f"{text} (FACTSTREAM_SASL_MECHANISM)"
-    if settings.security_protocol.endswith("SSL") and not settings.cert_file and not _is_about_theirs(text):
-        wanted = "it may want a certificate of this client: FACTSTREAM_CERT_FILE, FACTSTREAM_KEY_FILE"
-        return f"{text}. If FACTSTREAM_SECURITY_PROTOCOL is right, {wanted}"
-    if _is_about_theirs(text):
+    if "certificate verify failed" in text.lower():
         return f"{text}. Put the certificate of its authority into a file and name it in FACTSTREAM_CA_FILE"
+    if "certificate" in text.lower():  # the broker's answer to ours, or to none
+        return f"{text}. It wants a certificate of this client, one that it trusts: FACTSTREAM_CERT_FILE, FACTSTREAM_KEY_FILE"
     return (
         f"{text}. Check that it is a Kafka broker and that FACTSTREAM_SECURITY_PROTOCOL, which is "
         f"{settings.security_protocol}, is the protocol of this port"
