@@ -70,6 +70,21 @@ def test_topics_of_other_roles_may_be_hidden(monkeypatch: pytest.MonkeyPatch) ->
         ensure_topics(settings)
 
 
+def test_topics_are_created_with_the_sizes_that_the_cluster_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = KafkaSettings(max_record_bytes=8 * 1024 * 1024)
+    admin, made = hidden(settings), dict[str, Any]()
+    missing = {"error_code": 3, "partitions": [], "topic_id": None}
+    shown = admin.describe_topics
+    admin.describe_topics = lambda names: [
+        topic if topic["name"] in made else topic | missing for topic in shown(names)
+    ]
+    admin.create_topics = lambda topics, **_: made.update(topics) or {"topics": []}
+    monkeypatch.setattr(KafkaSettings, "admin", lambda self: admin)
+    ensure_topics(settings)
+    sizes = {name: int(topic["configs"]["max.message.bytes"]) >> 20 for name, topic in made.items()}
+    assert sizes == {topic.name: 8 if topic.name == DEAD_LETTERS else 4 for topic in TOPICS}
+
+
 def test_refused_creation_matters_only_for_own_topics(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = KafkaSettings()
     admin = hidden(settings)

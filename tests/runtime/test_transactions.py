@@ -1,14 +1,12 @@
 """Transactions of other producers: what is aborted is never processed; one left open stops nothing."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from kafka import KafkaProducer
 
 from schemas.topics import FACTS
 from tests.conftest import wait_until
-from tests.helpers.apache import MISSING, SCRIPT, Apache
 from tests.runtime.recorder import Recorder, Running, committed, publish
 from workers.encode.worker import EncoderWorker
 from workers.generate.worker import GeneratorWorker
@@ -35,18 +33,6 @@ def send(producer: KafkaProducer, settings: KafkaSettings, *values: bytes) -> No
     for value in values:
         producer.send(settings.topic(FACTS), value, partition=0)
     producer.flush()
-
-
-@pytest.fixture
-def apache(kafka: str | None, tmp_path: Path) -> Iterator[KafkaSettings]:
-    if kafka is not None:
-        yield KafkaSettings(kafka, f"{tmp_path.name}.", session_timeout_ms=6000)
-    elif not SCRIPT.is_file():
-        pytest.skip(MISSING)
-    else:
-        cluster = Apache(tmp_path / "kafka")
-        yield KafkaSettings(cluster.bootstrap, session_timeout_ms=6000)
-        cluster.stop()
 
 
 @pytest.mark.kafka
