@@ -17,7 +17,6 @@ from workers.kafka.admin import ensure_topics, tells_aborted, topic_ids
 from workers.kafka.config import KafkaSettings
 from workers.kafka.errors import (
     GROUP_MOVED_ON,
-    FencedInstanceIdError,
     KafkaError,
     KafkaUnavailable,
     TopicsMissing,
