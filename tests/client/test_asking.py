@@ -87,6 +87,18 @@ def test_closing_ends_the_requests_that_wait(settings: KafkaSettings) -> None:
         asker.submit(prompt("three"))
 
 
+def test_a_reader_that_fails_ends_the_requests_that_wait(
+    settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with client.Client(settings) as asker:
+        waiting = asker.submit(prompt("one"))
+        monkeypatch.setattr(asker._tail, "poll", lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            waiting.result(30)
+        with pytest.raises(client.ClientError, match="division"):
+            asker.submit(prompt("two"))
+
+
 def test_requests_that_wait_are_bounded(settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asking, "MAX_WAITING", 2)
     with client.Client(settings) as asker:

@@ -76,16 +76,18 @@ class Client:
         ensure_topics(settings, (topics.GENERATION_REQUESTS, topics.GENERATION_RESPONSES))
         self._settings = settings
         self._waiting: dict[bytes, _Waiting] = {}
-        self._lock, self._sending = (
-            threading.Lock(),
-            threading.Lock(),
-        )  # of the dictionary, and of the producer
+        self._lock = threading.Lock()  # of the dictionary
+        self._sending = threading.Lock()  # of the producer
         self._closed: BaseException | None = None
-        self._producer = settings.producer()
         self._tail = Tail(
             settings, (topics.GENERATION_RESPONSES,), choose=lambda every: [random.choice(every)]
         )
         (self._partition,) = {tp.partition for tp in self._tail.partitions}
+        try:
+            self._producer = settings.producer()
+        except BaseException:
+            self._tail.close()
+            raise
         self._reader = threading.Thread(target=self._read, name="factstream answers", daemon=True)
         self._reader.start()
 
@@ -106,17 +108,17 @@ class Client:
         if recent and request.after is None:
             request = request.model_copy(update={"after": self._on_this_cluster(recent)})
         request_id = uuid.uuid4().hex
-        attributes = {"factstream.request_id": request_id}
-        span = tracing.begin("request", kind=SpanKind.CLIENT, attributes=attributes)
-        headers = [(SPRING_PARTITION, self._partition.to_bytes(4, "big"))]
-        headers += tracing.header(tracing.context_of(span))
-        waiting = _Waiting(Future(), on_delta, span, time.monotonic() + timeout_s, timeout_s)
         with self._lock:
             if self._closed:
                 raise ClientError(f"this client is closed: {self._closed}")
             if len(self._waiting) >= MAX_WAITING:
                 raise ClientError(f"{MAX_WAITING} requests wait for their answers already")
+            attributes = {"factstream.request_id": request_id}
+            span = tracing.begin("request", kind=SpanKind.CLIENT, attributes=attributes)
+            waiting = _Waiting(Future(), on_delta, span, time.monotonic() + timeout_s, timeout_s)
             self._waiting[request_id.encode()] = waiting
+        headers = [(SPRING_PARTITION, self._partition.to_bytes(4, "big"))]
+        headers += tracing.header(tracing.context_of(span))
         try:
             with self._sending:
                 self._producer.send(
@@ -171,8 +173,8 @@ class Client:
             try:
                 for record in self._tail.poll():
                     self._take(record)
-            except KafkaError as error:
-                if not error.retriable:
+            except Exception as error:  # whatever it is, nobody may wait for ever
+                if not (isinstance(error, KafkaError) and error.retriable):
                     self._shut(error)
                 time.sleep(RETRY_S)
             self._expire()
