@@ -15,7 +15,7 @@ from workers.runtime.embedded_broker import free_port
 from workers.runtime.processes import die_with_parent, stop_process
 
 JARS = SCRIPT.parent / "libs"
-USERS = ("encoder", "writer", "generator", "producer", "waiting", "application")
+USERS = ("encoder", "writer", "generator", "producer", "waiting", "application", "observer")
 PASSWORD = "test-only"
 PACKAGE = "org.apache.kafka.common.security"
 
@@ -75,7 +75,7 @@ def start(folder: Path) -> Guarded:
         process = subprocess.Popen(
             [*java, "kafka.Kafka", properties], stdout=log, stderr=log, preexec_fn=die_with_parent()
         )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 150
     while True:
         try:
             KafkaSettings(at["plain"], connect_timeout_s=5.0).admin().close()
