@@ -1,4 +1,4 @@
-"""`dead-letters`: invalid records with their original bytes and key; the headers say what is wrong."""
+"""`dead-letters`: invalid records as they came; our headers beside theirs say what is wrong."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -8,7 +8,11 @@ import pyarrow as pa
 
 from schemas.common import BadMessage
 
-HEADERS = ("topic", "partition", "offset", "reason", "error", "worker", "time")
+PREFIX = "factstream."
+"""Of the names of our headers, which stand beside those of the original."""
+HEADERS = tuple(
+    PREFIX + name for name in ("topic", "partition", "offset", "reason", "error", "worker", "time")
+)
 MAX_ERROR_CHARS = 500
 
 DEAD_LETTERS = pa.schema(
@@ -30,18 +34,22 @@ DEAD_LETTERS = pa.schema(
 def headers(
     topic: str, partition: int, offset: int, reason: str, error: str, worker: str, time: datetime
 ) -> list[tuple[str, bytes]]:
-    """Kafka headers of a dead letter, in the order of `HEADERS`."""
+    """Our headers of a dead letter, in the order of `HEADERS`."""
     values = (topic, str(partition), str(offset), reason, error[:MAX_ERROR_CHARS], worker, time.isoformat())
     return [(name, value.encode("utf-8", "replace")) for name, value in zip(HEADERS, values, strict=True)]
 
 
 def decode_headers(pairs: Iterable[tuple[str, bytes | None]]) -> dict[str, Any]:
-    """The headers of a dead letter, as columns of `DEAD_LETTERS`. Raises BadMessage."""
-    texts = {name: (value or b"").decode("utf-8", "replace")[:MAX_ERROR_CHARS] for name, value in pairs}
+    """Our headers of a dead letter, as columns of `DEAD_LETTERS`. Raises BadMessage."""
+    texts = {
+        name: (value or b"").decode("utf-8", "replace")[:MAX_ERROR_CHARS]
+        for name, value in pairs
+        if name in HEADERS
+    }
     try:
-        row: dict[str, Any] = {name: texts[name] for name in HEADERS}
-        row |= {"partition": int(texts["partition"]), "offset": int(texts["offset"])}
-        row["time"] = datetime.fromisoformat(texts["time"]).astimezone(UTC)
+        row: dict[str, Any] = {name.removeprefix(PREFIX): texts[name] for name in HEADERS}
+        row |= {"partition": int(row["partition"]), "offset": int(row["offset"])}
+        row["time"] = datetime.fromisoformat(row["time"]).astimezone(UTC)
     except KeyError as error:
         raise BadMessage(
             "invalid-headers", f"not a worker's dead letter: the header {error} is missing"

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import yaml
 
-from schemas import dead_letter, topics
+from schemas import dead_letter, reply, topics
 from schemas.changelog import MemoryRecord, PositionRecord
 from schemas.common import MEMORY_ID_PATTERN, NAMESPACE_PATTERN, REQUEST_ID_PATTERN, Message
 from schemas.encoding import FACT_ENCODINGS
@@ -56,7 +56,25 @@ _TRACES = {
         "description": "The trace context of each row, in order, separated by commas; optional.",
     }
 }  # fmt: skip
-_TRACED = ("fact", "forget", "memory-hits", "generation-request", "generation-response")
+_TEXT = {"type": "string"}
+_CORRELATION = {
+    reply.SPRING_CORRELATION: _BYTES
+    | {"description": "Repeated in the response, as are the requester's own headers."},
+    reply.CORRELATION: _TEXT | {"description": "Likewise."},
+}
+_REPLIES = {
+    reply.SPRING_TOPIC: _TEXT | {"description": "The topic of the response, one that the generators allow."},
+    reply.REPLY_TO: _TEXT | {"description": "Likewise."},
+    reply.SPRING_PARTITION: _BYTES
+    | {"description": "The partition of the response: four bytes, big-endian."},
+}
+_ERROR = {reply.ERROR: _TEXT | {"description": "The reason, if the response is an error."}}
+_HEADERS: dict[str, dict[str, Any]] = {
+    "fact": _TRACE, "forget": _TRACE, "memory-hits": _TRACE,
+    "generation-request": _TRACE | _CORRELATION | _REPLIES,
+    "generation-response": _TRACE | _CORRELATION | _ERROR,
+    "response-delta": _CORRELATION,
+}  # fmt: skip
 
 _CARRIED: dict[str, dict[str, dict[str, Any]]] = {
     topics.FACTS: {"fact": _NAMESPACE, "forget": _NAMESPACE},
@@ -67,7 +85,7 @@ _CARRIED: dict[str, dict[str, dict[str, Any]]] = {
         "position-record": _POSITION_KEY,
     },
     topics.MEMORY_HITS: {"memory-hits": _NAMESPACE},
-    topics.GENERATION_REQUESTS: {"generation-request": _REQUEST_ID},
+    topics.GENERATION_REQUESTS: {"generation-request": _BYTES},
     topics.GENERATION_RESPONSES: {"generation-response": _REQUEST_ID, "response-delta": _REQUEST_ID},
     topics.DEAD_LETTERS: {"dead-letter": _BYTES},
 }
@@ -143,7 +161,8 @@ def _message(name: str, key: dict[str, Any]) -> dict[str, Any]:
     if name in MESSAGES:
         payload = {"$ref": f"./{name}.schema.json"}
         schema = {"schemaFormat": "application/schema+json;version=draft-2020-12", "schema": payload}
-        headers = {"headers": {"type": "object", "properties": _TRACE}} if name in _TRACED else {}
+        known = _HEADERS.get(name)
+        headers = {"headers": {"type": "object", "properties": known}} if known else {}
         return {"name": name, "contentType": "application/json"} | headers | {"payload": schema} | bindings
     if name == "memory-tombstone":
         return {
@@ -163,7 +182,7 @@ def _message(name: str, key: dict[str, Any]) -> dict[str, Any]:
         } | bindings
     return {
         "name": name,
-        "summary": "The original value and key; the headers say what is wrong.",
+        "summary": "The original value, key and headers; the headers named here say what is wrong.",
         "contentType": "application/octet-stream",
         "headers": {
             "type": "object",

@@ -1,4 +1,4 @@
-"""`generation-requests`: a prompt to answer. The key is the request_id, which the response repeats."""
+"""`generation-requests`: a prompt to answer. The response repeats the key, the request_id."""
 
 import re
 from typing import Annotated, Literal
@@ -83,16 +83,13 @@ class GenerationRequest(Message):
         return [self.namespace] if isinstance(self.namespace, str) else list(dict.fromkeys(self.namespace))
 
 
-def decode_request(key: bytes | None, value: bytes | None) -> tuple[str, GenerationRequest]:
-    """The request_id and the request of a record on `generation-requests`. Raises BadMessage."""
-    request_id = request_id_of(key)
-    if request_id is None:
-        raise BadMessage("invalid-key", f"the key must be the request_id ({REQUEST_ID_PATTERN})")
-    return request_id, decode(GenerationRequest, value, limit=4 * MAX_PROMPT_CHARS)
+def decode_request(value: bytes | None) -> GenerationRequest:
+    """The request of a record on `generation-requests`. Raises BadMessage."""
+    return decode(GenerationRequest, value, limit=4 * MAX_PROMPT_CHARS)
 
 
 def request_id_of(key: bytes | None) -> str | None:
-    """The request_id in a key; None for a key that is not one, whose sender cannot be answered."""
+    """The request_id in a key; None for a key that is not one."""
     try:
         text = decode_key(key, "request_id")
     except BadMessage:

@@ -36,7 +36,7 @@ TOPICS = [
         {"cleanup.policy": "compact"},
     ),
     Topic(MEMORY_HITS, "namespace", "Which memories answered, from the generator to the writer."),
-    Topic(GENERATION_REQUESTS, "request_id", "Prompts to answer."),
+    Topic(GENERATION_REQUESTS, "the request_id, or any", "Prompts to answer."),
     Topic(
         GENERATION_RESPONSES,
         "request_id",

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
-from schemas import topics
+from schemas import dead_letter, topics
 from schemas.changelog import Decided, MemoryRecord, PositionRecord
 from schemas.common import Message, encode
 from schemas.fact import Fact
@@ -19,7 +19,9 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 def record(key: str, message: Message, place: int = 0) -> Any:
-    return SimpleNamespace(key=key.encode(), value=encode(message), headers=[], partition=0, offset=place)
+    return SimpleNamespace(
+        key=key.encode(), value=encode(message), headers=[], partition=0, offset=place, timestamp=0
+    )
 
 
 def memory(n: int, text: str) -> Any:
@@ -91,12 +93,17 @@ def test_texts_prompts_and_decisions_are_bounded() -> None:
 
 def test_hostile_records_are_ignored() -> None:
     dice, events = random.Random(7), Events()
-    for _ in range(300):
+    for n in range(300):
         for topic in (topics.FACTS, topics.GENERATION_REQUESTS, topics.MEMORY_CHANGELOG):
             key, value = hostile.message(dice, topic)
-            events.take(topic, SimpleNamespace(key=key, value=value, headers=[]))
+            events.take(
+                topic, SimpleNamespace(key=key, value=value, headers=[], partition=0, offset=n, timestamp=0)
+            )
         for topic in (topics.GENERATION_RESPONSES, topics.DEAD_LETTERS):
             noise = dice.randbytes(dice.randint(0, 99))
-            headers = [("reason", dice.choice([None, noise]))]
+            letter = dead_letter.headers(topics.FACTS, 0, n, "reason", "error", "encoder", NOW)
+            headers = [(name, dice.choice([None, noise, value, value])) for name, value in letter]
             events.take(topic, SimpleNamespace(key=noise, value=noise, headers=headers))
+    assert set(events.dead_letters) > {"unknown", "reason"} and events.dead_letters.total() == 300
+    assert all(reason.isprintable() for reason in events.dead_letters)
     assert not events.outcomes and not events.answers and not events.decisions

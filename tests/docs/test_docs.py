@@ -33,6 +33,10 @@ from workers.runtime.embedded_broker import free_port
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
 PAGES = ("quickstart", "publishing", "consuming", "operating")  # in this order, on one stack
+BLOCKS = {
+    ("python", "run"), ("json", "connect"),
+    ("python", "client: confluent-kafka"), ("python", "client: aiokafka"),  # tests/client/test_clean_clients.py
+}  # fmt: skip
 PRINTED = {
     "quickstart": ["2 learned, 1 skipped", "without memory", "walnut", "1 superseded", "oak", "forgotten: "],
     "publishing": ["2 decided: 2 learned", "Counter({'learned': 1})"],
@@ -102,7 +106,7 @@ def test_the_commands_and_programs_of_a_page_run_in_its_order(stack: Stack, page
     if page == "operating":  # a backup has what is decided, so all of the pages before it must be
         everything_is_decided(stack)
     for block in blocks(page):
-        if block.mark.startswith("not run: ") or block.kind not in ("sh", "python"):
+        if block.mark.startswith(("not run: ", "client: ")) or block.kind not in ("sh", "python"):
             continue
         code = block.code.replace("127.0.0.1:9092", stack.bootstrap)
         for n in range(3):
@@ -137,7 +141,7 @@ def test_every_block_is_run_or_says_why_not() -> None:
             if block.kind == "sh":
                 assert not block.mark or block.mark.startswith("not run: ")
             else:
-                assert (block.kind, block.mark) in {("python", "run"), ("json", "connect")}
+                assert (block.kind, block.mark) in BLOCKS
 
 
 @pytest.mark.parametrize("block", [b for b in blocks("publishing") if b.kind == "json"])

@@ -64,7 +64,9 @@ def test_every_environment_variable_of_the_code_has_its_row() -> None:
     code = "".join(
         path.read_text() for folder in ("pipeline", "workers") for path in (ROOT / folder).rglob("*.py")
     )
-    settings = KafkaSettings(sasl_mechanism="PLAIN", username="u", password="p", ca_file="f")
+    settings = KafkaSettings(sasl_mechanism="PLAIN", username="u", password="p", ca_file="f",
+        security_protocol="SSL", cert_file="f", key_file="f", oauth_url="u", oauth_scope="s", instance="i",
+    )  # fmt: skip
     used = set(re.findall(r"FACTSTREAM_[A-Z]+(?:_[A-Z]+)*", code)) | set(settings.env())
     named = set(re.findall(r"FACTSTREAM_[A-Z_]+", README.split("## Settings")[1].split("## ")[0]))
     between = {"FACTSTREAM_READY_FD", "FACTSTREAM_ALONE"}  # a supervisor and its workers

@@ -19,6 +19,7 @@ from schemas.encoding import decode_batch
 from workers.encode import worker as encoder
 from workers.kafka.config import KafkaSettings
 from workers.kafka.partitioner import partition_for
+from workers.kafka.producer import BATCH_OVERHEAD_BYTES
 from workers.runtime.signals import Stop
 from workers.write.validate import decode_events
 
@@ -62,7 +63,9 @@ class Sent:
     def flush_or_raise(self) -> None: ...
 
     def reasons(self) -> dict[bytes, str]:
-        return {r.value: r.headers["reason"] for r in self.records if r.topic == topics.DEAD_LETTERS}
+        return {
+            r.value: r.headers["factstream.reason"] for r in self.records if r.topic == topics.DEAD_LETTERS
+        }
 
     def events(self) -> list[NewFact | ForgetRequest]:
         sent = [r for r in self.records if r.topic == topics.FACT_ENCODINGS]
@@ -144,6 +147,24 @@ def test_messages_go_to_the_partition_of_their_namespace_in_order(sent: Sent) ->
     for namespace, count in (("a", 102), ("b", 100)):
         offsets = [event.cause.offset for event in sent.events() if event.namespace == namespace]
         assert len(offsets) == count and offsets == sorted(offsets)
+
+
+def test_messages_are_bounded_by_size_as_well(sent: Sent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoder, "MESSAGE_BYTES", 40)
+    worker().process(
+        batch(*[b'{"text": "fact %d"}' % n for n in range(5)])
+    )  # 6 characters and two words each
+    assert [decode_batch(record.value).num_rows for record in sent.records] == [1] * 5
+    assert sent.texts() == [f"fact {n}" for n in range(5)]
+
+
+def test_a_fact_whose_memory_fits_no_record_is_a_dead_letter(
+    sent: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(KafkaSettings, "max_bytes", lambda self, name: 2 * BATCH_OVERHEAD_BYTES + 100)
+    worker().process(batch(b'{"text": "short"}', b'{"text": "one that is much more like a story"}'))
+    assert sent.texts() == ["short"]
+    assert list(sent.reasons().values()) == ["too-large"]
 
 
 def test_a_long_batch_ends_early_with_the_next_offsets(sent: Sent, monkeypatch: pytest.MonkeyPatch) -> None:

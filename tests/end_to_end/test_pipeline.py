@@ -146,7 +146,7 @@ def test_dead_letters_keep_the_original_bytes_and_the_reason(stack: Stack) -> No
     for _ in range(100):
         for records in consumer.poll(timeout_ms=100).values():
             for record in records:
-                found[record.value] = dict(record.headers)["reason"].decode()
+                found[record.value] = dict(record.headers)["factstream.reason"].decode()
         if len(found) >= len(BAD):
             break
     consumer.close()

@@ -46,7 +46,7 @@ def decoders() -> dict[str, Decoder]:
         topics.FACT_ENCODINGS: lambda key, value: decode_events(value),
         topics.MEMORY_HITS: hits,
         topics.MEMORY_CHANGELOG: taken,
-        topics.GENERATION_REQUESTS: decode_request,
+        topics.GENERATION_REQUESTS: lambda key, value: decode_request(value),
         # The worker's headers, a line each.
         topics.DEAD_LETTERS: lambda key, value: decode_headers(
             zip(HEADERS, [key, *(value or b"").split(b"\n")], strict=False)

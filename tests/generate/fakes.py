@@ -87,8 +87,22 @@ class Sent(list[tuple[str, bytes, Any]]):
     flushed = False
     settings = KafkaSettings()  # a dead letter names its topic by them
 
-    def send(self, topic: str, value: bytes, key: bytes | None = None, *more: Any, **named: Any) -> None:
+    def __init__(self) -> None:
+        self.places: list[tuple[int | None, dict[str, bytes]]] = []
+        """Of each record: its partition and its headers."""
+
+    def send(
+        self,
+        topic: str,
+        value: bytes,
+        key: bytes | None = None,
+        partition: int | None = None,
+        headers: Any = (),
+    ) -> None:
         self.append((topic, key or b"", json.loads(value) if topic != topics.DEAD_LETTERS else value))
+        self.places.append((partition, dict(headers)))
+
+    send_to = send
 
     def flush_or_raise(self) -> None:
         self.flushed = True
@@ -97,10 +111,13 @@ class Sent(list[tuple[str, bytes, Any]]):
         return [(key, value) for name, key, value in self if name == topic]
 
 
-def records(*bodies: dict[str, Any] | bytes, partition: int = 0) -> dict[Any, list[Any]]:
+def records(
+    *bodies: dict[str, Any] | bytes, partition: int = 0, headers: Any = (), keys: Any = None
+) -> dict[Any, list[Any]]:
     found = [
         SimpleNamespace(
-            topic=REQUESTS, partition=partition, offset=n, key=f"r{n}".encode(), headers=[],
+            topic=REQUESTS, partition=partition, offset=n, key=f"r{n}".encode() if keys is None else keys[n],
+            headers=list(headers),
             value=body if isinstance(body, bytes) else json.dumps(body).encode(), timestamp=int(time.time() * 1000),
         )
         for n, body in enumerate(bodies)

@@ -114,14 +114,14 @@ def test_a_request_that_cannot_be_prepared_fails_alone(worker: GeneratorWorker, 
 
 
 def test_a_broker_failure_restarts_requests_and_fails_none(worker: GeneratorWorker, sent: Sent) -> None:
-    send, failures = sent.send, [KafkaTimeoutError("away")]
+    send, failures = sent.send_to, [KafkaTimeoutError("away")]
 
     def fail_once(*given: Any, **named: Any) -> None:
         if failures:
             raise failures.pop()
         send(*given, **named)
 
-    sent.send = fail_once  # type: ignore[method-assign]
+    sent.send_to = fail_once  # type: ignore[method-assign]
     batch = records({"prompt": "one more", "stream": True}, {"prompt": "two"})
     with pytest.raises(KafkaTimeoutError):
         worker.process(batch)

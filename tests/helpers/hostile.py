@@ -54,12 +54,13 @@ def records(*pairs: tuple[bytes | None, bytes | None], headers: Any = ()) -> byt
 
 
 def batch(
-    packed: bytes, codec: int = 0, count: int = 1, crc: int | None = None, magic: int = 2, offset: int = 0
-) -> bytes:
+    packed: bytes, codec: int = 0, count: int = 1, crc: int | None = None, magic: int = 2, offset: int = 0,
+    producer: int = -1,
+) -> bytes:  # fmt: skip
     """A record batch around `packed`, whose header says what one likes."""
     at = DefaultRecordBatch.ATTRIBUTES_OFFSET
     when = 1_700_000_000_000
-    tail = struct.pack(">hiqqqhii", codec, max(count, 1) - 1, when, when, -1, -1, -1, count) + packed
+    tail = struct.pack(">hiqqqhii", codec, max(count, 1) - 1, when, when, producer, -1, -1, count) + packed
     head = struct.pack(">qiib", offset, len(tail) + at - 12, 0, magic)
     return head + struct.pack(">I", calc_crc32c(tail) if crc is None else crc) + tail
 
@@ -174,7 +175,7 @@ def _field(dice: random.Random, topic: str) -> tuple[bytes | None, bytes | None]
         body[dice.choice(["texts", "__proto__", "Text", "x" * 5000, "\x00", "namespace "])] = dice.choice(
             WRONG
         )
-    elif chance < 0.4:
+    elif chance < 0.4 and topic != topics.GENERATION_REQUESTS:  # which takes any key
         key = dice.choice([b"\xff", b"-x", b"../x", b"a" * 200, b"a b", b"\x00", b"/", b"default\n"])
         return key, json.dumps(body).encode()
     elif chance < 0.6 and topic == topics.FACTS:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
-from schemas.topics import FACTS, MEMORY_HITS, TOPICS
+from schemas.topics import DEAD_LETTERS, FACTS, MEMORY_HITS, TOPICS
 from workers.kafka.admin import _check_configs, ensure_topics, topic_ids
 from workers.kafka.config import KafkaSettings
 from workers.kafka.errors import TopicsMismatch
@@ -48,6 +48,56 @@ def test_unequal_partition_counts_are_refused(settings: KafkaSettings) -> None:
         admin.create_topics({settings.topic(name): spec}, wait_for_metadata=True)
     admin.close()
     with pytest.raises(TopicsMismatch, match=rf"{settings.topic(FACTS)} has 2.*{MEMORY_HITS} has 3"):
+        ensure_topics(settings)
+
+
+def hidden(settings: KafkaSettings, *names: str) -> Any:
+    """An admin client of a cluster that has all topics, whose ACLs hide these from it."""
+    shown = {"error_code": 0, "partitions": [{"leader_id": 1}] * 4, "topic_id": "id"}
+    secret = {"error_code": 29, "partitions": [], "topic_id": None}
+    return SimpleNamespace(
+        describe_topics=lambda asked: [{"name": name} | (secret if name in names else shown) for name in asked],
+        describe_configs=lambda *_, **__: {}, close=lambda: None,
+    )  # fmt: skip
+
+
+def test_topics_of_other_roles_may_be_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = KafkaSettings()
+    others = [topic.name for topic in TOPICS if topic.name not in (FACTS, DEAD_LETTERS)]
+    monkeypatch.setattr(KafkaSettings, "admin", lambda self: hidden(settings, *others))
+    assert set(ensure_topics(settings, (FACTS, DEAD_LETTERS))) == {FACTS, DEAD_LETTERS}
+    with pytest.raises(TopicsMismatch, match=r"may not describe the topic fact-encodings.*operating.md"):
+        ensure_topics(settings)
+
+
+def test_topics_are_created_with_the_sizes_that_the_cluster_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = KafkaSettings(max_record_bytes=8 * 1024 * 1024)
+    admin, made = hidden(settings), dict[str, Any]()
+    missing = {"error_code": 3, "partitions": [], "topic_id": None}
+    shown = admin.describe_topics
+    admin.describe_topics = lambda names: [
+        topic if topic["name"] in made else topic | missing for topic in shown(names)
+    ]
+    admin.create_topics = lambda topics, **_: made.update(topics) or {"topics": []}
+    monkeypatch.setattr(KafkaSettings, "admin", lambda self: admin)
+    ensure_topics(settings)
+    sizes = {name: int(topic["configs"]["max.message.bytes"]) >> 20 for name, topic in made.items()}
+    assert sizes == {topic.name: 8 if topic.name == DEAD_LETTERS else 4 for topic in TOPICS}
+
+
+def test_refused_creation_matters_only_for_own_topics(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = KafkaSettings()
+    admin = hidden(settings)
+    missing = {"error_code": 3, "partitions": [], "topic_id": None}
+    shown = admin.describe_topics
+    admin.describe_topics = lambda names: [
+        topic | missing if topic["name"] == MEMORY_HITS else topic for topic in shown(names)
+    ]
+    refusal = {"name": MEMORY_HITS, "error_code": 29, "error_message": None}
+    admin.create_topics = lambda *_, **__: {"topics": [refusal]}
+    monkeypatch.setattr(KafkaSettings, "admin", lambda self: admin)
+    assert set(ensure_topics(settings, (FACTS,))) == {FACTS}
+    with pytest.raises(TopicsMismatch, match=r"memory-hits could not be created.*operating.md"):
         ensure_topics(settings)
 
 

@@ -50,6 +50,12 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         KafkaSettings.from_env()
 
 
+def test_a_static_member_has_longer_to_come_back() -> None:
+    assert KafkaSettings().session_timeout_ms == 6000
+    assert KafkaSettings(instance="writer-0").session_timeout_ms == 45_000
+    assert KafkaSettings(instance="writer-0", session_timeout_ms=9000).session_timeout_ms == 9000
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -59,6 +65,12 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         {"partitions": 0},
         {"topic_prefix": "a/b"},
         {"security_protocol": "TLS"},
+        {"instance": "a/b"},
+        {"max_record_bytes": 1024 * 1024},
+        {"max_record_bytes": 32 * 1024 * 1024},
+        {"security_protocol": "SSL", "key_file": "its.key"},
+        {"cert_file": "its.crt"},
+        {"security_protocol": "SASL_SSL", "sasl_mechanism": "OAUTHBEARER", "username": "u", "password": "p"},
     ],
 )
 def test_invalid_settings_are_refused(wrong: dict[str, Any]) -> None:

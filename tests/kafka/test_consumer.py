@@ -3,6 +3,7 @@
 import gzip
 import random
 import tracemalloc
+from types import SimpleNamespace
 from typing import Any
 
 import lz4.frame
@@ -12,6 +13,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 from kafka import TopicPartition
+from kafka.protocol.consumer.offsets import IsolationLevel
 from kafka.record.memory_records import MemoryRecords
 
 from schemas import topics
@@ -36,8 +38,8 @@ BOMBS = {
 }
 
 
-def read(raw: bytes, start: int = 0) -> list[Any]:
-    part = _PartitionRecords(start, PLACE, MemoryRecords(raw))
+def read(raw: bytes, start: int = 0, **options: Any) -> list[Any]:
+    part = _PartitionRecords(start, PLACE, MemoryRecords(raw), **options)
     return part.take(1_000_000)
 
 
@@ -96,6 +98,38 @@ def test_records_before_a_broken_one_are_read() -> None:
     assert good.value == b"first" and not isinstance(good, Unreadable)
     assert isinstance(bad, Unreadable) and bad.offset == 1 and bad.value == raw
     assert read(raw, start=2) == []  # a consumer that is past it does not see it again
+
+
+ABORTED, OTHER = 7, 8  # producers
+
+
+def in_transaction(offset: int, value: bytes | None, producer: int) -> bytes:
+    """A batch of a transaction; without a value, the control batch that ends it."""
+    content = hostile.records((b"ada", value) if value else (bytes(4), bytes(6)))
+    return hostile.batch(content, 0x10 if value else 0x30, offset=offset, producer=producer)
+
+
+@pytest.mark.parametrize(
+    ("isolation", "values"),
+    [
+        (IsolationLevel.READ_COMMITTED, [b"other", b"plain", b"next"]),
+        (IsolationLevel.READ_UNCOMMITTED, [b"aborted", b"other", b"plain", b"aborted", b"next"]),
+    ],
+)
+def test_aborted_transaction_is_read_only_uncommitted(isolation: IsolationLevel, values: list[bytes]) -> None:
+    raw = b"".join([
+        in_transaction(0, b"aborted", ABORTED),
+        in_transaction(1, b"other", OTHER),
+        hostile.batch(hostile.records((b"ada", b"plain")), offset=2, producer=ABORTED),  # before it began one
+        in_transaction(3, b"aborted", ABORTED),
+        in_transaction(4, None, ABORTED),
+        in_transaction(5, None, OTHER),
+        in_transaction(6, b"next", ABORTED),
+        in_transaction(7, None, ABORTED),
+    ])  # fmt: skip
+    listed = [SimpleNamespace(producer_id=ABORTED, first_offset=0)]
+    read_back = read(raw, isolation_level=isolation, aborted_transactions=listed)
+    assert [record.value for record in read_back] == values
 
 
 def test_headers_are_bounded_and_their_names_may_be_any_bytes() -> None:

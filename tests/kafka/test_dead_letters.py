@@ -15,25 +15,29 @@ from workers.kafka.producer import Producer
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
-def test_dead_letter_keeps_value_and_key(settings: KafkaSettings, producer: Producer) -> None:
+def test_dead_letter_keeps_value_key_and_headers(settings: KafkaSettings, producer: Producer) -> None:
     value, key = b"\xff{not json\x00", b"\xfe key"
-    producer.send(FACTS, value, key=key, partition=3, headers=[("theirs", b"x")])
+    theirs = [("ce_type", b"\xff"), ("none", None), ("reason", b"theirs"), ("ce_type", b"again")]
+    replayed = [("factstream.reason", b"an earlier one")]  # by whoever sent a dead letter again
+    producer.send(FACTS, value, key=key, partition=3, headers=[*replayed, *theirs])
     producer.flush_or_raise()
     (record,) = read_records(settings, FACTS, 1)
     dead_letters.dead_letter(producer, record, "invalid-json", "é" * 2000, "encoder", NOW)
     producer.flush_or_raise()
     (letter,) = read_records(settings, DEAD_LETTERS, 1)
     assert (letter.value, letter.key, letter.partition) == (value, key, 3)
-    headers = dict(letter.headers)
-    assert tuple(name for name, _ in letter.headers) == dead_letter_schema.HEADERS
-    assert len(headers.pop("error").decode()) == dead_letter_schema.MAX_ERROR_CHARS
-    assert headers == {
-        "topic": b"facts",
-        "partition": b"3",
-        "offset": b"0",
-        "reason": b"invalid-json",
-        "worker": b"encoder",
-        "time": b"2026-03-01T12:00:00+00:00",
+    ours = dict(letter.headers[: len(dead_letter_schema.HEADERS)])
+    assert tuple(ours) == dead_letter_schema.HEADERS and letter.headers[len(ours) :] == [
+        (name, content or b"") for name, content in theirs
+    ]
+    assert len(ours.pop("factstream.error").decode()) == dead_letter_schema.MAX_ERROR_CHARS
+    assert ours == {
+        "factstream.topic": b"facts",
+        "factstream.partition": b"3",
+        "factstream.offset": b"0",
+        "factstream.reason": b"invalid-json",
+        "factstream.worker": b"encoder",
+        "factstream.time": b"2026-03-01T12:00:00+00:00",
     }
 
 
@@ -50,12 +54,13 @@ def test_dead_letter_of_an_empty_record_is_empty(settings: KafkaSettings, produc
 def test_dead_letter_too_large_for_its_topic_is_cut(
     settings: KafkaSettings, producer: Producer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dead_letters, "DEAD_LETTER_MAX_BYTES", 2**20)
+    monkeypatch.setattr(KafkaSettings, "max_bytes", lambda self, name: 2**20)
     huge = SimpleNamespace(
-        topic=settings.topic(FACTS), partition=0, offset=0, key=b"k" * 2**21, value=b"v" * 2**21, headers=[]
-    )
+        topic=settings.topic(FACTS), partition=0, offset=0, key=b"k" * 2**21, value=b"v" * 2**21,
+        headers=[("h", b"h" * 2**21)],
+    )  # fmt: skip
     dead_letters.dead_letter(producer, huge, "too-large", "too large", "encoder", NOW)
     producer.flush_or_raise()
     (letter,) = read_records(settings, DEAD_LETTERS, 1)
     assert huge.value.startswith(letter.value) and huge.key.startswith(letter.key) and letter.value
-    assert b"the value 2097152" in dict(letter.headers)["error"]
+    assert b"the value 2097152" in dict(letter.headers)["factstream.error"]

@@ -1,10 +1,11 @@
-"""Loops on threads that end with the test."""
+"""Loops on threads that end with the test, and an Apache Kafka for those that need one."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.apache import MISSING, SCRIPT, Apache
 from tests.runtime.recorder import Running
 from workers.kafka.config import KafkaSettings
 from workers.runtime.worker import Worker
@@ -22,3 +23,15 @@ def run(settings: KafkaSettings, tmp_path: Path) -> Iterator[Callable[..., Runni
     yield start
     for running in started:
         running.end()
+
+
+@pytest.fixture
+def apache(kafka: str | None, tmp_path: Path) -> Iterator[KafkaSettings]:
+    if kafka is not None:
+        yield KafkaSettings(kafka, f"{tmp_path.name}.", session_timeout_ms=6000)
+    elif not SCRIPT.is_file():
+        pytest.skip(MISSING)
+    else:
+        cluster = Apache(tmp_path / "kafka")
+        yield KafkaSettings(cluster.bootstrap, session_timeout_ms=6000)
+        cluster.stop()

@@ -38,7 +38,7 @@ def test_offsets_are_committed_after_the_batch(settings: KafkaSettings, run: Cal
     wait_until(lambda: committed(settings, worker) == 2)
     assert seen == [None] and worker.values == [b"a", b"b"]
     wait_until(lambda: worker.idles > 1)
-    assert worker.topic_ids == ensure_topics(settings)
+    assert worker.topic_ids == ensure_topics(settings, [FACTS])
     assert running.end() == 0
     assert worker.calls == ["assigned", "process", "closed"]
 

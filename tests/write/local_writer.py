@@ -118,7 +118,7 @@ class Reader:
 class Local(KafkaSettings):
     """The settings of a cluster in memory: one producer for all callers, and consumers that read its records."""
 
-    def producer(self) -> Any:
+    def producer(self, *_: Any) -> Any:
         return self.__dict__.setdefault("sent", Sent(self))
 
     def consumer(self, *_: Any) -> Any:

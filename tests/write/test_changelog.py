@@ -145,7 +145,7 @@ def test_invalid_changelog_records_are_dead_letters_and_repaired(tmp_path: Path)
     worker.process(read(sent))
     letters = sent.on(topics.DEAD_LETTERS)
     assert [(letter.key, letter.value) for letter in letters] == bad
-    assert [dict(letter.headers)["reason"].decode() for letter in letters] == [
+    assert [dict(letter.headers)["factstream.reason"].decode() for letter in letters] == [
         "invalid-json", "invalid-json", "invalid-key", "invalid-key", "key-mismatch", "wrong-partition", "invalid-key",
         "invalid-key",
     ]  # fmt: skip

@@ -117,7 +117,7 @@ def test_a_forged_message_is_a_dead_letter_and_the_writer_goes_on(name: str, tmp
     value = FORGED[name]()
     worker.process(batch(value, message(row(9, TEXTS[0]))))
     [letter] = sent.on(topics.DEAD_LETTERS)
-    assert letter.value == value and letter.key == b"default" and dict(letter.headers)["reason"]
+    assert letter.value == value and letter.key == b"default" and dict(letter.headers)["factstream.reason"]
     assert [(d.cause.offset, d.outcome) for d in decided(tmp_path)] == [(9, "learned")]
     agree(sent, tmp_path)
 
@@ -133,7 +133,7 @@ def test_a_key_that_names_another_namespace_is_a_dead_letter(tmp_path: Path) -> 
         [(first, second)] = records.values()
         first.key, second.key = b"elsewhere", None
         worker.process(records)
-    assert [dict(letter.headers)["reason"] for letter in sent.on(topics.DEAD_LETTERS)] == [
+    assert [dict(letter.headers)["factstream.reason"] for letter in sent.on(topics.DEAD_LETTERS)] == [
         b"key-mismatch"
     ] * 2
     assert [d.outcome for d in decided(tmp_path)] == [

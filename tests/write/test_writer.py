@@ -14,6 +14,7 @@ from pipeline.history import log as history
 from schemas import topics
 from schemas.changelog import PositionRecord
 from schemas.common import decode
+from schemas.dead_letter import PREFIX
 from tests.conftest import wait_until
 from tests.write.local_writer import (
     HOME,
@@ -146,7 +147,7 @@ def test_uses_are_counted_once_and_only_on_the_namespaces_partition(tmp_path: Pa
     memory = worker._held[HOME].bank.get("default", used or "")
     assert memory is not None and memory.uses == 1
     [letter] = sent.on(topics.DEAD_LETTERS)
-    assert dict(letter.headers)["reason"] == b"wrong-partition"
+    assert dict(letter.headers)["factstream.reason"] == b"wrong-partition"
     agree(sent, tmp_path)
 
 
@@ -169,7 +170,8 @@ def test_dead_letters_are_kept_and_invalid_ones_too(tmp_path: Path) -> None:
     letters = batch(b"{", b"?", b"!", b".", topic=topics.DEAD_LETTERS)
     [records] = letters.values()
     for record, more in zip(records, ({}, {"partition": "99999999999"}, {"time": "soon"}), strict=False):
-        record.headers = [(name, value.encode()) for name, value in (headers | more).items()]
+        record.headers = [(PREFIX + name, value.encode()) for name, value in (headers | more).items()]
+        record.headers.append(("reason", b"the producer's own"))
     worker.process(letters)
     worker.process(letters)
     [file] = (tmp_path / "dead_letters").glob("*.parquet")

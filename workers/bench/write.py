@@ -107,7 +107,7 @@ class _Partition:
 class _NoCluster(KafkaSettings):
     """Settings whose producers drop every record, and whose consumers have none."""
 
-    def producer(self) -> Any:
+    def producer(self, *_: Any) -> Any:
         return SimpleNamespace(settings=self, send=lambda *_: None, flush_or_raise=list, close=lambda: None)
 
     def consumer(self, *_: Any) -> Any:

@@ -7,8 +7,8 @@ for piece in client.ask(settings, GenerationRequest(prompt="The Harlow desk lamp
     ...
 """
 
-from workers.client.asking import ask
+from workers.client.asking import Client, ask
 from workers.client.errors import ClientError
 from workers.client.publishing import Published, publish
 
-__all__ = ["ClientError", "Published", "ask", "publish"]
+__all__ = ["Client", "ClientError", "Published", "ask", "publish"]

@@ -1,15 +1,22 @@
-"""A generation request: sends it and reads its answer, piece by piece."""
+"""Requests and their answers: many at a time over one producer and one reader, each a future."""
 
+import queue
+import random
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
 
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import Span, SpanKind
 
 from schemas import topics
 from schemas.changelog import MAX_CHANGELOG_BYTES
 from schemas.common import encode, parse_json, validate
+from schemas.reply import SPRING_PARTITION
 from schemas.request import GenerationRequest
 from schemas.response import GenerationResponse, ResponseDelta
 from workers.client.errors import ClientError
@@ -17,63 +24,223 @@ from workers.client.positions import Positions
 from workers.client.tail import Tail
 from workers.kafka.admin import ensure_topics
 from workers.kafka.config import KafkaSettings
+from workers.kafka.errors import KafkaError
 from workers.observe import tracing
+
+MAX_WAITING = 1000
+"""Requests of a client that wait for their answers at the same time."""
+TIMEOUT_S = 120.0
+RETRY_S = 0.5
+
+
+@dataclass
+class _Waiting:
+    """A request that was sent, and whose answer has not arrived."""
+
+    future: "Future[GenerationResponse]"
+    on_delta: Callable[[ResponseDelta], object]
+    span: Span
+    until: float  # monotonic
+    timeout_s: float
+    deltas: int = 0
+
+    def piece(self, delta: ResponseDelta) -> None:
+        if delta.index == self.deltas:  # a restarted generator sends deltas again
+            self.deltas += 1
+            self.on_delta(delta)
+
+    def end(self, result: GenerationResponse | BaseException) -> None:
+        """Completes the future, unless the caller has cancelled it."""
+        if isinstance(result, BaseException):
+            tracing.fail(self.span, type(result).__name__)
+        elif result.error:
+            tracing.fail(self.span, result.error.reason)
+        self.span.end()
+        if not self.future.set_running_or_notify_cancel():
+            return
+        if isinstance(result, BaseException):
+            self.future.set_exception(result)
+        else:
+            self.future.set_result(result)
+
+
+class Client:
+    """A connection for many requests, usable from any thread. Close it, or use it as a context manager.
+
+    It reads one partition of the responses, chosen at random, and asks for its answers there. The connection outlives
+    restarts of the broker, but not a broker that comes back empty: requests then end with ClientError, as without a
+    generator. Raises KafkaError, KafkaUnavailable.
+    """
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        ensure_topics(settings, (topics.GENERATION_REQUESTS, topics.GENERATION_RESPONSES))
+        self._settings = settings
+        self._waiting: dict[bytes, _Waiting] = {}
+        self._lock = threading.Lock()  # of the dictionary
+        self._sending = threading.Lock()  # of the producer
+        self._closed: BaseException | None = None
+        self._tail = Tail(
+            settings, (topics.GENERATION_RESPONSES,), choose=lambda every: [random.choice(every)]
+        )
+        (self._partition,) = {tp.partition for tp in self._tail.partitions}
+        try:
+            self._producer = settings.producer()
+        except BaseException:
+            self._tail.close()
+            raise
+        self._reader = threading.Thread(target=self._read, name="factstream answers", daemon=True)
+        self._reader.start()
+
+    def submit(
+        self,
+        request: GenerationRequest,
+        recent: Positions | None = None,
+        timeout_s: float = TIMEOUT_S,
+        on_delta: Callable[[ResponseDelta], object] = lambda delta: None,
+    ) -> "Future[GenerationResponse]":
+        """Sends a request. Returns the future of its response, which may be an error; cancel it to give it up.
+
+        `recent`: positions that the answering memory must have reached, used if the request has no `after`. Positions
+        of another cluster's topics are left out. `on_delta` gets the deltas of a streamed answer, each once and in
+        order, on the client's own thread. After `timeout_s` seconds the future raises ClientError.
+        Raises ClientError (closed, or too many requests wait), KafkaError.
+        """
+        if recent and request.after is None:
+            request = request.model_copy(update={"after": self._on_this_cluster(recent)})
+        request_id = uuid.uuid4().hex
+        with self._lock:
+            if self._closed:
+                raise ClientError(f"this client is closed: {self._closed}")
+            if len(self._waiting) >= MAX_WAITING:
+                raise ClientError(f"{MAX_WAITING} requests wait for their answers already")
+            attributes = {"factstream.request_id": request_id}
+            span = tracing.begin("request", kind=SpanKind.CLIENT, attributes=attributes)
+            waiting = _Waiting(Future(), on_delta, span, time.monotonic() + timeout_s, timeout_s)
+            self._waiting[request_id.encode()] = waiting
+        headers = [(SPRING_PARTITION, self._partition.to_bytes(4, "big"))]
+        headers += tracing.header(tracing.context_of(span))
+        try:
+            with self._sending:
+                self._producer.send(
+                    topics.GENERATION_REQUESTS, encode(request), request_id.encode(), headers=headers
+                )
+                self._producer.flush_or_raise()
+        except BaseException as error:
+            self._end(request_id.encode(), error)
+            raise
+        return waiting.future
+
+    def ask(
+        self,
+        request: GenerationRequest,
+        recent: Positions | None = None,
+        timeout_s: float = TIMEOUT_S,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> Iterator[ResponseDelta | GenerationResponse]:
+        """Sends a request as `submit` does, and yields its deltas and last its response.
+
+        Ends early once `wanted()` is false. Raises ClientError, KafkaError.
+        """
+        pieces: queue.SimpleQueue[Any] = queue.SimpleQueue()  # no more pieces than the answer has tokens
+        future = self.submit(request, recent, timeout_s, pieces.put)
+        future.add_done_callback(pieces.put)
+        try:
+            while wanted():
+                try:
+                    piece = pieces.get(timeout=0.1)
+                except queue.Empty:
+                    continue
+                if piece is future:
+                    yield future.result()
+                    return
+                yield piece
+        finally:
+            future.cancel()
+
+    def _on_this_cluster(self, recent: Positions) -> Positions:
+        """The positions on this cluster's topic of facts."""
+        return {
+            namespace: {log: offset for log, offset in logs.items() if log.startswith(f"{self._facts_id}/")}
+            for namespace, logs in recent.items()
+        }
+
+    @cached_property
+    def _facts_id(self) -> str:
+        return ensure_topics(self._settings, (topics.FACTS,))[topics.FACTS]
+
+    def _read(self) -> None:
+        while not self._closed:
+            try:
+                for record in self._tail.poll():
+                    self._take(record)
+            except Exception as error:  # whatever it is, nobody may wait for ever
+                if not (isinstance(error, KafkaError) and error.retriable):
+                    self._shut(error)
+                time.sleep(RETRY_S)
+            self._expire()
+
+    def _take(self, record: Any) -> None:
+        with self._lock:
+            waiting = self._waiting.get(record.key)
+        if waiting is None:  # another client's
+            return
+        result: GenerationResponse | Exception
+        try:
+            body = parse_json(record.value, MAX_CHANGELOG_BYTES)
+            if "delta" in body:
+                waiting.piece(validate(ResponseDelta, body))
+                return
+            result = validate(GenerationResponse, body)
+        except Exception as error:  # not a response, or `on_delta` failed
+            result = error
+        self._end(record.key, result)
+
+    def _expire(self) -> None:
+        """Ends the requests whose time is up, and drops those that were cancelled."""
+        now = time.monotonic()
+        with self._lock:
+            late = [(key, w) for key, w in self._waiting.items() if w.until < now or w.future.cancelled()]
+        for key, waiting in late:
+            self._end(
+                key, ClientError(f"no answer within {waiting.timeout_s:.0f} s: is a generator running?")
+            )
+
+    def _end(self, key: bytes, result: GenerationResponse | BaseException) -> None:
+        with self._lock:
+            waiting = self._waiting.pop(key, None)
+        if waiting:
+            waiting.end(result)
+
+    def _shut(self, reason: BaseException) -> None:
+        """Takes no more requests, and ends those that wait."""
+        with self._lock:
+            self._closed = self._closed or reason
+            keys = list(self._waiting)
+        for key in keys:
+            self._end(key, reason)
+
+    def close(self) -> None:
+        """Ends the requests that wait, with ClientError, and closes the connections."""
+        self._shut(ClientError("closed by its owner"))
+        self._reader.join()
+        with self._sending:
+            self._producer.close()
+        self._tail.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def ask(
     settings: KafkaSettings,
     request: GenerationRequest,
     recent: Positions | None = None,
-    timeout_s: float = 120.0,
+    timeout_s: float = TIMEOUT_S,
     wanted: Callable[[], bool] = lambda: True,
 ) -> Iterator[ResponseDelta | GenerationResponse]:
-    """Sends a request and yields its deltas, each once and in order, and last its response.
-
-    `recent`: positions that the answering memory must have reached, used if the request has no `after`.
-    Positions of another cluster's topics are left out. Ends early once `wanted()` is false, and raises ClientError
-    if there is no response within `timeout_s` seconds.
-    Raises ClientError, KafkaError, KafkaUnavailable.
-    """
-    request = _with_positions(request, recent, ensure_topics(settings)[topics.FACTS])
-    request_id = uuid.uuid4().hex
-    span = tracing.begin("request", kind=SpanKind.CLIENT, attributes={"factstream.request_id": request_id})
-    with closing(Tail(settings, (topics.GENERATION_RESPONSES,))) as tail, tracing.ended(span):
-        _send(settings, request, request_id, tracing.header(tracing.context_of(span)))
-        deadline, expected = time.monotonic() + timeout_s, 0
-        while time.monotonic() < deadline:
-            if not wanted():
-                return
-            for record in tail.poll():
-                if record.key != request_id.encode():
-                    continue
-                body = parse_json(record.value, MAX_CHANGELOG_BYTES)
-                if "delta" not in body:
-                    response = validate(GenerationResponse, body)
-                    if response.error:
-                        tracing.fail(span, response.error.reason)
-                    yield response
-                    return
-                delta = validate(ResponseDelta, body)
-                if delta.index == expected:  # a restarted generator sends deltas again
-                    expected += 1
-                    yield delta
-    raise ClientError(f"no answer within {timeout_s:.0f} s: is a generator running?")
-
-
-def _with_positions(request: GenerationRequest, recent: Positions | None, topic_id: str) -> GenerationRequest:
-    """The request with `after` set to the positions on this cluster's topic of facts."""
-    if not recent or request.after is not None:
-        return request
-    after = {
-        namespace: {log: offset for log, offset in logs.items() if log.startswith(f"{topic_id}/")}
-        for namespace, logs in recent.items()
-    }
-    return request.model_copy(update={"after": after})
-
-
-def _send(
-    settings: KafkaSettings, request: GenerationRequest, request_id: str, headers: list[tuple[str, bytes]]
-) -> None:
-    with closing(settings.producer()) as producer:
-        producer.send(topics.GENERATION_REQUESTS, encode(request), request_id.encode(), headers=headers)
-        producer.flush_or_raise()
+    """Sends one request over a connection of its own: see `Client.ask`. Raises ClientError, KafkaError, KafkaUnavailable."""
+    with Client(settings) as client:
+        yield from client.ask(request, recent, timeout_s, wanted)

@@ -5,13 +5,16 @@ bounded.
 """
 
 from collections import Counter, deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from schemas import topics
 from schemas.changelog import Decided, MemoryRecord, PositionRecord, decode_changelog
 from schemas.common import BadMessage, parse_json, validate
+from schemas.dead_letter import decode_headers
 from schemas.fact import Fact, decode_fact
+from schemas.reply import return_address
 from schemas.request import decode_request
 from schemas.response import GenerationResponse
 
@@ -43,14 +46,15 @@ class Events:
         """Counts one record of one of `TOPICS` (a short name)."""
         try:
             if topic == topics.DEAD_LETTERS:
-                reason = dict(record.headers).get("reason") or b"unknown"
-                self.dead_letters[plain(reason[:64].decode("utf-8", "replace"))] += 1
+                self.dead_letters[_reason(record.headers)] += 1
             elif topic == topics.FACTS:
                 _, fact = decode_fact(record.key, record.value)
                 if isinstance(fact, Fact):
                     _keep(self.texts, f"{record.partition}/{record.offset}", fact.text)
             elif topic == topics.GENERATION_REQUESTS:
-                request_id, request = decode_request(record.key, record.value)
+                request = decode_request(record.value)
+                where = record.partition, record.offset, record.timestamp
+                request_id = return_address(record.key, record.headers, *where).request_id
                 prompt = request.prompt if request.messages is None else request.messages[-1].content
                 _keep(self.prompts, request_id, (prompt or "")[-MAX_CHARS:])
             elif topic == topics.GENERATION_RESPONSES:
@@ -96,6 +100,13 @@ class Events:
         for collection in (self.outcomes, self.dead_letters, self.decisions, self.answers):
             collection.clear()
         return drained
+
+
+def _reason(headers: Iterable[tuple[str, bytes | None]]) -> str:
+    try:
+        return plain(decode_headers(headers)["reason"][:64]) or "unknown"
+    except BadMessage:  # another system's dead letter
+        return "unknown"
 
 
 def plain(text: str) -> str:

@@ -14,6 +14,7 @@ from opentelemetry.trace import SpanKind
 from schemas import topics
 from schemas.changelog import Decided, PositionRecord, decode_changelog
 from schemas.common import BadMessage, encode
+from schemas.dead_letter import decode_headers
 from schemas.fact import Fact, Forget
 from workers.client.errors import ClientError
 from workers.client.positions import Positions
@@ -31,6 +32,8 @@ BROKER_CHECK_S = 5.0
 RETRIES = 5
 BACKOFF_S = 0.5
 """Doubled with each failure, the first included; at most 8 s."""
+DECIDED = (topics.MEMORY_CHANGELOG, topics.DEAD_LETTERS)
+"""The topics that tell what became of a fact."""
 FLUSH_EVERY = 500
 """Facts sent between two flushes."""
 
@@ -111,6 +114,7 @@ class _Publication:
     ) -> None:
         self.result, self.connected = Published(), False
         self._settings, self._unsent, self._wait, self._progress = settings, facts, wait, progress
+        self._names = (topics.FACTS, *(DECIDED if wait else ()))
         self._topic_ids: dict[str, str] = {}
         self._unconfirmed: list[PendingFact] = []
         self._undecided: dict[tuple[int, int], PendingFact] = {}  # by partition and offset
@@ -120,7 +124,7 @@ class _Publication:
     def send(self) -> None:
         """Connects and sends every fact that the broker has not confirmed yet."""
         self._close_producer()
-        topic_ids = ensure_topics(self._settings)
+        topic_ids = ensure_topics(self._settings, self._names)
         self.connected = True  # from here on a failure may be temporary
         if self._wait and topic_ids != self._topic_ids:
             self._start_over()
@@ -143,13 +147,13 @@ class _Publication:
         """The topics are new: queues again all facts that were sent to the old ones, and tails the new ones."""
         if self._tail:
             self._tail.close()
-        self._tail = Tail(self._settings, (topics.MEMORY_CHANGELOG, topics.DEAD_LETTERS))
+        self._tail = Tail(self._settings, DECIDED)
         self._unconfirmed = [*self._undecided.values(), *self._unconfirmed]
         self._undecided.clear()
 
     def _confirm(self, producer: Producer) -> None:
         confirmed = producer.flush_or_raise()
-        if self._wait and ensure_topics(self._settings) != self._topic_ids:
+        if self._wait and ensure_topics(self._settings, self._names) != self._topic_ids:
             # The broker restarted meanwhile: these offsets may be on its old topics or on its new ones.
             raise _BrokerReset(f"the broker lost up to {len(self._undecided)} undecided facts")
         for pending, sent in zip(self._unconfirmed, confirmed, strict=True):
@@ -175,7 +179,7 @@ class _Publication:
                 )
             if time.monotonic() - last_check > BROKER_CHECK_S:
                 with suppress(KafkaUnavailable):  # the same broker may come back
-                    if ensure_topics(self._settings) != self._topic_ids:
+                    if ensure_topics(self._settings, self._names) != self._topic_ids:
                         raise _BrokerReset(f"the broker lost {len(self._undecided)} undecided facts")
                 last_check = time.monotonic()
 
@@ -189,10 +193,10 @@ class _Publication:
         return len(self._undecided) < before
 
     def _take_dead_letter(self, record: Any) -> None:
-        headers = {name: (value or b"").decode("utf-8", "replace") for name, value in record.headers}
-        with suppress(KeyError, ValueError):  # another system's dead letter
-            where = (int(headers["partition"]), int(headers["offset"]))
-            if headers["topic"] == topics.FACTS and where in self._undecided:
+        with suppress(BadMessage):  # another system's dead letter
+            letter = decode_headers(record.headers)
+            where = (letter["partition"], letter["offset"])
+            if letter["topic"] == topics.FACTS and where in self._undecided:
                 del self._undecided[where]
                 self.result.outcomes["dead-lettered"] += 1
 

@@ -1,6 +1,6 @@
 """A consumer that reads topics from their current ends on."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from workers.kafka import TopicPartition
@@ -11,15 +11,21 @@ from workers.kafka.offsets import end_offsets
 class Tail:
     """Reads the records that arrive on these topics (short names) after its creation. It joins no group."""
 
-    def __init__(self, settings: KafkaSettings, names: Iterable[str]) -> None:
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        names: Iterable[str],
+        choose: Callable[[Sequence[TopicPartition]], Sequence[TopicPartition]] = lambda every: every,
+    ) -> None:
+        """`choose` picks the partitions to read, of all of them."""
         self._consumer: Any = settings.consumer()
-        partitions = [
+        self.partitions = choose([
             TopicPartition(settings.topic(name), number)
             for name in names
             for number in sorted(self._consumer.partitions_for_topic(settings.topic(name)) or ())
-        ]
-        ends = end_offsets(self._consumer, partitions)
-        self._consumer.assign(partitions)  # end_offsets has changed the assignment
+        ])  # fmt: skip
+        ends = end_offsets(self._consumer, self.partitions)
+        self._consumer.assign(self.partitions)  # end_offsets has changed the assignment
         for partition, offset in ends.items():
             self._consumer.seek(partition, offset)
 

@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,13 +26,15 @@ from workers.kafka.config import KafkaSettings
 from workers.kafka.consumer import check_readable
 from workers.kafka.dead_letters import dead_letter
 from workers.kafka.partitioner import partition_for
-from workers.kafka.producer import Producer
+from workers.kafka.producer import BATCH_OVERHEAD_BYTES, Producer
 from workers.observe import metrics, tracing
 from workers.runtime.signals import Stop
 from workers.runtime.worker import Done, Worker
 
 ROWS = 64
 """Most rows of one message."""
+MESSAGE_BYTES = 1024 * 1024
+"""Bytes of text and states after which a message ends: FACTSTREAM_MAX_RECORD_BYTES may make the topics small."""
 PIECE_BYTES = 32 * 1024
 """Bytes of text that are encoded together. A larger piece fills the model's batches better, and takes longer to stop."""
 BATCH_S = 4.0
@@ -57,7 +60,9 @@ class Decoded(NamedTuple):
 
 class EncoderWorker(Worker):
     name = "encoder"
+    uses: Sequence[str] = (topics.FACT_ENCODINGS, topics.DEAD_LETTERS)
     topics: Sequence[str] = (topics.FACTS,)
+    read_committed = True
 
     def __init__(
         self, settings: KafkaSettings, model: str, device: str = "auto", stop: Stop | None = None
@@ -144,7 +149,17 @@ class EncoderWorker(Worker):
         """The event or the error of each record of a piece, in order. Raises Stopped."""
         texts = [d.text for d in piece if isinstance(d, Decoded) and isinstance(d.message, Fact)]
         encodings = iter(self._encoder.encode_each(texts, self._stop.is_set))
-        return [d if isinstance(d, BadMessage) else _event(d, encodings) for d in piece]
+        events = [d if isinstance(d, BadMessage) else _event(d, encodings) for d in piece]
+        return [event if isinstance(event, BadMessage) else self._fitting(event) for event in events]
+
+    def _fitting(self, event: Event) -> Event | BadMessage:
+        """The event, if its memory will fit into a record of the changelog, where its states are in base64."""
+        size, limit = _state_bytes(event) * 4 // 3, self._settings.max_bytes(topics.MEMORY_CHANGELOG)
+        if size <= limit - 2 * BATCH_OVERHEAD_BYTES:
+            return event
+        return BadMessage(
+            "too-large", f"its memory has {size} bytes; FACTSTREAM_MAX_RECORD_BYTES allows {limit}"
+        )
 
     def _refuse(self, record: Any, error: BadMessage) -> None:
         assert self._producer is not None
@@ -157,9 +172,9 @@ class EncoderWorker(Worker):
         by_namespace = defaultdict(list)
         for event, trace in encoded:
             by_namespace[event.namespace].append((event, trace))
-        for begin in range(0, max(map(len, by_namespace.values()), default=0), ROWS):
-            for namespace, own in by_namespace.items():
-                if some := own[begin : begin + ROWS]:
+        for messages in zip_longest(*(_messages(own) for own in by_namespace.values())):
+            for namespace, some in zip(by_namespace, messages, strict=True):
+                if some:
                     events, traces = zip(*some, strict=True)
                     value = encode_batch(facts_to_batch(events, self._encoder.encoder_id))
                     partition = partition_for(namespace, self._partitions)
@@ -168,6 +183,30 @@ class EncoderWorker(Worker):
             # A producer that gives up one record may still deliver the next, and the writer skips a fact with a lower
             # offset than one it has decided. So a message is sent only after the one before it has arrived.
             self._producer.flush_or_raise()
+
+
+def _messages(own: Sequence[tuple[Event, str | None]]) -> Iterator[list[tuple[Event, str | None]]]:
+    """The events of a namespace in messages of at most `ROWS` rows and about `MESSAGE_BYTES`, in their order."""
+    some: list[tuple[Event, str | None]] = []
+    size = 0
+    for event, trace in own:
+        bytes_of_row = _state_bytes(event)
+        if some and (len(some) == ROWS or size + bytes_of_row > MESSAGE_BYTES):
+            yield some
+            some, size = [], 0
+        some.append((event, trace))
+        size += bytes_of_row
+    if some:
+        yield some
+
+
+def _state_bytes(event: Event) -> int:
+    """The part of an event's bytes that grows with its text."""
+    if isinstance(event, ForgetRequest):
+        return 0
+    encoding = event.encoding
+    arrays = (encoding.vectors, encoding.priors, encoding.surprisals)
+    return len(encoding.text) * 4 + sum(array.nbytes for array in arrays)
 
 
 def _event(decoded: Decoded, encodings: Iterator[FactEncoding | TooLong]) -> Event | BadMessage:

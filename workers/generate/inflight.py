@@ -11,6 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from schemas.reply import ReturnAddress
 from schemas.request import GenerationRequest
 from workers.kafka import TopicPartition
 
@@ -23,7 +24,7 @@ class Pending:
     """A request that waits, is being answered, or has been answered and is not durable yet."""
 
     record: Any
-    request_id: str
+    address: ReturnAddress
     request: GenerationRequest
     wait_until: float  # monotonic: how long it waits for the memories that its `after` names
     started_epoch_s: float = 0.0  # the start of its generation, in seconds since the epoch
@@ -31,6 +32,10 @@ class Pending:
     ended: float = 0.0  # monotonic; 0 until then
     deltas: int = 0  # sent
     history_row: dict[str, Any] | None = None  # None until it is answered, or if it failed
+
+    @property
+    def request_id(self) -> str:
+        return self.address.request_id
 
     @property
     def partition(self) -> TopicPartition:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from schemas import topics
+from schemas import reply, topics
 from schemas.common import Message, encode
 from schemas.hits import Hit, MemoryHits
+from schemas.reply import ReturnAddress
 from schemas.request import GenerationRequest
 from schemas.response import GenerationResponse, ResponseDelta, ResponseError, Timings, Usage, UsedMemory
 from workers.generate.inflight import Pending
@@ -30,7 +31,7 @@ class Responder:
         """Sends the next piece of an answer."""
         delta = ResponseDelta(request_id=p.request_id, index=p.deltas, delta=text)
         p.deltas += 1
-        self._send(p.request_id, delta)
+        self._send(p.address, delta)
 
     def answer(self, p: Pending, generation: Generation) -> None:
         """Sends the response and the hits of a request that has ended."""
@@ -45,22 +46,24 @@ class Responder:
         }
         since = tracing.now() - int(generate_ms * 1e6)
         headers = tracing.header(tracing.done("generate", tracing.of(p.record.headers), since, attributes))
-        self._send(p.request_id, response(p.request_id, generation, timings), headers)
+        self._send(p.address, response(p.request_id, generation, timings), headers)
         metrics.answered(generation, queued_ms, generate_ms)
         for hits in memory_hits(p.request_id, generation, now):
             key, partition = hits.namespace, partition_for(hits.namespace, self._partitions)
             self._producer.send(topics.MEMORY_HITS, encode(hits), key.encode(), partition, headers)
         p.history_row = history_row(p, generation, timings, now)
 
-    def fail(self, request_id: str, reason: str, message: str) -> None:
+    def fail(self, address: ReturnAddress, reason: str, message: str) -> None:
         """Sends an error as the response."""
         metrics.ANSWERS.labels("error").inc()
         error = ResponseError(reason=reason, message=message)
-        self._send(request_id, GenerationResponse(request_id=request_id, finish_reason="error", error=error))
+        failed = GenerationResponse(request_id=address.request_id, finish_reason="error", error=error)
+        self._send(address, failed, [(reply.ERROR, reason.encode())])
 
-    def _send(self, request_id: str, message: Message, headers: tracing.Headers | None = None) -> None:
-        key, value = request_id.encode(), encode(message)
-        self._producer.send(topics.GENERATION_RESPONSES, value, key, headers=headers or ())
+    def _send(self, address: ReturnAddress, message: Message, headers: tracing.Headers | None = None) -> None:
+        topic = address.topic or self._producer.settings.topic(topics.GENERATION_RESPONSES)
+        key, headers = address.request_id.encode(), [*address.headers, *(headers or ())]
+        self._producer.send_to(topic, encode(message), key, address.partition, headers)
 
 
 def job(request: GenerationRequest) -> Job:

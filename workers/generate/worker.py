@@ -17,9 +17,11 @@ from pipeline.history import tables
 from pipeline.history.errors import Unwritable
 from schemas import topics
 from schemas.common import BadMessage
-from schemas.request import decode_request, request_id_of
+from schemas.reply import return_address, takes_one_reply
+from schemas.request import decode_request
 from workers.generate.inflight import InFlight, Pending
 from workers.generate.replica import Replica
+from workers.generate.reply_topics import ReplyTopics
 from workers.generate.responses import Responder, job
 from workers.kafka.config import KafkaSettings
 from workers.kafka.consumer import check_readable
@@ -42,7 +44,11 @@ SETTLE_S = 0.5  # how long ended answers are collected into one commit, which co
 
 class GeneratorWorker(Worker):
     name = "generator"
+    uses: Sequence[str] = (
+        topics.GENERATION_RESPONSES, topics.MEMORY_CHANGELOG, topics.MEMORY_HITS, topics.DEAD_LETTERS
+    )  # fmt: skip
     topics: Sequence[str] = (topics.GENERATION_REQUESTS,)
+    read_committed = True
 
     def __init__(self, settings: KafkaSettings, data: Path, model: str, device: str, stop: Stop) -> None:
         """`stop` interrupts the generation, so that a long answer does not keep the worker from stopping."""
@@ -61,10 +67,11 @@ class GeneratorWorker(Worker):
 
     def start(self, consumer: Any, topic_ids: dict[str, str]) -> None:
         self._consumer = consumer
-        self._producer = self._settings.producer()
+        self._producer = self._settings.producer("gzip")
         self._topic_id = topic_ids[topics.GENERATION_REQUESTS]
         self._replica = Replica.open(self._lm, self._settings)
         self._responder = Responder(self._producer, self._replica.partitions)
+        self._reply_topics = ReplyTopics(self._settings, self._replica.partitions)
         while not self._replica.catch_up(10.0):
             log.line("catching up", memories=self._lm.count())
 
@@ -120,15 +127,22 @@ class GeneratorWorker(Worker):
         assert self._producer is not None
         if not self._inflight.read(record):
             return False
+        address = return_address(
+            record.key, record.headers, record.partition, record.offset, record.timestamp
+        )
         try:
             check_readable(record)
-            request_id, request = decode_request(record.key, record.value)
+            address = self._reply_topics.checked(address, record.headers)
+            request = decode_request(record.value)
+            if request.stream and takes_one_reply(record.headers):
+                raise BadMessage(
+                    "invalid-field", "stream: this requester takes the first piece for the answer"
+                )
         except BadMessage as error:
             dead_letter(self._producer, record, error.reason, str(error), self.name, datetime.now(UTC))
-            if sender := request_id_of(record.key):
-                self._responder.fail(sender, error.reason, str(error))
+            self._responder.fail(address, error.reason, str(error))
             return True
-        self._inflight.add(Pending(record, request_id, request, time.monotonic() + WAIT_S))
+        self._inflight.add(Pending(record, address, request, time.monotonic() + WAIT_S))
         return False
 
     def _generate(self) -> None:
@@ -191,7 +205,7 @@ class GeneratorWorker(Worker):
             self._responder.answer(p, self._lm.generation(row))
 
     def _end(self, p: Pending, reason: str, message: str) -> None:
-        self._responder.fail(p.request_id, reason, message)
+        self._responder.fail(p.address, reason, message)
         p.ended = time.monotonic()
 
     def _throttle(self) -> None:

@@ -1,25 +1,29 @@
 """Consumers and admin clients of a cluster; one that cannot connect raises one clear error."""
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.coordinator.assignors.range import RangePartitionAssignor
 
 from schemas.topics import MAX_RECORD_BYTES
-from workers.kafka.config import KafkaSettings
+from workers.kafka.config import OAUTHBEARER, KafkaSettings
 from workers.kafka.connection import net_client
 from workers.kafka.consumer import limit_decoding
 from workers.kafka.errors import KafkaError, KafkaUnavailable, unavailable
+from workers.kafka.oauth import token_provider
 
 Client = TypeVar("Client")
 
 
 def connect_consumer(
-    settings: KafkaSettings, group: str | None = None, max_poll_records: int = 500
+    settings: KafkaSettings, group: str | None = None, max_poll_records: int = 500, committed: bool = False
 ) -> KafkaConsumer:
     """A consumer that never commits by itself. `group` is a full group id; without it, assign partitions by hand.
+
+    With `committed` it reads no record of an aborted transaction, nor anything after one that is still open.
 
     Partitions are assigned by range: partition p of all topics of a group goes to one member, so one
     writer gets every record of a namespace. One fetch brings at most 32 MiB (more only if one record
@@ -31,8 +35,10 @@ def connect_consumer(
             KafkaConsumer(
                 **options,
                 group_id=group,
+                group_instance_id=settings.instance if group else None,
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
+                isolation_level="read_committed" if committed else "read_uncommitted",
                 partition_assignment_strategy=(RangePartitionAssignor,),
                 session_timeout_ms=settings.session_timeout_ms,
                 heartbeat_interval_ms=settings.session_timeout_ms // 4,
@@ -72,15 +78,38 @@ def _options(settings: KafkaSettings, failures: list[BaseException]) -> dict[str
     }
     if settings.security_protocol.startswith("SASL"):
         options["sasl_mechanism"] = settings.mechanism
-        options["sasl_plain_username"] = settings.username
-        options["sasl_plain_password"] = settings.password
-    if settings.security_protocol.endswith("SSL") and settings.ca_file:
-        try:
-            ssl.create_default_context(cafile=settings.ca_file)
-        except OSError as error:  # ssl.SSLError is one
-            text = (
-                f"{settings.ca_file} is not a readable PEM file of certificates: {error} (FACTSTREAM_CA_FILE)"
-            )
-            raise KafkaUnavailable(text) from None
-        options["ssl_cafile"] = settings.ca_file
+        if settings.mechanism == OAUTHBEARER:
+            options["sasl_oauth_token_provider"] = token_provider(settings)
+        else:
+            options["sasl_plain_username"] = settings.username
+            options["sasl_plain_password"] = settings.password
+    if settings.security_protocol.endswith("SSL"):
+        options |= _tls(settings)
     return options
+
+
+def _tls(settings: KafkaSettings) -> dict[str, str | None]:
+    """The files of TLS, read once here: the client's own error would not name them. Raises KafkaUnavailable."""
+    context = ssl.create_default_context()
+    if settings.ca_file:
+        with _readable("a readable PEM file of certificates", settings.ca_file, "FACTSTREAM_CA_FILE"):
+            context.load_verify_locations(settings.ca_file)
+    if settings.cert_file:
+        named = "FACTSTREAM_CERT_FILE, FACTSTREAM_KEY_FILE"
+        with _readable(
+            "a PEM file of a certificate with its key, which has no password", settings.cert_file, named
+        ):
+            context.load_cert_chain(settings.cert_file, settings.key_file, password="")
+    return {
+        "ssl_cafile": settings.ca_file,
+        "ssl_certfile": settings.cert_file,
+        "ssl_keyfile": settings.key_file,
+    }
+
+
+@contextmanager
+def _readable(what: str, file: str, variables: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise KafkaUnavailable(f"{file} is not {what}: {error} ({variables})") from None

@@ -3,7 +3,8 @@
 It reads Kafka's record batch (message format v2, KIP-98) and its four codecs. The client by itself unpacks a batch
 of any size, stops at the first one that it cannot read, and has no snappy. Here a batch unpacks to at most
 `MAX_UNPACKED` bytes, a poll returns about `POLL_BYTES`, and a batch that cannot be read becomes one `Unreadable`
-record with the batch's own bytes: workers send it to the dead letters and go on.
+record with the batch's own bytes: workers send it to the dead letters and go on. Records of aborted transactions
+are left out, where the consumer asked for committed ones only.
 """
 
 import gzip
@@ -15,6 +16,7 @@ import pyarrow as pa
 import zstandard
 from kafka import KafkaConsumer
 from kafka.consumer.fetcher import ConsumerRecord, Fetcher
+from kafka.protocol.consumer.offsets import IsolationLevel
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.util import decode_varint
 from lz4.frame import LZ4FrameFile
@@ -129,7 +131,7 @@ class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
                 if not batch.validate_crc():
                     raise ValueError("its checksum is wrong")
                 self.leader_epoch = batch.leader_epoch
-                if not batch.is_control_batch:
+                if not self._is_left_out(batch):
                     for record in _records(tp, batch, raw):
                         self.next_fetch_offset = record.offset + 1
                         yield record
@@ -142,6 +144,14 @@ class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
             # A compacted batch keeps the offset of its last record, which may be gone.
             self.next_fetch_offset = max(self.next_fetch_offset, last + 1)
         self.drain()
+
+    def _is_left_out(self, batch: DefaultRecordBatch) -> bool:
+        """Whether a batch ends a transaction, or is part of one in the broker's list of those that were aborted."""
+        if self.isolation_level == IsolationLevel.READ_COMMITTED and batch.has_producer_id():
+            self._consume_aborted_transactions_up_to(batch.last_offset)
+            if batch.is_control_batch:
+                self.aborted_producer_ids.discard(batch.producer_id)
+        return bool(batch.is_control_batch or self._is_batch_aborted(batch))
 
 
 def _records(tp: Any, batch: DefaultRecordBatch, raw: bytes) -> Iterator[Any]:

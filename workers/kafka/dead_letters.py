@@ -5,23 +5,25 @@ from typing import Any
 
 from schemas import dead_letter as dead_letter_schema
 from schemas.topics import DEAD_LETTERS
-from workers.kafka.config import DEAD_LETTER_MAX_BYTES
-from workers.kafka.producer import BATCH_OVERHEAD_BYTES, Producer
-from workers.observe import metrics, tracing
+from workers.kafka.producer import BATCH_OVERHEAD_BYTES, Producer, record_bytes
+from workers.observe import metrics
 
 
 def dead_letter(producer: Producer, record: Any, reason: str, error: str, worker: str, now: datetime) -> None:
-    """Send a consumed record to dead-letters: its value and key unchanged, its headers replaced by the reason.
+    """Send a consumed record to dead-letters: value, key and headers unchanged (a null one empty), and the reason before.
 
-    It goes to the partition number it came from, with its trace context. A record that is too large even for that topic
-    is cut, and the error says so: no message may stop a worker.
+    It goes to the partition number it came from. Headers that an earlier dead letter left on it are replaced. A record
+    that is too large even for that topic is cut, and the error says so: no message may stop a worker.
     """
     key, value = record.key, record.value
-    room = DEAD_LETTER_MAX_BYTES - 2 * BATCH_OVERHEAD_BYTES
-    if len(key or b"") + len(value or b"") > room:
-        error = f"(cut: the key had {len(key or b'')} bytes, the value {len(value or b'')}) {error}"
-        key = key and key[: room // 8]
-        value = value and value[: room // 2]
+    theirs = [pair for pair in record.headers if not pair[0].startswith(dead_letter_schema.PREFIX)]
+    room = producer.settings.max_bytes(DEAD_LETTERS) - 2 * BATCH_OVERHEAD_BYTES
+    if record_bytes(key, value, theirs) > room:
+        sizes = (
+            f"the key had {len(key or b'')} bytes, the value {len(value or b'')}, and {len(theirs)} headers"
+        )
+        error = f"(cut: {sizes}) {error}"
+        key, value, theirs = key and key[: room // 8], value and value[: room // 2], []
     if key is None and value is None:
         value = b""  # the client sends no record that has neither
     producer.send(
@@ -32,6 +34,6 @@ def dead_letter(producer: Producer, record: Any, reason: str, error: str, worker
         headers=dead_letter_schema.headers(
             producer.settings.short(record.topic), record.partition, record.offset, reason, error, worker, now
         )
-        + tracing.header(tracing.of(record.headers)),
+        + theirs,
     )
     metrics.DEAD_LETTERS.labels(worker, reason).inc()

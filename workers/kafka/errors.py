@@ -4,6 +4,7 @@ import socket
 
 from kafka.errors import (
     CommitFailedError,
+    FencedInstanceIdError,
     IllegalGenerationError,
     KafkaError,
     KafkaTimeoutError,
@@ -13,10 +14,10 @@ from kafka.errors import (
     UnsupportedSaslMechanismError,
 )
 
-from workers.kafka.config import KafkaSettings
+from workers.kafka.config import OAUTHBEARER, KafkaSettings
 
 __all__ = [
-    "GROUP_MOVED_ON", "KafkaError", "KafkaTimeoutError", "KafkaUnavailable", "RecordTooLarge", "TopicsMismatch",
+    "GROUP_MOVED_ON", "FencedInstanceIdError", "KafkaError", "KafkaTimeoutError", "KafkaUnavailable", "RecordTooLarge", "TopicsMismatch",
     "TopicsMissing", "unavailable",
 ]  # fmt: skip
 
@@ -57,14 +58,20 @@ def unavailable(settings: KafkaSettings, error: BaseException) -> KafkaUnavailab
 def _refusal(settings: KafkaSettings, error: BaseException) -> str:
     text = f"{type(error).__name__}: {error}"[:300]
     if isinstance(error, SaslAuthenticationFailedError):
+        if settings.mechanism == OAUTHBEARER:
+            return (
+                f"no login with the token of {settings.oauth_url}: {text} (FACTSTREAM_OAUTH_URL and _SCOPE)"
+            )
         return (
             f"it refused the user {settings.username!r} with {settings.mechanism} "
             "(FACTSTREAM_USERNAME, FACTSTREAM_PASSWORD, FACTSTREAM_SASL_MECHANISM)"
         )
     if isinstance(error, UnsupportedSaslMechanismError):
         return f"{text} (FACTSTREAM_SASL_MECHANISM)"
-    if "certificate" in text.lower():
+    if "certificate verify failed" in text.lower():
         return f"{text}. Put the certificate of its authority into a file and name it in FACTSTREAM_CA_FILE"
+    if "certificate" in text.lower():  # the broker's answer to ours, or to none
+        return f"{text}. It wants a certificate of this client, one that it trusts: FACTSTREAM_CERT_FILE, FACTSTREAM_KEY_FILE"
     return (
         f"{text}. Check that it is a Kafka broker and that FACTSTREAM_SECURITY_PROTOCOL, which is "
         f"{settings.security_protocol}, is the protocol of this port"

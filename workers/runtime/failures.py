@@ -2,7 +2,13 @@
 
 from pipeline.history.errors import HistoryError
 from pipeline.model.errors import ModelError
-from workers.kafka.errors import KafkaError, KafkaUnavailable, TopicsMismatch, TopicsMissing
+from workers.kafka.errors import (
+    FencedInstanceIdError,
+    KafkaError,
+    KafkaUnavailable,
+    TopicsMismatch,
+    TopicsMissing,
+)
 from workers.observe import log
 
 
@@ -18,6 +24,9 @@ def log_failure(error: Exception) -> None:
     """Log one line, with a traceback only if the error's text does not say what to do."""
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}; check the space and the permissions there"
+        log.line("failed", log.ERROR, reason=text)
+    elif isinstance(error, FencedInstanceIdError):
+        text = "another process has this worker's place in its group: give each its own FACTSTREAM_INSTANCE"
         log.line("failed", log.ERROR, reason=text)
     elif isinstance(error, MENDABLE):
         log.line("failed", log.ERROR, reason=str(error))

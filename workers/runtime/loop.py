@@ -13,9 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from workers.kafka import TopicPartition, offsets
-from workers.kafka.admin import ensure_topics, topic_ids
+from workers.kafka.admin import ensure_topics, tells_aborted, topic_ids
 from workers.kafka.config import KafkaSettings
-from workers.kafka.errors import GROUP_MOVED_ON, KafkaError, KafkaUnavailable, TopicsMissing
+from workers.kafka.errors import (
+    GROUP_MOVED_ON,
+    KafkaError,
+    KafkaUnavailable,
+    TopicsMissing,
+)
 from workers.observe import log, metrics
 from workers.observe.health import Health
 from workers.runtime.failures import TopicsReplaced, log_failure, reason
@@ -111,15 +116,19 @@ class Loop:
         self.batch: dict[TopicPartition, list[Any]] = {}
         self.assigned: set[TopicPartition] = set()
         """The partitions for which `Worker.assigned` was called, and not `revoked`."""
+        self.committed: dict[TopicPartition, int] = {}
+        """The last commit of each partition since its assignment."""
         self.unsure = False
         """Whether a method of the worker is running, or has failed: its state may be half changed."""
         self.ready = False
         self.checked = self.measured = 0.0
         self.joined_at = time.monotonic()  # or began to join
         data.mkdir(parents=True, exist_ok=True)
-        self.topic_ids = ensure_topics(settings)
+        self.names = (*worker.topics, *worker.uses)
+        self.topic_ids = ensure_topics(settings, self.names)
         self.admin = settings.admin()
-        self.consumer = settings.consumer(settings.group(worker.name), max_records)
+        committed = worker.read_committed and tells_aborted(self.admin)
+        self.consumer = settings.consumer(settings.group(worker.name), max_records, committed)
         self.rebalances = Rebalances()
         self.alone = os.environ.pop(ALONE, "") == "1"
         metrics.RETRIES.labels(worker.name)  # the series exists from the start
@@ -162,6 +171,7 @@ class Loop:
         # The client begins a join again that ends between two polls (kafka-python 3.0.12), so a worker with much to do
         # between its polls would hardly ever join: it is idle only when it has joined.
         elif not self.rebalances.joining:
+            self._commit_passed()
             self.unsure = True
             self.worker.idle()
             self.unsure = False
@@ -206,8 +216,17 @@ class Loop:
             for tp, offset in next_offsets.items():
                 self.consumer.seek(tp, offset)
         self.batch = {}  # a failure from here on does not read it again
+        self._commit(next_offsets)
+
+    def _commit_passed(self) -> None:
+        """Commit past what no poll returns, so that it is no lag: an aborted transaction, and the mark that ends each."""
+        positions = {tp: self.consumer.position(tp, timeout_ms=100) or 0 for tp in self.committed}
+        self._commit({tp: at for tp, at in positions.items() if at > self.committed[tp]})
+
+    def _commit(self, next_offsets: dict[TopicPartition, int]) -> None:
         if not next_offsets:
             return
+        self.committed |= next_offsets
         try:
             offsets.commit(self.consumer, next_offsets)
         except GROUP_MOVED_ON as error:
@@ -229,6 +248,8 @@ class Loop:
     def _rebalance(self, event: str, partitions: list[TopicPartition]) -> None:
         if not partitions:
             return
+        for tp in partitions:
+            self.committed.pop(tp, None)
         self.unsure = True
         if event == "assigned":
             self.assigned |= set(partitions)
@@ -248,7 +269,7 @@ class Loop:
         now = time.monotonic()
         if not self.batch and now - self.checked < IDLE_CHECK_S:
             return
-        if topic_ids(self.admin, self.settings) != self.topic_ids:
+        if topic_ids(self.admin, self.settings, self.names) != self.topic_ids:
             raise TopicsReplaced("the topics were deleted and created again; start this worker again")
         self.checked = now
 

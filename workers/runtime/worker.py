@@ -33,6 +33,10 @@ class Worker(ABC):
 
     name: str
     topics: Sequence[str]
+    uses: Sequence[str] = ()
+    """The other topics that it reads or writes: it needs no rights on any besides these two."""
+    read_committed = False
+    """Whether other systems write its topics, perhaps in transactions: an aborted one is then as if it had not been."""
 
     def load(self, alone: bool) -> None:
         """Called once, before `start`, for whatever takes long to load. `alone`: this worker will own all partitions."""
@@ -40,7 +44,7 @@ class Worker(ABC):
 
     @abstractmethod
     def start(self, consumer: KafkaConsumer, topic_ids: dict[str, str]) -> None:
-        """Called once, with the ids of all topics by short name, which hold for the life of the process."""
+        """Called once, with the ids of its topics by short name, which hold for the life of the process."""
 
     def assigned(self, partitions: list[TopicPartition]) -> None:
         """The worker owns these partitions from now on. It may take long here."""
