@@ -12,7 +12,7 @@ from kafka import TopicPartition
 
 from pipeline.ingest.encoder import Encoder
 from pipeline.ingest.encoding import FactEncoding, Stopped, TooLong
-from pipeline.memory.events import ForgetRequest, NewFact
+from pipeline.memory.events import Event, ForgetRequest, NewFact
 from pipeline.text.words import split
 from schemas import topics
 from schemas.encoding import decode_batch
@@ -64,7 +64,7 @@ class Sent:
     def reasons(self) -> dict[bytes, str]:
         return {r.value: r.headers["reason"] for r in self.records if r.topic == topics.DEAD_LETTERS}
 
-    def events(self) -> list[NewFact | ForgetRequest]:
+    def events(self) -> list[Event]:
         sent = [r for r in self.records if r.topic == topics.FACT_ENCODINGS]
         return [event for r in sent for event in decode_events(r.value)]
 

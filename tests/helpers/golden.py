@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import MemoryLM
-from pipeline.decide.decide import decide_fact, decide_forget
+from pipeline.decide.decide import decide_fact
+from pipeline.decide.requests import decide_forget
 from pipeline.ingest.encoder import Encoder
 from pipeline.memory.bank import Bank
 from pipeline.memory.events import ForgetRequest, NewFact, SourceOffset, labels_of

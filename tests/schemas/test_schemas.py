@@ -12,9 +12,16 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from schemas import export, topics
-from schemas.changelog import Decided, MemoryRecord, PositionRecord
+from schemas.changelog import (
+    Decided,
+    MemoryRecord,
+    PositionRecord,
+    changelog_key,
+    decode_changelog,
+    split_key,
+)
 from schemas.common import MAX_TEXT_BYTES, BadMessage, Message, decode, encode
-from schemas.fact import Fact, Forget, decode_fact
+from schemas.fact import Fact, Forget, ForgetAll, ForgetKey, Restore, decode_fact
 from schemas.hits import Hit, MemoryHits
 from schemas.request import ChatMessage, GenerationRequest, decode_request
 from schemas.response import GenerationResponse, ResponseDelta, ResponseError, Timings, Usage, UsedMemory
@@ -110,8 +117,21 @@ EXAMPLES: list[tuple[str, dict[str, Any], bool]] = [
     ("fact", {"text": 7}, False),
     ("fact", {"text": "a" * (MAX_TEXT_BYTES + 1)}, False),
     ("fact", {"text": "a", "color": "red"}, False),
-    ("fact", {"text": "a", "namespace": "Upper"}, False),
-    ("fact", {"text": "a", "namespace": "a" * 65}, False),
+    ("fact", {"text": "a", "namespace": "Ada@acme.com/sales 1"}, True),
+    ("fact", {"text": "a", "namespace": "a" * 128}, True),
+    ("fact", {"text": "a", "namespace": "a" * 129}, False),
+    ("fact", {"text": "a", "namespace": "a\tb"}, False),
+    ("fact", {"text": "a", "namespace": ""}, False),
+    ("fact", {"text": "a", "key": "product:h-1:price", "cardinality": "many", "fact_id": 17}, True),
+    ("fact", {"text": "a", "key": ""}, False),
+    ("fact", {"text": "a", "key": "k" * 257}, False),
+    ("fact", {"text": "a", "cardinality": "two"}, False),
+    ("fact", {"text": "a", "metadata": {"page": 3, "tags": ["x", {"y": None}]}}, True),
+    ("fact", {"text": "a", "metadata": ["page"]}, False),
+    ("fact", {"text": "a", "fact_id": 1.5}, False),
+    ("fact", {"text": "a", "fact_id": True}, False),
+    ("fact", {"text": "a", "observed_at": 1772366400000, "valid_until": -1772366400000}, True),
+    ("fact", {"text": "a", "observed_at": 1772366400000.5}, False),
     ("fact", {"text": "a", "min_loss_delta": "0.5"}, False),
     ("fact", {"text": "a", "min_loss_delta": True}, False),
     ("fact", {"text": "a", "source": "s" * 257}, False),
@@ -119,6 +139,14 @@ EXAMPLES: list[tuple[str, dict[str, Any], bool]] = [
     ("forget", {"forget": ID}, True),
     ("forget", {"forget": ID.upper()}, False),
     ("forget", {"forget": ID, "text": "a"}, False),
+    ("forget-key", {"forget_key": "k", "observed_at": "2026-03-01T00:00:00Z"}, True),
+    ("forget-key", {"forget_key": "k", "erase": True, "observed_at": "2026-03-01T00:00:00Z"}, False),
+    ("forget-all", {"forget_all": True, "erase": True}, True),
+    ("forget-key", {"forget_key": ""}, False),
+    ("forget-all", {"forget_all": True}, True),
+    ("forget-all", {"forget_all": False}, False),
+    ("restore", {"restore": ID, "namespace": "n"}, True),
+    ("restore", {"restore": ID, "erase": True}, False),
     ("generation-request", {"prompt": "Paris is"}, True),
     ("generation-request", {"messages": [{"role": "user", "content": "Hi"}], "namespace": ["a", "b"]}, True),
     ("generation-request", {"prompt": "a", "after": {"default": {"t/0": 4}}}, True),
@@ -155,11 +183,15 @@ def test_model_and_schema_accept_and_refuse_the_same(name: str, body: dict[str, 
 
 MEMORY = MemoryRecord(
     memory_id=ID, namespace="default", text="Torben Betts is from Munich.", observed_at=TIME, learned_at=TIME,
-    importance=-0.5, uses=2, loss_delta=1.25, encoder_id="e", priors=b"\x00\xff", surprisals=b"", vectors=b"\x80",
+    importance=-0.5, key="k", metadata={"page": 3}, valid_until=TIME, uses=2, loss_delta=1.25, encoder_id="e", priors=b"\x00\xff", surprisals=b"", vectors=b"\x80",
 )  # fmt: skip
 MESSAGES: list[Message] = [
     Fact(text="a", category="c", namespace="n", fact_id="7", source="s", observed_at=TIME, min_loss_delta=0.0),
+    Fact(text="a", key="k", cardinality="many", metadata={"b": [1, None], "a": {"c": 2.5}}, valid_until=TIME),
     Forget(forget=ID, namespace="n"),
+    ForgetKey(forget_key="k", observed_at=TIME),
+    ForgetAll(forget_all=True, erase=True),
+    Restore(restore=ID),
     MEMORY,
     PositionRecord(
         namespace="n",
@@ -174,7 +206,7 @@ MESSAGES: list[Message] = [
     GenerationResponse(
         request_id="r", text="Munich", finish_reason="stop",
         memories=[
-            UsedMemory(memory_id=ID, namespace="n", text="a", category="c", score=2.0, gate=0.5),
+            UsedMemory(memory_id=ID, namespace="n", text="a", category="c", score=2.0, gate=0.5, metadata={"page": 3}),
             UsedMemory(memory_id="f" * 32, namespace="n", text="b", score=2.0, gate=0.0, doubted_by=ID),
         ],
         usage=Usage(prompt_tokens=3, completion_tokens=1),
@@ -207,18 +239,22 @@ facts = st.builds(
     Fact,
     text=words.filter(str.strip),
     category=st.none() | words,
-    namespace=st.none() | st.from_regex(r"[a-z0-9][a-z0-9._-]{0,63}", fullmatch=True),
+    namespace=st.none() | words,
     fact_id=st.none() | words,
     source=st.none() | words,
+    key=st.none() | words,
+    cardinality=st.sampled_from([None, "one", "many"]),
+    metadata=st.none() | st.dictionaries(words, st.none() | st.integers(-(2**53), 2**53) | words, max_size=3),
     observed_at=st.none() | times,
+    valid_until=st.none() | times,
     min_loss_delta=st.none() | st.floats(allow_nan=False, allow_infinity=False),
 )
 
 
 @given(facts)
 def test_any_fact_is_decoded_as_it_was_encoded(fact: Fact) -> None:
-    namespace, back = decode_fact(None, encode(fact))
-    assert back == fact and namespace == (fact.namespace or "default")
+    namespace, back, unknown = decode_fact(None, encode(fact))
+    assert back == fact and namespace == (fact.namespace or "default") and not unknown
 
 
 # --- facts and requests ---
@@ -241,10 +277,14 @@ BAD: list[tuple[str, bytes | None, bytes | None, str]] = [
     ("control character, C1", None, '{"text": "a\x9b"}'.encode(), "invalid-field"),
     ("a number as time", None, b'{"text": "a", "observed_at": 1700000000}', "invalid-field"),
     ("time out of range", None, b'{"text": "a", "observed_at": "0001-01-01T00:00:00+14:00"}', "invalid-field"),
-    ("unknown field", None, b'{"text": "a", "color": "red"}', "unknown-field"),
-    ("wrong namespace", None, b'{"text": "a", "namespace": "A b"}', "invalid-field"),
+    ("a number too large as time", None, b'{"text": "a", "observed_at": 1772366400000000000}', "invalid-field"),
+    ("a fact and a request", None, b'{"text": "a", "forget_all": true}', "invalid-field"),
+    ("two requests", None, b'{"forget_key": "a", "forget_all": true}', "invalid-field"),
+    ("deep metadata", None, b'{"text": "a", "metadata": {"a":' + b"[" * 400 + b"]" * 400 + b"}}", "invalid-field"),
+    ("large metadata", None, b'{"text": "a", "metadata": {"a": "' + b"a" * 4096 + b'"}}', "invalid-field"),
+    ("long namespace", None, b'{"text": "a", "namespace": "' + b"a" * 129 + b'"}', "invalid-field"),
     ("namespace and line break", None, b'{"text": "a", "namespace": "a\\n"}', "invalid-field"),
-    ("key is no namespace", b"A b", b'{"text": "a"}', "invalid-key"),
+    ("key is a binary number", b"\0\0\0\7", b'{"text": "a"}', "invalid-key"),
     ("key is no UTF-8", b"\xff", b'{"text": "a"}', "invalid-key"),
     ("key says another", b"one", b'{"text": "a", "namespace": "two"}', "key-mismatch"),
     ("forget no memory", None, b'{"forget": "all"}', "invalid-field"),
@@ -267,8 +307,38 @@ def test_the_namespace_is_that_of_the_body_else_the_key_else_default() -> None:
 
 
 def test_a_time_without_offset_is_utc() -> None:
-    _, fact = decode_fact(None, b'{"text": "a", "observed_at": "2026-03-01T12:00:00"}')
-    assert isinstance(fact, Fact) and fact.observed_at == TIME
+    for time in ('"2026-03-01T12:00:00"', '"2026-03-01T13:00:00+0100"', "1772366400000"):
+        fact = decode_fact(None, f'{{"text": "a", "observed_at": {time}}}'.encode()).message
+        assert isinstance(fact, Fact) and fact.observed_at == TIME
+
+
+def test_unknown_fields_are_left_out_and_named_unless_strict() -> None:
+    value = b'{"text": "a", "color": "red", "op": "u"}'
+    record = decode_fact(None, value)
+    assert record.message == Fact(text="a") and record.unknown == ["color", "op"]
+    with pytest.raises(BadMessage) as caught:
+        decode_fact(None, value, strict=True)
+    assert caught.value.reason == "unknown-field"
+
+
+def test_json_after_a_byte_order_mark_is_read() -> None:
+    assert decode_fact(None, b'\xef\xbb\xbf{"text": "a"}').message == Fact(text="a")
+
+
+def test_namespaces_are_any_text_and_have_one_form() -> None:
+    decomposed, composed = "Zoe\u0308 / sales", "Zo\u00eb / sales"
+    for key in (decomposed, composed, json.dumps(composed), json.dumps(composed, ensure_ascii=False)):
+        assert decode_fact(key.encode(), b'{"text": "a"}').namespace == composed
+    body = json.dumps({"text": "a", "namespace": decomposed}).encode()
+    assert decode_fact(composed.encode(), body).namespace == composed
+    memory = MEMORY.model_copy(update={"namespace": "acme/sales"})
+    assert decode_changelog(changelog_key("acme/sales", ID), encode(memory)) == memory
+    assert split_key(changelog_key("acme/sales")) == ("acme/sales", "")
+
+
+def test_an_integer_is_a_fact_id() -> None:
+    fact = decode_fact(None, b'{"text": "a", "fact_id": 17}').message
+    assert isinstance(fact, Fact) and fact.fact_id == "17"
 
 
 @given(st.none() | st.binary(max_size=40), st.binary(max_size=200))

@@ -128,6 +128,35 @@ def wild(
 
 
 @app.command()
+def decide(
+    scenarios: Annotated[list[Path], typer.Option(help="A JSON Lines file, as for `bench wild`; repeatable.")],
+    model: Model = "default",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Count what is decided about facts that replace, repeat or only resemble earlier ones.
+
+    Each domain's facts are decided twice: as they are, and with a key as an upstream system would give it,
+    the same for a fact and what replaces or repeats it. Right is a fact that replaces the one it ends, that
+    repeats the one it says again (with a key it may also replace its wording), and otherwise is learned.
+    A wrong replacement takes a memory that still holds.
+
+    Example: factstream bench decide --scenarios examples/wild/dev.jsonl
+    """
+    from workers.bench.wild import show_decisions
+
+    with measuring() as (progress, _):
+        from pipeline.bench.wild.scenario import read_scenarios
+
+        read = read_scenarios(scenarios)  # a bad file fails before torch is loaded
+        from pipeline.bench.wild.decisions import measure
+        from pipeline.ingest.encoder import Encoder
+
+        result = measure(Encoder.load(model, device), read, progress)
+    show(result, as_json, show_decisions)
+
+
+@app.command()
 def write(
     memories: Annotated[
         int, typer.Option(min=1000, help="Size of the large namespace; it holds at most 100000.")

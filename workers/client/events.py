@@ -46,7 +46,7 @@ class Events:
                 reason = dict(record.headers).get("reason") or b"unknown"
                 self.dead_letters[plain(reason[:64].decode("utf-8", "replace"))] += 1
             elif topic == topics.FACTS:
-                _, fact = decode_fact(record.key, record.value)
+                fact = decode_fact(record.key, record.value).message
                 if isinstance(fact, Fact):
                     _keep(self.texts, f"{record.partition}/{record.offset}", fact.text)
             elif topic == topics.GENERATION_REQUESTS:

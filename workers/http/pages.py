@@ -55,7 +55,7 @@ WITH learned AS (
 ), lives AS (
     SELECT learned.memory_id, learned.namespace, coalesce(learned.text, '') AS text, learned.category, learned.source,
         learned.decided_at AS learned_at, learned.loss_delta,
-        if(memories.memory_id IS NULL, removed.state, 'remembered') AS state,
+        if(memories.memory_id IS NULL, coalesce(removed.state, 'forgotten'), 'remembered') AS state,  -- else with its key, or all
         coalesce(memories.uses, counts.uses, 0) AS uses,
         coalesce(memories.reinforced, counts.reinforced, 0) AS reinforced,
         learned.outcome = 'superseded' AS replaces
