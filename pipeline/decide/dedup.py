@@ -24,22 +24,23 @@ from pipeline.memory.namespace import Namespace
 from pipeline.memory.postings import Postings
 from pipeline.memory.record import Memory
 from pipeline.text.annotate import AnnotatedText
+from pipeline.text.names import has_digit
 from pipeline.text.words import begins_with, terms_of
 
 _FEW = 16  # memories with the fact's first words: up to so many are all compared
 
+ADDS = frozenset("also another too additional besides".split())
+"""Words of a text that adds a value to others."""
 SEVERAL = frozenset(
     """
-    also another too both either second third extra additional besides
-    speaks speak spoke knows know learned likes like liked loves love loved enjoys enjoy hates hate dislikes prefers
-    plays play played owns own owned has have had wears collects keeps sells sell sold offers offer supports support
-    uses use used visits visit visited includes include contains contain teaches teach taught wrote written writes
-    reads read watched saw met helps helped won wins made makes make built builds borders
+    speaks speak spoke knows know learned likes like liked loves love loved enjoys enjoy hates hate dislikes
+    plays play played owns own owned has have had sells sell sold offers offer supports support visits visited
+    includes include contains contain teaches teach taught wrote written writes met helps helped won borders
     allergic member members friend friends brother sister son daughter child children cousin fan
     """.split()
 )
-"""Words of relations that may have several values at a time. A missed one lets a newer value replace another; so the list is
-of common words, and what it spares wrongly costs nothing, since the newer of two values is read."""
+"""Words of relations that may have several values at a time, unless these are numbers. A missed one lets a newer value
+replace another, so the list is of common words; what it spares wrongly costs little, since the newer of two values is read."""
 _LABEL = re.compile(r"[^\W\d][^:=;|/]*[:=]")
 """The name of a field, within what should be its value."""
 
@@ -87,7 +88,11 @@ def may_have_several(a: AnnotatedText, b: AnnotatedText) -> bool:
     kettle; price: 34.90 EUR    kettle; capacity: 1.7 l  two relations
     """
     head = _common_length(a.terms, b.terms)
-    if not SEVERAL.isdisjoint(a.terms[:head]):
+    if not ADDS.isdisjoint(a.terms):
+        return True
+    if not SEVERAL.isdisjoint(a.terms[:head]) and not all(
+        any(map(has_digit, t.terms[head:])) for t in (a, b)
+    ):
         return True
     return any(
         _LABEL.search(text.text[text.words[head].start :]) for text in (a, b) if head < len(text.words)

@@ -32,7 +32,9 @@ def test_a_superseded_memory_comes_back_beside_the_one_that_replaced_it() -> Non
 
 def test_what_is_not_superseded_cannot_be_restored() -> None:
     bank = Bank(Settings(remembered_superseded=1))
-    facts: list[tuple[str, dict[str, Any]]] = [(f"Torben Betts was from {place}.", {}) for place in ("Munich", "Perth", "Oslo")]
+    facts: list[tuple[str, dict[str, Any]]] = [
+        (f"Torben Betts was from {place}.", {}) for place in ("Munich", "Perth", "Oslo")
+    ]
     first, second, third = feed(bank, *facts)
     forget(bank, 3, third.memory_id)
     assert [restore(bank, 4 + n, str(d.memory_id))[0].outcome for n, d in enumerate((third, first, second))] == [

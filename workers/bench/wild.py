@@ -44,9 +44,11 @@ def show_wild(result: "WildResult") -> None:
 
 def show_decisions(result: "DecisionResult") -> None:
     for title, decided in (("without keys", result.without_keys), ("with keys", result.with_keys)):
-        console.print(f"\n{title}: {decided.right} of {result.facts} right, {decided.wrong_replacements} wrong replacements")
+        console.print(
+            f"\n{title}: {decided.right} of {result.facts} right, {decided.wrong_replacements} wrong replacements"
+        )
         console.print(_decisions(decided.matrix))
-    console.print(f"{result.domains} domains; decided in {result.seconds:.0f} s, the encoding included")
+    console.print(f"{result.domains} domains; decided in {result.seconds:.1f} s")
 
 
 def _shares(title: str, groups: Mapping[str, "Shares"]) -> Table:

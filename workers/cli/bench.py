@@ -129,7 +129,9 @@ def wild(
 
 @app.command()
 def decide(
-    scenarios: Annotated[list[Path], typer.Option(help="A JSON Lines file, as for `bench wild`; repeatable.")],
+    scenarios: Annotated[
+        list[Path], typer.Option(help="A JSON Lines file, as for `bench wild`; repeatable.")
+    ],
     model: Model = "default",
     device: Device = "auto",
     as_json: Json = False,
@@ -140,6 +142,8 @@ def decide(
     the same for a fact and what replaces or repeats it. Right is a fact that replaces the one it ends, that
     repeats the one it says again (with a key it may also replace its wording), and otherwise is learned.
     A wrong replacement takes a memory that still holds.
+
+    The loss gate takes no part, so the model is not run.
 
     Example: factstream bench decide --scenarios examples/wild/dev.jsonl
     """

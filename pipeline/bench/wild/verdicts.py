@@ -65,9 +65,7 @@ def verdicts(
     for fact, decision in zip(facts, decisions, strict=True):
         acted_on = ids.get(decision.nearest) if decision.nearest is not None else None
         linked = stating(scenario, [fact.linked]) if fact.linked is not None else []
-        on_linked = acted_on is not None and any(
-            memory_of[other.id] == decision.nearest for other in linked
-        )
+        on_linked = acted_on is not None and any(memory_of[other.id] == decision.nearest for other in linked)
         found.append(Verdict(scenario.domain, fact.id, fact.link, decision.outcome, acted_on, on_linked))
     return found
 
