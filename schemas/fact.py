@@ -82,7 +82,12 @@ class _Sweep(Message):
     """A request to remove several memories."""
 
     model_config = ConfigDict(
-        json_schema_extra={"not": {"required": ["observed_at"], "properties": {"erase": {"const": True}}}}
+        json_schema_extra={
+            "not": {
+                "required": ["erase", "observed_at"],
+                "properties": {"erase": {"const": True}, "observed_at": {"not": {"type": "null"}}},
+            }
+        }
     )
 
     namespace: Namespace | None = None

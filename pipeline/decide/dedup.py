@@ -1,4 +1,4 @@
-"""Deduplication without a key: the memory that has a fact's text, or is about the same subject and relation.
+"""Deduplication without a key: the memory with a fact's text, or of its subject and relation.
 
 Acme is based in Bonn.    same text
 Acme is based in Kiel.    same subject and relation, another answer: one supersedes the other

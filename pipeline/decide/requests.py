@@ -24,7 +24,7 @@ def decide_forget(bank: Bank, request: ForgetRequest, now: datetime) -> list[Dec
         "erased" if request.erase else "forgotten",
         request.cause,
         now,
-        "forget",
+        rule="forget",
         memory_id=request.memory_id,
         published_at=request.published_at,
     )
@@ -73,7 +73,7 @@ def decide_restore(bank: Bank, request: RestoreRequest, now: datetime) -> list[D
         "unknown",
         request.cause,
         now,
-        "restore",
+        rule="restore",
         memory_id=request.memory_id,
         published_at=request.published_at,
     )
@@ -111,7 +111,7 @@ def decide_use(
             "used",
             cause,
             now,
-            "use",
+            rule="use",
             memory_id=memory_id,
             gate=as_float32(gate),
             request_id=request_id,

@@ -1,4 +1,4 @@
-"""Erasure: the texts of forgotten memories are removed from the data folder, when a person asks for it.
+"""Erasure: the texts of forgotten memories leave the data folder, when a person asks for it.
 
 A row keeps the columns that the fold and exactly-once need: its outcome, ids, offsets and times. So the memory and its
 digest stay the same. Topics still hold the text until their own retention removes it (docs/security.md).

@@ -102,10 +102,10 @@ class Decision(Labels):
     outcome: str
     cause: SourceOffset
     decided_at: datetime
-    rule: str | None = None
     memory_id: str | None = None
     nearest: str | None = None
     similarity: float | None = None
+    rule: str | None = None  # by which it was decided
     text: str | None = None
     observed_at: datetime | None = None
     dated: datetime | None = None  # the fact's own time, where it lies too far in the future to be taken

@@ -1,4 +1,4 @@
-"""SQL views of a data folder: history, memories, memories_at(moment), superseded, generations, dead_letters.
+"""SQL views of a data folder: its decisions, memories, answers and dead letters.
 
 `memories` is the bank's fold in SQL, from the newest checkpoints on. `memories_at(moment)` is the fold of all decisions until
 that moment. Both show a memory's importance decayed to their moment, `history` to the time of the decision.

@@ -1,4 +1,4 @@
-"""The fold: any stream of keyed facts and requests leads to one memory, in the bank, from a checkpoint and in SQL."""
+"""The fold: one memory in the bank, from a checkpoint and in SQL, whatever facts and requests come."""
 
 import tempfile
 from datetime import timedelta

@@ -19,7 +19,7 @@ def texts(bank: Bank) -> list[str]:
     return [memory.text for memory in bank.memories("default")]
 
 
-def test_a_newer_value_replaces_the_older_in_other_words_and_a_late_one_is_history_only() -> None:
+def test_a_newer_value_replaces_the_older_and_a_late_one_is_history_only() -> None:
     bank = Bank()
     decisions = feed(
         bank,

@@ -1,4 +1,4 @@
-"""Tables of `bench wild` and `bench decide`: shares by form, kind and domain, silence, and the decisions."""
+"""Tables of `bench wild` and `bench decide`: shares of right answers, silence, and the decisions."""
 
 from collections.abc import Mapping
 from dataclasses import astuple

@@ -1,4 +1,4 @@
-"""Decisions about facts as people write them, without keys and with the keys that an upstream system would give."""
+"""Decisions about facts as people write them, without keys and with those an upstream would give."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
