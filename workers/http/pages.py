@@ -104,7 +104,7 @@ def life(data: Path, namespace: str, memory_id: str) -> list[dict[str, Any]]:
         "AND o.outcome IN ('learned', 'superseded')) AS nearest_text "
         f"FROM history h LEFT JOIN generations g ON h.outcome = 'used' AND g.request_id = h.request_id "
         f"WHERE h.namespace = {_text(namespace)} AND (h.memory_id = {one} "
-        f"OR (h.nearest = {one} AND h.outcome IN ('superseded', 'outdated'))) "
+        f"OR (h.nearest = {one} AND h.outcome IN ('superseded', 'outdated', 'restored'))) "
         f"ORDER BY h.history_position LIMIT {MAX_EVENTS}",
     )
 
