@@ -1,4 +1,4 @@
-"""The facts of a crash run: several namespaces, keys, versions, repetitions and forgets, all from a seed."""
+"""The facts of a crash run: namespaces, keys, versions, repetitions and forgets, all from a seed."""
 
 import random
 from datetime import UTC, datetime, timedelta
