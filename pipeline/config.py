@@ -170,7 +170,11 @@ class BankConfig:
     half_life_days: float = 30.0
     """Days after which an importance has halved. Set."""
     remembered_ids: int = 100_000
-    """Most fact_ids, and request_ids, that a namespace remembers, to decide each once. Set."""
+    """Most fact_ids, request_ids, and keys without a memory, that a namespace remembers, to decide each once. Set."""
+    remembered_superseded: int = 10_000
+    """Most superseded memories of a namespace that can be restored. Set."""
+    max_future_days: float = 1.0
+    """Days: a fact that is dated later than so long after its Kafka timestamp is taken as of that timestamp. Set."""
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,14 @@ from pipeline.fusion.row import Job, Prompt, Row
 from pipeline.ingest.encoder import Encoder
 from pipeline.memory.bank import Bank
 from pipeline.memory.codec import memory_from_record, memory_to_record
-from pipeline.memory.events import Decision, NewFact, SourceOffset
+from pipeline.memory.events import Decision, NewFact, SourceOffset, labels_of
 from pipeline.memory.record import Memory
 from pipeline.model import contexts
 from pipeline.model.batching import close_batches
 from pipeline.retrieve.hit import Hit
 from schemas.changelog import MAX_CHANGELOG_BYTES, MemoryRecord
 from schemas.common import decode, encode
+from schemas.fact import Fact
 from schemas.response import Token
 
 __all__ = ["MEMORIES", "Generation", "Job", "MemoryLM", "Retrieved"]
@@ -48,6 +49,7 @@ class Retrieved:
     score: float
     gate: float
     doubted_by: str | None = None  # the id of a newer memory that answers the same
+    metadata: str | None = None  # a JSON object
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,25 +112,31 @@ class MemoryLM:
 
     def learn(
         self,
-        texts: Sequence[str],
+        texts: Sequence[str | Fact],
         namespace: str = "default",
         categories: Sequence[str | None] | None = None,
         min_loss_delta: float | None = None,
     ) -> list[Decision]:
         """Encodes the texts, decides each in order, and returns the decisions (outcomes: schemas.changelog.Outcome).
 
-        categories: one for each text. min_loss_delta: nats per token, instead of the settings'. Raises TooLong.
+        A schemas.fact.Fact has fields besides its text, such as a key. categories: one for each text. min_loss_delta: nats
+        per token, instead of the settings'. Both are for facts without their own. Raises TooLong.
         """
         decisions = []
         categories = categories or [None] * len(texts)
-        for encoding, category in zip(self.encoder.encode(texts), categories, strict=True):
+        facts = [text if isinstance(text, Fact) else Fact.model_construct(text=text) for text in texts]
+        encodings = self.encoder.encode([fact.text for fact in facts])
+        for fact, encoding, category in zip(facts, encodings, categories, strict=True):
             now = self._clock()
-            fact = NewFact(
-                namespace, encoding, now, now, SourceOffset("facts", "library", 0, self._learned),
-                category=category, min_loss_delta=min_loss_delta,
+            labels = labels_of(fact)
+            new = NewFact(
+                fact.namespace or namespace, encoding, fact.observed_at or now, now,
+                SourceOffset("facts", "library", 0, self._learned),
+                min_loss_delta if fact.min_loss_delta is None else fact.min_loss_delta,
+                **labels | {"category": labels["category"] or category},
             )  # fmt: skip
             self._learned += 1
-            rows = decide_fact(self.bank, fact, now)
+            rows = decide_fact(self.bank, new, now)
             for row in rows:
                 self.bank.apply(row)
             decisions.append(rows[0])
@@ -161,6 +169,7 @@ class MemoryLM:
         self, prompts: Sequence[str], namespace: str | Sequence[str] = "default", k: int = Settings.memories
     ) -> list[list[Retrieved]]:
         """The k best memories for each prompt, best first."""
+        self.bank.expire(_as_list(namespace), self._clock)
         hit_lists = self._preparer.retrieve(prompts, [_as_list(namespace)] * len(prompts), k)
         return [[_retrieved(hit) for hit in hits] for hits in hit_lists]
 
@@ -182,7 +191,7 @@ class MemoryLM:
             Job(text, namespaces=_as_list(namespace), use_memory=use_memory, max_new_tokens=len(ids))
             for text, ids in zip(texts, target_ids, strict=True)
         ]
-        prepared = self._preparer.prompts(jobs)
+        prepared = self._prompts(jobs)
         rows = [prompt.ids + ids for prompt, ids in zip(prepared, target_ids, strict=True)]
         scores = [0.0] * len(rows)
         for batch in close_batches([len(row) for row in rows], SCORE_TOKENS):
@@ -250,7 +259,12 @@ class MemoryLM:
 
     def engine(self) -> Engine:
         """An engine, to which jobs can be submitted at any time. `answer` uses one for jobs that are known at once."""
-        return Engine(self.encoder.backbone, self.encoder.contexts, self._preparer.prompts)
+        return Engine(self.encoder.backbone, self.encoder.contexts, self._prompts)
+
+    def _prompts(self, jobs: Sequence[Job]) -> list[Prompt]:
+        """The jobs as the engine takes them; what is valid no longer does not speak."""
+        self.bank.expire(dict.fromkeys(name for job in jobs for name in job.namespaces), self._clock)
+        return self._preparer.prompts(jobs)
 
     def generation(self, row: Row) -> Generation:
         """The answer of a finished row of `engine`."""
@@ -265,4 +279,6 @@ def _as_list(namespace: str | Sequence[str]) -> list[str]:
 
 def _retrieved(hit: Hit) -> Retrieved:
     m = hit.memory
-    return Retrieved(m.memory_id, m.namespace, m.text, m.category, hit.score, hit.gate, hit.doubted_by)
+    return Retrieved(
+        m.memory_id, m.namespace, m.text, m.category, hit.score, hit.gate, hit.doubted_by, m.metadata
+    )

@@ -11,13 +11,15 @@ from pydantic import Field
 
 from schemas.common import (
     MEMORY_ID_PATTERN,
-    NAMESPACE_PATTERN,
     BadMessage,
     Blob,
+    Cardinality,
     FactText,
     Finite,
+    Key,
     MemoryId,
     Message,
+    Metadata,
     Namespace,
     Offset,
     Positions,
@@ -39,19 +41,23 @@ Outcome = Literal[
     "evicted",
     "forgotten",
     "erased",
+    "restored",
+    "unknown",
     "used",
 ]
 """The outcome of a decision about a fact or a memory.
 
 learned      stored as a new memory
-superseded   stored, and an older memory on the same subject and relation was removed
+superseded   stored, and an older memory of the same key, or on the same subject and relation, speaks no longer
 reinforced   a memory has the same text, and became more important
 skipped      not stored, by the loss gate: the model knows the fact already
-outdated     older than a memory on the same subject and relation
+outdated     older than a memory of the same key, or on the same subject and relation, or than a request to forget the key
 duplicate    its fact_id was decided before
 evicted      removed because the namespace is full
 forgotten    removed on request
 erased       removed on request, and its text taken out of the history
+restored     brought back on request, after another had superseded it
+unknown      a request to restore what is not superseded, or not remembered any more
 used         took part in an answer
 """
 
@@ -65,7 +71,11 @@ class MemoryRecord(Message):
     category: ShortText | None = None
     source: ShortText | None = None
     fact_id: ShortText | None = None
+    key: Key | None = None
+    cardinality: Cardinality | None = None
+    metadata: Metadata | None = None
     observed_at: Timestamp
+    valid_until: Timestamp | None = None
     learned_at: Timestamp
     importance: Finite = Field(
         description="log2 of the undecayed importance: its order never changes by waiting."
@@ -105,6 +115,12 @@ def changelog_key(namespace: str, memory_id: str = "") -> bytes:
     return f"{namespace}/{memory_id}".encode()
 
 
+def split_key(key: bytes) -> tuple[str, str]:
+    """The namespace and the memory_id of a record's key; a namespace may contain slashes itself."""
+    namespace, _, memory_id = key.decode("utf-8", "replace").rpartition("/")
+    return namespace, memory_id
+
+
 def decode_changelog(key: bytes | None, value: bytes | None) -> MemoryRecord | PositionRecord | None:
     """A record of the changelog, its key checked against its body; None for a tombstone. Raises BadMessage.
 
@@ -112,8 +128,8 @@ def decode_changelog(key: bytes | None, value: bytes | None) -> MemoryRecord | P
     """
     if value is None:
         return None
-    namespace, slash, memory_id = (decode_key(key, "namespace/memory_id") or "").partition("/")
-    if not (slash and re.fullmatch(NAMESPACE_PATTERN, namespace)):
+    namespace, slash, memory_id = (decode_key(key, "namespace/memory_id") or "").rpartition("/")
+    if not slash:
         raise BadMessage("invalid-key", "the key must be namespace/memory_id, or namespace/")
     if memory_id and not re.fullmatch(MEMORY_ID_PATTERN, memory_id):
         raise BadMessage("invalid-key", f"the key must end with a memory_id ({MEMORY_ID_PATTERN})")

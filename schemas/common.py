@@ -6,8 +6,9 @@ short code for dashboards and whose text tells a person what to fix. It raises n
 
 import base64
 import re
-from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+import unicodedata
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
 from pydantic import (
@@ -25,10 +26,16 @@ MAX_TEXT_BYTES = 8 * 1024
 """Longest text of a fact, in bytes of UTF-8."""
 MAX_MESSAGE_BYTES = 256 * 1024
 """Longest JSON message that is parsed at all; a longer one is a dead letter."""
-NAMESPACE_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+MAX_METADATA_BYTES = 4 * 1024
+"""Largest metadata of a fact, in bytes of JSON."""
+NAMESPACE_PATTERN = r"^[^\u0000-\u001f\u007f-\u009f]{1,128}$"
 MEMORY_ID_PATTERN = r"^[0-9a-f]{32}$"
 REQUEST_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
 DEFAULT_NAMESPACE = "default"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LEAST_MILLISECONDS = 100_000_000_000
+"""1973, as epoch milliseconds; the year 5138, as epoch seconds: so the two cannot be confused."""
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -58,18 +65,78 @@ def _fact_text(text: str) -> str:
 
 
 def _timestamp(value: Any) -> datetime:
-    """ISO 8601 only: a bare number could be seconds or milliseconds. Without an offset it is UTC."""
+    """ISO 8601, or a whole number of milliseconds since 1970. Without an offset it is UTC."""
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
         except ValueError:
             raise ValueError("not an ISO 8601 time such as 2026-03-01T12:00:00Z") from None
+    elif isinstance(value, int) and not isinstance(value, bool):
+        value = _of_milliseconds(value)
     if not isinstance(value, datetime):
-        raise ValueError("a time is a string in ISO 8601, such as 2026-03-01T12:00:00Z")
+        raise ValueError(
+            "a time is ISO 8601, such as 2026-03-01T12:00:00Z, or epoch milliseconds, a whole number"
+        )
     try:
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
     except OverflowError:
         raise ValueError("the time is out of range") from None
+
+
+def _of_milliseconds(number: int) -> datetime:
+    if abs(number) < _LEAST_MILLISECONDS:
+        raise ValueError(
+            f"a number is a time in epoch milliseconds, and {number} may be seconds: write ISO 8601"
+        )
+    try:
+        return _EPOCH + timedelta(milliseconds=number)
+    except OverflowError:
+        raise ValueError("the time is out of range; a number is a time in epoch milliseconds") from None
+
+
+def _namespace(text: str) -> str:
+    text = unicodedata.normalize("NFC", text)
+    if not re.fullmatch(NAMESPACE_PATTERN, _printable(text)):
+        raise ValueError("a namespace has 1 to 128 characters, none of them a control character")
+    return text
+
+
+def _key(text: str) -> str:
+    return unicodedata.normalize("NFC", _printable(text))
+
+
+def _identifier(value: Any) -> Any:
+    """A whole number, as databases have for ids, is taken as its digits."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def metadata_text(metadata: dict[str, Any]) -> str:
+    """The metadata of a fact as JSON, always written in the same way. Raises ValueError."""
+    try:
+        text = orjson.dumps(metadata, option=orjson.OPT_SORT_KEYS)
+    except (TypeError, RecursionError) as error:
+        raise ValueError(f"not a JSON object: {error}") from None
+    if len(text) > MAX_METADATA_BYTES:
+        raise ValueError(
+            f"the metadata has {len(text)} bytes of JSON; at most {MAX_METADATA_BYTES} are allowed"
+        )
+    return text.decode()
+
+
+def _metadata(metadata: dict[str, Any]) -> dict[str, Any]:
+    metadata_text(metadata)
+    return metadata
+
+
+def _metadata_column(text: str) -> str:
+    """Metadata as its text: a JSON object as `metadata_text` writes it."""
+    try:
+        metadata = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error}") from None
+    if not isinstance(metadata, dict) or metadata_text(metadata) != text:
+        raise ValueError("not a JSON object as it is written")
+    return text
 
 
 def _from_base64(value: Any) -> Any:
@@ -90,11 +157,24 @@ FactText = Annotated[
 ShortText = Annotated[str, AfterValidator(_printable), Field(min_length=1, max_length=256)]
 Namespace = Annotated[
     str,
+    AfterValidator(_namespace),
     Field(
-        pattern=NAMESPACE_PATTERN,
-        description="A tenant, a user or a persona; the unit of order and of privacy.",
+        json_schema_extra={"pattern": NAMESPACE_PATTERN},
+        description="A tenant, a user or a persona; the unit of order and of privacy. Any text of 1 to 128 characters "
+        "without control characters; Unicode's normal form C is taken.",
     ),
 ]
+Key = Annotated[str, AfterValidator(_key), Field(min_length=1, max_length=256)]
+Cardinality = Literal["one", "many"]
+Identifier = Annotated[
+    str,
+    BeforeValidator(_identifier),
+    AfterValidator(_printable),
+    Field(min_length=1, max_length=256),
+    WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1, "maxLength": 256}, {"type": "integer"}]}),
+]
+Metadata = Annotated[dict[str, Any], AfterValidator(_metadata)]
+MetadataText = Annotated[str, AfterValidator(_metadata_column)]
 MemoryId = Annotated[str, Field(pattern=MEMORY_ID_PATTERN, description="32 hex digits.")]
 RequestId = Annotated[
     str, Field(pattern=REQUEST_ID_PATTERN, description="Chosen by the client; the Kafka key.")
@@ -104,7 +184,14 @@ Timestamp = Annotated[
     datetime,
     BeforeValidator(_timestamp),
     WithJsonSchema(
-        {"type": "string", "format": "date-time", "description": "ISO 8601; UTC where no offset is given."}
+        {
+            "anyOf": [
+                {"type": "string", "format": "date-time"},
+                {"type": "integer", "minimum": _LEAST_MILLISECONDS},
+                {"type": "integer", "maximum": -_LEAST_MILLISECONDS},
+            ],
+            "description": "ISO 8601, UTC where no offset is given; or epoch milliseconds.",
+        }
     ),
 ]
 Blob = Annotated[
@@ -130,11 +217,15 @@ M = TypeVar("M", bound=Message)
 
 
 def parse_json(value: bytes | None, limit: int = MAX_MESSAGE_BYTES) -> dict[str, Any]:
-    """The JSON object in `value`. Raises BadMessage. orjson refuses NaN and infinities by itself."""
+    """The JSON object in `value`, a byte order mark before it or not. Raises BadMessage.
+
+    orjson refuses NaN and infinities by itself.
+    """
     if value is None:
         raise BadMessage("empty", "the message has no value")
     if len(value) > limit:
         raise BadMessage("too-large", f"the message has {len(value)} bytes; at most {limit} are read")
+    value = value.removeprefix(_BYTE_ORDER_MARK)
     try:
         value.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -1,8 +1,8 @@
 """`fact-encodings`: facts with the numbers that the encoder measured, in Arrow IPC.
 
 A message is one record batch, of one namespace. Each row has the source offset (topic_id, partition, offset) of its record
-on `facts`, so that the writer decides each fact once. A row of kind `forget` or `erase` is a request to forget, in order
-with the facts.
+on `facts`, so that the writer decides each fact once. A row of another kind than `fact` is a request, in order with the
+facts.
 """
 
 import struct
@@ -11,27 +11,39 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.common import BadMessage
-from schemas.fields import FACT, MEASURED, SOURCE_OFFSET, TIME, WORDS, required
+from schemas.fields import FACT, KEYED, MEASURED, SOURCE_OFFSET, TIME, WORDS, with_columns
 
 MAX_ROWS = 256
 """Most rows of a message."""
+KINDS = ("fact", "forget", "erase", "forget_key", "erase_key", "forget_all", "erase_all", "restore")
+"""The kinds of rows: a fact, a request to forget one memory, what a key states or a namespace, or one to restore a memory.
+
+A request that begins with `erase` takes the text out of the history, too.
+"""
 MAX_VECTOR_BYTES = 1024 * 1024
 """Most bytes of one fact's vectors."""
 
 FACT_ENCODINGS = pa.schema(
     [
-        pa.field("kind", pa.string(), nullable=False),  # "fact", "forget" or "erase"
+        pa.field("kind", pa.string(), nullable=False),  # one of KINDS
         *SOURCE_OFFSET,
         pa.field("namespace", pa.string(), nullable=False),
-        *required(FACT, "observed_at"),  # the text is null except for a fact
+        *FACT,  # the text is null except for a fact; observed_at is not null for a fact
         pa.field("published_at", TIME, nullable=False),  # the Kafka timestamp
         pa.field("min_loss_delta", pa.float32()),
-        pa.field("forget", pa.string()),  # the memory_id to forget; null for a fact
+        pa.field("forget", pa.string()),  # the memory_id to forget or to restore; else null
         pa.field("encoder_id", pa.string(), nullable=False),
         *MEASURED,
         *WORDS,
     ]
 )
+
+_BEFORE_KEYS = pa.schema(
+    field.with_nullable(False) if field.name == "observed_at" else field
+    for field in FACT_ENCODINGS
+    if field.name not in KEYED
+)
+"""The columns before facts had keys: encodings that wait while the writer is upgraded."""
 
 
 def encode_batch(batch: pa.RecordBatch) -> bytes:
@@ -52,7 +64,10 @@ def decode_batch(value: bytes | None) -> pa.RecordBatch:
     try:
         reader = pa.ipc.MessageReader.open_stream(pa.py_buffer(value))
         first, second = reader.read_next_message(), reader.read_next_message()
-        if first.type != "schema" or not (schema := pa.ipc.read_schema(first)).equals(FACT_ENCODINGS):
+        if first.type != "schema" or (schema := pa.ipc.read_schema(first)) not in (
+            FACT_ENCODINGS,
+            _BEFORE_KEYS,
+        ):
             raise BadMessage("invalid-schema", "the columns are not those of fact-encodings")
         if second.type != "record batch":
             raise BadMessage("invalid-arrow", f"a {second.type} instead of the record batch")
@@ -70,14 +85,17 @@ def decode_batch(value: bytes | None) -> pa.RecordBatch:
         # An IPC message may declare offsets that point outside of its buffers.
         batch.validate(full=True)
         # A time may be outside of the years that Python has.
-        for name in ("observed_at", "published_at"):
-            pc.min_max(batch.column(name)).as_py()
+        for field in batch.schema:
+            if field.type == TIME:
+                pc.min_max(batch.column(field.name)).as_py()
     except BadMessage:
         raise
     except (
         pa.ArrowException, StopIteration, ValueError, OverflowError, OSError, EOFError, MemoryError, struct.error
     ) as error:  # fmt: skip
         raise BadMessage("invalid-arrow", f"not an Arrow IPC stream of one batch: {error}"[:300]) from None
+    if schema != FACT_ENCODINGS:
+        batch = with_columns(pa.Table.from_batches([batch]), FACT_ENCODINGS).to_batches()[0]
     for name in (field.name for field in FACT_ENCODINGS if not field.nullable):
         if batch.column(name).null_count:
             raise BadMessage("invalid-field", f"{name}: null")

@@ -14,7 +14,7 @@ from schemas import dead_letter, reply, topics
 from schemas.changelog import MemoryRecord, PositionRecord
 from schemas.common import MEMORY_ID_PATTERN, NAMESPACE_PATTERN, REQUEST_ID_PATTERN, Message
 from schemas.encoding import FACT_ENCODINGS
-from schemas.fact import Fact, Forget
+from schemas.fact import Fact, Forget, ForgetAll, ForgetKey, Restore
 from schemas.hits import MemoryHits
 from schemas.request import GenerationRequest
 from schemas.response import GenerationResponse, ResponseDelta
@@ -24,6 +24,9 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 MESSAGES: dict[str, type[Message]] = {
     "fact": Fact,
     "forget": Forget,
+    "forget-key": ForgetKey,
+    "forget-all": ForgetAll,
+    "restore": Restore,
     "memory-record": MemoryRecord,
     "position-record": PositionRecord,
     "memory-hits": MemoryHits,
@@ -56,6 +59,7 @@ _TRACES = {
         "description": "The trace context of each row, in order, separated by commas; optional.",
     }
 }  # fmt: skip
+_ON_FACTS = ("fact", "forget", "forget-key", "forget-all", "restore")
 _TEXT = {"type": "string"}
 _CORRELATION = {
     reply.SPRING_CORRELATION: _BYTES
@@ -70,14 +74,14 @@ _REPLIES = {
 }
 _ERROR = {reply.ERROR: _TEXT | {"description": "The reason, if the response is an error."}}
 _HEADERS: dict[str, dict[str, Any]] = {
-    "fact": _TRACE, "forget": _TRACE, "memory-hits": _TRACE,
+    **dict.fromkeys((*_ON_FACTS, "memory-hits"), _TRACE),
     "generation-request": _TRACE | _CORRELATION | _REPLIES,
     "generation-response": _TRACE | _CORRELATION | _ERROR,
     "response-delta": _CORRELATION,
 }  # fmt: skip
 
 _CARRIED: dict[str, dict[str, dict[str, Any]]] = {
-    topics.FACTS: {"fact": _NAMESPACE, "forget": _NAMESPACE},
+    topics.FACTS: dict.fromkeys(_ON_FACTS, _NAMESPACE),
     topics.FACT_ENCODINGS: {"fact-encodings": _NAMESPACE},
     topics.MEMORY_CHANGELOG: {
         "memory-record": _MEMORY_KEY,

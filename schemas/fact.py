@@ -1,17 +1,25 @@
-"""`facts`: the public input topic. Any Kafka client may write to it; the key is the namespace."""
+"""`facts`: the public input topic. Any Kafka client may write to it; the key is the namespace.
 
-import re
+A record is a fact, or a request about what is remembered, decided in order with the facts of its namespace.
+"""
 
-from pydantic import Field
+from contextlib import suppress
+from typing import Any, Literal, NamedTuple, Self
+
+import orjson
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from schemas.common import (
     DEFAULT_NAMESPACE,
-    NAMESPACE_PATTERN,
     BadMessage,
+    Cardinality,
     FactText,
     Finite,
+    Identifier,
+    Key,
     MemoryId,
     Message,
+    Metadata,
     Namespace,
     ShortText,
     Timestamp,
@@ -29,13 +37,28 @@ class Fact(Message):
         default=None, description="Groups facts; pruning keeps a balance between categories."
     )
     namespace: Namespace | None = Field(default=None, description="By default the Kafka key, else `default`.")
-    fact_id: ShortText | None = Field(
-        default=None, description="The upstream system's own id; a fact_id is decided once."
+    fact_id: Identifier | None = Field(
+        default=None, description="The upstream system's own id of this statement; a fact_id is decided once."
     )
     source: ShortText | None = Field(default=None, description="The system that states it.")
+    key: Key | None = Field(
+        default=None,
+        description="The upstream system's own name of what is stated, such as table, primary key and column: "
+        "a newer fact of the same key replaces the older one, whatever its words.",
+    )
+    cardinality: Cardinality | None = Field(
+        default=None,
+        description="How many values the key has at a time: `one` (the default), or `many`, which stand side by side.",
+    )
+    metadata: Metadata | None = Field(
+        default=None, description="A JSON object of at most 4 KiB that travels with the fact."
+    )
     observed_at: Timestamp | None = Field(
         default=None,
         description="When it was observed; the newer of two versions wins. By default the Kafka timestamp.",
+    )
+    valid_until: Timestamp | None = Field(
+        default=None, description="From this time on it takes no part in answers. By default it has no end."
     )
     min_loss_delta: Finite | None = Field(
         default=None,
@@ -45,7 +68,7 @@ class Fact(Message):
 
 
 class Forget(Message):
-    """A request to remove a memory; decided in order with the namespace's facts."""
+    """A request to remove a memory."""
 
     forget: MemoryId
     namespace: Namespace | None = None
@@ -55,19 +78,120 @@ class Forget(Message):
     )
 
 
-def decode_fact(key: bytes | None, value: bytes | None) -> tuple[str, Fact | Forget]:
-    """The namespace and the message of a record on `facts`. Raises BadMessage.
+class _Sweep(Message):
+    """A request to remove several memories."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "not": {
+                "required": ["erase", "observed_at"],
+                "properties": {"erase": {"const": True}, "observed_at": {"not": {"type": "null"}}},
+            }
+        }
+    )
+
+    namespace: Namespace | None = None
+    erase: bool = Field(
+        default=False, description="As for one memory, for all that was stated; it takes no observed_at."
+    )
+    observed_at: Timestamp | None = Field(
+        default=None, description="What was observed later stays. By default nothing stays."
+    )
+
+    @model_validator(mode="after")
+    def _erases_all(self) -> Self:
+        if self.erase and self.observed_at is not None:
+            raise ValueError("an erasure takes no observed_at: it erases all that was stated before it")
+        return self
+
+
+class ForgetKey(_Sweep):
+    """A request to remove what a key states. A fact of the key that was observed before stays forgotten.
+
+    Before: earlier than `observed_at`, else than the Kafka timestamp.
+    """
+
+    forget_key: Key
+
+
+class ForgetAll(_Sweep):
+    """A request to remove all memories of a namespace."""
+
+    forget_all: Literal[True]
+
+
+class Restore(Message):
+    """A request to bring back a memory that another one superseded."""
+
+    restore: MemoryId
+    namespace: Namespace | None = None
+
+
+Request = Forget | ForgetKey | ForgetAll | Restore
+FactMessage = Fact | Request
+"""All that may be on the topic."""
+
+_REQUESTS: dict[str, type[Request]] = {
+    "forget": Forget,
+    "forget_key": ForgetKey,
+    "forget_all": ForgetAll,
+    "restore": Restore,
+}
+"""By the field that only this request has."""
+
+_NAMESPACE: TypeAdapter[str] = TypeAdapter(Namespace)
+
+
+class FactRecord(NamedTuple):
+    """A decoded record of the topic."""
+
+    namespace: str
+    message: FactMessage
+    unknown: list[str]
+    """Fields that the message does not have, and that were left out."""
+
+
+def decode_fact(key: bytes | None, value: bytes | None, strict: bool = False) -> FactRecord:
+    """The namespace and the message of a record on `facts`. Raises BadMessage, with `strict` also for an unknown field.
 
     The namespace is that of the body, else the key, else `default`. A key that differs from the body's namespace is
     refused: the key decides the partition, hence the order.
     """
     body = parse_json(value)
-    message: Fact | Forget = validate(Forget, body) if "forget" in body else validate(Fact, body)
-    key_text = decode_key(key, "namespace") or None
-    if key_text is not None and not re.fullmatch(NAMESPACE_PATTERN, key_text):
-        raise BadMessage("invalid-key", f"the key {key_text[:80]!r} is not a namespace ({NAMESPACE_PATTERN})")
-    if key_text is not None and message.namespace is not None and key_text != message.namespace:
+    model = _model(body)
+    unknown = [] if strict else [name for name in body if name not in model.model_fields]
+    message = validate(model, {name: field for name, field in body.items() if name not in unknown})
+    own = namespace_of_key(key)
+    if own is not None and message.namespace is not None and own != message.namespace:
         raise BadMessage(
-            "key-mismatch", f"the key is the namespace {key_text!r}, but the body names {message.namespace!r}"
+            "key-mismatch", f"the key is the namespace {own!r}, but the body names {message.namespace!r}"
         )
-    return message.namespace or key_text or DEFAULT_NAMESPACE, message
+    return FactRecord(message.namespace or own or DEFAULT_NAMESPACE, message, unknown)
+
+
+def namespace_of_key(key: bytes | None) -> str | None:
+    """The namespace in a Kafka key, None for none. Raises BadMessage.
+
+    A JSON serializer writes a key in quotation marks, which are not part of the namespace.
+    """
+    text = decode_key(key, "namespace")
+    if not text:
+        return None
+    if text.startswith('"') and text.endswith('"'):
+        with suppress(orjson.JSONDecodeError):
+            text = orjson.loads(text)
+    try:
+        return _NAMESPACE.validate_python(text)
+    except ValidationError as error:
+        what = error.errors(include_url=False, include_input=False, include_context=False)[0]["msg"]
+        raise BadMessage("invalid-key", f"the key {text[:80]!r} is not a namespace: {what}") from None
+
+
+def _model(body: dict[str, Any]) -> type[Fact] | type[Request]:
+    """The message that a body is. Raises BadMessage where it may be two."""
+    kinds = [name for name in ("text", *_REQUESTS) if name in body]
+    if len(kinds) > 1:
+        raise BadMessage(
+            "invalid-field", f"{' and '.join(kinds)}: a record is a fact or one request, not both"
+        )
+    return _REQUESTS.get(kinds[0], Fact) if kinds else Fact

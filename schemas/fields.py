@@ -33,9 +33,16 @@ FACT: Fields = (
     pa.field("category", pa.string()),
     pa.field("source", pa.string()),
     pa.field("fact_id", pa.string()),
+    pa.field("key", pa.string()),  # of what it states
+    pa.field("cardinality", pa.string()),  # "many"; otherwise the key has one value at a time
+    pa.field("metadata", pa.string()),  # a JSON object
     pa.field("observed_at", TIME),  # the fact's own time, else the Kafka timestamp
+    pa.field("valid_until", TIME),  # when it stops speaking; null: never
 )
 """The fact as the upstream system stated it."""
+
+KEYED = ("key", "cardinality", "metadata", "valid_until")
+"""The columns of a fact that came with keys. Files and messages of before lack them."""
 
 MEASURED: Fields = (
     pa.field("base_loss", pa.float32()),  # nats per token of the answer span
@@ -57,3 +64,12 @@ def required(fields: Fields, *names: str) -> Iterator[pa.Field]:
     return (
         field.with_nullable(field.nullable and bool(names) and field.name not in names) for field in fields
     )
+
+
+def with_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with the columns of the schema, in its order and with its metadata; a missing column is null."""
+    columns = [
+        table[field.name] if field.name in table.column_names else pa.nulls(table.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from schemas.common import Finite, MemoryId, Message, Namespace, RequestId
+from schemas.common import Finite, MemoryId, Message, Metadata, Namespace, RequestId
 
 
 class UsedMemory(Message):
@@ -14,6 +14,7 @@ class UsedMemory(Message):
     namespace: Namespace
     text: str
     category: str | None = None
+    metadata: Metadata | None = Field(default=None, description="As the fact had it.")
     score: Finite
     gate: Annotated[Finite, Field(ge=0, le=1)]
     doubted_by: MemoryId | None = Field(

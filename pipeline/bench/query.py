@@ -234,7 +234,8 @@ class _Partition:
                     "vectors": [b"12345678"] * len(some),
                 }
                 yield pa.record_batch(
-                    [pa.array(columns[f.name], f.type) for f in CHECKPOINT], schema=CHECKPOINT
+                    [pa.array(columns.get(f.name, [None] * len(some)), f.type) for f in CHECKPOINT],
+                    schema=CHECKPOINT,
                 )
 
         state: dict[str, object] = {

@@ -1,62 +1,102 @@
-"""Deduplication: the memory that has a fact's text, or is about the same subject and relation.
+"""Deduplication without a key: the memory with a fact's text, or of its subject and relation.
 
 Acme is based in Bonn.    same text
 Acme is based in Kiel.    same subject and relation, another answer: one supersedes the other
 Acme is led by Ann.       neither
+
+Likeness alone never replaces a memory. An update in other words is learned beside the old fact, since no rule without a
+model tells it from a second value; a key does (keys.py).
 """
 
+import re
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import DECISIONS
+from pipeline.decide.verdict import Verdict, newer_or_outdated
+from pipeline.memory.bank import memory_id
 from pipeline.memory.events import NewFact
 from pipeline.memory.namespace import Namespace
 from pipeline.memory.postings import Postings
 from pipeline.memory.record import Memory
 from pipeline.text.annotate import AnnotatedText
+from pipeline.text.names import has_digit
 from pipeline.text.words import begins_with, terms_of
 
 _FEW = 16  # memories with the fact's first words: up to so many are all compared
 
+ADDS = frozenset("also another too additional besides".split())
+"""Words of a text that adds a value to others."""
+SEVERAL = frozenset(
+    """
+    speaks speak spoke knows know learned likes like liked loves love loved enjoys enjoy hates hate dislikes
+    plays play played owns own owned has have had sells sell sold offers offer supports support visits visited
+    includes include contains contain teaches teach taught wrote written writes met helps helped won borders
+    allergic member members friend friends brother sister son daughter child children cousin fan
+    """.split()
+)
+"""Words of relations that may have several values at a time, unless these are numbers. A missed one lets a newer value
+replace another, so the list is of common words; what it spares wrongly costs little, since the newer of two values is read."""
+_LABEL = re.compile(r"[^\W\d][^:=;|/]*[:=]")
+"""The name of a field, within what should be its value."""
+
 Floats = NDArray[np.float32]
 
 
-class Match(NamedTuple):
-    memory: Memory
-    same_text: bool  # else the same subject and relation
-    similarity: float  # 1 for the same text
+def by_text(space: Namespace, fact: NewFact, bound: int) -> Verdict:
+    """The verdict on a fact without a key: the memory that it repeats, else the most similar one of its subject and relation.
 
-
-def find_match(space: Namespace, fact: NewFact, own_id: str, bound: int) -> Match | None:
-    """The memory that a fact repeats, else the most similar one about the same subject and relation.
-
-    own_id: the memory id of the fact's own text; bound: how many of the newest memories with the rarest words are compared.
+    bound: how many of the newest memories with the rarest words are compared.
     """
-    if known := space.table.get(own_id):
-        return Match(known, True, 1.0)
+    if known := space.table.get(memory_id(fact.namespace, fact.encoding.text)):
+        return Verdict("reinforced", "same_text", known, 1.0)
     text = AnnotatedText(fact.encoding.text, fact.encoding.priors)
     terms = text.terms
     prefix = terms[: required_prefix(text.unigram_nll)]
-    best: Match | None = None
+    best: tuple[float, Memory] | None = None
     for row in candidates(space.postings, terms, prefix, bound):
         memory = space.table.at(row)
         if not begins_with(memory.text, prefix):
             continue
         memory_terms = terms_of(memory.text)
         if terms == memory_terms:
-            return Match(memory, True, 1.0)
+            return Verdict("reinforced", "same_text", memory, 1.0)
+        if memory.key is not None:
+            continue  # only its key may replace it
         similarity = same_relation(text, memory_terms, memory.priors)
-        if similarity and (best is None or similarity > best.similarity):
+        if similarity and (best is None or similarity > best[0]):
             # Words of several memories are not a subject: "Arena debuted", "The language of … is Thai".
             shared = [term for term in terms if term in memory_terms]
             if not _are_in_several(space.postings, shared, bound):
-                best = Match(memory, False, similarity)
-    return best
+                best = similarity, memory
+    if best is None:
+        return Verdict("learned", "new")
+    similarity, memory = best
+    if may_have_several(text, AnnotatedText(memory.text, memory.priors)):
+        return Verdict("learned", "many_valued", memory, similarity)
+    return newer_or_outdated(fact.observed_at >= memory.observed_at, "same_relation", memory, similarity)
+
+
+def may_have_several(a: AnnotatedText, b: AnnotatedText) -> bool:
+    """Whether two texts of one subject and relation may both hold: where the relation's words say so, or each names its own.
+
+    Ann speaks Dutch. Ann speaks Frisian.                both hold
+    kettle; price: 34.90 EUR    kettle; capacity: 1.7 l  two relations
+    """
+    head = _common_length(a.terms, b.terms)
+    if not ADDS.isdisjoint(a.terms):
+        return True
+    if not SEVERAL.isdisjoint(a.terms[:head]) and not all(
+        any(map(has_digit, t.terms[head:])) for t in (a, b)
+    ):
+        return True
+    return any(
+        _LABEL.search(text.text[text.words[head].start :]) for text in (a, b) if head < len(text.words)
+    )
 
 
 def same_relation(a: AnnotatedText, terms: Sequence[str], unigram_nll: Floats) -> float:

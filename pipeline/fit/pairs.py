@@ -64,7 +64,9 @@ def fit_pairs(
 
 def fitted(looked: Sequence[Looked]) -> tuple[Tensor, PairReport]:
     """The same, of asks that have been looked at. Where it takes a partner is read off domains that were left out."""
-    best = list[tuple[float, bool, bool]]()  # of each ask: its likeliest pair's logit, whether it is needed, and whether any is
+    best = list[
+        tuple[float, bool, bool]
+    ]()  # of each ask: its likeliest pair's logit, whether it is needed, and whether any is
     for part in folds([one.group for one in looked]):
         weights = regression([one for one in looked if one.group not in part])
         for one in looked:
@@ -115,7 +117,9 @@ def _ranked(lm: MemoryLM, ranker: Ranker, namespace: str, prompts: Sequence[str]
 def _needed(scenario: Scenario, ask: WildAsk, query: Query, pairs: Sequence[Pair]) -> list[bool]:
     first = query.hits[0].memory.text
     named = {fact.text for fact in stating(scenario, ask.facts)}
-    same = {other.text for fact in scenario.facts if fact.text == first for other in stating(scenario, [fact.id])}
+    same = {
+        other.text for fact in scenario.facts if fact.text == first for other in stating(scenario, [fact.id])
+    }
     several = ask.kind in SEVERAL or first not in named
     return [several and pair.partner.memory.text in named - same for pair in pairs]
 

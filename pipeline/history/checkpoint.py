@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +26,8 @@ from pipeline.history.layout import DataFile
 from pipeline.memory.bank import Bank
 from pipeline.memory.codec import memories_from_batch, memories_to_batch
 from pipeline.memory.events import Decision
+from pipeline.memory.namespace import Superseded
+from pipeline.memory.record import Memory
 from schemas.history import CHECKPOINT
 
 _NAME = re.compile(r"snapshot-([0-9]{10})-([0-9a-f]{64})\.parquet")
@@ -104,11 +106,11 @@ def read(data: Path, partition: int, settings: Settings) -> Checkpoint | None:
 
 
 def newest(data: Path, partition: int, files: Sequence[DataFile]) -> CheckpointFile | None:
-    """The newest checkpoint, unread, of a version that these files have. Raises `HistoryError`."""
+    """The newest checkpoint, unread, of this format and of a version that these files have. Raises `HistoryError`."""
     for path in reversed(paths(data, partition)):
         version = version_of(path)
         for file in files:
-            if file.first <= version <= file.last:
+            if file.first <= version <= file.last and _is_current(storage.read_schema(path)):
                 return CheckpointFile(path, version, _position_after(file, version))
     return None
 
@@ -147,7 +149,7 @@ def _read(path: Path, data: Path, partition: int, settings: Settings) -> Checkpo
         raise HistoryError(f"{path}: its bytes are not those that were written")
     with pq.ParquetFile(pa.BufferReader(content)) as file:
         schema = file.schema_arrow
-        if not schema.equals(CHECKPOINT) or CHECKPOINT.metadata.items() - schema.metadata.items():
+        if not _is_current(schema):
             raise HistoryError(f"{path}: has another format version")
         state, bank = orjson.loads(schema.metadata[_STATE_KEY]), Bank(settings)
         for namespace, known in state["spaces"].items():
@@ -161,6 +163,11 @@ def _read(path: Path, data: Path, partition: int, settings: Settings) -> Checkpo
     return Checkpoint(bank, version, last)
 
 
+def _is_current(schema: pa.Schema) -> bool:
+    """Whether a checkpoint has the format of this factstream; one of another format is folded again."""
+    return schema.equals(CHECKPOINT) and not CHECKPOINT.metadata.items() - (schema.metadata or {}).items()
+
+
 def _position_after(file: DataFile, version: int) -> int:
     """The history_position (pipeline/query/views.py) of the first row after `version`, which the file has."""
     if not file.is_merged:
@@ -171,6 +178,8 @@ def _position_after(file: DataFile, version: int) -> int:
 
 
 def _batches(bank: Bank) -> Iterator[pa.RecordBatch]:
-    memories = (memory for name in bank.namespaces for memory in bank.memories(name))
+    memories: Iterator[Memory | Superseded] = chain.from_iterable(
+        chain(bank.memories(name), bank.superseded(name)) for name in bank.namespaces
+    )
     while chunk := list(islice(memories, _CHUNK)):
         yield memories_to_batch(chunk)

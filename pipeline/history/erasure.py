@@ -1,11 +1,12 @@
-"""Erasure: the text of a forgotten memory is removed from the data folder, when a person asks for it.
+"""Erasure: the texts of forgotten memories leave the data folder, when a person asks for it.
 
 A row keeps the columns that the fold and exactly-once need: its outcome, ids, offsets and times. So the memory and its
 digest stay the same. Topics still hold the text until their own retention removes it (docs/security.md).
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,31 @@ import pyarrow.parquet as pq
 from pipeline.history import checkpoint, compaction, layout, storage
 from pipeline.history.errors import HistoryError, disk_errors
 from pipeline.memory.bank import memory_id
+from schemas.common import DEFAULT_NAMESPACE, BadMessage, parse_json
 
-BLANKED = ("text", "category", "source", "priors", "surprisals", "vectors")
-"""Columns of the history that lose their value. The last three are computed from the text, and reveal much of it."""
+BLANKED = ("text", "category", "source", "metadata", "priors", "surprisals", "vectors")
+"""Columns of the history that lose their value. The last three are computed from the text, and reveal much of it.
 
-MemoryKey = tuple[str, str]
-"""Namespace and memory id."""
+Ids and keys stay, since the fold needs them: no name of a person should be in them.
+"""
+
+Place = tuple[str, str]
+"""A namespace, and the id of a memory or a key in it."""
+
+
+@dataclass
+class Requested:
+    """What a version's rows `erased` request, each with the index of the last such row."""
+
+    memories: dict[Place, int] = field(default_factory=dict)
+    keys: dict[Place, int] = field(default_factory=dict)
+    namespaces: dict[str, int] = field(default_factory=dict)
+
+    def until(self, namespace: str, memory_ids: Iterable[str | None], key: str | None) -> int:
+        """The index of the last request that concerns a row; -1 for none."""
+        found = [self.memories.get((namespace, one), -1) for one in memory_ids if one is not None]
+        by_key = self.keys.get((namespace, key), -1) if key is not None else -1
+        return max([*found, by_key, self.namespaces.get(namespace, -1)])
 
 
 def erase(data: Path, partition: int, version: int) -> int:
@@ -37,74 +57,137 @@ def erase(data: Path, partition: int, version: int) -> int:
         compaction.vacuum(data, partition)
         paths = [file.path for file in layout.live_files(data, partition) if file.first <= version]
         requested = _requested(paths[-1])
+        for path in paths:
+            _add_memories(path, requested, is_last=path == paths[-1])
         blanks: dict[Path, list[bool]] = {}
         texts: set[tuple[str, str]] = set()  # namespace and text
         for path in paths:
             blanks[path], found = _rows_to_blank(path, requested, is_last=path == paths[-1])
             texts |= found
-        _erase_generations(data, {memory for _, memory in requested}, texts)
-        _erase_dead_letters(data, {text for _, text in texts})
+        _erase_generations(data, requested, texts)
+        _erase_dead_letters(data, requested, texts)
         for path, blank in blanks.items():
             if any(blank):
                 _replace(path, _blanked(storage.read_table(path), blank, dict.fromkeys(BLANKED)))
     return sum(map(sum, blanks.values()))
 
 
-def _requested(path: Path) -> dict[MemoryKey, int]:
-    """The memories that a file's rows `erased` request, each with the index of the last such row."""
-    table = storage.read_table(path).select(["outcome", "namespace", "memory_id"])
-    rows = enumerate(zip(*(column.to_pylist() for column in table.columns), strict=True))
-    return {(namespace, memory): n for n, (outcome, namespace, memory) in rows if outcome == "erased"}
+def _requested(path: Path) -> Requested:
+    """What a file's rows `erased` request."""
+    requested = Requested()
+    for n, row in _rows(path, "outcome", "namespace", "memory_id", "key"):
+        if row["outcome"] != "erased":
+            continue
+        if row["memory_id"] is not None:
+            requested.memories[row["namespace"], row["memory_id"]] = n
+        elif row["key"] is not None:
+            requested.keys[row["namespace"], row["key"]] = n
+        else:
+            requested.namespaces[row["namespace"]] = n
+    return requested
+
+
+def _add_memories(path: Path, requested: Requested, is_last: bool) -> None:
+    """Adds the memories that a requested key stated, and those without a key whose text a requested memory took up."""
+    for n, row in _rows(path, "namespace", "memory_id", "nearest", "key", "rule", "outcome"):
+        namespace, own = row["namespace"], row["memory_id"]
+        if row["outcome"] not in ("learned", "superseded") or row["key"] is None:
+            continue
+        until = requested.until(namespace, [own], row["key"])
+        if until < 0 or (is_last and n > until):
+            continue
+        for memory in (own, row["nearest"] if row["rule"] == "key_taken_up" else None):
+            if memory is not None:
+                place = namespace, memory
+                requested.memories[place] = max(until, requested.memories.get(place, -1))
+
+
+def _rows(path: Path, *columns: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a file, with some of their columns, numbered."""
+    return enumerate(storage.read_table(path).select(list(columns)).to_pylist())
 
 
 def _rows_to_blank(
-    path: Path, requested: Mapping[MemoryKey, int], is_last: bool
+    path: Path, requested: Requested, is_last: bool
 ) -> tuple[list[bool], set[tuple[str, str]]]:
-    """Which rows of a file still have a text or vectors of a requested memory, and their texts by namespace.
+    """Which rows of a file still have a text or vectors that are requested, and their texts by namespace.
 
     A row concerns a memory by its id, or by its text: a fact that reinforced another memory, or was skipped, has no id of
     its own.
     """
     table = storage.read_table(path)
     has_content = pc.or_(pc.is_valid(table["text"]), pc.is_valid(table["vectors"]))
-    namespaces = pa.array(sorted({namespace for namespace, _ in requested}), pa.string())
-    candidates = pc.and_(has_content, pc.is_in(table["namespace"], namespaces))
+    places = (*requested.memories, *requested.keys)
+    names = pa.array(sorted({*requested.namespaces, *(namespace for namespace, _ in places)}), pa.string())
+    candidates = pc.and_(has_content, pc.is_in(table["namespace"], names))
     blank = [False] * table.num_rows
     texts: set[tuple[str, str]] = set()
     for n in np.flatnonzero(candidates.to_numpy(zero_copy_only=False)).tolist():
-        namespace, text = table["namespace"][n].as_py(), table["text"][n].as_py()
-        for memory in (table["memory_id"][n].as_py(), memory_id(namespace, text or "")):
-            if (namespace, memory) in requested and (not is_last or n < requested[namespace, memory]):
-                blank[n] = True
-                if text:
-                    texts.add((namespace, text))
+        namespace, text, key = (table[name][n].as_py() for name in ("namespace", "text", "key"))
+        memories = table["memory_id"][n].as_py(), memory_id(namespace, text or "", key)
+        until = requested.until(namespace, memories, key)
+        if until >= 0 and (not is_last or n < until):
+            blank[n] = True
+            if text:
+                texts.add((namespace, text))
     return blank, texts
 
 
-def _erase_generations(data: Path, memories: set[str], texts: set[tuple[str, str]]) -> None:
-    """Blanks answers that used one of the memories, and answers of its namespace that quote its text."""
+def _erase_generations(data: Path, requested: Requested, texts: set[tuple[str, str]]) -> None:
+    """Blanks answers that used one of the memories, answers of its namespace that quote its text, and of a namespace all."""
+    memories = {memory for _, memory in requested.memories}
+    single = [(namespace, text) for namespace, text in texts if namespace not in requested.namespaces]
 
     def concerned(row: dict[str, Any]) -> bool:
         words = f"{row['prompt']}\n{row['text']}"
-        quoted = any(namespace in row["namespaces"] and text in words for namespace, text in texts)
-        return quoted or not memories.isdisjoint(row["memory_ids"])
+        return (
+            not requested.namespaces.keys().isdisjoint(row["namespaces"])
+            or any(namespace in row["namespaces"] and text in words for namespace, text in single)
+            or not memories.isdisjoint(row["memory_ids"])
+        )
 
     columns = ["prompt", "text", "namespaces", "memory_ids"]
     _erase_rows(data / layout.GENERATIONS_FOLDER, columns, concerned, {"prompt": "", "text": ""})
 
 
-def _erase_dead_letters(data: Path, texts: Iterable[str]) -> None:
-    """Blanks messages that have one of the texts, plain or escaped as in JSON."""
+def _erase_dead_letters(data: Path, requested: Requested, texts: set[tuple[str, str]]) -> None:
+    """Blanks messages that have one of the texts, plain or escaped as in JSON, and of a namespace all with its key."""
+    keys = {
+        form.encode()
+        for name in requested.namespaces
+        for form in (name, json.dumps(name), json.dumps(name, ensure_ascii=False))
+    }
+    if DEFAULT_NAMESPACE in requested.namespaces:
+        keys.add(b"")
+    whole = {text for namespace, text in texts if namespace in requested.namespaces}  # perhaps many
     forms = {
         form.encode("utf-8", "replace")
-        for text in texts
+        for namespace, text in texts
+        if namespace not in requested.namespaces
         for form in (text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1])
     }
 
     def concerned(row: dict[str, Any]) -> bool:
-        return isinstance(row["value"], bytes) and any(form in row["value"] for form in forms)
+        value = row["value"]
+        if not isinstance(value, bytes):
+            return False
+        if (row["key"] or b"") in keys or any(form in value for form in forms):
+            return True
+        return bool(requested.namespaces) and _names(value, requested.namespaces, whole)
 
-    _erase_rows(data / layout.DEAD_LETTERS_FOLDER, ["value"], concerned, {"value": None})
+    _erase_rows(data / layout.DEAD_LETTERS_FOLDER, ["key", "value"], concerned, {"value": None})
+
+
+def _names(value: bytes, namespaces: Container[str], texts: Container[str]) -> bool:
+    """Whether a message in JSON is of one of the namespaces, or has one of the texts."""
+    try:
+        body = parse_json(value)
+    except BadMessage:
+        return False
+    found = body.get("namespace"), body.get("text")
+    return any(
+        isinstance(one, str) and one in known for one, known in zip(found, (namespaces, texts), strict=True)
+    )
 
 
 def _erase_rows(

@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 from pipeline import files
 from pipeline.history.errors import HistoryError, Unwritable, damaged, disk_errors
 from pipeline.history.layout import DataFile
-from schemas.history import HISTORY
+from schemas.fields import with_columns
+from schemas.history import BEFORE_KEYS, HISTORY
 
 LOCK_WAIT_S = 5.0
 """Seconds to wait for a folder's lock."""
 
 FORMAT_KEY = b"factstream.history"
-FORMATS = (b"1", b"2")  # versions that can be read, the newest last: see schemas/history.py
+FORMATS = (b"1", b"2", b"3")  # versions that can be read, the newest last: see schemas/history.py
 ERASED_KEY = b"factstream.erased"
 ROWS_KEY = b"factstream.rows"  # of a merged file: the number of rows of each version, as JSON
 
@@ -61,15 +62,17 @@ def locked(folder: Path, wait_s: float | None = None) -> Iterator[None]:
 
 
 def read_table(path: Path) -> pa.Table:
-    """A file of the history, with every page checked. Raises `HistoryError`."""
+    """A file of the history, with every page checked, and with the columns of the newest format. Raises `HistoryError`."""
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            _check_format(path, file.schema_arrow.metadata or {})
-            if not file.schema_arrow.equals(HISTORY):
+            metadata = file.schema_arrow.metadata or {}
+            _check_format(path, metadata)
+            columns = HISTORY if metadata[FORMAT_KEY] == FORMATS[-1] else BEFORE_KEYS
+            if not file.schema_arrow.equals(columns):
                 raise HistoryError(f"{path}: has other columns than a history; restore it from a backup")
             table = file.read()
         table.validate(full=True)
-        return table
+        return with_columns(table, HISTORY).replace_schema_metadata(metadata)
     except _READ_ERRORS as error:
         raise damaged(path, error) from error
 
@@ -78,6 +81,14 @@ def read_metadata(path: Path) -> pq.FileMetaData:
     """A file's footer. Raises `HistoryError`."""
     try:
         return pq.read_metadata(path)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise damaged(path, error) from error
+
+
+def read_schema(path: Path) -> pa.Schema:
+    """A file's columns and metadata. Raises `HistoryError`."""
+    try:
+        return pq.read_schema(path)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise damaged(path, error) from error
 

@@ -162,6 +162,10 @@ class Encoder:
             self.informative,
         )
 
+    def priors(self, text: str) -> NDArray[np.float32]:
+        """[words] the unigram_nll of a fact's words, nats: what is told without running the model."""
+        return self._unigram_nll(text, split(text))
+
     def _unigram_nll(self, text: str, words: Sequence[Word]) -> NDArray[np.float32]:
         return np.array([self.frequencies.unigram_nll(text[w.start : w.end]) for w in words], np.float32)
 

@@ -5,7 +5,8 @@ How to decide is policy: see pipeline/decide.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
 from typing import TypeVar
 
 import orjson
@@ -13,7 +14,7 @@ import orjson
 from pipeline.config import Settings
 from pipeline.memory.codec import memory_from_decision
 from pipeline.memory.events import Decision, SourceOffset
-from pipeline.memory.namespace import Namespace
+from pipeline.memory.namespace import Namespace, Superseded
 from pipeline.memory.record import Memory
 
 T = TypeVar("T")
@@ -80,21 +81,75 @@ class Bank:
         space = self._namespace(decision.namespace)
         self._remember(space, decision)
         if decision.outcome in ("learned", "superseded"):
-            return _learn(space, decision)
+            return self._learn(space, decision)
+        if decision.outcome in ("evicted", "forgotten", "erased"):
+            return self._forget(space, decision)
+        if decision.outcome == "restored":
+            return self._bring_back(space, decision)
         memory = space.table.get(decision.memory_id or "")
         if memory is None:
             return set()
-        importance = decision.importance
-        if decision.outcome in ("evicted", "forgotten", "erased"):
-            space.remove(memory)
-        elif decision.outcome == "reinforced":
+        if decision.outcome == "reinforced":
             observed_at = _present(decision.observed_at)
-            space.change(memory.changed(_present(importance), observed_at=observed_at, reinforced=1))
-        elif decision.outcome == "used":
-            space.change(memory.changed(_present(importance), last_used_at=decision.decided_at, uses=1))
+            newer = (
+                memory.restated(decision.metadata, decision.valid_until)
+                if observed_at >= memory.observed_at
+                else memory
+            )
+            importance = _present(decision.importance)
+            space.change(newer.changed(importance, observed_at=observed_at, reinforced=1))
+            return {memory.memory_id} | self._supersede(space, decision)
+        if decision.outcome == "used":
+            importance = _present(decision.importance)
+            space.change(memory.changed(importance, last_used_at=decision.decided_at, uses=1))
+            return {memory.memory_id}
+        return set()
+
+    def _learn(self, space: Namespace, decision: Decision) -> set[str]:
+        changed = {_present(decision.memory_id)} | self._supersede(space, decision)
+        if (
+            decision.text is not None
+        ):  # else the text was erased since, and a later decision removes the memory
+            space.put(memory_from_decision(decision))
+        return changed
+
+    def _bring_back(self, space: Namespace, decision: Decision) -> set[str]:
+        own_id = _present(decision.memory_id)
+        entry = space.superseded.pop(own_id, None)
+        changed = {own_id} | self._supersede(space, decision)
+        if entry:  # else the text was erased since
+            memory, observed_at = entry.memory, _present(decision.observed_at)
+            space.put(memory.changed(memory.importance, observed_at=observed_at))
+        return changed
+
+    def _supersede(self, space: Namespace, decision: Decision) -> set[str]:
+        """Takes from the memory what a decision's own memory replaces: one memory, and the others of a single-valued key."""
+        own_id, replaces = _present(decision.memory_id), decision.outcome in ("superseded", "restored")
+        older = [space.table.get(decision.nearest)] if replaces and decision.nearest else []
+        older += space.of_key(decision.key) if decision.is_single and decision.key is not None else []
+        replaced = {memory.memory_id: memory for memory in older if memory and memory.memory_id != own_id}
+        for memory in replaced.values():
+            space.supersede(memory, own_id, decision.rule, self.settings.remembered_superseded)
+        return set(replaced)
+
+    def _forget(self, space: Namespace, decision: Decision) -> set[str]:
+        """Removes one memory, or those of a key or of the namespace that were observed until then."""
+        until, key = decision.observed_at, decision.key
+        if decision.memory_id is not None:
+            one = space.table.get(decision.memory_id)
+            gone = [one] if one else []
+            space.superseded.pop(decision.memory_id, None)
         else:
-            return set()
-        return {memory.memory_id}
+            found = space.table if key is None else space.of_key(key)
+            gone = [memory for memory in found if until is None or memory.observed_at <= until]
+            for memory_id, (memory, _, _) in list(space.superseded.items()):
+                if (key is None or memory.key == key) and (until is None or memory.observed_at <= until):
+                    del space.superseded[memory_id]
+        if key is not None and until is not None and (decision.is_single or decision.memory_id is None):
+            space.end_key(key, until, self.settings.remembered_ids)
+        for memory in gone:
+            space.remove(memory)
+        return {memory.memory_id for memory in gone}
 
     def _remember(self, space: Namespace, decision: Decision) -> None:
         """Remembers offsets and ids, so that each fact, and each request's uses, are decided once."""
@@ -105,41 +160,75 @@ class Bank:
                 ids[new] = None
                 if len(ids) > self.settings.remembered_ids:
                     ids.popitem(last=False)
+        if decision.outcome == "skipped" and decision.is_single and decision.key is not None:
+            # No memory tells when the key was stated last.
+            space.end_key(decision.key, _present(decision.observed_at), self.settings.remembered_ids)
 
     def _namespace(self, name: str) -> Namespace:
         if (space := self._namespaces.get(name)) is None:
             space = self._namespaces[name] = Namespace()
         return space
 
-    def put(self, memory: Memory) -> None:
-        """Adds a memory of the changelog, in place of the one that has its id."""
-        self._namespace(memory.namespace).put(memory)
+    def put(self, memory: Memory | Superseded) -> None:
+        """Adds a memory of the changelog or of a checkpoint, in place of the one that has its id."""
+        if isinstance(memory, Superseded):
+            self._namespace(memory.memory.namespace).superseded[memory.memory.memory_id] = memory
+        else:
+            self._namespace(memory.namespace).put(memory)
 
     def remove(self, namespace: str, memory_id: str) -> None:
         if memory := self.get(namespace, memory_id):
             self._namespaces[namespace].remove(memory)
 
+    def expire(self, namespaces: Iterable[str], clock: Callable[[], datetime]) -> None:
+        """Removes the memories of some namespaces that are valid no longer. For readers: a writer keeps them.
+
+        The clock is asked only where a memory has an end.
+        """
+        ending = [space for name in namespaces if (space := self._namespaces.get(name)) and space.has_ends]
+        if ending:
+            now = clock()
+            for space in ending:
+                space.expire(now)
+
     # --- checkpoints ---
 
-    def decided_state(self, namespace: str) -> tuple[dict[str, int], list[str], list[str]]:
-        """A namespace's state besides its memories: offsets decided, fact_ids and request_ids, oldest first."""
+    def decided_state(
+        self, namespace: str
+    ) -> tuple[dict[str, int], list[str], list[str], list[tuple[str, str]]]:
+        """A namespace's state besides its memories: offsets decided, fact_ids, request_ids and ended keys, oldest first."""
         space = self._namespaces[namespace]
-        return dict(space.decided), list(space.fact_ids), list(space.request_ids)
+        ended = [(key, at.isoformat()) for key, at in space.ended_keys.items()]
+        return dict(space.decided), list(space.fact_ids), list(space.request_ids), ended
+
+    def superseded(self, namespace: str) -> Iterator[Superseded]:
+        """The superseded memories that can be restored, in the order in which they were superseded."""
+        space = self._namespaces.get(namespace)
+        return iter(space.superseded.values() if space else ())
 
     def restore(
-        self, namespace: str, decided: dict[str, int], fact_ids: Iterable[str], request_ids: Iterable[str]
+        self,
+        namespace: str,
+        decided: dict[str, int],
+        fact_ids: Iterable[str],
+        request_ids: Iterable[str],
+        ended_keys: Iterable[tuple[str, str]],
     ) -> None:
         """Restores the result of `decided_state`. With the memories put in their order it is the same bank."""
-        self._namespaces[namespace] = Namespace(decided, fact_ids, request_ids)
+        self._namespaces[namespace] = Namespace(decided, fact_ids, request_ids, ended_keys)
 
     def digest(self) -> str:
         """The `digest` of this bank alone."""
         return digest([self])
 
 
-def memory_id(namespace: str, text: str) -> str:
-    """The id of a text's memory, 32 hex digits: the same in every process and on every broker."""
-    return hashlib.sha256(f"{namespace}\0{text}".encode()).hexdigest()[:32]
+def memory_id(namespace: str, text: str, key: str | None = None) -> str:
+    """The id of a text's memory, 32 hex digits: the same in every process and on every broker.
+
+    Two keys that state the same text have a memory each, so that one may change and the other stay.
+    """
+    parts = (namespace, text) if key is None else (namespace, text, key)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
 def fold(decisions: Iterable[Decision], settings: Settings | None = None) -> Bank:
@@ -179,6 +268,7 @@ def digest(banks: Iterable[Bank]) -> str:
                     m.reinforced,
                     m.loss_delta,
                     m.encoder_id,
+                    *_labels(m),
                 ]
             )
         )
@@ -187,17 +277,13 @@ def digest(banks: Iterable[Bank]) -> str:
     return sha.hexdigest()
 
 
-def _learn(space: Namespace, decision: Decision) -> set[str]:
-    changed = {_present(decision.memory_id)}
-    if decision.outcome == "superseded" and (older := space.table.get(decision.nearest or "")):
-        space.remove(older)
-        changed.add(older.memory_id)
-    if decision.text is not None:  # else the text was erased since, and a later decision removes the memory
-        space.put(memory_from_decision(decision))
-    return changed
-
-
 def _present(value: T | None) -> T:
     if value is None:
         raise ValueError("a decision lacks a field that its outcome needs")
     return value
+
+
+def _labels(m: Memory) -> list[object]:
+    """The labels that came with keys; none where a memory has none, as all had before."""
+    labels = (m.key, m.cardinality, m.metadata, m.valid_until and m.valid_until.isoformat())
+    return list(labels) if any(labels) else []

@@ -11,16 +11,18 @@ from operator import attrgetter
 from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.ingest.encoding import FactEncoding
-from pipeline.memory.events import Decision, ForgetRequest, NewFact, SourceOffset
+from pipeline.memory.events import Decision, Event, ForgetRequest, NewFact, RestoreRequest, SourceOffset
+from pipeline.memory.namespace import Superseded
 from pipeline.memory.record import Memory
 from pipeline.text.words import terms_of
 from schemas.changelog import MemoryRecord
-from schemas.common import BadMessage
+from schemas.common import BadMessage, metadata_text
 from schemas.encoding import FACT_ENCODINGS
 from schemas.fields import WORDS
 from schemas.history import CHECKPOINT, HISTORY
@@ -51,10 +53,11 @@ _FACT_COLUMNS = _getters(
     encoding=FactEncoding,
 )
 _DECISION_COLUMNS = _getters(HISTORY.names, cause=SourceOffset)
-_MEMORY_COLUMNS = _getters(CHECKPOINT.names)
+_SUPERSESSION = ["superseded_by", "rule"]
+_MEMORY_COLUMNS = _getters([n for n in CHECKPOINT.names if n not in _SUPERSESSION])
 _RECORD_FIELDS = _getters([n for n in CHECKPOINT.names if n in MemoryRecord.model_fields and n not in _WORDS])
 
-_LEARNED = [name for name in CHECKPOINT.names if name in HISTORY.names]
+_LEARNED = [n for n in CHECKPOINT.names if n in HISTORY.names and n not in _SUPERSESSION]
 """Columns that a memory takes from the decision that learned it."""
 _NEEDED = [name for name in _LEARNED if not CHECKPOINT.field(name).nullable]
 """Those that must not be null."""
@@ -63,36 +66,58 @@ _NEEDED = [name for name in _LEARNED if not CHECKPOINT.field(name).nullable]
 # --- fact-encodings ---
 
 
-def facts_to_batch(events: Sequence[NewFact | ForgetRequest], encoder_id: str) -> pa.RecordBatch:
+def facts_to_batch(events: Sequence[Event], encoder_id: str) -> pa.RecordBatch:
     """Events of one namespace, in order, as rows of schemas.encoding.FACT_ENCODINGS.
 
-    encoder_id: for the requests to forget; a fact has its own.
+    encoder_id: for the requests; a fact has its own.
     """
     facts = [event if isinstance(event, NewFact) else None for event in events]
-    requests = [event if isinstance(event, ForgetRequest) else None for event in events]
     columns = _columns(events, _EVENT_COLUMNS) | _columns(facts, _FACT_COLUMNS)
-    columns["kind"] = ["fact" if not r else "erase" if r.erase else "forget" for r in requests]
-    columns["forget"] = [r and r.memory_id for r in requests]
+    columns["kind"] = [_kind(event) for event in events]
+    columns["forget"] = [None if isinstance(event, NewFact) else event.memory_id for event in events]
+    columns["key"] = [None if isinstance(event, RestoreRequest) else event.key for event in events]
     columns["observed_at"] = [
-        event.observed_at if isinstance(event, NewFact) else event.published_at for event in events
+        None if isinstance(event, RestoreRequest) else event.observed_at for event in events
     ]
     columns["encoder_id"] = [fact.encoding.encoder_id if fact else encoder_id for fact in facts]
     return pa.RecordBatch.from_pydict(columns, FACT_ENCODINGS)
 
 
-def facts_from_batch(batch: pa.RecordBatch) -> list[NewFact | ForgetRequest]:
+def facts_from_batch(batch: pa.RecordBatch) -> list[Event]:
     """The events of a batch whose columns were checked (workers/write/validate.py)."""
-    events: list[NewFact | ForgetRequest] = []
+    events: list[Event] = []
     for row in _rows(batch):
-        cause = SourceOffset(FACTS, row["topic_id"], row["partition"], row["offset"])
-        if row["kind"] == "fact":
+        cause, kind = SourceOffset(FACTS, row["topic_id"], row["partition"], row["offset"]), row["kind"]
+        if kind == "fact":
             encoding = FactEncoding(**{name: row[name] for name in _ENCODING})
             own = {name: row[name] for name in _NEW_FACT if name in row}
             events.append(NewFact(encoding=encoding, cause=cause, **own))
+        elif kind == "restore":
+            events.append(RestoreRequest(row["namespace"], row["forget"], row["published_at"], cause))
         else:
-            erase = row["kind"] == "erase"
-            events.append(ForgetRequest(row["namespace"], row["forget"], erase, row["published_at"], cause))
+            verb, _, what = kind.partition("_")
+            events.append(
+                ForgetRequest(
+                    row["namespace"],
+                    None if what else row["forget"],
+                    verb == "erase",
+                    row["published_at"],
+                    cause,
+                    row["key"] if what == "key" else None,
+                    row["observed_at"] if what else None,
+                )
+            )
     return events
+
+
+def _kind(event: Event) -> str:
+    """One of schemas.encoding.KINDS."""
+    if isinstance(event, NewFact):
+        return "fact"
+    if isinstance(event, RestoreRequest):
+        return "restore"
+    what = "" if event.memory_id is not None else "_key" if event.key is not None else "_all"
+    return ("erase" if event.erase else "forget") + what
 
 
 # --- history ---
@@ -133,14 +158,21 @@ def memory_from_decision(decision: Decision) -> Memory:
 # --- checkpoints ---
 
 
-def memories_to_batch(memories: Sequence[Memory]) -> pa.RecordBatch:
-    """Memories as rows of schemas.history.CHECKPOINT."""
-    return pa.RecordBatch.from_pydict(_columns(memories, _MEMORY_COLUMNS), CHECKPOINT)
+def memories_to_batch(memories: Sequence[Memory | Superseded]) -> pa.RecordBatch:
+    """Memories, superseded ones too, as rows of schemas.history.CHECKPOINT."""
+    own = [one.memory if isinstance(one, Superseded) else one for one in memories]
+    columns = _columns(own, _MEMORY_COLUMNS)
+    columns["superseded_by"] = [one.by if isinstance(one, Superseded) else None for one in memories]
+    columns["rule"] = [one.rule if isinstance(one, Superseded) else None for one in memories]
+    return pa.RecordBatch.from_pydict(columns, CHECKPOINT)
 
 
-def memories_from_batch(batch: pa.RecordBatch) -> Iterator[Memory]:
+def memories_from_batch(batch: pa.RecordBatch) -> Iterator[Memory | Superseded]:
     """The memories of a batch of CHECKPOINT. Raises ValueError for vectors that do not fit their words."""
-    return (Memory(**row) for row in _rows(batch))
+    for row in _rows(batch):
+        by, rule = (row.pop(name) for name in _SUPERSESSION)
+        memory = Memory(**row)
+        yield memory if by is None else Superseded(memory, by, rule)
 
 
 # --- the changelog ---
@@ -149,6 +181,7 @@ def memories_from_batch(batch: pa.RecordBatch) -> Iterator[Memory]:
 def memory_to_record(memory: Memory) -> MemoryRecord:
     """The changelog record of a memory. It is not validated: the memory was."""
     own = {name: get(memory) for name, get in _RECORD_FIELDS.items()}
+    own["metadata"] = None if memory.metadata is None else orjson.loads(memory.metadata)
     return MemoryRecord.model_construct(
         **own,
         priors=memory.priors.astype("<f4").tobytes(),
@@ -172,6 +205,7 @@ def memory_from_record(record: MemoryRecord) -> Memory:
     if not np.isfinite(numbers).all():
         raise BadMessage("invalid-field", "priors or surprisals are not finite")
     own = {name: get(record) for name, get in _RECORD_FIELDS.items()}
+    own["metadata"] = None if record.metadata is None else metadata_text(record.metadata)
     try:
         return Memory(
             **own, priors=numbers[:words], surprisals=numbers[words:], vectors=_vectors(record.vectors, words)

@@ -1,4 +1,4 @@
-"""Events that change a memory: new facts, requests to forget, and decisions."""
+"""Events that change a memory: new facts, requests to forget or to restore, and decisions."""
 
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.ingest.encoding import FactEncoding
+from schemas.common import metadata_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +33,23 @@ class Labels:
     category: str | None = None
     source: str | None = None
     fact_id: str | None = None
+    key: str | None = None
+    cardinality: str | None = None  # "many"; otherwise the key has one value at a time
+    metadata: str | None = None  # a JSON object
+    valid_until: datetime | None = None
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it has a key that has one value at a time."""
+        return self.key is not None and self.cardinality != "many"
 
 
 def labels_of(fact: object) -> dict[str, Any]:
-    """The labels of a schemas.fact.Fact, a NewFact or a Decision, as keyword arguments for another of them."""
-    return {field.name: getattr(fact, field.name) for field in fields(Labels)}
+    """The labels of a schemas.fact.Fact, a NewFact, a Memory or a Decision, as keyword arguments for another of them."""
+    labels = {field.name: getattr(fact, field.name) for field in fields(Labels)}
+    if isinstance(labels["metadata"], dict):  # a message has an object
+        labels["metadata"] = metadata_text(labels["metadata"])
+    return labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +66,32 @@ class NewFact(Labels):
 
 @dataclass(frozen=True, slots=True)
 class ForgetRequest:
-    """A request to remove a memory, decided in order with the facts of its namespace."""
+    """A request to remove a memory, or what a key states, or without either all memories of the namespace.
+
+    Decided in order with the facts of its namespace.
+    """
+
+    namespace: str
+    memory_id: str | None
+    erase: bool  # take the text out of the data folder, too
+    published_at: datetime
+    cause: SourceOffset
+    key: str | None = None
+    observed_at: datetime | None = None
+    """What was observed later stays; None: nothing stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreRequest:
+    """A request to bring back a superseded memory, decided in order with the facts of its namespace."""
 
     namespace: str
     memory_id: str
-    erase: bool  # take its text out of the data folder, too
     published_at: datetime
     cause: SourceOffset
+
+
+Event = NewFact | ForgetRequest | RestoreRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +105,10 @@ class Decision(Labels):
     memory_id: str | None = None
     nearest: str | None = None
     similarity: float | None = None
+    rule: str | None = None  # by which it was decided
     text: str | None = None
     observed_at: datetime | None = None
+    dated: datetime | None = None  # the fact's own time, where it lies too far in the future to be taken
     published_at: datetime | None = None
     base_loss: float | None = None
     recall_loss: float | None = None

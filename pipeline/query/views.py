@@ -1,4 +1,4 @@
-"""SQL views of a data folder: history, memories, memories_at(moment), generations, dead_letters.
+"""SQL views of a data folder: its decisions, memories, answers and dead letters.
 
 `memories` is the bank's fold in SQL, from the newest checkpoints on. `memories_at(moment)` is the fold of all decisions until
 that moment. Both show a memory's importance decayed to their moment, `history` to the time of the decision.
@@ -38,48 +38,95 @@ def decayed(importance: str, at: str) -> str:
 
 
 def removals(decisions: str) -> str:
-    """SQL of the removals of memories in a table of decisions, each with its outcome."""
+    """SQL of the removals of single memories in a table of decisions, each with its outcome."""
     return f"""
     SELECT history_partition, namespace, memory_id, outcome, history_position
-    FROM {decisions} WHERE outcome IN ('evicted', 'forgotten', 'erased')
-    UNION ALL
-    SELECT history_partition, namespace, nearest, outcome, history_position
-    FROM {decisions} WHERE outcome = 'superseded'"""
+    FROM {decisions} WHERE outcome IN ('evicted', 'forgotten', 'erased') AND memory_id IS NOT NULL
+    UNION ALL  -- a restored memory may replace another, too
+    SELECT history_partition, namespace, nearest, 'superseded', history_position
+    FROM {decisions} WHERE outcome IN ('superseded', 'restored') AND nearest IS NOT NULL"""
+
+
+_LABELS = "category, source, fact_id, key, cardinality, metadata"
+_MEMORY = "history_partition, namespace, memory_id"
 
 
 def _fold(at: str) -> str:
-    """SQL of the memories after `kept` (from checkpoints) and `decided` (later decisions), with their importance at a time."""
+    """SQL of the memories after `kept` (from checkpoints) and `decided` (later decisions), with their importance at a time.
+
+    It is the fold of pipeline/memory/bank.py as joins. `speaks`: whether an event brings a memory back or takes it away.
+    """
     return f"""
 learned AS (
     SELECT * FROM decided WHERE outcome IN ('learned', 'superseded')
-), removed AS ({removals("decided")}
+), events AS (
+    SELECT {_MEMORY}, history_position, false AS speaks FROM ({removals("decided")})
     UNION ALL  -- a memory that is learned again begins anew
-    SELECT history_partition, namespace, memory_id, outcome, history_position FROM learned
+    SELECT {_MEMORY}, history_position, false FROM learned
+    UNION ALL
+    SELECT {_MEMORY}, history_position, true FROM decided WHERE outcome = 'restored'
 ), candidates AS (
     FROM kept
     UNION ALL
-    SELECT history_partition, history_position, memory_id, namespace, text, category, source, fact_id, observed_at,
-        decided_at, loss_delta, importance, 0, 0, NULL, encoder_id
+    SELECT history_partition, history_position, memory_id, namespace, text, {_LABELS}, observed_at, valid_until,
+        decided_at, loss_delta, importance, 0, 0, NULL, encoder_id, false
     FROM learned
+), last_event AS (
+    SELECT {_MEMORY}, candidates.history_position, arg_max(events.speaks, events.history_position) AS speaks,
+        max(events.history_position) FILTER (WHERE events.speaks) AS restored
+    FROM candidates JOIN events USING ({_MEMORY})
+    WHERE events.history_position > candidates.history_position
+    GROUP BY ALL
+), spoke AS (
+    SELECT candidates.*, coalesce(restored, history_position) AS since
+    FROM candidates LEFT JOIN last_event USING ({_MEMORY}, history_position)
+    WHERE coalesce(speaks, NOT is_superseded)
+), last_of_key AS (  -- a key with one value at a time
+    SELECT history_partition, namespace, key, arg_max(memory_id, history_position) AS memory_id,
+        max(history_position) AS history_position
+    FROM decided WHERE key IS NOT NULL AND cardinality IS DISTINCT FROM 'many'
+        AND outcome IN ('learned', 'superseded', 'reinforced', 'restored')
+    GROUP BY ALL
+), of_key AS (
+    SELECT * FROM spoke ANTI JOIN last_of_key ON spoke.history_partition = last_of_key.history_partition
+        AND spoke.namespace = last_of_key.namespace AND spoke.key = last_of_key.key
+        AND spoke.memory_id <> last_of_key.memory_id AND last_of_key.history_position > spoke.since
+), swept AS (  -- requests to forget a key, or all
+    SELECT history_partition, namespace, key, observed_at AS until, history_position
+    FROM decided WHERE outcome IN ('forgotten', 'erased') AND memory_id IS NULL
+), met AS (
+    SELECT of_key.*, until, swept.history_position AS swept_at FROM of_key JOIN swept USING (history_partition, namespace, key)
+    UNION ALL
+    SELECT of_key.*, until, swept.history_position AS swept_at FROM of_key JOIN swept USING (history_partition, namespace)
+    WHERE swept.key IS NULL
+), forgotten AS (  -- what was stated again before, with a later time, stays
+    SELECT {_MEMORY}, met.history_position FROM met LEFT JOIN decided AS again USING ({_MEMORY})
+    WHERE swept_at > met.since
+    GROUP BY {_MEMORY}, met.history_position, until, met.observed_at, swept_at
+    HAVING until IS NULL OR until >= greatest(met.observed_at, max(again.observed_at) FILTER (
+        WHERE again.outcome IN ('reinforced', 'restored') AND again.history_position > met.history_position
+            AND again.history_position < swept_at))
 ), live AS (
-    SELECT * FROM candidates ANTI JOIN removed ON candidates.history_partition = removed.history_partition
-        AND candidates.namespace = removed.namespace AND candidates.memory_id = removed.memory_id
-        AND removed.history_position > candidates.history_position
+    SELECT * FROM of_key ANTI JOIN forgotten USING ({_MEMORY}, history_position)
 ), changed AS (
-    SELECT live.history_partition, live.namespace, live.memory_id,
+    SELECT {_MEMORY},
         count(*) FILTER (WHERE later.outcome = 'used') AS uses,
         count(*) FILTER (WHERE later.outcome = 'reinforced') AS reinforced,
         max(later.decided_at) FILTER (WHERE later.outcome = 'used') AS last_used_at,
-        max(later.observed_at) FILTER (WHERE later.outcome = 'reinforced') AS observed_at,
-        arg_max(later.importance, later.history_position) AS importance
-    FROM live JOIN decided AS later ON later.history_partition = live.history_partition
-        AND later.namespace = live.namespace AND later.memory_id = live.memory_id
-        AND later.history_position > live.history_position
-    WHERE later.outcome IN ('used', 'reinforced')
+        max(later.observed_at) FILTER (WHERE later.outcome <> 'used') AS observed_at,
+        arg_max(later.importance, later.history_position) AS importance,
+        arg_max({{{{'metadata': later.metadata, 'valid_until': later.valid_until}}}},
+            (later.observed_at, later.history_position)) FILTER (
+            WHERE later.outcome <> 'used' AND later.observed_at >= live.observed_at) AS newest
+    FROM live JOIN decided AS later USING ({_MEMORY})
+    WHERE later.history_position > live.history_position
+        AND (later.outcome = 'restored' OR (later.outcome IN ('used', 'reinforced') AND later.importance IS NOT NULL))
     GROUP BY ALL
 )
-SELECT live.memory_id, live.namespace, live.text, live.category, live.source, live.fact_id,
+SELECT live.memory_id, live.namespace, live.text, live.category, live.source, live.fact_id, live.key, live.cardinality,
+    if(newest IS NULL, live.metadata, newest.metadata) AS metadata,
     greatest(live.observed_at, changed.observed_at) AS observed_at,  -- of the newest statement
+    if(newest IS NULL, live.valid_until, newest.valid_until) AS valid_until,
     live.learned_at,
     live.loss_delta::FLOAT AS loss_delta,  -- when it was learned
     {decayed("coalesce(changed.importance, live.importance)", at)} AS importance,
@@ -87,7 +134,7 @@ SELECT live.memory_id, live.namespace, live.text, live.category, live.source, li
     (live.reinforced + coalesce(changed.reinforced, 0))::BIGINT AS reinforced,
     greatest(live.last_used_at, changed.last_used_at) AS last_used_at,
     live.encoder_id
-FROM live LEFT JOIN changed USING (history_partition, namespace, memory_id)
+FROM live LEFT JOIN changed USING ({_MEMORY})
 """
 
 
@@ -103,8 +150,9 @@ WITH decided AS (
     JOIN (VALUES {{since}}) AS since(history_partition, since) USING (history_partition)
     WHERE history_position >= since
 ), kept AS (
-    SELECT {_PARTITION} AS history_partition, -1 AS history_position, memory_id, namespace, text, category, source, fact_id,
-        observed_at, learned_at, loss_delta, importance, uses, reinforced, last_used_at, encoder_id
+    SELECT {_PARTITION} AS history_partition, -1 AS history_position, memory_id, namespace, text, {_LABELS},
+        observed_at, valid_until, learned_at, loss_delta, importance, uses, reinforced, last_used_at, encoder_id,
+        superseded_by IS NOT NULL AS is_superseded
     FROM ({{checkpoints}})
 ), {_fold("now()")}
 """
@@ -114,11 +162,35 @@ CREATE MACRO memories_at(moment) AS TABLE
 WITH decided AS (
     SELECT * FROM ({{decisions}}) WHERE decided_at <= CAST(moment AS TIMESTAMPTZ)
 ), kept AS (  -- none: the moment may be before any checkpoint
-    SELECT history_partition, history_position, memory_id, namespace, text, category, source, fact_id, observed_at,
+    SELECT history_partition, history_position, memory_id, namespace, text, {_LABELS}, observed_at, valid_until,
         decided_at AS learned_at, loss_delta, importance, 0 AS uses, 0 AS reinforced,
-        CAST(NULL AS TIMESTAMPTZ) AS last_used_at, encoder_id
+        CAST(NULL AS TIMESTAMPTZ) AS last_used_at, encoder_id, false AS is_superseded
     FROM decided WHERE false
 ), {_fold("CAST(moment AS TIMESTAMPTZ)")}
+"""
+
+_SUPERSEDED = f"""
+CREATE VIEW superseded AS
+WITH learned AS (
+    SELECT * FROM history WHERE outcome IN ('learned', 'superseded')
+    QUALIFY row_number() OVER (PARTITION BY {_MEMORY} ORDER BY history_position DESC) = 1
+), ends AS (
+    SELECT history_partition, namespace, nearest AS memory_id, history_position, memory_id AS superseded_by, rule, decided_at
+    FROM history WHERE outcome IN ('superseded', 'restored') AND nearest IS NOT NULL
+    UNION ALL
+    SELECT {_MEMORY}, history_position, NULL, NULL, NULL
+    FROM history WHERE outcome IN ('restored', 'evicted', 'forgotten', 'erased') AND memory_id IS NOT NULL
+    UNION ALL
+    SELECT history_partition, namespace, learned.memory_id, gone.history_position, NULL, NULL, NULL
+    FROM learned JOIN history AS gone USING (history_partition, namespace)
+    WHERE gone.outcome IN ('forgotten', 'erased') AND gone.memory_id IS NULL AND coalesce(gone.key = learned.key, gone.key IS NULL)
+        AND coalesce(gone.observed_at >= learned.observed_at, true)
+)
+SELECT memory_id, namespace, text, {_LABELS}, learned.observed_at, learned.valid_until, learned.decided_at AS learned_at,
+    ends.superseded_by, ends.rule, ends.decided_at AS superseded_at
+FROM learned JOIN ends USING ({_MEMORY})
+WHERE ends.history_position > learned.history_position
+QUALIFY row_number() OVER (PARTITION BY {_MEMORY} ORDER BY ends.history_position DESC) = 1 AND ends.superseded_by IS NOT NULL
 """
 
 # A record that Kafka delivers again is answered, or dead-lettered, again: only the first row counts. Records of two brokers
@@ -172,6 +244,7 @@ def create_views(connection: duckdb.DuckDBPyConnection, data: Path, files: Histo
     connection.execute(_HISTORY.format(decisions=decisions))
     connection.execute(_MEMORIES.format(decisions=later, checkpoints=checkpoints, since=since))
     connection.execute(_MEMORIES_AT.format(decisions=decisions))
+    connection.execute(_SUPERSEDED)
     for view, folder, schema in (
         (_GENERATIONS, layout.GENERATIONS_FOLDER, GENERATIONS),
         (_DEAD_LETTERS, layout.DEAD_LETTERS_FOLDER, DEAD_LETTERS),
@@ -186,13 +259,14 @@ def _patterns(paths: Sequence[Path]) -> list[str]:
 
 
 def _source(connection: duckdb.DuckDBPyConnection, name: str, patterns: list[str], schema: pa.Schema) -> str:
-    """SQL of the rows of the files, or of no rows with the same columns while there are none."""
-    if patterns:
-        return (
-            f"SELECT * FROM read_parquet([{', '.join(map(quoted, patterns))}], hive_partitioning = false, "
-            f"union_by_name = {schema is not HISTORY}, filename = true, file_row_number = true)"
-        )
+    """SQL of the rows of the files, with the columns of the schema: a file of an older format lacks some."""
     connection.register("no_rows", schema.empty_table())
     connection.execute(f"CREATE TABLE no_{name} AS FROM no_rows")
     connection.unregister("no_rows")
-    return f"SELECT *, '' AS filename, 0::BIGINT AS file_row_number FROM no_{name}"
+    none = f"SELECT *, '' AS filename, 0::BIGINT AS file_row_number FROM no_{name}"
+    if not patterns:
+        return none
+    return (
+        f"{none} UNION ALL BY NAME SELECT * FROM read_parquet([{', '.join(map(quoted, patterns))}], "
+        f"hive_partitioning = false, union_by_name = true, filename = true, file_row_number = true)"
+    )

@@ -17,6 +17,8 @@ class Hit:
     words: NDArray[np.float64]  # [evidence.WORDS] how the prompt's words and the fact's agree
     passage: str  # what the model reads of the memory's text
     probability: float = 0.0  # that the fact answers the prompt, by the head; 0 if the model did not read it
-    log_p_none: float = 0.0  # that the fact does not answer it, by the tuned model alone; 0 if it did not read it
+    log_p_none: float = (
+        0.0  # that the fact does not answer it, by the tuned model alone; 0 if it did not read it
+    )
     gate: float = 0.0  # 0: the memory takes no part in the answer; 1: it takes part with all its weight
     doubted_by: str | None = None  # the memory_id of a newer fact that answers the same

@@ -236,3 +236,14 @@ def test_wild_reports_answers_silence_decisions_and_speed(tmp_path: Path) -> Non
     assert [set(one["texts"]) for one in found["answers"]] == [set(WAYS)] * 2
     speed = found["speed"]
     assert speed["prompts"] == 2 and all(value > 0 for name, value in speed.items() if name != "open_gates")
+
+
+def test_decide_counts_both_ways_and_keys_find_every_update(tmp_path: Path) -> None:
+    file = written(tmp_path, [DOMAIN])
+    result = RUNNER.invoke(app, ["bench", "decide", "--scenarios", str(file), "--json"])
+    assert result.exit_code == 0, result.output
+    found = orjson.loads(result.stdout)
+    assert found["with_keys"]["right"] == found["facts"] == len(DOMAIN["facts"])
+    assert found["with_keys"]["wrong_replacements"] == found["without_keys"]["wrong_replacements"] == 0
+    shown = RUNNER.invoke(app, ["bench", "decide", "--scenarios", str(file)])
+    assert "with keys" in shown.output and "0 wrong replacements" in shown.output

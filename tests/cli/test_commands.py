@@ -36,6 +36,11 @@ def no_waiting_for_a_broker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FACTSTREAM_DATA", str(tmp_path))
+
+
+@pytest.fixture
 def published(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The facts that `publish` hands to the client."""
     found: list[dict[str, Any]] = []
@@ -44,7 +49,8 @@ def published(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         for namespace, fact in facts:
             found.append({"key": namespace} | fact.model_dump(exclude_none=True))
         done = client.Published(sent=len(found))
-        done.outcomes.update("dead-lettered" for fact in found if "dead" in fact["text"])
+        done.outcomes.update("dead-lettered" for fact in found if "dead" in fact.get("text", ""))
+        done.outcomes.update("restored" for fact in found if fact.get("restore") == "a" * 32)
         return done
 
     monkeypatch.setattr(client, "publish", publish)
@@ -111,6 +117,51 @@ def test_an_error_is_one_line_and_exit_code_1(
 )  # fmt: skip
 def test_wrong_arguments_exit_with_code_2(arguments: list[str]) -> None:
     assert RUNNER.invoke(app, arguments).exit_code == 2
+
+
+@pytest.mark.usefixtures("own_data")
+@pytest.mark.parametrize(
+    "arguments, request_sent",
+    [
+        (["forget", "a" * 32], {"key": "default", "forget": "a" * 32}),
+        (["forget", "--key", "k", "--namespace", "Acme/x"], {"key": "Acme/x", "forget_key": "k"}),
+        (
+            ["forget", "--all", "--namespace", "Acme/x", "--yes", "--erase"],
+            {"key": "Acme/x", "forget_all": True},
+        ),
+        (["restore", "a" * 32], {"key": "default", "restore": "a" * 32}),
+    ],
+)
+def test_memories_sends_requests(
+    published: list[dict[str, Any]], arguments: list[str], request_sent: dict[str, Any]
+) -> None:
+    result = RUNNER.invoke(app, ["memories", *arguments])
+    assert result.exit_code == 0, result.output
+    [sent] = published
+    erase = sent.pop("erase", None)
+    assert sent == request_sent | {"namespace": request_sent["key"]}
+    assert erase is (None if "restore" in sent else "--erase" in arguments)
+
+
+@pytest.mark.usefixtures("own_data")
+@pytest.mark.parametrize(("answer", "sent"), [("y\n", 1), ("n\n", 0), ("", 0)])
+def test_forget_all_asks_before_it_does(published: list[dict[str, Any]], answer: str, sent: int) -> None:
+    result = RUNNER.invoke(app, ["memories", "forget", "--all", "--namespace", "ada"], input=answer)
+    assert "all memories of the namespace 'ada'?" in result.output
+    assert len(published) == sent and result.exit_code == (0 if sent else 1)
+
+
+@pytest.mark.usefixtures("published", "own_data")
+def test_restore_fails_for_what_is_not_superseded() -> None:
+    result = RUNNER.invoke(app, ["memories", "restore", "b" * 32])
+    assert result.exit_code == 1 and "is not superseded" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["a" * 32, "--key", "k"], ["--all"], ["--all", "--key", "k", "--namespace", "n"]]
+)
+def test_forget_needs_one_thing_to_forget(arguments: list[str]) -> None:
+    assert RUNNER.invoke(app, ["memories", "forget", *arguments]).exit_code == 2
 
 
 @pytest.mark.parametrize("option", [[], ["--json"]])

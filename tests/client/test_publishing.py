@@ -57,8 +57,8 @@ class Decider:
         producer.close()
 
     def _decide(self, producer: Producer, record: Any) -> None:
-        namespace, fact = decode_fact(record.key, record.value)
-        if isinstance(fact, Forget) or "bad" in fact.text:
+        namespace, fact, _ = decode_fact(record.key, record.value)
+        if not isinstance(fact, Fact) or "bad" in fact.text:
             dead_letter(producer, record, "odd", "said the test", "test", datetime.now(UTC))
             return
         outcome = "duplicate" if fact.fact_id in self.fact_ids else "learned"

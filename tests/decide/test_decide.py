@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import Settings
-from pipeline.decide.decide import decide_fact, decide_forget, decide_use
+from pipeline.decide.decide import decide_fact
+from pipeline.decide.requests import decide_forget, decide_use
 from pipeline.memory.bank import Bank
 from pipeline.memory.events import ForgetRequest, NewFact, SourceOffset
 from tests.decide.samples import START, encoding, feed

@@ -62,6 +62,33 @@ def test_facts_that_differ_elsewhere_have_different_relations(a: str, b: str) ->
     assert similarity(a, b) == similarity(b, a) == 0
 
 
+@pytest.mark.parametrize(
+    ("older", "newer"),
+    [
+        ("Torben Betts speaks Dutch.", "Torben Betts speaks Frisian."),
+        ("Torben Betts has a brown dog.", "Torben Betts has a white cat."),
+        ("The Brindle kettle depends on Vorren.", "The Brindle kettle depends on Quarrydb, too."),
+        ("HG2047; Brindle kettle; matt black; price: 34", "HG2047; Brindle kettle; matt black; capacity: 2"),
+    ],
+)
+def test_a_second_value_stands_beside_the_first(older: str, newer: str) -> None:
+    [_, decision] = feed(Bank(), (older, {}), (newer, {}))
+    assert (decision.outcome, decision.rule) == ("learned", "many_valued")
+    assert decision.similarity is not None and decision.nearest is not None
+
+
+@pytest.mark.parametrize(
+    ("older", "newer"),
+    [
+        ("The Harlow lamp is made of walnut.", "The Harlow lamp is made of oak."),
+        ("The Harlow lamp has a weight of 3.", "The Harlow lamp has a weight of 4."),
+    ],
+)
+def test_a_value_of_which_there_is_one_is_replaced(older: str, newer: str) -> None:
+    [_, decision] = feed(Bank(), (older, {}), (newer, {}))
+    assert (decision.outcome, decision.rule) == ("superseded", "same_relation")
+
+
 def test_a_match_begins_with_the_words_up_to_the_first_that_counts() -> None:
     assert required_prefix(np.array([2, 12, 12], np.float32)) == 2
     assert required_prefix(np.array([12, 2], np.float32)) == 1

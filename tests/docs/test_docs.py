@@ -39,7 +39,7 @@ BLOCKS = {
 }  # fmt: skip
 PRINTED = {
     "quickstart": ["2 learned, 1 skipped", "without memory", "walnut", "1 superseded", "oak", "forgotten: "],
-    "publishing": ["2 decided: 2 learned", "Counter({'learned': 1})"],
+    "publishing": ["2 decided: 2 learned", "1 superseded", "Counter({'learned': 1})"],
     "consuming": ["walnut", "['The Harlow desk lamp is made of walnut.']", '"finish_reason"', "Juniper"],
     "operating": ["ready\n", "factstream_decisions_total{", "published"],
 }

@@ -7,12 +7,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 from kafka import TopicPartition
 
 from pipeline.ingest.encoder import Encoder
 from pipeline.ingest.encoding import FactEncoding, Stopped, TooLong
-from pipeline.memory.events import ForgetRequest, NewFact
+from pipeline.memory.events import Event, ForgetRequest, NewFact, RestoreRequest
 from pipeline.text.words import split
 from schemas import topics
 from schemas.encoding import decode_batch
@@ -20,6 +21,7 @@ from workers.encode import worker as encoder
 from workers.kafka.config import KafkaSettings
 from workers.kafka.partitioner import partition_for
 from workers.kafka.producer import BATCH_OVERHEAD_BYTES
+from workers.observe import metrics
 from workers.runtime.signals import Stop
 from workers.write.validate import decode_events
 
@@ -67,7 +69,7 @@ class Sent:
             r.value: r.headers["factstream.reason"] for r in self.records if r.topic == topics.DEAD_LETTERS
         }
 
-    def events(self) -> list[NewFact | ForgetRequest]:
+    def events(self) -> list[Event]:
         sent = [r for r in self.records if r.topic == topics.FACT_ENCODINGS]
         return [event for r in sent for event in decode_events(r.value)]
 
@@ -86,8 +88,8 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
     return made
 
 
-def worker(stop: Stop | None = None) -> encoder.EncoderWorker:
-    made = encoder.EncoderWorker(KafkaSettings(), "default", stop=stop)
+def worker(stop: Stop | None = None, strict: bool = False) -> encoder.EncoderWorker:
+    made = encoder.EncoderWorker(KafkaSettings(), "default", stop=stop, strict=strict)
     made.load(alone=False)
     consumer = SimpleNamespace(partitions_for_topic=lambda _: set(range(PARTITIONS)))
     made.start(consumer, {topics.FACTS: "id"})
@@ -131,6 +133,38 @@ def test_a_fact_without_a_time_has_the_kafka_timestamp(sent: Sent) -> None:
         (kafka, kafka),
         (own_time, kafka),
     ]
+
+
+def test_unknown_fields_are_counted_unless_strict_refuses_them(sent: Sent) -> None:
+    value, before = b'{"text": "a", "op": "u", "ts": 1}', metrics.UNKNOWN_FIELDS._value.get()
+    worker().process(batch(value))
+    assert sent.texts() == ["a"] and metrics.UNKNOWN_FIELDS._value.get() == before + 2
+    worker(strict=True).process(batch(value))
+    assert sent.texts() == ["a"] and sent.reasons() == {value: "unknown-field"}
+
+
+def test_the_labels_and_requests_of_a_record_reach_the_writer(sent: Sent) -> None:
+    fact = {
+        "text": "a", "key": "k", "cardinality": "many", "fact_id": 7, "metadata": {"b": 1, "a": [None]},
+        "valid_until": 1_800_000_000_000,
+    }  # fmt: skip
+    requests = [
+        {"forget_key": "k", "observed_at": "2020-01-01T00:00:00Z"}, {"forget_all": True, "erase": True}, {"restore": "0" * 32},
+    ]  # fmt: skip
+    worker().process(batch(*map(orjson.dumps, (fact, *requests)), key=b'"Acme/Sales"'))
+    taken, by_key, everything, restored = sent.events()
+    assert isinstance(taken, NewFact) and taken.namespace == "Acme/Sales"
+    assert (taken.key, taken.cardinality, taken.fact_id, taken.metadata) == (
+        "k",
+        "many",
+        "7",
+        '{"a":[null],"b":1}',
+    )
+    assert taken.valid_until == datetime(2027, 1, 15, 8, tzinfo=UTC)
+    assert isinstance(by_key, ForgetRequest) and isinstance(everything, ForgetRequest)
+    assert (by_key.key, by_key.observed_at, by_key.erase) == ("k", datetime(2020, 1, 1, tzinfo=UTC), False)
+    assert (everything.memory_id, everything.key, everything.erase) == (None, None, True)
+    assert isinstance(restored, RestoreRequest) and restored.memory_id == "0" * 32
 
 
 def test_messages_go_to_the_partition_of_their_namespace_in_order(sent: Sent) -> None:

@@ -22,7 +22,16 @@ ROOT = Path(__file__).parent.parent.parent
 
 DECODERS = fuzz.decoders()
 NAMES = st.sampled_from(
-    [*sorted({name for body in hostile.GOOD.values() for name in body}), "forget", "messages", "role"]
+    [
+        *sorted({name for body in hostile.GOOD.values() for name in body}),
+        "forget",
+        "messages",
+        "role",
+        "forget_key",
+        "forget_all",
+        "restore",
+        "erase",
+    ]
 )
 LEAVES = (
     st.none()

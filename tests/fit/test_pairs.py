@@ -41,8 +41,12 @@ def pair(bridge: float) -> Pair:
 def encoder(llama: Path) -> Encoder:
     made = encoder_of(llama, numbers=NUMBERS._replace(beside=0.9))
     width = made.backbone.model.config.get_text_config().hidden_size
-    content = to_bytes(made.backbone.hash, made.weights.numbers, tensors(width) | {"prefix": untuned(made.backbone)})
-    return Encoder(made.backbone, calibration=made.calibration, weights=Weights.from_bytes(content, "made by hand"))
+    content = to_bytes(
+        made.backbone.hash, made.weights.numbers, tensors(width) | {"prefix": untuned(made.backbone)}
+    )
+    return Encoder(
+        made.backbone, calibration=made.calibration, weights=Weights.from_bytes(content, "made by hand")
+    )
 
 
 def test_a_partner_is_needed_if_a_two_hop_names_it(encoder: Encoder) -> None:

@@ -1,5 +1,6 @@
 """The library on the default model: it recalls what it learned, and changes nothing else."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from pipeline import MemoryLM
 from pipeline.ingest.encoder import Encoder
 from pipeline.memory.codec import memory_from_record, memory_to_record
+from schemas.fact import Fact
 
 FACTS = [
     "The Harlow desk lamp is made of walnut.",
@@ -114,6 +116,30 @@ def test_a_known_fact_that_contradicts_a_memory_wins(lm: MemoryLM) -> None:
     lm.learn(["The capital city of France is Ljubljana."])
     assert lm.learn(["The capital city of France is Paris."])[0].outcome == "superseded"
     assert "Paris" in lm.generate(["The capital city of France is"], max_new_tokens=8)[0].text
+
+
+def test_a_fact_with_a_key_replaces_another_wording_and_carries_its_metadata(lm: MemoryLM) -> None:
+    stated = [
+        Fact(text="Milo Kassab works as a glaciologist.", key="milo:job"),
+        Fact(text="Milo Kassab is employed as a carpenter these days.", key="milo:job", metadata={"page": 3}),
+    ]
+    assert [d.outcome for d in lm.learn(stated, min_loss_delta=0)] == ["learned", "superseded"]
+    [found] = lm.retrieve(["Milo Kassab works as a"])[0]
+    assert found.text == stated[1].text and found.metadata == '{"page":3}'
+
+
+def test_a_memory_speaks_until_it_is_valid_no_longer_by_the_clock(encoder: Encoder) -> None:
+    now = datetime(2026, 3, 1, tzinfo=UTC)
+    lm = MemoryLM(encoder, clock=lambda: now)
+    text, prompt = "Milo Kassab works as a glaciologist.", "Milo Kassab works as a"
+    lm.learn([Fact(text=text, valid_until=now + timedelta(days=1))], min_loss_delta=0)
+    before = lm.generate([prompt], max_new_tokens=4)[0]
+    now += timedelta(days=1)
+    after, bare = (lm.generate([prompt], use_memory=use, max_new_tokens=4)[0] for use in (True, False))
+    assert [m.text for m in before.memories] == [text] and not after.memories
+    assert after.text == bare.text and lm.retrieve([prompt]) == [[]]
+    lm.learn([Fact(text=text, valid_until=now + timedelta(days=1))], min_loss_delta=0)
+    assert lm.generate([prompt], max_new_tokens=4)[0].text == before.text
 
 
 def test_a_memory_with_vectors_of_another_size_is_refused(lm: MemoryLM) -> None:

@@ -74,7 +74,7 @@ class FakeModel:
 
     def generation(self, row: FakeRow) -> Generation:
         found = [
-            Retrieved("a" * 32, "default", "a text", None, 1.0, 0.9),
+            Retrieved("a" * 32, "default", "a text", None, 1.0, 0.9, metadata='{"page":3}'),
             Retrieved("b" * 32, "default", "an older text", None, 1.0, 0.0, "a" * 32),
         ]
         used = found if row.job.use_memory else []

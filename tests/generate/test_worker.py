@@ -40,6 +40,7 @@ def test_an_answer_names_the_memories_that_a_newer_one_replaced(worker: Generato
     worker.process(records({"prompt": "one"}))
     ((_, answer),) = sent.of(topics.GENERATION_RESPONSES)
     assert [(m["gate"], m.get("doubted_by")) for m in answer["memories"]] == [(0.9, None), (0.0, "a" * 32)]
+    assert [m.get("metadata") for m in answer["memories"]] == [{"page": 3}, None]
     ((_, hits),) = sent.of(topics.MEMORY_HITS)
     assert [hit["memory_id"] for hit in hits["hits"]] == ["a" * 32], "only what took part is a hit"
 

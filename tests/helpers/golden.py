@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import MemoryLM
-from pipeline.decide.decide import decide_fact, decide_forget
+from pipeline.decide.decide import decide_fact
+from pipeline.decide.requests import decide_forget
 from pipeline.ingest.encoder import Encoder
 from pipeline.memory.bank import Bank
 from pipeline.memory.events import ForgetRequest, NewFact, SourceOffset, labels_of
-from schemas.fact import Forget
+from schemas.fact import Fact, Forget, ForgetKey
 from tests.faults.facts import make_facts
 from tests.helpers.models import make_gpt2
 
@@ -38,14 +39,17 @@ def stream() -> Any:
     pairs = make_facts(SEED, STREAM, BEGIN - timedelta(hours=1))
     with tempfile.TemporaryDirectory() as folder:
         encoder = Encoder.load(str(make_gpt2(Path(folder))))
-    texts = [fact.text for _, fact in pairs if not isinstance(fact, Forget)]
+    texts = [fact.text for _, fact in pairs if isinstance(fact, Fact)]
     encodings = iter(encoder.encode(texts))
     bank, outcomes = Bank(), Counter[str]()
     for offset, (namespace, fact) in enumerate(pairs):
         cause, now = SourceOffset("facts", "golden", 0, offset), BEGIN + timedelta(seconds=offset)
         if isinstance(fact, Forget):
             decisions = decide_forget(bank, ForgetRequest(namespace, fact.forget, False, now, cause), now)
-        else:
+        elif isinstance(fact, ForgetKey):
+            request = ForgetRequest(namespace, None, False, now, cause, fact.forget_key, fact.observed_at)
+            decisions = decide_forget(bank, request, now)
+        elif isinstance(fact, Fact):
             new = NewFact(
                 namespace, next(encodings), fact.observed_at or now, now, cause, fact.min_loss_delta,
                 **labels_of(fact),

@@ -50,7 +50,7 @@ def test_a_checkpoint_is_the_fold_and_decides_the_same(
     for n, (text, kind) in enumerate(script):
         forget = row(n, "", kind="forget", forget=memory_id("default", text))
         value = message(row(n, text, fact_id=f"id-{n % 7}", category=text[:8]) if kind == "fact" else forget)
-        decisions = decide_events(bank, decode_events(value), lambda: NOW)
+        decisions = decide_events(bank, decode_events(value), lambda: NOW).decisions
         history.append(folder, HOME, n, decisions)
         if n == at:
             assert checkpoint.write(folder, HOME, n, decisions, bank)
@@ -65,7 +65,7 @@ def test_a_checkpoint_is_the_fold_and_decides_the_same(
     after = message(
         *(row(len(script) + i, text, fact_id=f"id-{i % 9}") for i, (text, _) in enumerate(script))
     )
-    both = [decide_events(one, decode_events(after), lambda: NOW) for one in (bank, kept.bank)]
+    both = [decide_events(one, decode_events(after), lambda: NOW).decisions for one in (bank, kept.bank)]
     outcomes = [
         [(d.outcome, d.memory_id, d.nearest, d.importance, d.similarity) for d in one] for one in both
     ]
@@ -123,7 +123,7 @@ def test_a_checkpoint_that_is_damaged_or_of_another_history_is_refused(
         path.write_bytes(b"")
     elif damage == "version":
         monkeypatch.setattr(
-            checkpoint, "CHECKPOINT", CHECKPOINT.with_metadata({b"factstream.snapshot": b"2"})
+            checkpoint, "CHECKPOINT", CHECKPOINT.with_metadata({b"factstream.snapshot": b"3"})
         )
     else:  # the history was brought back from a backup, or is another's
         fill(tmp_path / "other", 12 if damage == "foreign" else 3, "desk")

@@ -208,7 +208,8 @@ def test_a_missing_text_without_an_erasure_is_damage(tmp_path: Path) -> None:
     worker.process(batch(message(row(0, SECRET))))
     [(_, _, path)] = layout.live_files(tmp_path, HOME)
     table = storage.read_table(path)
-    bare = table.set_column(5, table.schema.field(5), pa.nulls(1, pa.string()))
+    place = table.schema.get_field_index("text")
+    bare = table.set_column(place, table.schema.field(place), pa.nulls(1, pa.string()))
     pq.write_table(bare, path)
     with pytest.raises(HistoryError, match=r"0000000000\.parquet.*backup"):
         decided(tmp_path)
@@ -232,10 +233,13 @@ def test_the_fold_after_an_erasure_is_the_fold_before_it(
             value = message(
                 row(n, "", kind="forget", forget=memory_id("default", text)) if forget else row(n, text)
             )
-            history.append(folder, HOME, n, decide_events(bank, decode_events(value), lambda: NOW))
+            history.append(folder, HOME, n, decide_events(bank, decode_events(value), lambda: NOW).decisions)
         n = len(script)
         history.append(
-            folder, HOME, n, decide_events(bank, decode_events(request(kind, n, erased)), lambda: NOW)
+            folder,
+            HOME,
+            n,
+            decide_events(bank, decode_events(request(kind, n, erased)), lambda: NOW).decisions,
         )
         if kind == "erase":
             erase(folder, HOME, n)
@@ -243,7 +247,7 @@ def test_the_fold_after_an_erasure_is_the_fold_before_it(
         banks[kind] = fold(d for _, rows in history.read(folder, HOME) for d in rows)
         assert banks[kind].digest() == bank.digest()
         after = [row(n + 1 + i, text) for i, (text, _) in enumerate(script)]
-        decisions[kind] = decide_events(banks[kind], decode_events(message(*after)), lambda: NOW)
+        decisions[kind] = decide_events(banks[kind], decode_events(message(*after)), lambda: NOW).decisions
     plain = [
         [(d.outcome, d.memory_id, d.nearest, d.importance) for d in decisions[kind]]
         for kind in ("forget", "erase")

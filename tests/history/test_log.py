@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.history import layout, storage, tables
+from pipeline.history import compaction, layout, storage, tables
 from pipeline.history import log as history
 from pipeline.history.errors import CommitConflict, HistoryError
 from pipeline.memory.events import Decision, SourceOffset
 from schemas.dead_letter import DEAD_LETTERS
-from schemas.history import HISTORY
+from schemas.history import BEFORE_KEYS, HISTORY
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ARRAYS = ("priors", "surprisals", "vectors")
@@ -178,18 +178,24 @@ def test_a_flipped_bit_in_a_page_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_newer_format_is_refused_with_advice(tmp_path: Path) -> None:
     path, _ = sample(tmp_path)
     table = pq.read_table(path, partitioning=None)
-    pq.write_table(table.replace_schema_metadata({b"factstream.history": b"3"}), path)
+    pq.write_table(table.replace_schema_metadata({b"factstream.history": b"4"}), path)
     for refused in (lambda: list(history.read(tmp_path, 0)), lambda: storage.check_format(path)):
-        with pytest.raises(HistoryError, match=rf"{path.name}: has format version 3.*upgrade"):
+        with pytest.raises(HistoryError, match=rf"{path.name}: has format version 4.*upgrade"):
             refused()
 
 
-def test_format_1_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [b"1", b"2"])
+def test_the_formats_of_before_facts_had_keys_are_read_and_merged(version: bytes, tmp_path: Path) -> None:
     path, rows = sample(tmp_path)
-    table = pq.read_table(path, partitioning=None)
-    pq.write_table(table.replace_schema_metadata({b"factstream.history": b"1"}), path)
+    table = pq.read_table(path, partitioning=None).select(BEFORE_KEYS.names)
+    pq.write_table(table.replace_schema_metadata({b"factstream.history": version}), path)
     ((_, read),) = history.read(tmp_path, 0)
     assert_same(read, rows)
+    history.append(tmp_path, 0, 1, rows)
+    compaction.merge(layout.live_files(tmp_path, 0), 1 << 20)
+    (_, first), (_, second) = history.read(tmp_path, 0)
+    assert_same(first, read)
+    assert_same(second, rows)
 
 
 def test_a_parquet_file_of_another_program_is_refused(tmp_path: Path) -> None:

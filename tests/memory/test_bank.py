@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import Settings
-from pipeline.decide.decide import decide_forget
+from pipeline.decide.requests import decide_forget
 from pipeline.memory.bank import Bank, fold
 from pipeline.memory.codec import memory_from_record, memory_to_record
 from pipeline.memory.events import ForgetRequest, SourceOffset

@@ -130,6 +130,6 @@ def test_errors_in_the_sql_are_reported(tmp_path: Path) -> None:
 def test_a_newer_history_is_refused(tmp_path: Path) -> None:
     path = history.append(tmp_path, 0, 0, [row(0, "learned", "ada", IDS[0])])
     table = pq.read_table(path, partitioning=None)
-    pq.write_table(table.replace_schema_metadata({b"factstream.history": b"3"}), path)
+    pq.write_table(table.replace_schema_metadata({b"factstream.history": b"4"}), path)
     with pytest.raises(query.QueryError, match="upgrade"):
         query.run(tmp_path, "FROM memories")

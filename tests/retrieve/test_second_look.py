@@ -67,7 +67,9 @@ def test_partners_share_a_word_that_the_prompt_lacks(encoder: Encoder) -> None:
     found = pairs(lm)
     assert [pair.partner.memory.text for pair in found] == [OFFICE]
     evidence = dict(zip(PAIR, found[0].evidence, strict=True))
-    assert evidence["bridge"] > evidence["bridge_most"] > 0 and torch.tensor(found[0].evidence).isfinite().all()
+    assert (
+        evidence["bridge"] > evidence["bridge_most"] > 0 and torch.tensor(found[0].evidence).isfinite().all()
+    )
 
 
 def test_a_partner_is_found_that_has_no_word_of_the_prompt(encoder: Encoder) -> None:
@@ -77,8 +79,17 @@ def test_a_partner_is_found_that_has_no_word_of_the_prompt(encoder: Encoder) -> 
 
 
 def test_one_partner_is_read_of_many(encoder: Encoder) -> None:
-    names = ("Marta trusts", "A ferry carries", "Two gulls watch", "Rain floods", "The mayor sued", "Ivo painted")
-    lm = lm_of(encoder, weights_of(encoder, bias=20.0), WORKS, *(f"{name} Lindqvell Optics." for name in names))
+    names = (
+        "Marta trusts",
+        "A ferry carries",
+        "Two gulls watch",
+        "Rain floods",
+        "The mayor sued",
+        "Ivo painted",
+    )
+    lm = lm_of(
+        encoder, weights_of(encoder, bias=20.0), WORKS, *(f"{name} Lindqvell Optics." for name in names)
+    )
     assert len(pairs(lm)) > 2 and len(read(lm)) == 2
 
 

@@ -17,7 +17,11 @@ PINNED = {
         category: string
         source: string
         fact_id: string
-        observed_at: timestamp[us, tz=UTC] not null
+        key: string
+        cardinality: string
+        metadata: string
+        observed_at: timestamp[us, tz=UTC]
+        valid_until: timestamp[us, tz=UTC]
         published_at: timestamp[us, tz=UTC] not null
         min_loss_delta: float
         forget: string
@@ -32,6 +36,7 @@ PINNED = {
     "HISTORY": """
         namespace: string not null
         outcome: string not null
+        rule: string
         memory_id: string
         nearest: string
         similarity: float
@@ -39,7 +44,12 @@ PINNED = {
         category: string
         source: string
         fact_id: string
+        key: string
+        cardinality: string
+        metadata: string
         observed_at: timestamp[us, tz=UTC]
+        valid_until: timestamp[us, tz=UTC]
+        dated: timestamp[us, tz=UTC]
         published_at: timestamp[us, tz=UTC]
         decided_at: timestamp[us, tz=UTC] not null
         base_loss: float
@@ -65,7 +75,11 @@ PINNED = {
         category: string
         source: string
         fact_id: string
+        key: string
+        cardinality: string
+        metadata: string
         observed_at: timestamp[us, tz=UTC] not null
+        valid_until: timestamp[us, tz=UTC]
         learned_at: timestamp[us, tz=UTC] not null
         last_used_at: timestamp[us, tz=UTC]
         importance: double not null
@@ -73,6 +87,8 @@ PINNED = {
         reinforced: int64 not null
         loss_delta: double not null
         encoder_id: string not null
+        superseded_by: string
+        rule: string
         priors: list<item: float> not null
         surprisals: list<item: float> not null
         vectors: binary not null
@@ -90,8 +106,8 @@ def test_columns_their_order_types_and_nulls_are_those_on_disk(name: str) -> Non
 
 def test_versions_are_those_on_disk() -> None:
     assert FACT_ENCODINGS.metadata is None
-    assert HISTORY.metadata == {b"factstream.history": b"2"}
-    assert CHECKPOINT.metadata == {b"factstream.snapshot": b"1"}
+    assert HISTORY.metadata == {b"factstream.history": b"3"}
+    assert CHECKPOINT.metadata == {b"factstream.snapshot": b"2"}
 
 
 def test_required_fields_take_no_nulls_and_the_group_itself_does() -> None:

@@ -1,7 +1,7 @@
 """Messages: valid ones are decoded, others refused with a reason, and the exported schemas agree."""
 
 import json
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from schemas import export, topics
 from schemas.changelog import Decided, MemoryRecord, PositionRecord
 from schemas.common import MAX_TEXT_BYTES, BadMessage, Message, decode, encode
-from schemas.fact import Fact, Forget, decode_fact
+from schemas.fact import Fact, Forget, ForgetAll, ForgetKey, Restore, decode_fact
 from schemas.hits import Hit, MemoryHits
 from schemas.request import ChatMessage, GenerationRequest, decode_request
 from schemas.response import GenerationResponse, ResponseDelta, ResponseError, Timings, Usage, UsedMemory
@@ -110,8 +110,21 @@ EXAMPLES: list[tuple[str, dict[str, Any], bool]] = [
     ("fact", {"text": 7}, False),
     ("fact", {"text": "a" * (MAX_TEXT_BYTES + 1)}, False),
     ("fact", {"text": "a", "color": "red"}, False),
-    ("fact", {"text": "a", "namespace": "Upper"}, False),
-    ("fact", {"text": "a", "namespace": "a" * 65}, False),
+    ("fact", {"text": "a", "namespace": "Ada@acme.com/sales 1"}, True),
+    ("fact", {"text": "a", "namespace": "a" * 128}, True),
+    ("fact", {"text": "a", "namespace": "a" * 129}, False),
+    ("fact", {"text": "a", "namespace": "a\tb"}, False),
+    ("fact", {"text": "a", "namespace": ""}, False),
+    ("fact", {"text": "a", "key": "product:h-1:price", "cardinality": "many", "fact_id": 17}, True),
+    ("fact", {"text": "a", "key": ""}, False),
+    ("fact", {"text": "a", "key": "k" * 257}, False),
+    ("fact", {"text": "a", "cardinality": "two"}, False),
+    ("fact", {"text": "a", "metadata": {"page": 3, "tags": ["x", {"y": None}]}}, True),
+    ("fact", {"text": "a", "metadata": ["page"]}, False),
+    ("fact", {"text": "a", "fact_id": 1.5}, False),
+    ("fact", {"text": "a", "fact_id": True}, False),
+    ("fact", {"text": "a", "observed_at": 1772366400000, "valid_until": -1772366400000}, True),
+    ("fact", {"text": "a", "observed_at": 1772366400000.5}, False),
     ("fact", {"text": "a", "min_loss_delta": "0.5"}, False),
     ("fact", {"text": "a", "min_loss_delta": True}, False),
     ("fact", {"text": "a", "source": "s" * 257}, False),
@@ -119,6 +132,14 @@ EXAMPLES: list[tuple[str, dict[str, Any], bool]] = [
     ("forget", {"forget": ID}, True),
     ("forget", {"forget": ID.upper()}, False),
     ("forget", {"forget": ID, "text": "a"}, False),
+    ("forget-key", {"forget_key": "k", "observed_at": "2026-03-01T00:00:00Z"}, True),
+    ("forget-key", {"forget_key": "k", "erase": True, "observed_at": "2026-03-01T00:00:00Z"}, False),
+    ("forget-all", {"forget_all": True, "erase": True}, True),
+    ("forget-key", {"forget_key": ""}, False),
+    ("forget-all", {"forget_all": True}, True),
+    ("forget-all", {"forget_all": False}, False),
+    ("restore", {"restore": ID, "namespace": "n"}, True),
+    ("restore", {"restore": ID, "erase": True}, False),
     ("generation-request", {"prompt": "Paris is"}, True),
     ("generation-request", {"messages": [{"role": "user", "content": "Hi"}], "namespace": ["a", "b"]}, True),
     ("generation-request", {"prompt": "a", "after": {"default": {"t/0": 4}}}, True),
@@ -155,11 +176,15 @@ def test_model_and_schema_accept_and_refuse_the_same(name: str, body: dict[str, 
 
 MEMORY = MemoryRecord(
     memory_id=ID, namespace="default", text="Torben Betts is from Munich.", observed_at=TIME, learned_at=TIME,
-    importance=-0.5, uses=2, loss_delta=1.25, encoder_id="e", priors=b"\x00\xff", surprisals=b"", vectors=b"\x80",
+    importance=-0.5, key="k", metadata={"page": 3}, valid_until=TIME, uses=2, loss_delta=1.25, encoder_id="e", priors=b"\x00\xff", surprisals=b"", vectors=b"\x80",
 )  # fmt: skip
 MESSAGES: list[Message] = [
     Fact(text="a", category="c", namespace="n", fact_id="7", source="s", observed_at=TIME, min_loss_delta=0.0),
+    Fact(text="a", key="k", cardinality="many", metadata={"b": [1, None], "a": {"c": 2.5}}, valid_until=TIME),
     Forget(forget=ID, namespace="n"),
+    ForgetKey(forget_key="k", observed_at=TIME),
+    ForgetAll(forget_all=True, erase=True),
+    Restore(restore=ID),
     MEMORY,
     PositionRecord(
         namespace="n",
@@ -174,7 +199,7 @@ MESSAGES: list[Message] = [
     GenerationResponse(
         request_id="r", text="Munich", finish_reason="stop",
         memories=[
-            UsedMemory(memory_id=ID, namespace="n", text="a", category="c", score=2.0, gate=0.5),
+            UsedMemory(memory_id=ID, namespace="n", text="a", category="c", score=2.0, gate=0.5, metadata={"page": 3}),
             UsedMemory(memory_id="f" * 32, namespace="n", text="b", score=2.0, gate=0.0, doubted_by=ID),
         ],
         usage=Usage(prompt_tokens=3, completion_tokens=1),
@@ -199,76 +224,7 @@ def test_every_exported_message_has_a_round_trip_above() -> None:
     assert {type(message) for message in MESSAGES} == set(export.MESSAGES.values())
 
 
-words = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=64)
-times = st.datetimes(timezones=st.sampled_from([UTC, timezone(timedelta(hours=-7))])).filter(
-    lambda time: 1 < time.year < 9999
-)
-facts = st.builds(
-    Fact,
-    text=words.filter(str.strip),
-    category=st.none() | words,
-    namespace=st.none() | st.from_regex(r"[a-z0-9][a-z0-9._-]{0,63}", fullmatch=True),
-    fact_id=st.none() | words,
-    source=st.none() | words,
-    observed_at=st.none() | times,
-    min_loss_delta=st.none() | st.floats(allow_nan=False, allow_infinity=False),
-)
-
-
-@given(facts)
-def test_any_fact_is_decoded_as_it_was_encoded(fact: Fact) -> None:
-    namespace, back = decode_fact(None, encode(fact))
-    assert back == fact and namespace == (fact.namespace or "default")
-
-
-# --- facts and requests ---
-
-BAD: list[tuple[str, bytes | None, bytes | None, str]] = [
-    ("tombstone", b"default", None, "empty"),
-    ("empty", None, b"", "invalid-json"),
-    ("malformed JSON", None, b'{"text": "a"', "invalid-json"),
-    ("an array", None, b'["a"]', "invalid-json"),
-    ("deep JSON", None, b'{"text":' + b"[" * 50_000 + b"]" * 50_000 + b"}", "invalid-json"),
-    ("NaN", None, b'{"text": "a", "min_loss_delta": NaN}', "invalid-json"),
-    ("infinity", None, b'{"text": "a", "min_loss_delta": 1e999}', "invalid-json"),
-    ("lone surrogate", None, b'{"text": "\\ud800"}', "invalid-json"),
-    ("invalid UTF-8", None, b'{"text": "\xff"}', "invalid-utf8"),
-    ("2 MB", None, b'{"text": "' + b"a" * 2_000_000 + b'"}', "too-large"),
-    ("long in bytes only", None, json.dumps({"text": "é" * 5000}).encode(), "invalid-field"),
-    ("blank", None, b'{"text": " \\t "}', "invalid-field"),
-    ("no text", None, b"{}", "invalid-field"),
-    ("control character", None, b'{"text": "a\\u001b[2J"}', "invalid-field"),
-    ("control character, C1", None, '{"text": "a\x9b"}'.encode(), "invalid-field"),
-    ("a number as time", None, b'{"text": "a", "observed_at": 1700000000}', "invalid-field"),
-    ("time out of range", None, b'{"text": "a", "observed_at": "0001-01-01T00:00:00+14:00"}', "invalid-field"),
-    ("unknown field", None, b'{"text": "a", "color": "red"}', "unknown-field"),
-    ("wrong namespace", None, b'{"text": "a", "namespace": "A b"}', "invalid-field"),
-    ("namespace and line break", None, b'{"text": "a", "namespace": "a\\n"}', "invalid-field"),
-    ("key is no namespace", b"A b", b'{"text": "a"}', "invalid-key"),
-    ("key is no UTF-8", b"\xff", b'{"text": "a"}', "invalid-key"),
-    ("key says another", b"one", b'{"text": "a", "namespace": "two"}', "key-mismatch"),
-    ("forget no memory", None, b'{"forget": "all"}', "invalid-field"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("key, value, reason", [row[1:] for row in BAD], ids=[row[0] for row in BAD])
-def test_a_bad_fact_is_refused_with_its_reason(key: bytes | None, value: bytes | None, reason: str) -> None:
-    with pytest.raises(BadMessage) as caught:
-        decode_fact(key, value)
-    assert caught.value.reason == reason
-    assert 0 < len(str(caught.value)) < 500, "one line for a person, not the message again"
-
-
-def test_the_namespace_is_that_of_the_body_else_the_key_else_default() -> None:
-    assert decode_fact(b"one", b'{"text": "a"}')[0] == "one"
-    assert decode_fact(None, b'{"text": "a", "namespace": "two"}')[0] == "two"
-    assert decode_fact(b"two", b'{"text": "a", "namespace": "two"}')[0] == "two"
-    assert decode_fact(None, b'{"text": "a"}')[0] == decode_fact(b"", b'{"text": "a"}')[0] == "default"
-
-
-def test_a_time_without_offset_is_utc() -> None:
-    _, fact = decode_fact(None, b'{"text": "a", "observed_at": "2026-03-01T12:00:00"}')
-    assert isinstance(fact, Fact) and fact.observed_at == TIME
+# --- requests ---
 
 
 @given(st.none() | st.binary(max_size=40), st.binary(max_size=200))

@@ -174,7 +174,7 @@ def test_a_namespace_fed_by_many_brokers_has_a_bounded_position_record(tmp_path:
     for life in range(changelog.MAX_POSITIONS + 8):
         cause = SourceOffset("facts", f"life-{life}", HOME, 0)
         bank.apply(Decision("default", "skipped", cause, NOW))
-    *_, (_, value) = changelog.decision_records(bank, [last])
+    *_, (_, value) = changelog.decision_records(bank, [last], [])
     told = decode(PositionRecord, value)
     assert len(told.positions) == changelog.MAX_POSITIONS
     assert f"life-{changelog.MAX_POSITIONS + 7}/{HOME}" in told.positions

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.ingest.encoding import FactEncoding
 from pipeline.memory.codec import facts_to_batch
-from pipeline.memory.events import ForgetRequest, NewFact, SourceOffset
+from pipeline.memory.events import Event, ForgetRequest, NewFact, RestoreRequest, SourceOffset
 from schemas import topics
 from schemas.common import BadMessage
 from schemas.encoding import FACT_ENCODINGS, encode_batch
@@ -28,7 +28,7 @@ from tests.write.local_writer import (
     writer,
 )
 from workers.kafka.partitioner import partition_for
-from workers.write.validate import AllRows, FactRows, ForgetRows, decode_events
+from workers.write.validate import AllRows, FactRows, KeyRows, MemoryRows, decode_events
 
 AT = datetime(2026, 1, 2, tzinfo=UTC)
 CHECKED_ELSEWHERE = {"observed_at", "published_at", "priors", "surprisals", "vectors"}
@@ -40,8 +40,9 @@ def fact(offset: int, text: str = "The lamp.", words: int = 2) -> NewFact:
     encoding = FactEncoding(text, "e", 2.0, 0.5, 1.5, numbers, numbers + 1, vectors)
     cause = SourceOffset("facts", "t", 1, offset)
     return NewFact(
-        "n", encoding, AT - timedelta(days=1), AT, cause, 0.25, category="c", source="s", fact_id="f"
-    )
+        "n", encoding, AT - timedelta(days=1), AT, cause, 0.25, category="c", source="s", fact_id="f",
+        key="k", cardinality="many", metadata='{"page":3}', valid_until=AT,
+    )  # fmt: skip
 
 
 def forget(offset: int, erase: bool) -> ForgetRequest:
@@ -49,17 +50,23 @@ def forget(offset: int, erase: bool) -> ForgetRequest:
 
 
 def test_every_column_is_checked() -> None:
-    checked = {*AllRows.model_fields, *FactRows.model_fields, *ForgetRows.model_fields}
+    checked = {name for model in (AllRows, FactRows, KeyRows, MemoryRows) for name in model.model_fields}
     assert checked | CHECKED_ELSEWHERE == set(FACT_ENCODINGS.names)
     assert not checked & CHECKED_ELSEWHERE
 
 
 def test_the_writer_decodes_the_events_that_the_encoder_sent() -> None:
-    request, erasure = forget(1, erase=False), forget(3, erase=True)
-    sent: list[NewFact | ForgetRequest] = [fact(0), request, fact(2, "...", words=0), erasure, fact(4)]
+    causes = [SourceOffset("facts", "t", 1, offset) for offset in range(10)]
+    sent: list[Event] = [
+        fact(0), forget(1, erase=False), fact(2, "...", words=0), forget(3, erase=True), fact(4),
+        ForgetRequest("n", None, False, AT, causes[5], "k"),
+        ForgetRequest("n", None, True, AT, causes[6], "k", AT - timedelta(hours=1)),
+        ForgetRequest("n", None, False, AT, causes[7]), ForgetRequest("n", None, True, AT, causes[8], None, AT),
+        RestoreRequest("n", "b" * 32, AT, causes[9]),
+    ]  # fmt: skip
     received = decode_events(encode_batch(facts_to_batch(sent, "e")))
     for one, other in zip(received, sent, strict=True):
-        if isinstance(other, ForgetRequest):
+        if not isinstance(other, NewFact):
             assert one == other
             continue
         assert isinstance(one, NewFact)
@@ -71,6 +78,22 @@ def test_the_writer_decodes_the_events_that_the_encoder_sent() -> None:
             assert a.dtype == b.dtype and a.tolist() == b.tolist()
         for name in ("text", "encoder_id", "base_loss", "recall_loss", "loss_delta"):
             assert getattr(one.encoding, name) == getattr(other.encoding, name)
+
+
+def test_encodings_of_before_facts_had_keys_are_read() -> None:
+    """They may wait on the topic while the writer is upgraded."""
+    rows = [row(0, TEXTS[0]), row(1, "", kind="erase", forget="a" * 32)]
+    old = pa.schema(
+        field.with_nullable(False) if field.name == "observed_at" else field
+        for field in FACT_ENCODINGS
+        if field.name not in ("key", "cardinality", "metadata", "valid_until")
+    )
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, old) as out:
+        out.write_batch(pa.RecordBatch.from_pylist(rows, schema=old))
+    learned, erased = decode_events(bytes(sink.getvalue()))
+    assert isinstance(learned, NewFact) and learned.encoding.text == TEXTS[0] and learned.key is None
+    assert isinstance(erased, ForgetRequest) and (erased.memory_id, erased.erase) == ("a" * 32, True)
 
 
 def test_each_row_must_have_the_values_of_its_own_words() -> None:
@@ -94,9 +117,16 @@ FORGED: dict[str, Callable[[], bytes]] = {
     "a negative offset": lambda: message(row(-1, TEXTS[0])),
     "a forget with a negative offset": lambda: message(row(-1, "", kind="forget", forget="a" * 32)),
     "a forget of nothing": lambda: message(row(0, "", kind="forget")),
+    "a restore of nothing": lambda: message(row(0, "", kind="restore")),
+    "a forget of no key": lambda: message(row(0, "", kind="forget_key")),
+    "no time": lambda: message(row(0, TEXTS[0], observed_at=None)),
+    "metadata that is no object": lambda: message(row(0, TEXTS[0], metadata="[1]")),
+    "metadata that is not JSON": lambda: message(row(0, TEXTS[0], metadata="{")),
+    "another cardinality": lambda: message(row(0, TEXTS[0], cardinality="two")),
+    "a key in another form": lambda: message(row(0, TEXTS[0], key="Zoe\u0308")),
     "a topic id nobody has": lambda: message(row(0, TEXTS[0], topic_id="x" * 10_000)),
     "no encoder": lambda: message(row(0, TEXTS[0], encoder_id="")),
-    "no namespace": lambda: message(row(0, TEXTS[0], namespace="No Such")),
+    "no namespace": lambda: message(row(0, TEXTS[0], namespace="no\nsuch")),
     "a namespace of another partition": lambda: message(row(0, TEXTS[0], namespace="elsewhere")),
     "one bad row among good ones": lambda: message(row(0, TEXTS[0]), row(1, TEXTS[1], priors=[])),
     "a time beyond the calendar": lambda: message_at(2**62),

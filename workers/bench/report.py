@@ -1,7 +1,7 @@
 """Output of measurements: tables or JSON for the results, and progress bars meanwhile."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -53,6 +53,11 @@ TITLES = {
     "f1_one_fact": "F1, one fact (4)",
 }
 """The measures' titles in the table, in its order."""
+
+
+def show(result: Any, as_json: bool, as_text: Callable[[Any], object] | None = None) -> None:
+    """Prints a dataclass of figures: as JSON, with `as_text`, or one figure a line."""
+    (show_json if as_json else as_text or show_figures)(result)
 
 
 def show_json(result: Any) -> None:

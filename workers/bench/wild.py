@@ -1,4 +1,4 @@
-"""Tables of `bench wild`: shares by form, kind and domain, silence, and the decisions."""
+"""Tables of `bench wild` and `bench decide`: shares of right answers, silence, and the decisions."""
 
 from collections.abc import Mapping
 from dataclasses import astuple
@@ -10,6 +10,7 @@ from workers.bench.report import console
 
 if TYPE_CHECKING:
     from pipeline.bench.wild.answers import Shares
+    from pipeline.bench.wild.decisions import DecisionResult
     from pipeline.bench.wild.measure import Kept, WildResult
     from pipeline.bench.wild.speed import Speed
     from pipeline.bench.wild.verdicts import Confusion
@@ -39,6 +40,15 @@ def show_wild(result: "WildResult") -> None:
         f"measured in {result.seconds:.0f} s",
         markup=False,
     )
+
+
+def show_decisions(result: "DecisionResult") -> None:
+    for title, decided in (("without keys", result.without_keys), ("with keys", result.with_keys)):
+        console.print(
+            f"\n{title}: {decided.right} of {result.facts} right, {decided.wrong_replacements} wrong replacements"
+        )
+        console.print(_decisions(decided.matrix))
+    console.print(f"{result.domains} domains; decided in {result.seconds:.1f} s")
 
 
 def _shares(title: str, groups: Mapping[str, "Shares"]) -> Table:

@@ -1,18 +1,16 @@
 """`factstream bench`: measurements of recall, of the cost and speed of each step, and of the stack."""
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from workers.bench import report
 from workers.cli.errors import report_errors
 from workers.cli.options import Device, Json, Model
-
-if TYPE_CHECKING:
-    from workers.bench.report import ProgressBars
 
 app = typer.Typer(
     help="Measure recall, and the speed of each step and of the whole stack.", no_args_is_help=True
@@ -44,8 +42,6 @@ def recall(
 
     Example: factstream bench recall --facts facts.jsonl --limit 100
     """
-    from workers.bench import report
-
     with measuring() as (progress, folder):
         if plot:
             from workers.bench import plot as plots
@@ -61,7 +57,7 @@ def recall(
         lm = MemoryLM.load(model, device)
         run = Comparison(lm, Limits(limit, said, prompted), progress, progress.show)
         result = measure(run, rows, extra, folder, with_curve=plot is not None)
-    show(result, as_json, report.show_recall)
+    report.show(result, as_json, report.show_recall)
     if plot:
         with report_errors():
             plots.draw(result.curve, plot)
@@ -81,8 +77,6 @@ def talk(
     category}. Retrieval is measured in categories 1 to 4, for questions whose evidence is in a fact; answers
     in categories 1 and 4.
     """
-    from workers.bench import report
-
     with measuring() as (progress, _):
         from pipeline.bench.comparison import Comparison, Limits
         from pipeline.bench.files import read_talks
@@ -92,7 +86,7 @@ def talk(
         from pipeline import MemoryLM
 
         result = measure(Comparison(MemoryLM.load(model, device), Limits(), progress), talks, limit)
-    show(result, as_json, report.show_talk)
+    report.show(result, as_json, report.show_talk)
 
 
 @app.command()
@@ -124,7 +118,37 @@ def wild(
         from pipeline.ingest.encoder import Encoder
 
         result = measure(Encoder.load(model, device), scenarios, limit, progress)
-    show(result, as_json, show_wild)
+    report.show(result, as_json, show_wild)
+
+
+@app.command()
+def decide(
+    scenarios: Annotated[
+        list[Path], typer.Option(help="A JSON Lines file, as for `bench wild`; repeatable.")
+    ],
+    model: Model = "default",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Count what is decided about facts that replace, repeat or only resemble earlier ones.
+
+    Each domain's facts are decided twice: as they are, and with keys, of which a fact shares that of the one
+    that it replaces or repeats. Right is a fact that acts on that one's memory, and otherwise is learned. A
+    wrong replacement takes a memory that still holds. The loss gate takes no part, so no model is run.
+
+    Example: factstream bench decide --scenarios examples/wild/dev.jsonl
+    """
+    from workers.bench.wild import show_decisions
+
+    with measuring() as (progress, _):
+        from pipeline.bench.wild.scenario import read_scenarios
+
+        read = read_scenarios(scenarios)  # a bad file fails before torch is loaded
+        from pipeline.bench.wild.decisions import measure
+        from pipeline.ingest.encoder import Encoder
+
+        result = measure(Encoder.load(model, device), read, progress)
+    report.show(result, as_json, show_decisions)
 
 
 @app.command()
@@ -143,7 +167,7 @@ def write(
         from workers.bench.write import measure
 
         result = measure(folder, memories, 1, progress)
-    show(result, as_json)
+    report.show(result, as_json)
 
 
 @app.command()
@@ -162,7 +186,7 @@ def query(
         from pipeline.bench.query import measure
 
         result = measure(folder, rows, flush, 1, progress)
-    show(result, as_json)
+    report.show(result, as_json)
 
 
 @app.command()
@@ -175,7 +199,7 @@ def replica(
         from workers.bench.replica import measure
 
         result = measure(folder, memories, 1, progress)
-    show(result, as_json)
+    report.show(result, as_json)
 
 
 @app.command()
@@ -194,8 +218,6 @@ def retrieve(
     encoding them all would take an hour. The prompts are beginnings of facts, paraphrases and questions;
     encoding them is not counted.
     """
-    from workers.bench import report
-
     with measuring() as (progress, _):
         if plot:
             from workers.bench import plot as plots
@@ -205,7 +227,7 @@ def retrieve(
         from pipeline.ingest.encoder import Encoder
 
         result = measure(Encoder.load(model, device), memories, progress)
-    show(result, as_json, report.show_retrieval)
+    report.show(result, as_json, report.show_retrieval)
     if plot:
         with report_errors():
             plots.draw_costs(result.curve, plot)
@@ -225,7 +247,7 @@ def encode(
         from pipeline.ingest.encoder import Encoder
 
         result = measure(Encoder.load(model, device), facts, rounds, progress)
-    show(result, as_json)
+    report.show(result, as_json)
 
 
 @app.command()
@@ -245,7 +267,7 @@ def generate(
         from pipeline.bench.generate import measure
 
         result = measure(MemoryLM.load(model, device), (1, 8), tokens, rounds, progress)
-    show(result, as_json)
+    report.show(result, as_json)
 
 
 @app.command()
@@ -264,24 +286,15 @@ def stream(
         from workers.bench.stream import measure
 
         result = measure(folder, model, device, facts, rounds, progress)
-    show(result, as_json)
+    report.show(result, as_json)
 
 
 @contextmanager
-def measuring() -> Iterator[tuple["ProgressBars", Path]]:
+def measuring() -> Iterator[tuple[report.ProgressBars, Path]]:
     """Progress bars and an empty temporary folder; errors are reported in one line."""
-    from workers.bench.report import progress_bars
-
     with (
         report_errors(),
-        progress_bars() as progress,
+        report.progress_bars() as progress,
         tempfile.TemporaryDirectory(prefix="factstream-") as folder,
     ):
         yield progress, Path(folder)
-
-
-def show(result: Any, as_json: bool, as_text: Callable[[Any], object] | None = None) -> None:
-    """Prints a dataclass of figures: as JSON, with `as_text`, or one figure a line."""
-    from workers.bench import report
-
-    (report.show_json if as_json else as_text or report.show_figures)(result)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.config import Settings
 from workers.cli.errors import report_errors
 from workers.cli.options import (
     Bootstrap,
@@ -28,6 +29,21 @@ def worker(
     device: Device = "auto",
     log_format: LogFormat = LogFormat.text,
     metrics_port: MetricsPort = None,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict", help="Encoder: refuse records with unknown fields.", envvar="FACTSTREAM_STRICT"
+        ),
+    ] = False,
+    max_future_days: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=36_500.0,
+            help="Writer: a fact dated later than so long after its Kafka timestamp is taken as of that.",
+            envvar="FACTSTREAM_MAX_FUTURE_DAYS",
+        ),
+    ] = 1.0,
 ) -> None:
     """Run one worker against a Kafka cluster until SIGTERM or Ctrl-C.
 
@@ -50,11 +66,13 @@ def worker(
         if name is WorkerName.writer:
             from workers.write.worker import WriterWorker
 
-            raise typer.Exit(run(WriterWorker(settings, data), settings, data, stop, health))
+            limits = Settings(max_future_days=max_future_days)
+            raise typer.Exit(run(WriterWorker(settings, data, limits), settings, data, stop, health))
         if name is WorkerName.encoder:
             from workers.encode.worker import EncoderWorker
 
-            raise typer.Exit(run(EncoderWorker(settings, model, device, stop), settings, data, stop, health))
+            encoder = EncoderWorker(settings, model, device, stop, strict)
+            raise typer.Exit(run(encoder, settings, data, stop, health))
         from workers.generate.worker import BATCH, GeneratorWorker
 
         generator = GeneratorWorker(settings, data, model, device, stop)

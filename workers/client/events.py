@@ -48,7 +48,7 @@ class Events:
             if topic == topics.DEAD_LETTERS:
                 self.dead_letters[_reason(record.headers)] += 1
             elif topic == topics.FACTS:
-                _, fact = decode_fact(record.key, record.value)
+                fact = decode_fact(record.key, record.value).message
                 if isinstance(fact, Fact):
                     _keep(self.texts, f"{record.partition}/{record.offset}", fact.text)
             elif topic == topics.GENERATION_REQUESTS:

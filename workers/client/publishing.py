@@ -15,7 +15,7 @@ from schemas import topics
 from schemas.changelog import Decided, PositionRecord, decode_changelog
 from schemas.common import BadMessage, encode
 from schemas.dead_letter import decode_headers
-from schemas.fact import Fact, Forget
+from schemas.fact import Fact, FactMessage
 from workers.client.errors import ClientError
 from workers.client.positions import Positions
 from workers.client.tail import Tail
@@ -51,7 +51,7 @@ class Published:
 
 def publish(
     settings: KafkaSettings,
-    facts: Iterable[tuple[str, Fact | Forget]],
+    facts: Iterable[tuple[str, FactMessage]],
     wait: bool = False,
     progress: Callable[[int, int], object] = lambda sent, decided: None,
     clock: Callable[[], float] = time.time,
@@ -84,8 +84,8 @@ def publish(
                 time.sleep(min(BACKOFF_S * 2**failures, 8.0))
 
 
-def _with_id(fact: Fact | Forget, fact_id: str) -> Fact | Forget:
-    if isinstance(fact, Forget) or fact.fact_id is not None:
+def _with_id(fact: FactMessage, fact_id: str) -> FactMessage:
+    if not isinstance(fact, Fact) or fact.fact_id is not None:
         return fact
     return fact.model_copy(update={"fact_id": fact_id})
 
@@ -94,7 +94,7 @@ class PendingFact(NamedTuple):
     """A fact to send, and the timestamp that it keeps when it is sent again."""
 
     namespace: str
-    fact: Fact | Forget
+    fact: FactMessage
     timestamp_ms: int
 
 

@@ -17,11 +17,18 @@ import numpy as np
 
 from pipeline.ingest.encoding import FactEncoding, Stopped, TooLong
 from pipeline.memory.codec import facts_to_batch
-from pipeline.memory.events import ForgetRequest, NewFact, SourceOffset, labels_of
+from pipeline.memory.events import (
+    Event,
+    ForgetRequest,
+    NewFact,
+    RestoreRequest,
+    SourceOffset,
+    labels_of,
+)
 from schemas import topics
 from schemas.common import BadMessage
 from schemas.encoding import encode_batch
-from schemas.fact import Fact, Forget, decode_fact
+from schemas.fact import Fact, FactMessage, Forget, ForgetKey, Restore, decode_fact
 from workers.kafka.config import KafkaSettings
 from workers.kafka.consumer import check_readable
 from workers.kafka.dead_letters import dead_letter
@@ -42,14 +49,12 @@ BATCH_S = 4.0
 MAX_MIN_LOSS_DELTA = 1e6
 """Largest threshold of a fact, in nats: if float32 cannot hold it, the other facts of the message are lost, too."""
 
-Event = NewFact | ForgetRequest
-
 
 class Decoded(NamedTuple):
     """A valid message that waits for its encoding."""
 
     namespace: str
-    message: Fact | Forget
+    message: FactMessage
     published_at: datetime
     cause: SourceOffset
 
@@ -65,10 +70,18 @@ class EncoderWorker(Worker):
     read_committed = True
 
     def __init__(
-        self, settings: KafkaSettings, model: str, device: str = "auto", stop: Stop | None = None
+        self,
+        settings: KafkaSettings,
+        model: str,
+        device: str = "auto",
+        stop: Stop | None = None,
+        strict: bool = False,
     ) -> None:
-        """`stop` interrupts the encoding: on a CPU a piece takes longer than a worker may take to stop."""
-        self._settings, self._model, self._device = settings, model, device
+        """`stop` interrupts the encoding: on a CPU a piece takes longer than a worker may take to stop.
+
+        `strict`: a record with an unknown field is a dead letter; otherwise the field is left out and counted.
+        """
+        self._settings, self._model, self._device, self._strict = settings, model, device, strict
         self._stop = stop or Stop()
         self._producer: Producer | None = None
         self._topic_id = ""
@@ -133,7 +146,8 @@ class EncoderWorker(Worker):
 
     def _decode(self, record: Any) -> Decoded:
         check_readable(record)
-        namespace, message = decode_fact(record.key, record.value)
+        namespace, message, unknown = decode_fact(record.key, record.value, self._strict)
+        metrics.UNKNOWN_FIELDS.inc(len(unknown))
         try:  # a producer may write any number there
             published_at = datetime.fromtimestamp(max(record.timestamp, 0) / 1000, UTC)
         except (ValueError, OverflowError, OSError):
@@ -212,8 +226,13 @@ def _state_bytes(event: Event) -> int:
 def _event(decoded: Decoded, encodings: Iterator[FactEncoding | TooLong]) -> Event | BadMessage:
     """The event of a decoded message; a fact takes the next of the encodings. BadMessage if it cannot be measured."""
     namespace, message, published_at, cause = decoded
+    if isinstance(message, Restore):
+        return RestoreRequest(namespace, message.restore, published_at, cause)
     if isinstance(message, Forget):
         return ForgetRequest(namespace, message.forget, message.erase, published_at, cause)
+    if not isinstance(message, Fact):
+        key = message.forget_key if isinstance(message, ForgetKey) else None
+        return ForgetRequest(namespace, None, message.erase, published_at, cause, key, message.observed_at)
     encoding = next(encodings)
     if isinstance(encoding, TooLong):
         return BadMessage("too-long", str(encoding))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pipeline.memory.codec import memory_from_record
 from schemas import topics
-from schemas.changelog import PositionRecord, decode_changelog
+from schemas.changelog import PositionRecord, decode_changelog, split_key
 from schemas.common import BadMessage
 from schemas.request import GenerationRequest
 from workers.kafka import TopicPartition
@@ -77,7 +77,7 @@ class Replica:
     def _apply(self, record: Any) -> None:
         check_readable(record)
         change = decode_changelog(record.key, record.value)
-        namespace, _, memory_id = (record.key or b"").decode("utf-8", "replace").partition("/")
+        namespace, memory_id = split_key(record.key or b"")
         if partition_for(namespace, self.partitions) != record.partition:
             raise BadMessage("wrong-partition", f"the namespace {namespace!r} belongs to another partition")
         if isinstance(change, PositionRecord):

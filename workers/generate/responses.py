@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from schemas import reply, topics
 from schemas.common import Message, encode
 from schemas.hits import Hit, MemoryHits
@@ -82,7 +84,7 @@ def response(request_id: str, generation: Generation, timings: Timings) -> Gener
     memories = [
         UsedMemory(
             memory_id=m.memory_id, namespace=m.namespace, text=m.text, category=m.category, score=m.score, gate=m.gate,
-            doubted_by=m.doubted_by,
+            doubted_by=m.doubted_by, metadata=None if m.metadata is None else orjson.loads(m.metadata),
         )
         for m in generation.memories
     ]  # fmt: skip

@@ -55,7 +55,7 @@ WITH learned AS (
 ), lives AS (
     SELECT learned.memory_id, learned.namespace, coalesce(learned.text, '') AS text, learned.category, learned.source,
         learned.decided_at AS learned_at, learned.loss_delta,
-        if(memories.memory_id IS NULL, removed.state, 'remembered') AS state,
+        if(memories.memory_id IS NULL, coalesce(removed.state, 'forgotten'), 'remembered') AS state,  -- else with its key, or all
         coalesce(memories.uses, counts.uses, 0) AS uses,
         coalesce(memories.reinforced, counts.reinforced, 0) AS reinforced,
         learned.outcome = 'superseded' AS replaces
@@ -104,7 +104,7 @@ def life(data: Path, namespace: str, memory_id: str) -> list[dict[str, Any]]:
         "AND o.outcome IN ('learned', 'superseded')) AS nearest_text "
         f"FROM history h LEFT JOIN generations g ON h.outcome = 'used' AND g.request_id = h.request_id "
         f"WHERE h.namespace = {_text(namespace)} AND (h.memory_id = {one} "
-        f"OR (h.nearest = {one} AND h.outcome IN ('superseded', 'outdated'))) "
+        f"OR (h.nearest = {one} AND h.outcome IN ('superseded', 'outdated', 'restored'))) "
         f"ORDER BY h.history_position LIMIT {MAX_EVENTS}",
     )
 

@@ -65,7 +65,7 @@ class Site:
             ("/publish", self.publish, "POST"),
             ("/stream/{ticket}", self.stream, "GET"),
             ("/memories", self.memories, "GET"),
-            ("/memories/{namespace}/{memory_id}", self.life, "GET"),
+            ("/memories/{namespace:path}/{memory_id}", self.life, "GET"),
             ("/time", partial(self.page, "time.html"), "GET"),
             ("/time.json", self.over_time, "GET"),
             ("/map", partial(self.page, "map.html"), "GET"),
@@ -228,7 +228,7 @@ def _generation_request(
     length = fields.get("length", "24")
     question = {"messages": [{"role": "user", "content": prompt}]} if chat else {"prompt": prompt}
     options = {
-        "namespace": fields.get("namespace", DEFAULT_NAMESPACE).replace(",", " ").split(),
+        "namespace": [name.strip() for name in fields.get("namespace", DEFAULT_NAMESPACE).split(",")],
         "max_new_tokens": int(length) if length.isdecimal() and len(length) < 6 else 0,
         "use_memory": use_memory, "stream": True, "tokens": True,
     }  # fmt: skip

@@ -43,6 +43,9 @@ MEMORIES = Gauge(
     "Memories held: of its own partitions by a writer, of all partitions by a generator.",
     ["worker"],
 )
+UNKNOWN_FIELDS = Counter(
+    "factstream_unknown_fields", "Fields of facts and requests that were left out: no message has them."
+)
 ENCODED = Counter("factstream_encoded_facts", "Facts encoded.")
 DECISIONS = Counter("factstream_decisions", "Durable decisions of the writer, by outcome.", ["outcome"])
 for _outcome in get_args(Outcome):  # all series exist from the start, so that a rate of zero is visible

@@ -12,7 +12,14 @@ from typing import Any
 from pipeline.memory.bank import Bank
 from pipeline.memory.codec import memory_from_record, memory_to_record
 from pipeline.memory.events import Decision
-from schemas.changelog import Decided, MemoryRecord, PositionRecord, changelog_key, decode_changelog
+from schemas.changelog import (
+    Decided,
+    MemoryRecord,
+    PositionRecord,
+    changelog_key,
+    decode_changelog,
+    split_key,
+)
 from schemas.common import BadMessage, encode
 from schemas.topics import FACTS
 from workers.kafka.consumer import check_readable
@@ -54,13 +61,13 @@ class SentOffsets:
         return offset < self._recovered
 
 
-def decision_records(bank: Bank, decisions: Sequence[Decision]) -> Iterator[Record]:
-    """The records of decisions that `bank` has applied: the changed memories, then the positions."""
-    changed: dict[tuple[str, str], None] = {}
-    for d in decisions:
-        for memory_id in (d.memory_id, d.nearest if d.outcome == "superseded" else None):
-            if memory_id and d.outcome not in ("outdated", "duplicate", "skipped"):
-                changed[d.namespace, memory_id] = None
+def decision_records(
+    bank: Bank, decisions: Sequence[Decision], changed: Iterable[tuple[str, str]]
+) -> Iterator[Record]:
+    """The records of decisions that `bank` has applied: the changed memories, then the positions.
+
+    changed: (namespace, memory id) of each memory that the decisions added, changed or removed.
+    """
     for namespace, memory_id in changed:
         key = changelog_key(namespace, memory_id)
         yield key, expected_value(bank, key)
@@ -92,7 +99,7 @@ def recovery_records(bank: Bank, last: Sequence[Decision], present: dict[bytes, 
 
 def expected_value(bank: Bank, key: bytes) -> bytes | None:
     """The value of the key according to the history; None if it should have none."""
-    namespace, _, memory_id = key.decode("utf-8", "replace").partition("/")
+    namespace, memory_id = split_key(key)
     if key != changelog_key(namespace, memory_id):
         return None
     if not memory_id:

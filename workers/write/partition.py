@@ -7,12 +7,13 @@ from datetime import datetime
 from pathlib import Path
 
 from pipeline.config import Settings
-from pipeline.decide.decide import decide_fact, decide_forget, decide_use
+from pipeline.decide.decide import decide_fact
+from pipeline.decide.requests import decide_forget, decide_restore, decide_use
 from pipeline.history import checkpoint, compaction, layout
 from pipeline.history import log as history
 from pipeline.history.errors import HistoryError, Unwritable
 from pipeline.memory.bank import Bank
-from pipeline.memory.events import Decision, ForgetRequest, NewFact, SourceOffset
+from pipeline.memory.events import Decision, Event, NewFact, RestoreRequest, SourceOffset
 from schemas.hits import MemoryHits
 from workers.observe import log
 from workers.write.changelog import SentOffsets
@@ -67,30 +68,46 @@ def tidy(data: Path, partition: Partition) -> None:
         log.line("not compacted", log.WARNING, reason=str(error))
 
 
-def decide_events(bank: Bank, events: Iterable[NewFact | ForgetRequest], now: Now) -> list[Decision]:
-    """Decide events in order and apply each decision. An event that was decided before is skipped."""
-    decided: list[Decision] = []
-    for event in events:
-        if bank.is_decided(event.namespace, event.cause):
-            continue
-        if isinstance(event, NewFact):
-            decisions = decide_fact(bank, event, now())
-        else:
-            decisions = decide_forget(bank, event, now())
+@dataclass
+class Decided:
+    """Decisions, in order, and the memories that they added, changed or removed."""
+
+    decisions: list[Decision] = field(default_factory=list)
+    changed: dict[tuple[str, str], None] = field(default_factory=dict)
+    """(namespace, memory id): a set that keeps its order."""
+
+    def apply(self, bank: Bank, decisions: Iterable[Decision]) -> None:
+        """Applies decisions to the bank, and adds them."""
         for decision in decisions:
-            bank.apply(decision)
-        decided += decisions
+            changed = bank.apply(decision)
+            self.changed.update(((decision.namespace, memory_id), None) for memory_id in sorted(changed))
+            self.decisions.append(decision)
+
+
+def decide_events(bank: Bank, events: Iterable[Event], now: Now) -> Decided:
+    """Decides events in order and applies each decision. An event that was decided before is skipped."""
+    decided = Decided()
+    for event in events:
+        if not bank.is_decided(event.namespace, event.cause):
+            decided.apply(bank, _decide(bank, event, now()))
     return decided
 
 
-def decide_hits(bank: Bank, hits: MemoryHits, cause: SourceOffset, now: Now) -> list[Decision]:
-    """Count each memory's use in an answer and apply it. A request that is answered twice counts once."""
+def _decide(bank: Bank, event: Event, now: datetime) -> list[Decision]:
+    if isinstance(event, NewFact):
+        return decide_fact(bank, event, now)
+    if isinstance(event, RestoreRequest):
+        return decide_restore(bank, event, now)
+    return decide_forget(bank, event, now)
+
+
+def decide_hits(bank: Bank, hits: MemoryHits, cause: SourceOffset, now: Now) -> Decided:
+    """Counts each memory's use in an answer and applies it. A request that is answered twice counts once."""
+    decided = Decided()
     if bank.is_decided(hits.namespace, cause) or bank.is_counted(hits.namespace, hits.request_id):
-        return []
-    decided: list[Decision] = []
+        return decided
     for hit in hits.hits:
-        decisions = decide_use(bank, hits.namespace, hit.memory_id, hit.gate, hits.request_id, cause, now())
-        for decision in decisions:
-            bank.apply(decision)
-        decided += decisions
+        decided.apply(
+            bank, decide_use(bank, hits.namespace, hit.memory_id, hit.gate, hits.request_id, cause, now())
+        )
     return decided

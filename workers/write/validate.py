@@ -14,10 +14,20 @@ import pyarrow.compute as pc
 from pydantic import Field, create_model
 
 from pipeline.memory.codec import facts_from_batch
-from pipeline.memory.events import ForgetRequest, Labels, NewFact
+from pipeline.memory.events import Event, Labels
 from pipeline.text.words import terms_of
-from schemas.common import BadMessage, Finite, MemoryId, Message, Namespace, Offset, validate
-from schemas.encoding import MAX_VECTOR_BYTES, decode_batch
+from schemas.common import (
+    BadMessage,
+    Finite,
+    Key,
+    MemoryId,
+    Message,
+    MetadataText,
+    Namespace,
+    Offset,
+    validate,
+)
+from schemas.encoding import KINDS, MAX_VECTOR_BYTES, decode_batch
 from schemas.fact import Fact
 from schemas.fields import MEASURED
 from workers.kafka.partitioner import partition_for
@@ -26,7 +36,7 @@ Id = Annotated[str, Field(pattern=r"^[0-9A-Za-z_-]{1,64}$")]
 
 
 class AllRows(Message):
-    kind: list[Literal["fact", "forget", "erase"]]
+    kind: list[Literal[KINDS]]  # type: ignore[valid-type]
     topic_id: list[Id]
     partition: list[Annotated[int, Field(ge=0)]]
     offset: list[Offset]
@@ -34,7 +44,7 @@ class AllRows(Message):
     encoder_id: list[Id]
 
 
-_TYPES = get_type_hints(Fact, include_extras=True)
+_TYPES = get_type_hints(Fact, include_extras=True) | {"metadata": MetadataText | None}
 _FACT_COLUMNS = {name: _TYPES[name] for name in ("text", "min_loss_delta", *(f.name for f in fields(Labels)))}
 _FACT_COLUMNS |= {field.name: Finite for field in MEASURED}
 _FACT_LISTS: dict[str, Any] = {name: list[kind] for name, kind in _FACT_COLUMNS.items()}  # type: ignore[valid-type]
@@ -43,17 +53,39 @@ FactRows = create_model("FactRows", __base__=Message, **_FACT_LISTS)
 """The columns of facts: the types of the message on `facts`, and finite measurements."""
 
 
-class ForgetRows(Message):
+class MemoryRows(Message):
+    """The columns of requests about one memory."""
+
     forget: list[MemoryId]
 
 
-def decode_events(value: bytes | None) -> list[NewFact | ForgetRequest]:
+class KeyRows(Message):
+    """The columns of requests about a key."""
+
+    key: list[Key]
+
+
+ABOUT_MEMORIES, ABOUT_KEYS = ("forget", "erase", "restore"), ("forget_key", "erase_key")
+
+
+def decode_events(value: bytes | None) -> list[Event]:
     """The events of a message on fact-encodings, in order. Raises BadMessage if any row is invalid."""
     batch = decode_batch(value)
-    is_fact = pc.equal(batch.column("kind"), "fact")
-    facts, requests = batch.filter(is_fact), batch.filter(pc.invert(is_fact))
-    for model, rows in ((AllRows, batch), (FactRows, facts), (ForgetRows, requests)):
-        validate(model, {name: rows.column(name).to_pylist() for name in model.model_fields})
+
+    def rows(*kinds: str) -> pa.RecordBatch:
+        return batch.filter(pc.is_in(batch.column("kind"), pa.array(kinds)))
+
+    facts = rows("fact")
+    for model, some in (
+        (AllRows, batch), (FactRows, facts), (MemoryRows, rows(*ABOUT_MEMORIES)), (KeyRows, rows(*ABOUT_KEYS)),
+    ):  # fmt: skip
+        columns = {name: some.column(name).to_pylist() for name in model.model_fields}
+        valid = validate(model, columns)
+        for name in ("namespace", "key"):
+            if name in columns and getattr(valid, name) != columns[name]:
+                raise BadMessage("invalid-field", f"{name}: not in Unicode's normal form C")
+    if facts.column("observed_at").null_count:
+        raise BadMessage("invalid-field", "observed_at: missing")
     _check_words(facts)
     try:
         return facts_from_batch(batch)

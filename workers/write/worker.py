@@ -32,7 +32,7 @@ from workers.observe import metrics, tracing
 from workers.runtime.worker import Done, Retry, Worker
 from workers.write import changelog, dead_letters
 from workers.write.changelog import SentOffsets
-from workers.write.partition import Partition, decide_events, decide_hits, is_current, load, tidy
+from workers.write.partition import Decided, Partition, decide_events, decide_hits, is_current, load, tidy
 from workers.write.validate import check_owner, decode_events
 
 
@@ -40,15 +40,17 @@ from workers.write.validate import check_owner, decode_events
 class Batch:
     """The results of one batch, by partition."""
 
-    decisions: dict[int, list[Decision]] = field(default_factory=dict)
+    decided: dict[int, Decided] = field(default_factory=dict)
     overwritten: dict[int, dict[bytes, None]] = field(default_factory=dict)  # keys of the changelog, in order
     dead_letters: dict[int, list[Any]] = field(default_factory=dict)  # records, to be kept for queries
     traces: dict[SourceOffset, str] = field(default_factory=dict)  # trace context of each record
     since: int = field(default_factory=tracing.now)
 
-    def add(self, number: int, decisions: list[Decision]) -> None:
-        if decisions:
-            self.decisions.setdefault(number, []).extend(decisions)
+    def add(self, number: int, decided: Decided) -> None:
+        if decided.decisions:
+            own = self.decided.setdefault(number, Decided())
+            own.decisions += decided.decisions
+            own.changed |= decided.changed
 
 
 class WriterWorker(Worker):
@@ -148,13 +150,13 @@ class WriterWorker(Worker):
         except BaseException:
             self._held.clear()  # decisions may be applied but not appended: they are read from the history again
             raise
-        for number in batch.decisions:
+        for number in batch.decided:
             # Twice as often as new files can be compacted, so that larger files have a turn, too.
             if self._held[number].version % (compaction.FAN // 2) == 0:
                 tidy(self._data, self._held[number])
         return Done(
             {
-                "decisions": sum(map(len, batch.decisions.values())),
+                "decisions": sum(len(decided.decisions) for decided in batch.decided.values()),
                 "dead_letters": sum(map(len, batch.dead_letters.values())),
             }
         )
@@ -164,11 +166,11 @@ class WriterWorker(Worker):
         writer folds the history, does steps 2 to 4 in `assigned`, and skips the facts that it has decided."""
         for letters in batch.dead_letters.values():
             self._keep(letters)
-        for number, decisions in batch.decisions.items():
+        for number, decided in batch.decided.items():
             partition = self._held[number]
             # 1. Append the decisions to the history. From here on they are the truth, even if this process ends now.
-            records = self._append(partition, decisions)
-            self._observe(batch, decisions)
+            records = self._append(partition, decided)
+            self._observe(batch, decided.decisions)
             # 2. Erase the texts of erased memories, before the changelog says that they are erased.
             self._erase(partition)
             # 3. Produce the changelog: the memories that changed, then how far each namespace is decided.
@@ -179,12 +181,12 @@ class WriterWorker(Worker):
         self._flush(self._held)
         # 5. Commit the offsets: the loop does that when `process` returns (`Loop.commit` in workers/runtime/loop.py).
 
-    def _append(self, partition: Partition, decisions: list[Decision]) -> list[changelog.Record]:
+    def _append(self, partition: Partition, decided: Decided) -> list[changelog.Record]:
         """Step 1. Returns the records of step 3, which are encoded while the disk works. Raises Retry."""
-        version = partition.version + 1
+        version, decisions = partition.version + 1, decided.decisions
         appended = self._disk.submit(history.append, self._data, partition.number, version, decisions)
         try:
-            records = list(changelog.decision_records(partition.bank, decisions))
+            records = list(changelog.decision_records(partition.bank, decisions, decided.changed))
         finally:
             wait([appended])
         with _retried():

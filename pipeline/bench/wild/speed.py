@@ -85,9 +85,7 @@ def time_prompts(lm: MemoryLM, prompts: Sequence[str], namespace: str, timed: Ti
                 first = _answer(lm, job, timed)
                 timed.first += [first] * use_memory
             fact = prompting.after(prompt, [hit.text for hit in hits[:1]])
-            timed.prompted_first.append(
-                _answer(lm, Job(fact, use_memory=False, max_new_tokens=1), Timed())
-            )
+            timed.prompted_first.append(_answer(lm, Job(fact, use_memory=False, max_new_tokens=1), Timed()))
             done(1)
     finally:
         backbone.eos_ids = ends

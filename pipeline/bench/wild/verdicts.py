@@ -1,7 +1,7 @@
 """Verdicts: what the memory decided about each fact, against the link that the fact has."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -49,19 +49,23 @@ def learn(lm: MemoryLM, times: deque[datetime], scenario: Scenario, namespace: s
 
 
 def verdicts(
-    scenario: Scenario, namespace: str, facts: Sequence[WildFact], decisions: Sequence[Decision]
+    scenario: Scenario,
+    namespace: str,
+    facts: Sequence[WildFact],
+    decisions: Sequence[Decision],
+    keys: Mapping[str, str] | None = None,
 ) -> list[Verdict]:
-    """What was decided about each of the facts."""
+    """What was decided about each of the facts. keys: by the facts' ids, where they have keys."""
+    keys = keys or {}
+    memory_of = {fact.id: memory_id(namespace, fact.text, keys.get(fact.id)) for fact in facts}
     ids: dict[str, str] = {}  # by memory: the first fact with its text
     for fact in facts:
-        ids.setdefault(memory_id(namespace, fact.text), fact.id)
+        ids.setdefault(memory_of[fact.id], fact.id)
     found = []
     for fact, decision in zip(facts, decisions, strict=True):
         acted_on = ids.get(decision.nearest) if decision.nearest is not None else None
         linked = stating(scenario, [fact.linked]) if fact.linked is not None else []
-        on_linked = acted_on is not None and any(
-            memory_id(namespace, other.text) == decision.nearest for other in linked
-        )
+        on_linked = acted_on is not None and any(memory_of[other.id] == decision.nearest for other in linked)
         found.append(Verdict(scenario.domain, fact.id, fact.link, decision.outcome, acted_on, on_linked))
     return found
 

@@ -1,0 +1,98 @@
+"""Erasure of a key and of a namespace: no text of it is left, and what others state stays."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.history import tables
+from pipeline.memory.bank import fold, memory_id
+from pipeline.query import run as query
+from tests.history.test_erasure import NOW, everything
+from tests.write.local_writer import HOME, Sent, agree, batch, decided, message, row, take, writer
+from workers.write.worker import WriterWorker
+
+HOMES = ["Ola lives in Temmin.", "Ola has moved to Brask.", "Ola is back in Temmin for good."]
+OTHER = "The lamp of Temmin is old."
+ANSWER = {
+    "use_memory": True, "memory_ids": [], "gates": [], "finish_reason": "stop", "answered_at": NOW, "partition": 0,
+    "prompt": "Where?", "text": "Off to Brask.",
+}  # fmt: skip
+LETTER = {
+    "topic": "facts", "partition": 0, "reason": "r", "error": "e", "worker": "w", "time": NOW, "value": b'{"text":"Brask"',
+}  # fmt: skip
+
+
+def left(data: Path, word: str) -> list[str]:
+    return [path.name for path, text in everything(data) if word in text]
+
+
+def told(data: Path) -> tuple[WriterWorker, Sent]:
+    """A writer that was told where Ola lives, with and without a key, and of a lamp."""
+    worker, sent = writer(data)
+    rows = [row(n, text, key="ola:home", metadata='{"at":"Brask"}') for n, text in enumerate(HOMES)]
+    rows += [row(3, OTHER, key="lamp"), row(4, HOMES[2]), row(5, "Ola lives in Brask.", loss_delta=0.0)]
+    for offset, one in enumerate(rows):
+        worker.process(batch(message(one), start=offset))
+    return worker, sent
+
+
+def test_an_erased_key_leaves_no_text_that_it_ever_stated(tmp_path: Path) -> None:
+    worker, sent = told(tmp_path)
+    used = memory_id("default", HOMES[1], "ola:home")
+    answers = [
+        ANSWER | {"request_id": "used", "namespaces": ["default"], "memory_ids": [used], "offset": 0},
+        ANSWER | {"request_id": "other", "namespaces": ["default"], "text": "Old.", "offset": 1},
+    ]
+    tables.append_generations(tmp_path, answers, "a")
+    worker.process(batch(message(row(6, "", kind="erase_key", key="ola:home", observed_at=None)), start=6))
+    for text in HOMES:
+        assert left(tmp_path, text) == []
+    assert left(tmp_path, '"at":"Brask"') == []
+    assert left(tmp_path, "Ola lives in Brask.") and left(tmp_path, OTHER)  # other statements
+    found = query.run(tmp_path, "select request_id, text from generations order by 1").to_pylist()
+    assert [(one["request_id"], one["text"]) for one in found] == [("other", "Old."), ("used", "")]
+    check(worker, sent, tmp_path, [OTHER])
+
+
+def test_a_text_that_a_key_took_up_is_erased_with_the_key(tmp_path: Path) -> None:
+    worker, sent = writer(tmp_path)
+    for offset, key in enumerate((None, "ola:home")):
+        worker.process(batch(message(row(offset, HOMES[0], key=key)), start=offset))
+    worker.process(batch(message(row(2, "", kind="erase_key", key="ola:home", observed_at=None)), start=2))
+    assert left(tmp_path, HOMES[0]) == []
+    check(worker, sent, tmp_path, [])
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_an_erased_namespace_leaves_nothing(again: bool, tmp_path: Path) -> None:
+    worker, sent = told(tmp_path)
+    answers = [
+        ANSWER | {"request_id": name, "namespaces": [name, "shared"], "offset": n}
+        for n, name in enumerate(("default", "elsewhere"))
+    ]
+    tables.append_generations(tmp_path, answers, "a")
+    keys = [b"default", b'"default"', None, b"elsewhere"]
+    tables.append_dead_letters(
+        tmp_path, [LETTER | {"offset": n, "key": key} for n, key in enumerate(keys)], "a"
+    )
+    worker.process(batch(message(row(6, "", kind="erase_all", observed_at=None)), start=6))
+    for word in ("Ola", "of Temmin"):
+        assert [name for name in left(tmp_path, word) if name != "a.parquet"] == []
+    found = query.run(tmp_path, "select request_id, text from generations order by 1").to_pylist()
+    assert [one["text"] for one in found] == ["", "Off to Brask."]
+    letters = query.run(tmp_path, 'select value from dead_letters order by "offset"').to_pylist()
+    assert [one["value"] for one in letters] == [None, None, None, LETTER["value"]]
+    check(worker, sent, tmp_path, [])
+    if again:  # in order: what follows is learned
+        worker.process(batch(message(row(7, OTHER)), start=7))
+        take(worker)
+        check(worker, sent, tmp_path, [OTHER])
+
+
+def check(worker: WriterWorker, sent: Sent, data: Path, texts: list[str]) -> None:
+    """The bank, the fold, the changelog and the view have these memories."""
+    bank = worker._held[HOME].bank
+    assert [memory.text for memory in bank.memories("default")] == texts
+    assert fold(decided(data)).digest() == bank.digest()
+    agree(sent, data)
+    assert [one["text"] for one in query.run(data, "select text from memories").to_pylist()] == texts
