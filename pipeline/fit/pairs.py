@@ -139,10 +139,10 @@ def regression(looked: Sequence[Looked]) -> Tensor:
         optimizer.zero_grad()
         cost = nn.functional.binary_cross_entropy_with_logits(z @ weights[:-1] + weights[-1], y)
         cost = cost + DECAY * (weights[:-1] ** 2).sum()
-        cost.backward()
+        cost.backward()  # type: ignore[no-untyped-call]
         return cost
 
-    optimizer.step(loss)
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         return torch.cat([weights[:-1] / scale, (weights[-1] - (weights[:-1] * mean / scale).sum())[None]])
 

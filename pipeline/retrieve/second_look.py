@@ -50,9 +50,9 @@ def look_again(encoder: Encoder, bank: Bank, queries: Sequence[Query]) -> list[l
     found = []
     for query, pairs in zip(queries, pairs_of(encoder, bank, queries), strict=True):
         likely = [encoder.weights.needed(pair.evidence) for pair in pairs]
-        best = max(range(len(pairs)), key=likely.__getitem__, default=None)
-        needed = best is not None and likely[best] >= 0.5
-        found.append(joined(query.hits, pairs[best].partner) if needed else list(query.hits))
+        needed = max(likely, default=0.0) >= 0.5
+        best = pairs[likely.index(max(likely))].partner if needed else None
+        found.append(joined(query.hits, best) if best else list(query.hits))
     return found
 
 

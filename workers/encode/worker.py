@@ -216,7 +216,7 @@ def _messages(own: Sequence[tuple[Event, str | None]]) -> Iterator[list[tuple[Ev
 
 def _state_bytes(event: Event) -> int:
     """The part of an event's bytes that grows with its text."""
-    if isinstance(event, ForgetRequest):
+    if not isinstance(event, NewFact):
         return 0
     encoding = event.encoding
     arrays = (encoding.vectors, encoding.priors, encoding.surprisals)
