@@ -237,8 +237,9 @@ def history_files(data: Path) -> HistoryFiles:
 def create_views(connection: duckdb.DuckDBPyConnection, data: Path, files: HistoryFiles) -> None:
     """Creates the views of these files, and of the generations and dead letters that exist. Raises duckdb.Error."""
     source = partial(_source, connection)
-    decisions = _DECISIONS.format(files=source("decisions", _patterns(files.decisions), HISTORY))
-    later = _DECISIONS.format(files=source("later", _patterns(files.later), HISTORY))
+    by_name = not all(map(storage.is_newest, files.decisions))
+    decisions = _DECISIONS.format(files=source("decisions", _patterns(files.decisions), HISTORY, by_name))
+    later = _DECISIONS.format(files=source("later", _patterns(files.later), HISTORY, by_name))
     checkpoints = source("checkpoints", _patterns(files.checkpoints), CHECKPOINT)
     since = ", ".join(f"({n}, {position})" for n, position in files.since.items()) or "(0, 0)"
     connection.execute(_HISTORY.format(decisions=decisions))
@@ -258,8 +259,14 @@ def _patterns(paths: Sequence[Path]) -> list[str]:
     return [file_pattern(path.parent, path.name) for path in paths]
 
 
-def _source(connection: duckdb.DuckDBPyConnection, name: str, patterns: list[str], schema: pa.Schema) -> str:
-    """SQL of the rows of the files, with the columns of the schema: a file of an older format lacks some."""
+def _source(
+    connection: duckdb.DuckDBPyConnection,
+    name: str,
+    patterns: list[str],
+    schema: pa.Schema,
+    by_name: bool = True,
+) -> str:
+    """SQL of the rows of the files, with the columns of the schema. by_name: files of an older format lack some of them."""
     connection.register("no_rows", schema.empty_table())
     connection.execute(f"CREATE TABLE no_{name} AS FROM no_rows")
     connection.unregister("no_rows")
@@ -268,5 +275,5 @@ def _source(connection: duckdb.DuckDBPyConnection, name: str, patterns: list[str
         return none
     return (
         f"{none} UNION ALL BY NAME SELECT * FROM read_parquet([{', '.join(map(quoted, patterns))}], "
-        f"hive_partitioning = false, union_by_name = true, filename = true, file_row_number = true)"
+        f"hive_partitioning = false, union_by_name = {by_name}, filename = true, file_row_number = true)"
     )

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.history import checkpoint, compaction, layout, tables
+from pipeline.history import checkpoint, compaction, layout, storage, tables
 from pipeline.history import log as history
 from pipeline.memory.bank import fold
 from pipeline.memory.events import Decision, SourceOffset
 from pipeline.query import run as query
 from pipeline.query.views import HALF_LIFE_S
+from schemas.history import BEFORE_KEYS
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 IDS = [f"{n:032x}" for n in range(4)]
@@ -61,6 +63,7 @@ def row(n: int, outcome: str, namespace: str, memory_id: str, nearest: str | Non
     )
 
 
+@settings(max_examples=50)
 @given(
     st.lists(actions, max_size=40),
     st.integers(1, 7),
@@ -141,6 +144,25 @@ def test_views_are_empty_and_typed_before_the_first_file(tmp_path: Path) -> None
     history.append(tmp_path, 0, 0, [row(0, "learned", "ada", IDS[0])])
     later = query.run(tmp_path, "DESCRIBE memories").to_pylist()
     assert {r["column_name"]: r["column_type"] for r in later} == types
+
+
+@pytest.mark.parametrize("old", [{0}, {1}, {0, 1}])
+def test_files_of_before_facts_had_keys_are_shown_with_nulls(old: set[int], tmp_path: Path) -> None:
+    rows = [replace(row(n, "learned", "ada", IDS[n]), rule="new", key=f"k{n}") for n in range(2)]
+    for version, one in enumerate(rows):
+        path = history.append(tmp_path, 0, version, [one])
+        assert storage.is_newest(path)
+        if version in old:
+            table = storage.read_table(path).select(BEFORE_KEYS.names)
+            pq.write_table(table.replace_schema_metadata({storage.FORMAT_KEY: b"2"}), path)
+            assert not storage.is_newest(path)
+    expected = [(None, None) if n in old else ("new", f"k{n}") for n in range(2)]
+    found = query.run(tmp_path, "SELECT rule, key FROM history ORDER BY history_position").to_pylist()
+    assert [(one["rule"], one["key"]) for one in found] == expected
+    kept = query.run(tmp_path, "SELECT key, text FROM memories ORDER BY memory_id").to_pylist()
+    assert [(one["key"], one["text"]) for one in kept] == [
+        (key, one.text) for (_, key), one in zip(expected, rows, strict=True)
+    ]
 
 
 def test_history_has_the_partition_of_the_record_and_of_the_history(tmp_path: Path) -> None:
