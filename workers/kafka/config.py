@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from schemas.topics import MAX_RECORD_BYTES
+from schemas.topics import MAX_RECORD_BYTES, TOPICS
 
 if TYPE_CHECKING:
     from workers.kafka import KafkaAdminClient, KafkaConsumer
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 DEAD_LETTER_MAX_BYTES = 2 * MAX_RECORD_BYTES
 """`max.message.bytes` of dead-letters: any record of another topic fits, with its headers."""
+NAMES = {topic.name for topic in TOPICS}
 MECHANISMS = ("SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN")
 
 
@@ -94,11 +95,12 @@ class KafkaSettings:
         return self.topic_prefix + name
 
     def short(self, topic: str) -> str:
-        """The name in `schemas.topics` of a topic on the cluster."""
-        return topic.removeprefix(self.topic_prefix)
+        """The name in `schemas.topics` of a topic on the cluster; the full name of another system's."""
+        short = topic.removeprefix(self.topic_prefix)
+        return short if short in NAMES else topic
 
     def group(self, worker: str) -> str:
-        """The id of the consumer group of a worker (encoder, writer or generator)."""
+        """The id of the consumer group of a worker (encoder, writer, generator or source)."""
         return f"{self.topic_prefix}factstream-{worker}"
 
     @property

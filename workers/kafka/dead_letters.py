@@ -7,13 +7,21 @@ from schemas import dead_letter as dead_letter_schema
 from schemas.topics import DEAD_LETTERS
 from workers.kafka.config import DEAD_LETTER_MAX_BYTES
 from workers.kafka.producer import BATCH_OVERHEAD_BYTES, Producer
-from workers.observe import metrics, tracing
+from workers.observe import metrics
 
 
-def dead_letter(producer: Producer, record: Any, reason: str, error: str, worker: str, now: datetime) -> None:
-    """Send a consumed record to dead-letters: its value and key unchanged, its headers replaced by the reason.
+def dead_letter(
+    producer: Producer,
+    record: Any,
+    reason: str,
+    error: str,
+    worker: str,
+    now: datetime,
+    partition: int | None = None,
+) -> None:
+    """Send a consumed record to dead-letters: its value and key unchanged, the reason in headers before its own.
 
-    It goes to the partition number it came from, with its trace context. A record that is too large even for that topic
+    It goes to the partition number it came from, unless `partition` says another. A record that is too large even for that topic
     is cut, and the error says so: no message may stop a worker.
     """
     key, value = record.key, record.value
@@ -28,10 +36,10 @@ def dead_letter(producer: Producer, record: Any, reason: str, error: str, worker
         DEAD_LETTERS,
         value,
         key=key,
-        partition=record.partition,
+        partition=record.partition if partition is None else partition,
         headers=dead_letter_schema.headers(
             producer.settings.short(record.topic), record.partition, record.offset, reason, error, worker, now
         )
-        + tracing.header(tracing.of(record.headers)),
+        + [(name, value) for name, value in record.headers if name not in dead_letter_schema.HEADERS],
     )
     metrics.DEAD_LETTERS.labels(worker, reason).inc()

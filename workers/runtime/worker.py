@@ -33,6 +33,8 @@ class Worker(ABC):
 
     name: str
     topics: Sequence[str]
+    upstream: Sequence[str] = ()
+    """Topics of other systems, by their full names."""
 
     def load(self, alone: bool) -> None:
         """Called once, before `start`, for whatever takes long to load. `alone`: this worker will own all partitions."""
