@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.files import Locked, locked
-from workers.kafka.admin import ensure_topics
+from workers.kafka.admin import ensure_topics, ensure_upstream
 from workers.kafka.config import KafkaSettings
 from workers.observe import health, log
 from workers.runtime import embedded_broker
@@ -84,7 +84,7 @@ def up(
     data = data.absolute()
     stop = stop or Stop()
     with _locked(data), stopped_by_signals(stop):
-        stack = _Stack(data, settings, commands, embedded, restart_delay)
+        stack = _Stack(data, settings, commands, embedded, restart_delay, upstream)
         try:
             stack.start()
             _watch(stack, stop, lambda: say(_ready_line(stack, model, as_json)))
@@ -131,7 +131,9 @@ class _Stack:
         commands: Mapping[str, Sequence[str]],
         embedded: bool,
         restart_delay: Callable[[int], float],
+        upstream: Sequence[str],
     ) -> None:
+        self.upstream = upstream
         self.data, self.settings, self.embedded, self.restart_delay = data, settings, embedded, restart_delay
         self.logs = data / "logs"
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -145,6 +147,8 @@ class _Stack:
         if self.embedded:
             self.broker = embedded_broker.start(self.settings.hosts()[0][1], self.logs / "broker.log")
         ensure_topics(self.settings)
+        if self.embedded:
+            ensure_upstream(self.settings, self.upstream)
         for child in self.children:
             child.start(self._env())
 

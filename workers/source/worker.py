@@ -27,6 +27,7 @@ from workers.source.record import Mapper, Result
 
 BATCH_S = 4.0
 """Seconds after which the rest of a batch is left for the next one."""
+LOOK_S = 5.0
 
 
 class SourceWorker(Worker):
@@ -51,13 +52,23 @@ class SourceWorker(Worker):
     def start(self, consumer: Any, topic_ids: dict[str, str]) -> None:
         self._partitions = len(consumer.partitions_for_topic(self._settings.topic(topics.DEAD_LETTERS)) or ())
         self._producer = self._settings.producer()
-        for topic in self.upstream:
-            if not consumer.partitions_for_topic(topic):
-                log.line("no such topic", log.WARNING, topic=topic, hint="it is read once it exists")
+        self._consumer, self._missing = consumer, list(self.upstream)
+        self._look()
+        for topic in self._missing:
+            log.line("no such topic", log.WARNING, topic=topic, hint="it is read once it exists")
 
     def assigned(self, partitions: list[TopicPartition]) -> None:
         for partition in partitions:
             self._deleted.pop(partition, None)
+
+    def idle(self) -> None:
+        """Look for topics that did not exist. The client by itself does so every five minutes."""
+        if self._missing and time.monotonic() - self._looked > LOOK_S:
+            self._look()
+
+    def _look(self) -> None:
+        self._missing = [topic for topic in self._missing if not self._consumer.partitions_for_topic(topic)]
+        self._looked = time.monotonic()
 
     def ready(self) -> dict[str, str | int]:
         return {"sources": len(self.upstream)}
@@ -70,6 +81,7 @@ class SourceWorker(Worker):
     def process(self, records: dict[TopicPartition, list[Any]]) -> Done:
         """Map the records and send what they become; as many of them as there is time for, and a registry."""
         assert self._producer is not None
+        self.idle()
         started, counts = time.monotonic(), Counter[str]()
         waiting = [(partition, record) for partition, some in records.items() for record in some]
         reached: dict[TopicPartition, int] = {}
