@@ -192,3 +192,25 @@ def test_a_template_may_read_the_key_the_topic_and_the_event() -> None:
     given = source("statements: {note: '{{ key }} of {{ topic }} by {{ event.type }}'}")
     change = Change("products", "h-1", None, LAMP, TIME, event={"type": "t"})
     assert body(mapped(change, given)["note"])["text"] == "h-1 of products by t"
+
+
+def test_a_record_that_is_not_about_a_statement_leaves_it_as_it_is() -> None:
+    given = source("""
+where: event.type != 'seen'
+statements:
+  made: {text: "{{ row.name }} was made.", where: event.type == 'made'}
+  price: "{{ row.name }} costs {{ row.price }} euros."
+""")
+    for kind, found in [
+        ("made", ("states", "states")),
+        ("priced", ("nothing", "states")),
+        ("seen", ("nothing", "nothing")),
+    ]:
+        change = Change("products", "h-1", None, LAMP, TIME, event={"type": kind})
+        assert tuple(verdicts(change, given).values()) == found
+    nulls = source("statements: {made: {text: a, where: row.shelf.row > 3}}")
+    assert verdicts(changed(None, LAMP), nulls) == {"made": "nothing"}
+    assert verdicts(Change("products", "h-1", None, None, TIME), given) == {
+        "made": "forgets",
+        "price": "forgets",
+    }

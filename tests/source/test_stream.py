@@ -1,4 +1,4 @@
-"""A Debezium stream through a broker: replays, restarts and crashes leave the memory equal to the table."""
+"""A Debezium stream through a broker: after restarts and replays the memory equals the table."""
 
 import hashlib
 import json

@@ -52,7 +52,7 @@ def ensure_upstream(settings: KafkaSettings, topics: Sequence[str]) -> None:
     admin = settings.admin()
     try:
         new = {"num_partitions": settings.partitions, "replication_factor": -1}
-        admin.create_topics({topic: new for topic in topics}, raise_errors=False)
+        admin.create_topics(dict.fromkeys(topics, new), raise_errors=False)
     finally:
         admin.close()
 

@@ -45,7 +45,10 @@ class Statement(_Part):
     text: Text
     key: Text | None = None
     """By default the topic, the record's key and the statement's name."""
+    where: When | None = None
+    """Which records are about it; others leave it as it is."""
     when: When | None = None
+    """Whether the row states it; if not, it is forgotten."""
     namespace: Text | None = None
     category: Text | None = None
     metadata: dict[str, Text] = Field(default={}, max_length=64)
@@ -66,8 +69,9 @@ class Source(_Part):
     compare_before: bool = True
     namespace: Text = Template("default")
     category: Text | None = None
+    where: When | None = None
     when: When | None = None
-    """These three are those of the statements that have none of their own."""
+    """These four are those of the statements that have none of their own."""
     statements: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")], Statement] = Field(
         min_length=1, max_length=100
     )
@@ -78,7 +82,7 @@ class Source(_Part):
         if twice := sorted({key for key in keys if keys.count(key) > 1}):
             raise ValueError(f"two statements have the key {twice[0]!r}: each would replace the other's text")
         for name, statement in self.statements.items():
-            inherited = {field: getattr(self, field) for field in ("namespace", "category", "when")}
+            inherited = {field: getattr(self, field) for field in ("namespace", "category", "where", "when")}
             own = {field: getattr(statement, field) or given for field, given in inherited.items()}
             self.statements[name] = statement.model_copy(update=own)
         return self

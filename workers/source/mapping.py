@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from schemas.common import BadMessage, FactText, Namespace, ShortText, Timestamp
 from workers.source.change import Change, Row
 from workers.source.config import Source, Statement
-from workers.source.templates import Context, Template
+from workers.source.templates import Condition, Context, Template
 from workers.source.values import NullRead, UnavailableRead, guarded
 
 MAX_SHORT = 256
@@ -85,6 +85,8 @@ def _known(change: Change) -> str:
 def _of_present(name: str, statement: Statement, change: Change, compare: bool, record_id: str) -> Mapped:
     assert change.after is not None
     context = _context(change, change.after)
+    if not _is_about(name, statement, context):
+        return Mapped(name, "nothing", "the record is not about it (`where`)")
     identity = _identity(name, statement, change, context)
     content = _content(name, statement, context)
     old = _before(name, statement, change) if compare else None
@@ -167,7 +169,7 @@ def _plain(value: Any) -> str:
 def _content(name: str, statement: Statement, context: Context) -> dict[str, Any] | None:
     """The fields of a fact that the row decides; None if the row does not state it: a condition, a null, a blank text."""
     try:
-        if statement.when and not _holds(name, statement, context):
+        if statement.when and not _holds(name, "when", statement.when, context):
             return None
         text = _rendered(name, "text", statement.text, context)
     except NullRead:
@@ -194,12 +196,19 @@ def _content(name: str, statement: Statement, context: Context) -> dict[str, Any
     return content
 
 
-def _holds(name: str, statement: Statement, context: Context) -> bool:
-    assert statement.when is not None
+def _holds(name: str, field: str, condition: Condition, context: Context) -> bool:
     try:
-        return statement.when.holds(context)
+        return condition.holds(context)
     except BadMessage as error:
-        raise BadMessage(error.reason, f"{name}.when: {error}") from None
+        raise BadMessage(error.reason, f"{name}.{field}: {error}") from None
+
+
+def _is_about(name: str, statement: Statement, context: Context) -> bool:
+    """Whether a record is about the statement; one whose condition reads a null is not."""
+    try:
+        return not statement.where or _holds(name, "where", statement.where, context)
+    except NullRead:
+        return False
 
 
 def _rendered(name: str, field: str, template: Template, context: Context) -> str:
