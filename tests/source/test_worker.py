@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from kafka import TopicPartition
 
+from schemas.dead_letter import decode_headers
 from schemas.topics import DEAD_LETTERS, FACTS
 from tests.source.records import TOPIC, Record, envelope, record
 from tests.source.stub_registry import StubRegistry, running
@@ -108,9 +109,9 @@ def test_a_dead_letter_has_the_bytes_the_headers_and_the_real_cause(sent: Sent) 
 
 def test_framing_without_a_registry_is_named_in_the_dead_letter(sent: Sent) -> None:
     worker().process(batch(Record(b"\0\0\0\0\x07abc", b'{"id": 7}')))
-    headers = dict(sent.of(DEAD_LETTERS)[0].headers)
-    assert headers["error"] == b"Confluent framing, schema id 7; configure a registry"
-    assert headers["reason"] == b"no-registry"
+    row = decode_headers(sent.of(DEAD_LETTERS)[0].headers)
+    assert row["error"] == "Confluent framing, schema id 7; configure a registry"
+    assert row["reason"] == "no-registry"
 
 
 def test_the_tombstone_after_a_deletion_is_an_echo_also_in_the_next_batch(sent: Sent) -> None:
@@ -177,4 +178,4 @@ def test_a_registry_that_is_away_delays_and_makes_no_dead_letter(sent: Sent, reg
 
 def test_an_unknown_schema_is_a_dead_letter(sent: Sent, registry: StubRegistry) -> None:
     worker(CONFIG + f"registry: {{url: '{registry.url}'}}").process(batch(Record(b"\0\0\0\0\x63abc", b"7")))
-    assert dict(sent.of(DEAD_LETTERS)[0].headers)["reason"] == b"unknown-schema"
+    assert decode_headers(sent.of(DEAD_LETTERS)[0].headers)["reason"] == "unknown-schema"

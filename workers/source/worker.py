@@ -33,6 +33,8 @@ LOOK_S = 5.0
 class SourceWorker(Worker):
     name = "source"
     topics: Sequence[str] = ()
+    uses: Sequence[str] = (topics.FACTS, topics.DEAD_LETTERS)
+    read_committed = True
 
     def __init__(self, settings: KafkaSettings, config: Config) -> None:
         """Raises ValueError if a source is a topic of factstream's own, or a library is missing."""
