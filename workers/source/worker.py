@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from schemas import topics
+from schemas.topics import DEAD_LETTERS, FACTS, TOPICS
 from workers.kafka import TopicPartition
 from workers.kafka.config import KafkaSettings
 from workers.kafka.dead_letters import dead_letter
@@ -33,13 +33,13 @@ LOOK_S = 5.0
 class SourceWorker(Worker):
     name = "source"
     topics: Sequence[str] = ()
-    uses: Sequence[str] = (topics.FACTS, topics.DEAD_LETTERS)
+    uses: Sequence[str] = (FACTS, DEAD_LETTERS)
     read_committed = True
 
     def __init__(self, settings: KafkaSettings, config: Config) -> None:
         """Raises ValueError if a source is a topic of factstream's own, or a library is missing."""
         self.upstream = [source.topic for source in config.sources]
-        own = {settings.topic(topic.name) for topic in topics.TOPICS}
+        own = {settings.topic(topic.name) for topic in TOPICS}
         if loops := sorted(own.intersection(self.upstream)):
             raise ValueError(f"{loops[0]} is a topic of factstream itself: a source is another system's")
         self._settings = settings
@@ -52,7 +52,7 @@ class SourceWorker(Worker):
         """The statements, by namespace and key, about which messages were sent since the last flush."""
 
     def start(self, consumer: Any, topic_ids: dict[str, str]) -> None:
-        self._partitions = len(consumer.partitions_for_topic(self._settings.topic(topics.DEAD_LETTERS)) or ())
+        self._partitions = len(consumer.partitions_for_topic(self._settings.topic(DEAD_LETTERS)) or ())
         self._producer = self._settings.producer()
         self._consumer, self._missing = consumer, list(self.upstream)
         self._look()
@@ -137,7 +137,7 @@ class SourceWorker(Worker):
         if statement in self._unflushed:
             self._flush()
         self._unflushed.add(statement)
-        self._producer.send(topics.FACTS, orjson.dumps(message.body), message.namespace.encode(), None, trace)
+        self._producer.send(FACTS, orjson.dumps(message.body), message.namespace.encode(), None, trace)
 
     def _flush(self) -> None:
         assert self._producer is not None
