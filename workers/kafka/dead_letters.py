@@ -40,6 +40,6 @@ def dead_letter(
         headers=dead_letter_schema.headers(
             producer.settings.short(record.topic), record.partition, record.offset, reason, error, worker, now
         )
-        + [(name, value) for name, value in record.headers if name not in dead_letter_schema.HEADERS],
+        + [(name, value or b"") for name, value in record.headers if name not in dead_letter_schema.HEADERS],
     )
     metrics.DEAD_LETTERS.labels(worker, reason).inc()

@@ -55,7 +55,7 @@ class Producer:
         value: bytes | None,
         key: bytes | None = None,
         partition: int | None = None,
-        headers: Iterable[tuple[str, bytes | None]] = (),
+        headers: Iterable[tuple[str, bytes]] = (),
         timestamp_ms: int | None = None,
     ) -> None:
         """Queue a record for a topic (a short name). Only `flush_or_raise` makes sure that it was sent.
@@ -63,7 +63,7 @@ class Producer:
         Without a partition the key's murmur2 decides. Blocks when too much is unacknowledged. Raises RecordTooLarge.
         """
         headers = list(headers)
-        size = len(value or b"") + len(key or b"") + sum(len(n) + len(v or b"") for n, v in headers)
+        size = len(value or b"") + len(key or b"") + sum(len(n) + len(v) for n, v in headers)
         limit = DEAD_LETTER_MAX_BYTES if topic == DEAD_LETTERS else MAX_RECORD_BYTES
         if size > limit - BATCH_OVERHEAD_BYTES:
             raise RecordTooLarge(f"a record of {size} bytes does not fit in {topic}")
