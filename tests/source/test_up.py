@@ -1,4 +1,4 @@
-"""`factstream up --source-config`: a record of another system becomes a fact, and none is lost when it stops."""
+"""`factstream up --source-config`: a record of another system becomes a fact, and none is lost."""
 
 import json
 import os
