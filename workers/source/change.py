@@ -24,6 +24,8 @@ class Change:
     observed_at: datetime | None = None
     created: bool = False
     """Whether the row is new, so that nothing can have been stated by it."""
+    tombstone: bool = False
+    """Whether the record has no value: of the row only the key is known, and of the time only the record's."""
     event: Row = field(default_factory=dict)
     """The attributes of a CloudEvent."""
 
@@ -38,7 +40,7 @@ def of_row(topic: str, key: Any, value: Any, time: datetime | None, event: Row |
     Debezium's event flattening marks a deleted row by a column `__deleted`. Raises BadMessage.
     """
     if value is None:
-        return Change(topic, key, None, None, time, event=event or {})
+        return Change(topic, key, None, None, time, tombstone=True, event=event or {})
     row = _as_row(value, "the value")
     if is_envelope(row):
         raise BadMessage("not-a-row", "this is a change in Debezium's envelope: set `format: debezium`")
@@ -59,7 +61,7 @@ def of_debezium(topic: str, key: Any, value: Any, time: datetime | None) -> Chan
     time is known.
     """
     if value is None:
-        return Change(topic, key, None, None, time)
+        return Change(topic, key, None, None, time, tombstone=True)
     if not isinstance(value, dict) or "op" not in value:
         raise BadMessage("not-an-envelope", _no_envelope(value))
     op = value["op"]

@@ -46,9 +46,8 @@ class Mapper:
         source = self._sources[record.topic]
         try:
             check_readable(record)
-            if record.value is None and source.format == "debezium" and echo:
-                return Result()
-            if (change := self._change(source, record)) is None:
+            change = self._change(source, record)
+            if change is None or (change.tombstone and echo and source.format == "debezium"):
                 return Result()
             mapped = map_change(source, change, record_id(record))
         except BadMessage as error:
@@ -56,7 +55,7 @@ class Mapper:
         except RecursionError:
             return Result(error=BadMessage("invalid-value", "the record is nested too deeply"))
         refused = next((one.error for one in mapped if one.error), None)
-        return Result(mapped, refused, change.after is None and record.value is not None)
+        return Result(mapped, refused, change.after is None and not change.tombstone)
 
     def _change(self, source: Source, record: Any) -> Change | None:
         headers, time = record.headers, _time(record.timestamp)
