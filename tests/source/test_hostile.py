@@ -1,4 +1,4 @@
-"""Hostile records: whatever is on a source's topic, it becomes messages or a dead letter, and raises nothing."""
+"""Hostile records: whatever is on a source's topic becomes messages or a dead letter."""
 
 import json
 from typing import Any
