@@ -21,6 +21,7 @@ from typer.core import TyperGroup
 
 from workers.cli import app as cli
 from workers.kafka.config import KafkaSettings
+from workers.source.config import load
 
 ROOT = Path(__file__).parent.parent.parent
 PACKAGES = ("schemas", "pipeline", "workers")
@@ -59,6 +60,7 @@ def test_compose_file_runs_one_of_each_worker_and_two_of_them_on_gpu() -> None:
 
     assert workers([]) == {"encoder", "writer", "generator"}
     assert workers(["gpu"]) == {"encoder", "generator"}
+    assert workers(["source"]) == {"source"}
     for service in WORKERS.values():
         on_gpu = service.get("profiles") == ["gpu"]
         assert on_gpu == (service["environment"].get("FACTSTREAM_DEVICE") == "cuda")
@@ -103,13 +105,22 @@ def test_workers_wait_for_a_healthy_broker_and_outlive_a_crash() -> None:
 
 def test_volumes_are_declared_and_lie_where_the_image_keeps_things() -> None:
     used = {
-        name: dict(reversed(volume.split(":")) for volume in service["volumes"])
+        name: dict(reversed(volume.split(":")) for volume in service.get("volumes", []))
         for name, service in COMPOSE["services"].items()
     }
     assert {volume for mounts in used.values() for volume in mounts.values()} == set(COMPOSE["volumes"])
     data, cache = (re.findall(rf"FACTSTREAM_{name}=(\S+)", DOCKERFILE)[0] for name in ("DATA", "CACHE"))
     assert used["writer"][data] == used["generator"][data] == "data"
-    assert {used[name].get(cache) for name in WORKERS if name != "writer"} == {"models"}
+    assert {used[name].get(cache) for name in WORKERS if name not in ("writer", "source")} == {"models"}
+
+
+def test_source_worker_has_a_configuration_that_it_can_read() -> None:
+    (config,) = WORKERS["source"]["configs"]
+    assert config["target"] in WORKERS["source"]["command"]
+    assert COMPOSE["configs"][config["source"]]["file"] == "${SOURCES:-deploy/sources.yaml}"
+    assert load(ROOT / "deploy" / "sources.yaml").sources
+    (extras,) = re.findall(r"whl\)\[([a-z,]+)\]", DOCKERFILE)
+    assert set(extras.split(",")) == {"otlp", "sources"} <= set(PROJECT["optional-dependencies"])
 
 
 def test_environment_is_one_that_the_workers_read() -> None:

@@ -60,13 +60,21 @@ class Recorder(Worker):
 class Running:
     """A loop on a thread of the test's process."""
 
-    def __init__(self, worker: Worker, settings: KafkaSettings, data: Path) -> None:
+    def __init__(self, worker: Worker, settings: KafkaSettings, data: Path, max_records: int = 500) -> None:
         self.stop, self.code = Stop(), -1
-        self.thread = threading.Thread(target=self._run, args=(worker, settings, data))
+        self.thread = threading.Thread(target=self._run, args=(worker, settings, data, max_records))
         self.thread.start()
 
-    def _run(self, worker: Worker, settings: KafkaSettings, data: Path) -> None:
-        self.code = loop.run(worker, settings, data, self.stop, poll_ms=100, sleep=lambda seconds: None)
+    def _run(self, worker: Worker, settings: KafkaSettings, data: Path, max_records: int) -> None:
+        self.code = loop.run(
+            worker,
+            settings,
+            data,
+            self.stop,
+            poll_ms=100,
+            max_records=max_records,
+            sleep=lambda seconds: None,
+        )
 
     def end(self) -> int:
         self.stop.set()

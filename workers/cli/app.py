@@ -39,6 +39,39 @@ app.command()(publish)
 app.command()(ask)
 
 
+@app.command("map")
+def map_sample(
+    config: Annotated[Path, typer.Option(help="The sources and their statements, in YAML: docs/sources.md.")],
+    sample: Annotated[
+        str,
+        typer.Option(
+            help="A file with a record's value as it is on the topic, or with lines of `kcat -J`; - is standard input."
+        ),
+    ],
+    topic: Annotated[str | None, typer.Option(help="Its topic, where several are configured.")] = None,
+    key: Annotated[str | None, typer.Option(help="The record's key.")] = None,
+    header: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE, a header of the record; may be repeated.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a record of a source becomes, and why, without a broker. Exit code 1 if it becomes a dead letter.
+
+    Example: kcat -C -t shop.public.product -c 5 -J | factstream map --config sources.yaml --sample -
+    """
+    from workers.source import sample as samples
+    from workers.source.config import load
+
+    with report_errors():
+        data = sys.stdin.buffer.read() if sample == "-" else Path(sample).read_bytes()
+        records = samples.read(data, topic, key, header or [])
+        results = samples.map_all(load(config), records)
+        for result in results:
+            print(samples.as_json(result) if as_json else samples.as_text(result))
+    if any(result.error for result in results):
+        raise typer.Exit(1)
+
+
 @app.command()
 def watch(
     interval: Annotated[float, typer.Option(min=0.2, max=60, help="Seconds between two updates.")] = 1.0,

@@ -37,10 +37,17 @@ MetricsPort = Annotated[
 ]
 
 
+Sources = Annotated[
+    Path | None,
+    typer.Option(help="The file that says which topics are read and what their rows state: docs/sources.md."),
+]
+
+
 class WorkerName(StrEnum):
     encoder = "encoder"
     writer = "writer"
     generator = "generator"
+    source = "source"
 
 
 class LogFormat(StrEnum):

@@ -1,7 +1,8 @@
 """`factstream worker`, `up` and `ui`: the commands that run processes until SIGTERM or Ctrl-C."""
 
 import os
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,13 +17,18 @@ from workers.cli.options import (
     MetricsPort,
     Model,
     Prefix,
+    Sources,
     WorkerName,
 )
+
+if TYPE_CHECKING:
+    from workers.kafka.config import KafkaSettings
 
 
 def worker(
     name: Annotated[WorkerName, typer.Argument(help="Which worker.")],
     data: Data,
+    config: Sources = None,
     bootstrap: Bootstrap = None,
     topic_prefix: Prefix = None,
     model: Model = "default",
@@ -45,9 +51,11 @@ def worker(
         ),
     ] = 1.0,
 ) -> None:
-    """Run one worker against a Kafka cluster until SIGTERM or Ctrl-C.
+    """Run one worker against a Kafka cluster until SIGTERM or Ctrl-C. Only the source worker has a --config.
 
     Example: factstream worker encoder --bootstrap kafka:9092
+
+    Example: factstream worker source --config sources.yaml --bootstrap kafka:9092
     """
     from workers.kafka.config import KafkaSettings
     from workers.observe import log, tracing
@@ -63,6 +71,13 @@ def worker(
         if metrics_port:
             serve(metrics_port, health)
         stop = Stop()
+        if name is WorkerName.source:
+            from workers.source.config import load
+            from workers.source.worker import SourceWorker
+
+            if config is None:
+                raise ValueError("the source worker needs --config FILE")
+            raise typer.Exit(run(SourceWorker(settings, load(config)), settings, data, stop, health))
         if name is WorkerName.writer:
             from workers.write.worker import WriterWorker
 
@@ -86,12 +101,13 @@ def up(
     port: Annotated[int, typer.Option(help="The embedded broker's port.")] = 9092,
     topic_prefix: Prefix = None,
     metrics_port: MetricsPort = None,
+    source_config: Sources = None,
     as_json: Json = False,
 ) -> None:
     """Run the whole stack: an embedded broker (unless --bootstrap is given) and one worker of each kind.
 
-    With --metrics-port, the encoder's metrics are on that port, the writer's on the next one, then the
-    generator's.
+    With --source-config, also a source worker that reads other systems' topics. With --metrics-port, the encoder's
+    metrics are on that port, the writer's on the next one, then the generator's and the source worker's.
     """
     from workers.kafka.config import KafkaSettings
     from workers.observe import log
@@ -105,9 +121,24 @@ def up(
         settings = KafkaSettings.from_env(bootstrap=where, topic_prefix=topic_prefix)
         from pipeline.model.hub import resolve
 
+        upstream = _upstream(settings, source_config)
         resolve(model)
-        commands = worker_commands(settings, data.absolute(), model, "text", metrics_port)
-        run_stack(data, settings, commands, model, embedded, as_json=as_json)
+        commands = worker_commands(
+            settings, data.absolute(), model, "text", metrics_port, source_config and source_config.absolute()
+        )
+        run_stack(data, settings, commands, model, embedded, as_json=as_json, upstream=upstream)
+
+
+def _upstream(settings: "KafkaSettings", source_config: Path | None) -> list[str]:
+    """The topics that a source worker will read; a mistake in its configuration is told before anything starts."""
+    if source_config is None:
+        return []
+    from workers.source.config import load
+    from workers.source.worker import SourceWorker
+
+    worker = SourceWorker(settings, load(source_config))
+    worker.close()
+    return list(worker.upstream)
 
 
 def ui(

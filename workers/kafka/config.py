@@ -21,6 +21,7 @@ OAUTHBEARER = "OAUTHBEARER"
 MECHANISMS = ("SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN", OAUTHBEARER)
 STATIC_SESSION_MS, SESSION_MS = 45_000, 6_000
 NUMBERS = ("partitions", "session_timeout_ms", "max_record_bytes")
+NAMES = {topic.name for topic in TOPICS}
 
 
 @dataclass(frozen=True)
@@ -145,11 +146,12 @@ class KafkaSettings:
         return self.max_record_bytes if name == DEAD_LETTERS else self.max_record_bytes // 2
 
     def short(self, topic: str) -> str:
-        """The name in `schemas.topics` of a topic on the cluster."""
-        return topic.removeprefix(self.topic_prefix)
+        """The name in `schemas.topics` of a topic on the cluster; the full name of another system's."""
+        short = topic.removeprefix(self.topic_prefix)
+        return short if short in NAMES else topic
 
     def group(self, worker: str) -> str:
-        """The id of the consumer group of a worker (encoder, writer or generator)."""
+        """The id of the consumer group of a worker (encoder, writer, generator or source)."""
         return f"{self.topic_prefix}factstream-{worker}"
 
     @property

@@ -9,11 +9,19 @@ from workers.kafka.producer import BATCH_OVERHEAD_BYTES, Producer, record_bytes
 from workers.observe import metrics
 
 
-def dead_letter(producer: Producer, record: Any, reason: str, error: str, worker: str, now: datetime) -> None:
+def dead_letter(
+    producer: Producer,
+    record: Any,
+    reason: str,
+    error: str,
+    worker: str,
+    now: datetime,
+    partition: int | None = None,
+) -> None:
     """Send a consumed record to dead-letters: value, key and headers unchanged (a null one empty), and the reason before.
 
-    It goes to the partition number it came from. Headers that an earlier dead letter left on it are replaced. A record
-    that is too large even for that topic is cut, and the error says so: no message may stop a worker.
+    It goes to the partition number it came from, unless `partition` says another. Headers that an earlier dead letter left on
+    it are replaced. A record that is too large even for that topic is cut, and the error says so: no message may stop a worker.
     """
     key, value = record.key, record.value
     theirs = [pair for pair in record.headers if not pair[0].startswith(dead_letter_schema.PREFIX)]
@@ -30,7 +38,7 @@ def dead_letter(producer: Producer, record: Any, reason: str, error: str, worker
         DEAD_LETTERS,
         value,
         key=key,
-        partition=record.partition,
+        partition=record.partition if partition is None else partition,
         headers=dead_letter_schema.headers(
             producer.settings.short(record.topic), record.partition, record.offset, reason, error, worker, now
         )

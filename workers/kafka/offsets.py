@@ -113,12 +113,23 @@ def group_progress(
 
     `consumer` is used as by `end_offsets`. Raises KafkaError.
     """
+    full = [settings.topic(name) for name in topics]
+    return progress(admin, consumer, settings.group(worker), full)
+
+
+def progress(
+    admin: KafkaAdminClient, consumer: KafkaConsumer, group: str, topics: Sequence[str]
+) -> dict[TopicPartition, tuple[int, int]]:
+    """As `group_progress`, of a group and of topics by their full names; nothing for a topic that does not exist."""
+    if not topics:
+        return {}
     partitions = [
         TopicPartition(topic["name"], p["partition_index"])
-        for topic in admin.describe_topics([settings.topic(name) for name in topics])
+        for topic in admin.describe_topics(list(topics))
         for p in topic["partitions"]
     ]
-    group = settings.group(worker)
+    if not partitions:
+        return {}
     committed = _retrying(lambda: admin.list_group_offsets({group: partitions})).get(group, {})
     first, ends = _bounds(consumer, partitions)
     at = {tp: max(committed[tp].offset if tp in committed else -1, first[tp]) for tp in partitions}

@@ -47,6 +47,11 @@ UNKNOWN_FIELDS = Counter(
     "factstream_unknown_fields", "Fields of facts and requests that were left out: no message has them."
 )
 ENCODED = Counter("factstream_encoded_facts", "Facts encoded.")
+MAPPED = Counter(
+    "factstream_mapped_statements",
+    "Statements of the source worker's records, by topic and verdict.",
+    ["topic", "verdict"],
+)
 DECISIONS = Counter("factstream_decisions", "Durable decisions of the writer, by outcome.", ["outcome"])
 for _outcome in get_args(Outcome):  # all series exist from the start, so that a rate of zero is visible
     DECISIONS.labels(_outcome)

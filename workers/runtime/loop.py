@@ -148,7 +148,7 @@ class Loop:
         self.joined_at = time.monotonic()
 
     def _subscribe(self) -> None:
-        topics = [self.settings.topic(name) for name in self.worker.topics]
+        topics = [*(self.settings.topic(name) for name in self.worker.topics), *self.worker.upstream]
         subscribe(self.consumer, topics, self.rebalances)
 
     def turn(self) -> None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.files import Locked, locked
-from workers.kafka.admin import ensure_topics
+from workers.kafka.admin import ensure_topics, ensure_upstream
 from workers.kafka.config import KafkaSettings
 from workers.observe import health, log
 from workers.runtime import embedded_broker
@@ -35,17 +35,25 @@ class StackError(RuntimeError):
 
 
 def worker_commands(
-    settings: KafkaSettings, data: Path, model: str, log_format: str, metrics_port: str | None = None
+    settings: KafkaSettings,
+    data: Path,
+    model: str,
+    log_format: str,
+    metrics_port: str | None = None,
+    source_config: Path | None = None,
 ) -> dict[str, list[str]]:
-    """The command of each worker; their metrics are on `metrics_port` and the next ones.
+    """The command of each worker, of a source worker if it has a configuration; metrics are on `metrics_port` and the
+    next ones.
 
     The login to the cluster is passed in the environment, never in a command.
     """
     where = ["--bootstrap", settings.bootstrap, "--data", str(data)]
     options = [*where, "--model", model, "--log-format", log_format]
     commands = {}
-    for n, name in enumerate(("encoder", "writer", "generator")):
+    for n, name in enumerate(("encoder", "writer", "generator", *(("source",) if source_config else ()))):
         commands[name] = [sys.executable, "-m", "workers.cli", "worker", name, *options]
+        if name == "source":
+            commands[name] += ["--config", str(source_config)]
         if metrics_port:
             host, port = health.address(metrics_port, n)
             commands[name] += ["--metrics-port", f"{host}:{port}"]
@@ -63,9 +71,10 @@ def up(
     as_json: bool = False,
     drain_s: float = 8.0,
     restart_delay: Callable[[int], float] = lambda deaths: min(0.5 * 2 ** (deaths - 1), 8.0),
+    upstream: Sequence[str] = (),
 ) -> None:
     """Run the stack until `stop`, SIGINT or SIGTERM; a second signal ends the drain. `say` gets one line when all is
-    ready.
+    ready. `upstream`: the topics that a source worker reads, by their full names.
 
     With `embedded` a broker is started on the port of `settings.bootstrap`. Stopping takes at most
     `drain_s` for the drain, then 10 s for the workers and 3 s for the broker.
@@ -75,15 +84,15 @@ def up(
     data = data.absolute()
     stop = stop or Stop()
     with _locked(data), stopped_by_signals(stop):
-        stack = _Stack(data, settings, commands, embedded, restart_delay)
+        stack = _Stack(data, settings, commands, embedded, restart_delay, upstream)
         try:
             stack.start()
             _watch(stack, stop, lambda: say(_ready_line(stack, model, as_json)))
             if stack.holds_records():
-                drain(settings, drain_s, stop)
+                drain(settings, drain_s, stop, upstream)
         except StackError:
             if stack.holds_records():
-                drain(settings, 0.0, stop)  # logs what is lost
+                drain(settings, 0.0, stop, upstream)  # logs what is lost
             raise
         finally:
             stack.stop()
@@ -122,7 +131,9 @@ class _Stack:
         commands: Mapping[str, Sequence[str]],
         embedded: bool,
         restart_delay: Callable[[int], float],
+        upstream: Sequence[str],
     ) -> None:
+        self.upstream = upstream
         self.data, self.settings, self.embedded, self.restart_delay = data, settings, embedded, restart_delay
         self.logs = data / "logs"
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -136,6 +147,8 @@ class _Stack:
         if self.embedded:
             self.broker = embedded_broker.start(self.settings.hosts()[0][1], self.logs / "broker.log")
         ensure_topics(self.settings)
+        if self.embedded:
+            ensure_upstream(self.settings, self.upstream)
         for child in self.children:
             child.start(self._env())
 

@@ -37,6 +37,8 @@ class Worker(ABC):
     """The other topics that it reads or writes: it needs no rights on any besides these two."""
     read_committed = False
     """Whether other systems write its topics, perhaps in transactions: an aborted one is then as if it had not been."""
+    upstream: Sequence[str] = ()
+    """Topics of other systems, by their full names."""
 
     def load(self, alone: bool) -> None:
         """Called once, before `start`, for whatever takes long to load. `alone`: this worker will own all partitions."""

@@ -1,0 +1,87 @@
+"""Hostile records: whatever is on a source's topic becomes messages or a dead letter."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.source.records import SOURCE, TOPIC, Record
+from workers.source.config import parse
+from workers.source.record import Mapper
+from workers.source.values import PLACEHOLDER
+
+STATEMENTS = """
+    statements:
+      a: {text: "{{ row.a }} {{ row.b.c }}", metadata: {all: "{{ row | tojson }}"}, when: row.a != 1}
+      b: {text: "{{ row.list | join(', ') }}", key: "{{ row.a }}", namespace: "{{ row.b }}", valid_until: "{{ row.t }}"}
+      c: {text: "{{ row.a * 3 }}{% for x in row.list %}{{ x.y or x }}{% endfor %}", category: "{{ row.b }}", where: row.t}
+      d: "{{ row.a | int }} {{ '%.2f' | format(row.t) }} {{ row.list | length }} {{ row.b.items() | list }}"
+"""
+MAPPERS = {
+    format: Mapper(parse(f"sources:\n  - topic: {TOPIC}\n    format: {format}{STATEMENTS}"))
+    for format in ("rows", "debezium", "cloudevents")
+}
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just(PLACEHOLDER)
+NAMES = st.sampled_from(
+    ("a", "b", "c", "t", "list", "y", "items", "__class__", "__deleted", "op", "after", "schema", "payload")
+)
+VALUES = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES, inner, max_size=5),
+    max_leaves=20,
+)
+ENVELOPES = st.fixed_dictionaries(
+    {
+        "op": st.sampled_from(("c", "u", "d", "r", "t", "m", 1, None)),
+        "before": VALUES,
+        "after": VALUES,
+        "source": VALUES | st.just(SOURCE),
+    }
+)
+EVENTS = st.fixed_dictionaries(
+    {"specversion": st.just("1.0") | LEAVES, "id": st.just("1") | LEAVES, "source": st.just("s") | LEAVES, "type": st.just("t") | LEAVES},
+    optional={"data": VALUES, "data_base64": VALUES, "time": LEAVES, "subject": VALUES},
+)  # fmt: skip
+TYPES = st.sampled_from(("struct", "array", "map", "bytes", "int32", "string", 7, None))
+LOGICAL = st.sampled_from((
+    None, "org.apache.kafka.connect.data.Decimal", "org.apache.kafka.connect.data.Timestamp", "io.debezium.time.Date",
+    "io.debezium.time.MicroTime", "io.debezium.data.VariableScaleDecimal",
+))  # fmt: skip
+SCHEMAS: st.SearchStrategy[Any] = st.recursive(
+    st.fixed_dictionaries({"type": TYPES, "name": LOGICAL, "field": NAMES}),
+    lambda inner: st.fixed_dictionaries(
+        {"type": TYPES, "fields": st.lists(inner, max_size=4), "items": inner, "field": NAMES}
+    ),
+    max_leaves=6,
+)
+CONNECT = st.fixed_dictionaries({"schema": SCHEMAS, "payload": VALUES})
+JSON = st.one_of(
+    VALUES, ENVELOPES, EVENTS, CONNECT, ENVELOPES.map(lambda value: {"schema": None, "payload": value})
+)
+BYTES = JSON.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=40) | st.none()
+HEADERS = st.lists(
+    st.tuples(
+        st.sampled_from(("__value_schema_id", "__key_schema_id", "content-type", "ce_id", "ce_specversion", "ce_time", "x")),
+        st.sampled_from((None, b"", b"\0\0\0\0\7", b"1.0", b"application/cloudevents+json", b"\xff")),
+    ),
+    max_size=4,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("format", MAPPERS)
+@given(
+    value=BYTES, key=BYTES, headers=HEADERS, timestamp=st.integers(-(2**63), 2**63 - 1), echo=st.booleans()
+)
+def test_any_record_becomes_messages_or_a_dead_letter(
+    format: str, value: bytes | None, key: bytes | None, headers: Any, timestamp: int, echo: bool
+) -> None:
+    result = MAPPERS[format].map(Record(value, key, timestamp=timestamp, headers=headers), echo)
+    for message in (message for one in result.mapped for message in one.messages):
+        assert not any(
+            PLACEHOLDER in str(message.body.get(name)) for name in ("text", "category", "metadata")
+        )
+        assert json.loads(json.dumps(message.body)) == message.body  # JSON as it is
+    if result.error:
+        assert result.error.reason and str(result.error)

@@ -1,0 +1,1 @@
+"""Bytes to Python values: JSON, Connect's JSON, and what a schema registry describes."""
