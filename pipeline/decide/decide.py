@@ -76,8 +76,9 @@ def decide_fact(bank: Bank, fact: NewFact, now: datetime) -> list[Decision]:
 
 def taken_in_time(fact: NewFact, settings: Settings) -> NewFact:
     """The fact, as of its Kafka timestamp where it is dated too far in the future: else nothing could supersede it."""
-    latest = fact.published_at + timedelta(days=settings.max_future_days)
-    return fact if fact.observed_at <= latest else replace(fact, observed_at=fact.published_at)
+    ahead = fact.observed_at - fact.published_at  # a sum of times may lie beyond the calendar
+    is_far = ahead > timedelta(days=settings.max_future_days)
+    return replace(fact, observed_at=fact.published_at) if is_far else fact
 
 
 def evictions(bank: Bank, added: Decision) -> list[Decision]:

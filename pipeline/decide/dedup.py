@@ -39,8 +39,9 @@ SEVERAL = frozenset(
     allergic member members friend friends brother sister son daughter child children cousin fan
     """.split()
 )
-"""Words of relations that may have several values at a time, unless these are numbers. A missed one lets a newer value
+"""Last words of relations that may have several values at a time, unless these are numbers. A missed one lets a newer value
 replace another, so the list is of common words; what it spares wrongly costs little, since the newer of two values is read."""
+_SMALL = frozenset("a an the of in on at to with by for from as is are was were be".split())
 _LABEL = re.compile(r"[^\W\d][^:=;|/]*[:=]")
 """The name of a field, within what should be its value."""
 
@@ -88,11 +89,10 @@ def may_have_several(a: AnnotatedText, b: AnnotatedText) -> bool:
     kettle; price: 34.90 EUR    kettle; capacity: 1.7 l  two relations
     """
     head = _common_length(a.terms, b.terms)
-    if not ADDS.isdisjoint(a.terms):
-        return True
-    if not SEVERAL.isdisjoint(a.terms[:head]) and not all(
-        any(map(has_digit, t.terms[head:])) for t in (a, b)
-    ):
+    plain = [a.text[word.start : word.end] for word in a.words]  # a name in capitals is none of these words
+    relation = next((word for word in reversed(plain[:head]) if word not in _SMALL), "")
+    is_number = all(any(map(has_digit, text.terms[head:])) for text in (a, b))
+    if not ADDS.isdisjoint(plain) or (relation in SEVERAL and not is_number):
         return True
     return any(
         _LABEL.search(text.text[text.words[head].start :]) for text in (a, b) if head < len(text.words)

@@ -1,13 +1,15 @@
 """Requests: what is restored, and what a namespace that is emptied keeps."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from pipeline.config import Settings
+from pipeline.decide.decide import decide_fact
 from pipeline.memory.bank import Bank
-from tests.decide.samples import START, feed, forget, restore, tell
+from pipeline.memory.events import NewFact, SourceOffset
+from tests.decide.samples import START, encoding, feed, forget, restore, tell
 
 
 def texts(bank: Bank) -> list[str]:
@@ -79,6 +81,18 @@ def test_a_fact_from_far_in_the_future_is_taken_as_of_its_timestamp() -> None:
     [newer] = tell(bank, 2, "Torben Betts was from Perth.")
     assert wild.observed_at == wild.published_at and wild.dated and wild.dated > soon.observed_at  # type: ignore[operator]
     assert soon.dated is None and newer.outcome == "superseded"
+
+
+def test_times_at_the_ends_of_the_calendar_are_decided() -> None:
+    for published_at in (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)):
+        for observed_at in (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)):
+            cause = SourceOffset("facts", "t", 0, 0)
+            fact = NewFact("default", encoding("Alpha."), observed_at, published_at, cause, key="k")
+            bank = Bank()
+            for decision in decide_fact(bank, fact, START):
+                bank.apply(decision)
+            [memory] = bank.memories("default")
+            assert memory.observed_at == min(observed_at, published_at)
 
 
 def test_a_newer_statement_brings_its_own_metadata_and_end() -> None:
