@@ -112,6 +112,11 @@ class ForgetKey(_Sweep):
     """
 
     forget_key: Key
+    fact_id: Identifier | None = Field(
+        default=None,
+        description="The upstream system's own id of this request; like that of a fact it is decided once, so that a "
+        "deletion that is sent again does not remove what was stated at the same time and after it.",
+    )
 
 
 class ForgetAll(_Sweep):

@@ -2,6 +2,7 @@
 
 forgotten   removed on request; `erased`: its text will leave the history, too
 outdated    a request to forget a key that is older than all that the key states
+duplicate   a request to forget a key whose fact_id was decided before
 restored    brought back after another superseded it; `unknown`: it is not superseded, or is not kept any more
 used        took part in an answer
 
@@ -50,6 +51,9 @@ def _forget_one(bank: Bank, request: ForgetRequest, decision: Decision) -> Decis
 def _forget_key(bank: Bank, request: ForgetRequest, decision: Decision) -> Decision:
     """A late request, such as a deletion that a connector sends again, does not remove what is newer."""
     space = bank.namespace(request.namespace)
+    decision = replace(decision, fact_id=request.fact_id)
+    if space and request.fact_id is not None and request.fact_id in space.fact_ids:
+        return replace(decision, outcome="duplicate", rule="fact_id", observed_at=request.observed_at)
     stated = space.of_key(request.key or "") if space else []
     times = [memory.observed_at for memory in stated]
     if request.observed_at is None:

@@ -79,6 +79,7 @@ def facts_to_batch(events: Sequence[Event], encoder_id: str) -> pa.RecordBatch:
     columns["observed_at"] = [
         None if isinstance(event, RestoreRequest) else event.observed_at for event in events
     ]
+    columns["fact_id"] = [None if isinstance(event, RestoreRequest) else event.fact_id for event in events]
     columns["encoder_id"] = [fact.encoding.encoder_id if fact else encoder_id for fact in facts]
     return pa.RecordBatch.from_pydict(columns, FACT_ENCODINGS)
 
@@ -105,6 +106,7 @@ def facts_from_batch(batch: pa.RecordBatch) -> list[Event]:
                     cause,
                     row["key"] if what == "key" else None,
                     row["observed_at"] if what else None,
+                    row["fact_id"] if what == "key" else None,
                 )
             )
     return events

@@ -79,6 +79,7 @@ class ForgetRequest:
     key: str | None = None
     observed_at: datetime | None = None
     """What was observed later stays; None: nothing stays."""
+    fact_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,6 +109,7 @@ def test_a_row_that_moves_to_another_namespace_or_key_leaves_nothing_behind() ->
     old, new = found.messages
     assert (old.namespace, old.body["forget_key"]) == ("t-7", "sku/h-1")
     assert (new.namespace, new.body["key"]) == ("t-8", "sku/h-2")
+    assert old.body["fact_id"] != new.body["fact_id"]  # each is decided once, by its own
     gone = source('statements: {note: {text: "{{ row.name }}", key: "sku/{{ row.sku }}", when: row.price}}')
     found = mapped(changed(LAMP, LAMP | {"sku": "h-2", "price": 0}), gone)["note"]
     assert [message.body["forget_key"] for message in found.messages] == ["sku/h-1", "sku/h-2"]

@@ -110,9 +110,9 @@ class Memory:
 
     def take(self, namespace: str, body: dict[str, Any]) -> None:
         key = (namespace, body.get("key") or body["forget_key"])
-        if body.get("fact_id") in self.decided or body["observed_at"] < self.stated.get(key, ("", None))[0]:
+        if body["fact_id"] in self.decided or body["observed_at"] < self.stated.get(key, ("", None))[0]:
             return
-        self.decided |= {body["fact_id"]} if "fact_id" in body else set()
+        self.decided.add(body["fact_id"])
         self.stated[key] = (body["observed_at"], body.get("text"))
 
     def texts(self, topic: str) -> dict[tuple[str, str], str]:

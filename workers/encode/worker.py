@@ -231,8 +231,12 @@ def _event(decoded: Decoded, encodings: Iterator[FactEncoding | TooLong]) -> Eve
     if isinstance(message, Forget):
         return ForgetRequest(namespace, message.forget, message.erase, published_at, cause)
     if not isinstance(message, Fact):
-        key = message.forget_key if isinstance(message, ForgetKey) else None
-        return ForgetRequest(namespace, None, message.erase, published_at, cause, key, message.observed_at)
+        key, fact_id = (
+            (message.forget_key, message.fact_id) if isinstance(message, ForgetKey) else (None, None)
+        )
+        return ForgetRequest(
+            namespace, None, message.erase, published_at, cause, key, message.observed_at, fact_id
+        )
     encoding = next(encodings)
     if isinstance(encoding, TooLong):
         return BadMessage("too-long", str(encoding))

@@ -58,7 +58,7 @@ def map_change(source: Source, change: Change, record_id: str) -> list[Mapped]:
 def _mapped(name: str, statement: Statement, change: Change, compare: bool, record_id: str) -> Mapped:
     try:
         if change.after is None:
-            return _of_deleted(name, statement, change)
+            return _of_deleted(name, statement, change, record_id)
         return _of_present(name, statement, change, compare, record_id)
     except UnavailableRead:
         return Mapped(
@@ -68,13 +68,13 @@ def _mapped(name: str, statement: Statement, change: Change, compare: bool, reco
         return Mapped(name, "refused", str(error), error=error)
 
 
-def _of_deleted(name: str, statement: Statement, change: Change) -> Mapped:
+def _of_deleted(name: str, statement: Statement, change: Change, record_id: str) -> Mapped:
     context = _context(change, {**(change.before or {}), **change.key_columns})
     try:
         identity = _identity(name, statement, change, context)
     except BadMessage as error:
         raise BadMessage(error.reason, f"{error}; of a deleted row {_known(change)}") from None
-    return Mapped(name, "forgets", "the row is deleted", (_forget(identity, change),))
+    return Mapped(name, "forgets", "the row is deleted", (_forget(identity, change, f"{record_id}/{name}"),))
 
 
 def _known(change: Change) -> str:
@@ -94,13 +94,13 @@ def _of_present(name: str, statement: Statement, change: Change, compare: bool, 
         return Mapped(name, "unchanged" if content else "nothing", "the row states the same as before")
     messages = []
     if old and old[0] != identity:
-        messages.append(_forget(old[0], change))
+        messages.append(_forget(old[0], change, f"{record_id}/{name}/before"))
     if content:
         messages.append(_fact(name, identity, content, change, record_id))
         return Mapped(name, "states", "", tuple(messages))
     if change.created:
         return Mapped(name, "nothing", "the new row does not state it")
-    messages.append(_forget(identity, change))
+    messages.append(_forget(identity, change, f"{record_id}/{name}"))
     return Mapped(name, "forgets", "the row does not state it (any more)", tuple(messages))
 
 
@@ -248,8 +248,13 @@ def _fact(name: str, identity: Identity, content: dict[str, Any], change: Change
     return Message(identity.namespace, {**body, "fact_id": f"{record_id}/{name}", **_observed(change)})
 
 
-def _forget(identity: Identity, change: Change) -> Message:
-    body = {"forget_key": identity.key, "namespace": identity.namespace, **_observed(change)}
+def _forget(identity: Identity, change: Change, fact_id: str) -> Message:
+    body = {
+        "forget_key": identity.key,
+        "namespace": identity.namespace,
+        "fact_id": fact_id,
+        **_observed(change),
+    }
     return Message(identity.namespace, body)
 
 

@@ -19,6 +19,7 @@ from pipeline.text.words import terms_of
 from schemas.common import (
     BadMessage,
     Finite,
+    Identifier,
     Key,
     MemoryId,
     Message,
@@ -63,6 +64,7 @@ class KeyRows(Message):
     """The columns of requests about a key."""
 
     key: list[Key]
+    fact_id: list[Identifier | None]
 
 
 ABOUT_MEMORIES, ABOUT_KEYS = ("forget", "erase", "restore"), ("forget_key", "erase_key")
