@@ -1,4 +1,4 @@
-"""A Debezium stream decided by the memory itself: it equals the table, also when all of it is read again."""
+"""A Debezium stream, decided by the memory: it equals the table, also when it is read again."""
 
 import json
 from datetime import UTC, datetime
