@@ -37,8 +37,8 @@ BAD = {
     b'{"text": "' + b"x" * 2_000_000 + b'"}': "too-large",
     b'{"text": "a", "min_loss_delta": NaN}': "invalid-json",
     b'{"text": "\xff"}': "invalid-utf8",
-    b'{"text": "a", "colour": "red"}': "unknown-field",
-    b'{"text": "a", "namespace": "No Such"}': "invalid-field",
+    b'{"text": "a", "namespace": "elsewhere"}': "key-mismatch",
+    b'{"text": "a", "namespace": "a\\u0000b"}': "invalid-field",
 }
 
 
