@@ -162,7 +162,8 @@ def decode_fact(key: bytes | None, value: bytes | None, strict: bool = False) ->
     The namespace is that of the body, else the key, else `default`. A key that differs from the body's namespace is
     refused: the key decides the partition, hence the order.
     """
-    body = parse_json(value)
+    # A serializer of one class for all records writes null for what a record does not have.
+    body = {name: field for name, field in parse_json(value).items() if field is not None}
     model = _model(body)
     unknown = [] if strict else [name for name in body if name not in model.model_fields]
     message = validate(model, {name: field for name, field in body.items() if name not in unknown})

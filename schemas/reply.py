@@ -70,8 +70,9 @@ def takes_one_reply(headers: Headers) -> bool:
 
 def _correlated(given: dict[str, bytes | None]) -> str | None:
     """A request_id from a correlation id: a text as it is, and bytes, such as the 16 of Spring's UUIDs, in hex."""
-    correlation = given.get(SPRING_CORRELATION) or given.get(CORRELATION) or b""
-    if len(correlation) != UUID_BYTES and (text := request_id_of(correlation)):
+    spring = given.get(SPRING_CORRELATION)
+    correlation = spring or given.get(CORRELATION) or b""
+    if not (spring and len(spring) == UUID_BYTES) and (text := request_id_of(correlation)):
         return text
     return request_id_of(correlation.hex().encode())
 

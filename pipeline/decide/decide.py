@@ -27,7 +27,8 @@ from pipeline.memory.namespace import Namespace
 def decide_fact(bank: Bank, fact: NewFact, now: datetime) -> list[Decision]:
     """The fact's decision, followed by the eviction that it causes."""
     settings, encoding = bank.settings, fact.encoding
-    dated, fact = fact.observed_at, taken_in_time(fact, settings)
+    dated, observed_at = fact.observed_at, taken_in_time(fact.observed_at, fact.published_at, settings)
+    fact = replace(fact, observed_at=observed_at)
     verdict = _verdict(bank.namespace(fact.namespace), fact, settings)
     threshold = settings.min_loss_delta if fact.min_loss_delta is None else fact.min_loss_delta
     # A fact that contradicts a memory is never skipped, though the model knows it: the memory would go on answering.
@@ -74,11 +75,10 @@ def decide_fact(bank: Bank, fact: NewFact, now: datetime) -> list[Decision]:
     return [learned, *(evictions(bank, learned) if outcome == "learned" else [])]
 
 
-def taken_in_time(fact: NewFact, settings: Settings) -> NewFact:
-    """The fact, as of its Kafka timestamp where it is dated too far in the future: else nothing could supersede it."""
-    ahead = fact.observed_at - fact.published_at  # a sum of times may lie beyond the calendar
-    is_far = ahead > timedelta(days=settings.max_future_days)
-    return replace(fact, observed_at=fact.published_at) if is_far else fact
+def taken_in_time(observed_at: datetime, published_at: datetime, settings: Settings) -> datetime:
+    """The time that is taken: the Kafka timestamp for one too far in the future, since nothing could be newer."""
+    ahead = observed_at - published_at  # a sum of times may lie beyond the calendar
+    return published_at if ahead > timedelta(days=settings.max_future_days) else observed_at
 
 
 def evictions(bank: Bank, added: Decision) -> list[Decision]:

@@ -1,7 +1,6 @@
 """Decisions about requests and uses: pure functions of the bank, which they do not change.
 
 forgotten   removed on request; `erased`: its text will leave the history, too
-outdated    a request to forget a key that is older than all that the key states
 duplicate   a request to forget a key whose fact_id was decided before
 restored    brought back after another superseded it; `unknown`: it is not superseded, or is not kept any more
 used        took part in an answer
@@ -12,7 +11,7 @@ The rule is the request: forget, forget_key, forget_all, restore; or `use`.
 from dataclasses import replace
 from datetime import datetime
 
-from pipeline.decide.decide import evictions
+from pipeline.decide.decide import evictions, taken_in_time
 from pipeline.decide.importance import as_float32, grown
 from pipeline.memory.bank import Bank
 from pipeline.memory.events import Decision, ForgetRequest, RestoreRequest, SourceOffset, labels_of
@@ -49,20 +48,20 @@ def _forget_one(bank: Bank, request: ForgetRequest, decision: Decision) -> Decis
 
 
 def _forget_key(bank: Bank, request: ForgetRequest, decision: Decision) -> Decision:
-    """A late request, such as a deletion that a connector sends again, does not remove what is newer."""
+    """A late request, such as a deletion that a connector sends again, does not remove what is newer.
+
+    It still says that what was stated before is over: of a key with many values an older one may arrive after it.
+    """
     space = bank.namespace(request.namespace)
     decision = replace(decision, fact_id=request.fact_id)
     if space and request.fact_id is not None and request.fact_id in space.fact_ids:
         return replace(decision, outcome="duplicate", rule="fact_id", observed_at=request.observed_at)
-    stated = space.of_key(request.key or "") if space else []
-    times = [memory.observed_at for memory in stated]
-    if request.observed_at is None:
-        kept = space.superseded.values() if space else ()
-        times += [one.memory.observed_at for one in kept if one.memory.key == request.key]
-        return replace(decision, observed_at=max([request.published_at, *times]))
-    if times and min(times) > request.observed_at:
-        return replace(decision, outcome="outdated", observed_at=request.observed_at)
-    return replace(decision, observed_at=request.observed_at)
+    if (dated := request.observed_at) is not None:
+        observed_at = taken_in_time(dated, request.published_at, bank.settings)
+        return replace(decision, observed_at=observed_at, dated=dated if dated != observed_at else None)
+    key = request.key or ""
+    stated = [*space.of_key(key), *space.superseded_of_key(key)] if space else []
+    return replace(decision, observed_at=max([request.published_at, *(one.observed_at for one in stated)]))
 
 
 def decide_restore(bank: Bank, request: RestoreRequest, now: datetime) -> list[Decision]:

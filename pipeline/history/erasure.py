@@ -37,6 +37,8 @@ class Requested:
     memories: dict[Place, int] = field(default_factory=dict)
     keys: dict[Place, int] = field(default_factory=dict)
     namespaces: dict[str, int] = field(default_factory=dict)
+    taken_up: dict[Place, tuple[str, int]] = field(default_factory=dict)
+    """Memories without a key whose text a requested memory took up: the file and the index of the last row that did."""
 
     def until(self, namespace: str, memory_ids: Iterable[str | None], key: str | None) -> int:
         """The index of the last request that concerns a row; -1 for none."""
@@ -96,10 +98,9 @@ def _add_memories(path: Path, requested: Requested, is_last: bool) -> None:
         until = requested.until(namespace, [own], row["key"])
         if until < 0 or (is_last and n > until):
             continue
-        for memory in (own, row["nearest"] if row["rule"] == "key_taken_up" else None):
-            if memory is not None:
-                place = namespace, memory
-                requested.memories[place] = max(until, requested.memories.get(place, -1))
+        requested.memories[namespace, own] = max(until, requested.memories.get((namespace, own), -1))
+        if row["rule"] == "key_taken_up":
+            requested.taken_up[namespace, row["nearest"]] = path.name, n
 
 
 def _rows(path: Path, *columns: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -126,7 +127,9 @@ def _rows_to_blank(
         namespace, text, key = (table[name][n].as_py() for name in ("namespace", "text", "key"))
         memories = table["memory_id"][n].as_py(), memory_id(namespace, text or "", key)
         until = requested.until(namespace, memories, key)
-        if until >= 0 and (not is_last or n < until):
+        # The same text without a key, learned again after it was taken up, is a memory of its own.
+        taken_up = [requested.taken_up.get((namespace, one), ("", -1)) for one in memories]
+        if (until >= 0 and (not is_last or n < until)) or (path.name, n) <= max(taken_up):
             blank[n] = True
             if text:
                 texts.add((namespace, text))
@@ -135,7 +138,7 @@ def _rows_to_blank(
 
 def _erase_generations(data: Path, requested: Requested, texts: set[tuple[str, str]]) -> None:
     """Blanks answers that used one of the memories, answers of its namespace that quote its text, and of a namespace all."""
-    memories = {memory for _, memory in requested.memories}
+    memories = {memory for _, memory in (*requested.memories, *requested.taken_up)}
     single = [(namespace, text) for namespace, text in texts if namespace not in requested.namespaces]
 
     def concerned(row: dict[str, Any]) -> bool:

@@ -90,14 +90,13 @@ class Bank:
         if memory is None:
             return set()
         if decision.outcome == "reinforced":
-            observed_at = _present(decision.observed_at)
-            newer = (
-                memory.restated(decision.metadata, decision.valid_until)
-                if observed_at >= memory.observed_at
-                else memory
-            )
-            importance = _present(decision.importance)
-            space.change(newer.changed(importance, observed_at=observed_at, reinforced=1))
+            observed_at, importance = _present(decision.observed_at), _present(decision.importance)
+            if decision.key != memory.key:  # only its key tells when a value was observed
+                space.change(memory.changed(importance, reinforced=1))
+                return {memory.memory_id}
+            if observed_at >= memory.observed_at:
+                memory = memory.restated(decision.metadata, decision.valid_until)
+            space.change(memory.changed(importance, observed_at=observed_at, reinforced=1))
             return {memory.memory_id} | self._supersede(space, decision)
         if decision.outcome == "used":
             importance = _present(decision.importance)
@@ -115,7 +114,7 @@ class Bank:
 
     def _bring_back(self, space: Namespace, decision: Decision) -> set[str]:
         own_id = _present(decision.memory_id)
-        entry = space.superseded.pop(own_id, None)
+        entry = space.unkeep(own_id)
         changed = {own_id} | self._supersede(space, decision)
         if entry:  # else the text was erased since
             memory, observed_at = entry.memory, _present(decision.observed_at)
@@ -129,7 +128,10 @@ class Bank:
         older += space.of_key(decision.key) if decision.is_single and decision.key is not None else []
         replaced = {memory.memory_id: memory for memory in older if memory and memory.memory_id != own_id}
         for memory in replaced.values():
-            space.supersede(memory, own_id, decision.rule, self.settings.remembered_superseded)
+            if decision.rule == "key_taken_up":  # the decision's own memory is this one, with its key
+                space.remove(memory)
+            else:
+                space.supersede(memory, own_id, decision.rule, self.settings.remembered_superseded)
         return set(replaced)
 
     def _forget(self, space: Namespace, decision: Decision) -> set[str]:
@@ -138,13 +140,18 @@ class Bank:
         if decision.memory_id is not None:
             one = space.table.get(decision.memory_id)
             gone = [one] if one else []
-            space.superseded.pop(decision.memory_id, None)
+            space.unkeep(decision.memory_id)
         else:
             found = space.table if key is None else space.of_key(key)
             gone = [memory for memory in found if until is None or memory.observed_at <= until]
-            for memory_id, (memory, _, _) in list(space.superseded.items()):
-                if (key is None or memory.key == key) and (until is None or memory.observed_at <= until):
-                    del space.superseded[memory_id]
+            kept = (
+                [one.memory for one in space.superseded.values()]
+                if key is None
+                else space.superseded_of_key(key)
+            )
+            for memory in kept:
+                if until is None or memory.observed_at <= until:
+                    space.unkeep(memory.memory_id)
         if key is not None and until is not None and (decision.is_single or decision.memory_id is None):
             space.end_key(key, until, self.settings.remembered_ids)
         for memory in gone:
@@ -172,7 +179,7 @@ class Bank:
     def put(self, memory: Memory | Superseded) -> None:
         """Adds a memory of the changelog or of a checkpoint, in place of the one that has its id."""
         if isinstance(memory, Superseded):
-            self._namespace(memory.memory.namespace).superseded[memory.memory.memory_id] = memory
+            self._namespace(memory.memory.namespace).keep(memory)
         else:
             self._namespace(memory.namespace).put(memory)
 

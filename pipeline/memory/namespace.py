@@ -49,7 +49,8 @@ class Namespace:
         # Oldest first. A plain dictionary would search for its oldest key past all deleted ones.
         self.fact_ids = OrderedDict.fromkeys(fact_ids)
         self.request_ids = OrderedDict.fromkeys(request_ids)  # requests whose uses are counted
-        self.superseded: OrderedDict[str, Superseded] = OrderedDict()
+        self.superseded: OrderedDict[str, Superseded] = OrderedDict()  # changed by `keep` and `unkeep`
+        self._superseded_keys = KeyIndex()
         # Key -> time: what it stated before is over, though no memory of the key tells.
         self.ended_keys = OrderedDict((key, datetime.fromisoformat(at)) for key, at in ended_keys)
 
@@ -75,7 +76,7 @@ class Namespace:
         """Adds a memory as the newest, in place of the one that has its id."""
         if known := self.table.get(memory.memory_id):
             self.remove(known)
-        self.superseded.pop(memory.memory_id, None)
+        self.unkeep(memory.memory_id)
         self.postings.add(self.table.add(memory), terms_of(memory.text))
         if self._keys:
             self._keys.add(memory)
@@ -101,9 +102,24 @@ class Namespace:
     def supersede(self, memory: Memory, by: str, rule: str | None, kept: int) -> None:
         """Removes a memory, and keeps it among the newest `kept` that can be restored."""
         self.remove(memory)
-        self.superseded[memory.memory_id] = Superseded(memory, by, rule)
+        self.keep(Superseded(memory, by, rule))
         if len(self.superseded) > kept:
-            self.superseded.popitem(last=False)
+            self.unkeep(next(iter(self.superseded)))
+
+    def keep(self, superseded: Superseded) -> None:
+        """Adds a memory that can be restored."""
+        self.superseded[superseded.memory.memory_id] = superseded
+        self._superseded_keys.add(superseded.memory)
+
+    def unkeep(self, memory_id: str) -> Superseded | None:
+        """Removes and returns a memory that could be restored; None if it could not."""
+        if entry := self.superseded.pop(memory_id, None):
+            self._superseded_keys.remove(entry.memory)
+        return entry
+
+    def superseded_of_key(self, key: str) -> list[Memory]:
+        """The superseded memories that a key stated."""
+        return [self.superseded[memory_id].memory for memory_id in self._superseded_keys.get(key)]
 
     def end_key(self, key: str, at: datetime, kept: int) -> None:
         """Remembers, for the newest `kept` keys, that what the key stated before `at` is over."""

@@ -49,6 +49,7 @@ def removals(decisions: str) -> str:
 
 _LABELS = "category, source, fact_id, key, cardinality, metadata"
 _MEMORY = "history_partition, namespace, memory_id"
+_RESTATED = "later.outcome <> 'used' AND later.key IS NOT DISTINCT FROM live.key"  # what a key states only the key dates
 
 
 def _fold(at: str) -> str:
@@ -104,7 +105,8 @@ learned AS (
     WHERE swept_at > met.since
     GROUP BY {_MEMORY}, met.history_position, until, met.observed_at, swept_at
     HAVING until IS NULL OR until >= greatest(met.observed_at, max(again.observed_at) FILTER (
-        WHERE again.outcome IN ('reinforced', 'restored') AND again.history_position > met.history_position
+        WHERE again.outcome IN ('reinforced', 'restored') AND again.key IS NOT DISTINCT FROM met.key
+            AND again.history_position > met.history_position
             AND again.history_position < swept_at))
 ), live AS (
     SELECT * FROM of_key ANTI JOIN forgotten USING ({_MEMORY}, history_position)
@@ -113,11 +115,11 @@ learned AS (
         count(*) FILTER (WHERE later.outcome = 'used') AS uses,
         count(*) FILTER (WHERE later.outcome = 'reinforced') AS reinforced,
         max(later.decided_at) FILTER (WHERE later.outcome = 'used') AS last_used_at,
-        max(later.observed_at) FILTER (WHERE later.outcome <> 'used') AS observed_at,
+        max(later.observed_at) FILTER (WHERE {_RESTATED}) AS observed_at,
         arg_max(later.importance, later.history_position) AS importance,
         arg_max({{{{'metadata': later.metadata, 'valid_until': later.valid_until}}}},
             (later.observed_at, later.history_position)) FILTER (
-            WHERE later.outcome <> 'used' AND later.observed_at >= live.observed_at) AS newest
+            WHERE {_RESTATED} AND later.observed_at >= live.observed_at) AS newest
     FROM live JOIN decided AS later USING ({_MEMORY})
     WHERE later.history_position > live.history_position
         AND (later.outcome = 'restored' OR (later.outcome IN ('used', 'reinforced') AND later.importance IS NOT NULL))
@@ -177,6 +179,7 @@ WITH learned AS (
 ), ends AS (
     SELECT history_partition, namespace, nearest AS memory_id, history_position, memory_id AS superseded_by, rule, decided_at
     FROM history WHERE outcome IN ('superseded', 'restored') AND nearest IS NOT NULL
+        AND rule IS DISTINCT FROM 'key_taken_up'  -- goes on with its key
     UNION ALL
     SELECT {_MEMORY}, history_position, NULL, NULL, NULL
     FROM history WHERE outcome IN ('restored', 'evicted', 'forgotten', 'erased') AND memory_id IS NOT NULL

@@ -73,6 +73,10 @@ def test_bank_checkpoint_and_views_agree(script: list[tuple[str, dict[str, Any]]
         assert start.bank.digest() == bank.digest()
         assert start.bank.decided_state("default") == bank.decided_state("default")
         assert list(start.bank.superseded("default")) == list(bank.superseded("default"))
+        for key in ("a", "b"):
+            space = start.bank.namespace("default")
+            entries = [one.memory for one in bank.superseded("default") if one.memory.key == key]
+            assert space and space.superseded_of_key(key) == entries
         found = query.run(data, "SELECT * FROM memories ORDER BY memory_id").to_pylist()
         then = query.run(data, f"SELECT * FROM memories_at('{START}') ORDER BY memory_id").to_pylist()
         gone = query.run(data, "SELECT memory_id, superseded_by, rule FROM superseded").to_pylist()

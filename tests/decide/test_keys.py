@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.config import Settings
 from pipeline.memory.bank import Bank
-from tests.decide.samples import feed, forget, restore, tell
+from tests.decide.samples import START, feed, forget, restore, tell
 
 HOME: dict[str, Any] = {"key": "ola:home"}
 SPEAKS: dict[str, Any] = {"key": "ola:speaks", "cardinality": "many"}
@@ -71,6 +71,19 @@ def test_without_a_key_no_keyed_memory_is_replaced_and_its_text_reinforces_it() 
     assert [d.outcome for d in decisions] == ["learned", "learned", "reinforced"]
 
 
+def test_what_is_said_without_a_key_does_not_date_what_a_key_states() -> None:
+    told: list[tuple[str, dict[str, Any]]] = [
+        ("Ola lives in Temmin.", HOME | {"at": 1, "metadata": '{"id":17}', "valid_until": START}),
+        ("Ola lives in Temmin.", {"at": 9}),
+        ("Off to Brask for good, says Ola.", HOME | {"at": 5}),
+    ]
+    bank = Bank()
+    feed(bank, *told[:2])
+    [memory] = bank.memories("default")
+    assert (memory.metadata, memory.valid_until, memory.reinforced) == ('{"id":17}', START, 1)
+    assert feed(bank, told[2])[0].outcome == "superseded"
+
+
 def test_two_keys_with_one_text_have_a_memory_each() -> None:
     bank = Bank()
     lamp = "The lamp costs 40 euros."
@@ -83,6 +96,7 @@ def test_a_memory_without_a_key_gets_the_key_that_states_its_text() -> None:
     decisions = feed(bank, ("Ola lives in Temmin.", {}), ("Ola lives in Temmin.", HOME), ("Ola left.", HOME))
     assert [d.rule for d in decisions] == ["new", "key_taken_up", "key"]
     assert texts(bank) == ["Ola left."]
+    assert [one.memory.key for one in bank.superseded("default")] == ["ola:home"], "one text, kept once"
 
 
 def test_a_forgotten_key_stays_forgotten_for_what_was_observed_before() -> None:
@@ -114,9 +128,22 @@ def test_a_late_request_to_forget_a_key_leaves_what_is_newer() -> None:
     bank = Bank()
     feed(bank, ("Ola lives in Temmin.", HOME | {"at": 5}))
     feed(bank, ("Ola speaks Ulish.", SPEAKS | {"at": 1}), ("Ola speaks Tarric.", SPEAKS | {"at": 5}))
-    assert [d.outcome for d in forget(bank, 6, key="ola:home", at=3)] == ["outdated"]
-    assert [d.outcome for d in forget(bank, 7, key="ola:speaks", at=3)] == ["forgotten"]
+    forget(bank, 6, key="ola:home", at=3)
+    forget(bank, 7, key="ola:speaks", at=3)
     assert texts(bank) == ["Ola lives in Temmin.", "Ola speaks Tarric."]
+
+
+@given(st.permutations([("Ola speaks Ulish.", 9), (None, 5), ("Ola speaks Tarric.", 4)]))
+def test_facts_and_a_request_to_forget_lead_to_one_memory_in_any_order(
+    said: list[tuple[str | None, int]],
+) -> None:
+    bank = Bank()
+    for offset, (text, when) in enumerate(said, 10):
+        if text is None:
+            forget(bank, offset, key="ola:speaks", at=when)
+        else:
+            tell(bank, offset, text, at=when, **SPEAKS)
+    assert texts(bank) == ["Ola speaks Ulish."]
 
 
 @pytest.mark.parametrize("gone", ["skipped", "evicted", "forgotten"])

@@ -83,6 +83,14 @@ def test_a_fact_from_far_in_the_future_is_taken_as_of_its_timestamp() -> None:
     assert soon.dated is None and newer.outcome == "superseded"
 
 
+def test_a_key_is_forgotten_until_the_timestamp_of_a_request_from_far_in_the_future() -> None:
+    bank, day = Bank(), 24
+    [wild] = forget(bank, 3, key="k", at=90 * day)
+    assert wild.observed_at == wild.published_at and wild.dated == START + timedelta(days=90)
+    [before, after] = (tell(bank, offset, f"Alpha {offset}.", at=offset - 2, key="k")[0] for offset in (4, 6))
+    assert (before.outcome, after.outcome) == ("outdated", "learned")
+
+
 def test_times_at_the_ends_of_the_calendar_are_decided() -> None:
     for published_at in (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)):
         for observed_at in (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.history import tables
+from pipeline.history import checkpoint, tables
 from pipeline.memory.bank import fold, memory_id
 from pipeline.query import run as query
 from tests.history.test_erasure import NOW, everything
@@ -61,6 +61,20 @@ def test_a_text_that_a_key_took_up_is_erased_with_the_key(tmp_path: Path) -> Non
     worker.process(batch(message(row(2, "", kind="erase_key", key="ola:home", observed_at=None)), start=2))
     assert left(tmp_path, HOMES[0]) == []
     check(worker, sent, tmp_path, [])
+    held = worker._held[HOME]
+    assert checkpoint.write(tmp_path, HOME, held.version, held.last, held.bank)
+    assert left(tmp_path, HOMES[0]) == [], "nothing that can be restored either"
+
+
+def test_a_text_told_again_without_the_key_that_took_it_up_stays(tmp_path: Path) -> None:
+    worker, sent = writer(tmp_path)
+    told = [(HOMES[0], None), (HOMES[0], "ola:home"), (HOMES[1], "ola:home"), (HOMES[0], None)]
+    for offset, (text, key) in enumerate(told):
+        worker.process(batch(message(row(offset, text, key=key)), start=offset))
+    worker.process(batch(message(row(4, "", kind="erase_key", key="ola:home", observed_at=None)), start=4))
+    texts = query.run(tmp_path, 'select text from history order by "offset"').to_pylist()
+    assert [one["text"] for one in texts] == [None, None, None, HOMES[0], None]
+    check(worker, sent, tmp_path, [HOMES[0]])
 
 
 @pytest.mark.parametrize("again", [False, True])

@@ -40,6 +40,15 @@ def test_any_fact_is_decoded_as_it_was_encoded(fact: Fact) -> None:
     assert back == fact and namespace == (fact.namespace or "default") and not unknown
 
 
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_field_that_is_null_is_none(strict: bool) -> None:
+    """As serializers of one class for all records write it."""
+    nulls = dict.fromkeys(("text", "forget", "forget_key", "forget_all", "restore", "erase", "observed_at"))
+    for field in ("text", "forget_key"):
+        _, message, unknown = decode_fact(None, json.dumps(nulls | {field: "a"}).encode(), strict)
+        assert (getattr(message, field), unknown) == ("a", [])
+
+
 BAD: list[tuple[str, bytes | None, bytes | None, str]] = [
     ("tombstone", b"default", None, "empty"),
     ("empty", None, b"", "invalid-json"),

@@ -45,6 +45,7 @@ def test_faststream_is_answered_by_its_correlation() -> None:
         (b"no request id", SPRING, CORRELATION.hex()),
         (None, [("kafka_correlationId", b"a-text-of-Springs")], "a-text-of-Springs"),
         (None, [("kafka_correlationId", b"sixteen-letters.")], b"sixteen-letters.".hex()),
+        (None, [("correlation_id", b"order-1234567890")], "order-1234567890"),
         (None, [("correlation_id", b"\xff\x00")], "ff00"),
         (None, [("correlation_id", b"\xff" * 65)], "generation-requests:3:1042:1790000000000"),
         (None, [("correlation_id", None)], "generation-requests:3:1042:1790000000000"),

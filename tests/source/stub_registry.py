@@ -69,7 +69,7 @@ def _handler(registry: StubRegistry) -> type[BaseHTTPRequestHandler]:
             if registry.login and self.headers.get("Authorization") != registry.login:
                 return self.answer(401, {"error_code": 401})
             if registry.status != 200:
-                return self.answer(registry.status, {"error_code": registry.status})
+                return self.answer(registry.status, {"message": "as a proxy says it"})
             found = registry.find(path)
             self.answer(200 if found else 404, found or {"error_code": 40403})
 

@@ -140,6 +140,14 @@ def test_json_that_is_nested_deeply_is_refused() -> None:
         DECODER.value(envelope.replace(b"[1]", b"[" * 700 + b"1" + b"]" * 700))
 
 
+def test_a_schema_whose_fields_the_payload_lacks_many_times_is_refused() -> None:
+    fields = [{"field": f"f{n}", "type": "int32"} for n in range(1000)]
+    rows = {"field": "rows", "type": "array", "items": {"type": "struct", "fields": fields}}
+    envelope = json.dumps(with_schema({"rows": [{}] * 1000}, [rows])).encode()  # 1,000,000 nulls
+    with pytest.raises(BadMessage, match="more than 500000 values"):
+        DECODER.value(envelope)
+
+
 def test_a_decimal_of_too_many_digits_is_not_computed() -> None:
     text = base64.b64encode(b"\x7f" * 500_000).decode()  # it would take a minute
     value = {"scale": 3, "value": text}

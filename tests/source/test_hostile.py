@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.common import BadMessage
 from tests.source.records import SOURCE, TOPIC, Record
 from workers.source.config import parse
+from workers.source.decoding.avro import AvroReader
+from workers.source.decoding.registry import Schema
 from workers.source.record import Mapper
 from workers.source.values import PLACEHOLDER
 
@@ -85,3 +88,12 @@ def test_any_record_becomes_messages_or_a_dead_letter(
         assert json.loads(json.dumps(message.body)) == message.body  # JSON as it is
     if result.error:
         assert result.error.reason and str(result.error)
+
+
+def test_an_avro_schema_that_makes_many_values_of_no_bytes_is_refused() -> None:
+    schema: Any = {"type": "record", "name": "R", "fields": []}
+    for number in range(18):  # with 40 it would take days
+        fields = [{"name": "a", "type": schema}, {"name": "b", "type": schema["name"]}]
+        schema = {"type": "record", "name": f"R{number}", "fields": fields}
+    with pytest.raises(BadMessage, match="several fields that take no bytes"):
+        AvroReader(Schema("AVRO", json.dumps(schema), ()), {}).read(b"")

@@ -161,7 +161,7 @@ def test_two_keys_of_several_columns_never_meet() -> None:
         ("note: {text: a, namespace: '{{ row.name }}'}", {"name": " \u0001"}, "invalid-field", "note.namespace"),
         ("note: {text: a, key: '{{ row.name * 100 }}'}", {}, "invalid-field", "note.key: 400 characters; at most 256"),
         ("note: '{{ row.name }}'", {"name": "\u009b"}, "invalid-field", "note.text: control character"),
-        ("note: '{{ row.name * 9000 }}'", {}, "too-long", "note.text: it renders to more than 8192"),
+        ("note: '{{ row.name }}, {{ row.name }}'", {"name": "Lamp " * 1000}, "too-long", "note.text: it renders to more than 8192"),
         ("note: '{{ row.name * 4000 }}'", {"name": "é "}, "invalid-field", "note.text: the text has 11999 bytes"),
         ("note: {text: a, valid_until: '{{ row.name }}'}", {}, "invalid-field", "note.valid_until: not an ISO 8601 time"),
         ("note: {text: a, metadata: {a: '{{ row.name * 2000 }}'}}", {}, "invalid-field", "note.metadata: more than 4096"),
@@ -215,3 +215,20 @@ statements:
         "made": "forgets",
         "price": "forgets",
     }
+
+
+def test_a_row_that_becomes_what_a_statement_is_about_states_it() -> None:
+    given = source("statements: {note: {text: '{{ row.name }}', where: row.shelf == 'sale'}}")
+    assert verdicts(changed(LAMP, LAMP | {"shelf": "sale"}), given) == {"note": "states"}
+
+
+def test_a_deletion_by_an_event_that_a_statement_is_not_about_forgets_nothing() -> None:
+    given = source("""
+where: event.type in ('changed', 'removed')
+statements: {stock: {text: "{{ row.stock }}", key: "{{ event.subject }}"}}
+""")
+    for kind, verdict in (("viewed", "nothing"), ("removed", "forgets")):
+        change = Change("products", None, None, None, TIME, event={"type": kind, "subject": "7"})
+        assert verdicts(change, given) == {"stock": verdict}
+    of_column = source("statements: {note: {text: '{{ row.name }}', where: row.shelf == 'sale'}}")
+    assert verdicts(changed(LAMP, None), of_column) == {"note": "forgets"}  # its columns may not be sent

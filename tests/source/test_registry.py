@@ -262,9 +262,12 @@ def test_an_unknown_id_is_refused_for_good(registry: StubRegistry, decoder: Deco
     with pytest.raises(BadMessage, match=f"schema id 9: it is not in the registry {registry.url}") as raised:
         decoder.value(b"\0\0\0\0\x09abc")
     assert raised.value.reason == "unknown-schema"
+    registry.status = 404  # of a registry that knows no GUIDs
+    with pytest.raises(BadMessage, match="is not in the registry"):
+        decoder.value(b"\1" + bytes(16) + b"abc")
 
 
-@pytest.mark.parametrize("status", [500, 503, 429, 401, 403, 302])
+@pytest.mark.parametrize("status", [500, 503, 429, 401, 403, 302, 404, 422])
 def test_a_registry_that_fails_is_no_fault_of_the_record(
     registry: StubRegistry, decoder: Decoder, status: int
 ) -> None:

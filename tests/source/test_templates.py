@@ -2,6 +2,7 @@
 
 import base64
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -46,7 +47,8 @@ def test_a_template_may_ask_for_a_null() -> None:
 
 PLACEHOLDERS: list[Any] = [
     PLACEHOLDER, PLACEHOLDER.encode(), base64.b64encode(PLACEHOLDER.encode()).decode(), [PLACEHOLDER],
-    {PLACEHOLDER: PLACEHOLDER},
+    {PLACEHOLDER: PLACEHOLDER}, f'{{"{PLACEHOLDER}":"{PLACEHOLDER}"}}', list(PLACEHOLDER.encode()),
+    [str(UUID(hex="b68a35a717ad35b3af2aae46edb4545a"))],
 ]  # fmt: skip
 
 
@@ -70,11 +72,30 @@ def test_what_was_not_sent_is_never_rendered(text: str, value: Any) -> None:
         ("{% for n in range(100000) %}{{ row.name }}{% endfor %}", "8192"),
         ("{{ range(10000000) | join }}", "Range"),
         ("{{ row.name() }}", "callable"),
+        ("{{ '*' * row.many }}", "too long"),
+        ("{{ row.many * [row.name] }}", "too long"),
+        ("{{ '%*d' % (row.many, 1) }}", "too long"),
+        ("{{ row.many ** row.many }}", "too long"),
     ],
 )
 def test_what_cannot_be_rendered_is_refused_with_the_reason(text: str, words: str) -> None:
     with pytest.raises(BadMessage, match=words):
-        Template(text).render(context(name="Lamp", list=[1]))
+        Template(text).render(context(name="Lamp", list=[1], many=10_000_000))
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("{{ '*' * row.stars }}", "***"),
+        ("{{ row.price * 2 }} {{ row.stars ** 2 }} {{ row.stars % 2 }}", "5.0 9 1"),
+        (
+            "{{ 'In 20260301 %.2f, 100%% and %5d' % (row.price, row.stars) }}",
+            "In 20260301 2.50, 100% and     3",
+        ),
+    ],
+)
+def test_operators_are_as_in_python_where_the_result_is_short(text: str, expected: str) -> None:
+    assert Template(text).render(context(stars=3, price=2.5)) == expected
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 A token is used again until a fifth of its life is left. Where the tokens come from is the setting FACTSTREAM_OAUTH_URL.
 """
 
+import http.client
 import json
+import math
 import threading
 import time
 import urllib.error
@@ -21,6 +23,16 @@ TIMEOUT_S = 10.0
 MAX_BYTES = 64 * 1024
 DEFAULT_LIFE_S = 60.0
 """Of a token whose answer does not say it."""
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: urllib would show the secret to whatever host it names."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(_NoRedirect)
 
 
 @lru_cache(maxsize=8)
@@ -61,14 +73,16 @@ def _fetch(settings: KafkaSettings) -> tuple[str, float]:
         },
     )
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+        with _OPENER.open(request, timeout=TIMEOUT_S) as answer:
             body = json.loads(answer.read(MAX_BYTES))
         token, life_s = body["access_token"], float(body.get("expires_in", DEFAULT_LIFE_S))
         if not isinstance(token, str) or not token.isascii() or not token.isprintable():
             raise ValueError("the token is no printable text")
+        if not math.isfinite(life_s):
+            raise ValueError(f"expires_in is {life_s}")
         return token, life_s
     except urllib.error.HTTPError as error:
         said = error.read(300).decode("utf-8", "replace")
         raise SaslAuthenticationFailedError(f"it answers {error.code} {error.reason}: {said}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, RecursionError) as error:
         raise SaslAuthenticationFailedError(f"{type(error).__name__}: {error}"[:300]) from None

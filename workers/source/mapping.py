@@ -69,6 +69,8 @@ def _mapped(name: str, statement: Statement, change: Change, compare: bool, reco
 
 
 def _of_deleted(name: str, statement: Statement, change: Change, record_id: str) -> Mapped:
+    if not _may_be_about(name, statement, change):
+        return Mapped(name, "nothing", "the record is not about it (`where`)")
     context = _context(change, {**(change.before or {}), **change.key_columns})
     try:
         identity = _identity(name, statement, change, context)
@@ -105,12 +107,13 @@ def _of_present(name: str, statement: Statement, change: Change, compare: bool, 
 
 
 def _before(name: str, statement: Statement, change: Change) -> tuple[Identity, dict[str, Any] | None] | None:
-    """What the statement said before the change; None where the source does not tell."""
+    """What the statement said before the change, {} if the row was not about it; None where the source does not tell."""
     if change.before is None:
         return None
     context = _context(change, change.before)
     try:
-        return _identity(name, statement, change, context), _content(name, statement, context)
+        said = _content(name, statement, context) if _is_about(name, statement, context) else {}
+        return _identity(name, statement, change, context), said
     except (UnavailableRead, BadMessage):
         return None
 
@@ -209,6 +212,14 @@ def _is_about(name: str, statement: Statement, context: Context) -> bool:
         return not statement.where or _holds(name, "where", statement.where, context)
     except NullRead:
         return False
+
+
+def _may_be_about(name: str, statement: Statement, change: Change) -> bool:
+    """Whether a deletion is about the statement, as far as the key and the event tell; a condition on other columns says nothing."""
+    try:
+        return _is_about(name, statement, _context(change, change.key_columns))
+    except BadMessage:
+        return True
 
 
 def _rendered(name: str, field: str, template: Template, context: Context) -> str:

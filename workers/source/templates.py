@@ -4,10 +4,12 @@ The templates are trusted with their meaning and not with the process: they run 
 random. Rows are only ever data: no part of a row is compiled.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from jinja2 import StrictUndefined, TemplateSyntaxError, UndefinedError, meta
+from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from schemas.common import MAX_TEXT_BYTES, BadMessage
@@ -19,13 +21,50 @@ VARIABLES = ("row", "key", "topic", "event")
 Context = Mapping[str, Any]
 
 
+MAX_BITS = 4096
+"""Longest whole number that a power may make."""
+
+
 class _Environment(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox, in which a column called `items` or `values` is that column and not the dictionary's method."""
+    """Jinja's sandbox, in which a column called `items` or `values` is that column and not the dictionary's method.
+
+    A number of a row cannot make a text of any length: "{{ '*' * row.stars }}" is as long as the row says.
+    """
+
+    intercepted_binops = frozenset({"*", "**", "%"})
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if _size(operator, left, right) > MAX_TEXT_BYTES:
+            raise SecurityError(f"the result of {operator} is too long")
+        return super().call_binop(context, operator, left, right)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         if isinstance(obj, dict) and attribute in obj:
             return obj[attribute]
         return super().getattr(obj, attribute)
+
+
+def _size(operator: str, left: Any, right: Any) -> int:
+    """How long the result of an operator is, at least; 0 where it cannot be long."""
+    if operator == "%":
+        if not isinstance(left, str):
+            return 0
+        fields = "".join(re.findall(_FIELD, left))
+        widths = [int(digits) for digits in re.findall(r"[0-9]{1,9}", fields)]
+        return (
+            MAX_TEXT_BYTES + 1 if "*" in fields else max(widths, default=0)
+        )  # *: a width that the row gives
+    if operator == "**":
+        whole = isinstance(left, int) and isinstance(right, int) and right > 0
+        return MAX_TEXT_BYTES + 1 if whole and left.bit_length() * right > MAX_BITS else 0
+    for text, times in ((left, right), (right, left)):
+        if isinstance(text, str | bytes | list | tuple) and isinstance(times, int):
+            return len(text) * times
+    return 0
+
+
+_FIELD = r"%%|%(?:\([^)]*\))?([-#0 +.0-9*]*)"
+"""A field of a %-format: its flags, width and precision."""
 
 
 def _environment() -> _Environment:

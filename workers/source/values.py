@@ -5,11 +5,18 @@ PostgreSQL does not log an unchanged long column (TOAST), and Debezium sends a p
 """
 
 import base64
+import hashlib
 import json
+import uuid
 from typing import Any, NoReturn
 
 PLACEHOLDER = "__debezium_unavailable_value"
-_PLACEHOLDERS = (PLACEHOLDER, base64.b64encode(PLACEHOLDER.encode()).decode(), PLACEHOLDER.encode())
+_BYTES = PLACEHOLDER.encode()
+_MD5 = uuid.UUID(bytes=hashlib.md5(_BYTES, usedforsecurity=False).digest(), version=3)
+_PLACEHOLDERS = (
+    PLACEHOLDER, base64.b64encode(_BYTES).decode(), _BYTES, str(_MD5), f'{{"{PLACEHOLDER}":"{PLACEHOLDER}"}}'
+)  # fmt: skip
+"""As text, as bytes, in an array of UUIDs (Java's name-based one), and in an hstore as JSON."""
 
 
 class NullRead(Exception):
@@ -72,7 +79,9 @@ def guarded(value: Any) -> Any:
             return Unavailable()
         return {name: guarded(field) for name, field in value.items()}
     if isinstance(value, list):  # an array that was not sent has it as its element
-        if len(value) == 1 and _is_placeholder(value[0]):
+        if (len(value) == 1 and _is_placeholder(value[0])) or value == list(
+            _BYTES
+        ):  # of whole numbers: its bytes
             return Unavailable()
         return [guarded(item) for item in value]
     return Unavailable() if _is_placeholder(value) else value

@@ -1,7 +1,7 @@
 """Avro: bytes to rows by a registry's schema, read by fastavro.
 
 Refused is what a hostile record could end the process with, or keep it busy: a schema that refers to itself (fastavro's recursion
-has no limit), arrays of items that take no bytes, decimals of a million digits, and bytes after the value. Times are what Connect says:
+has no limit), items and fields that take no bytes, decimals of a million digits, and bytes after the value. Times are what Connect says:
 its names (`connect.name`) become Avro's logical types, so that a column is a date and not a number of days.
 """
 
@@ -103,7 +103,10 @@ def _least_bytes(schema: Any, named: dict[str, int | None]) -> int:
     kind, size = schema["type"], 1
     if kind in ("record", "error"):
         named[schema["name"]] = None
-        size = sum(_least_bytes(field["type"], named) for field in schema["fields"])
+        sizes = [_least_bytes(field["type"], named) for field in schema["fields"]]
+        if sizes.count(0) > 1:  # two in each, forty times within each other, are 2**40 values in no bytes
+            raise BadMessage("invalid-schema", "an Avro record with several fields that take no bytes")
+        size = sum(sizes)
     elif kind == "array":
         if not _least_bytes(schema["items"], named):
             raise BadMessage(

@@ -5,7 +5,7 @@ name; a value that its type cannot hold (PostgreSQL's `infinity`) stays as it wa
 """
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Context, Decimal
 from typing import Any
@@ -13,6 +13,8 @@ from typing import Any
 from schemas.common import BadMessage
 
 MAX_DIGITS = 1000
+MAX_VALUES = 500_000
+"""Values that a payload may become: a null for each field of the schema that it lacks takes no bytes of the record."""
 _EPOCH = datetime(1970, 1, 1)
 _EXACT = Context(prec=4 * MAX_DIGITS)
 
@@ -31,14 +33,16 @@ def payload(value: dict[str, Any]) -> Any:
     if value["schema"] is None:
         return value["payload"]
     try:
-        return _read(value["schema"], value["payload"])
+        return _read(value["schema"], value["payload"], iter(range(MAX_VALUES)))
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise BadMessage(
             "invalid-connect", f"the payload does not follow its schema: {type(error).__name__}: {error}"
         ) from None
 
 
-def _read(schema: dict[str, Any], value: Any) -> Any:
+def _read(schema: dict[str, Any], value: Any, left: Iterator[int]) -> Any:
+    if next(left, None) is None:
+        raise ValueError(f"it becomes more than {MAX_VALUES} values")
     if value is None:
         return None
     if logical := _LOGICAL.get(schema.get("name") or ""):
@@ -51,12 +55,14 @@ def _read(schema: dict[str, Any], value: Any) -> Any:
             return value
     kind = schema["type"]
     if kind == "struct":
-        return {field["field"]: _read(field, value.get(field["field"])) for field in schema["fields"]}
+        return {field["field"]: _read(field, value.get(field["field"]), left) for field in schema["fields"]}
     if kind == "array":
-        return [_read(schema["items"], item) for item in value]
+        return [_read(schema["items"], item, left) for item in value]
     if kind == "map":  # keys that are no strings come as a list of pairs
         pairs = value.items() if isinstance(value, dict) else value
-        return {str(_read(schema["keys"], key)): _read(schema["values"], item) for key, item in pairs}
+        return {
+            str(_read(schema["keys"], key, left)): _read(schema["values"], item, left) for key, item in pairs
+        }
     return value
 
 
