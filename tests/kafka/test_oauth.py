@@ -1,4 +1,4 @@
-"""Token endpoints that misbehave: the secret stays with the configured one, and every failure is a refused login."""
+"""Token endpoints that misbehave: the secret goes to none but the configured one."""
 
 import socket
 import threading
