@@ -34,7 +34,7 @@ SCENARIO = Scenario.model_validate(
 
 def pair(bridge: float) -> Pair:
     hit: Any = SimpleNamespace()
-    return Pair(hit, [bridge, bridge, 0.0, 0.0, 0.0])
+    return Pair(hit, [bridge, *([0.0] * (len(PAIR) - 1))])
 
 
 @pytest.fixture
