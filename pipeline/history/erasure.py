@@ -5,6 +5,7 @@ digest stay the same. Topics still hold the text until their own retention remov
 """
 
 import json
+import unicodedata
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from pipeline.history import checkpoint, compaction, layout, storage
 from pipeline.history.errors import HistoryError, disk_errors
 from pipeline.memory.bank import memory_id
 from schemas.common import DEFAULT_NAMESPACE, BadMessage, parse_json
+from schemas.fact import namespace_of_key
 
 BLANKED = ("text", "category", "source", "metadata", "priors", "surprisals", "vectors")
 """Columns of the history that lose their value. The last three are computed from the text, and reveal much of it.
@@ -155,15 +157,8 @@ def _erase_generations(data: Path, requested: Requested, texts: set[tuple[str, s
 
 def _erase_dead_letters(data: Path, requested: Requested, texts: set[tuple[str, str]]) -> None:
     """Blanks messages that have one of the texts, plain or escaped as in JSON, and of a namespace all with its key."""
-    keys = {
-        form.encode()
-        for name in requested.namespaces
-        for form in (name, json.dumps(name), json.dumps(name, ensure_ascii=False))
-    }
-    if DEFAULT_NAMESPACE in requested.namespaces:
-        keys.add(b"")
-    whole = {text for namespace, text in texts if namespace in requested.namespaces}  # perhaps many
-    forms = {
+    whole = {text for _, text in texts}
+    forms = {  # in what is not JSON; not of a whole namespace, which may have many
         form.encode("utf-8", "replace")
         for namespace, text in texts
         if namespace not in requested.namespaces
@@ -174,11 +169,19 @@ def _erase_dead_letters(data: Path, requested: Requested, texts: set[tuple[str, 
         value = row["value"]
         if not isinstance(value, bytes):
             return False
-        if (row["key"] or b"") in keys or any(form in value for form in forms):
+        if _namespace(row["key"]) in requested.namespaces or any(form in value for form in forms):
             return True
-        return bool(requested.namespaces) and _names(value, requested.namespaces, whole)
+        return _names(value, requested.namespaces, whole)
 
     _erase_rows(data / layout.DEAD_LETTERS_FOLDER, ["key", "value"], concerned, {"value": None})
+
+
+def _namespace(key: bytes | None) -> str | None:
+    """The namespace in a record's key; None where it has no valid one."""
+    try:
+        return namespace_of_key(key) or DEFAULT_NAMESPACE
+    except BadMessage:
+        return None
 
 
 def _names(value: bytes, namespaces: Container[str], texts: Container[str]) -> bool:
@@ -187,10 +190,9 @@ def _names(value: bytes, namespaces: Container[str], texts: Container[str]) -> b
         body = parse_json(value)
     except BadMessage:
         return False
-    found = body.get("namespace"), body.get("text")
-    return any(
-        isinstance(one, str) and one in known for one, known in zip(found, (namespaces, texts), strict=True)
-    )
+    namespace, text = body.get("namespace"), body.get("text")
+    is_named = isinstance(namespace, str) and unicodedata.normalize("NFC", namespace) in namespaces
+    return is_named or (isinstance(text, str) and text in texts)
 
 
 def _erase_rows(

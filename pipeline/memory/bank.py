@@ -87,8 +87,8 @@ class Bank:
         if decision.outcome == "restored":
             return self._bring_back(space, decision)
         memory = space.table.get(decision.memory_id or "")
-        if memory is None:
-            return set()
+        if memory is None:  # where its text was erased since, what it replaced stays replaced
+            return self._supersede(space, decision) if decision.outcome == "reinforced" else set()
         if decision.outcome == "reinforced":
             observed_at, importance = _present(decision.observed_at), _present(decision.importance)
             if decision.key != memory.key:  # only its key tells when a value was observed

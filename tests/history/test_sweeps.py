@@ -1,11 +1,15 @@
 """Erasure of a key and of a namespace: no text of it is left, and what others state stays."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from pipeline.history import checkpoint, tables
+from pipeline.history import log as history
+from pipeline.history.erasure import erase
 from pipeline.memory.bank import fold, memory_id
+from pipeline.memory.events import Decision, SourceOffset
 from pipeline.query import run as query
 from tests.history.test_erasure import NOW, everything
 from tests.write.local_writer import HOME, Sent, agree, batch, decided, message, row, take, writer
@@ -75,6 +79,43 @@ def test_a_text_told_again_without_the_key_that_took_it_up_stays(tmp_path: Path)
     texts = query.run(tmp_path, 'select text from history order by "offset"').to_pylist()
     assert [one["text"] for one in texts] == [None, None, None, HOMES[0], None]
     check(worker, sent, tmp_path, [HOMES[0]])
+
+
+def test_what_an_erased_memory_replaced_stays_replaced(tmp_path: Path) -> None:
+    worker, sent = writer(tmp_path)
+    told = [(HOMES[0], "many"), (HOMES[1], "many"), (HOMES[0], "one")]
+    for offset, (text, cardinality) in enumerate(told):
+        one = row(offset, text, key="ola:home", cardinality=cardinality)
+        worker.process(batch(message(one), start=offset))
+    gone = row(3, "", kind="erase", forget=memory_id("default", HOMES[0], "ola:home"), observed_at=None)
+    worker.process(batch(message(gone), start=3))
+    check(worker, sent, tmp_path, [])
+
+
+def test_a_dead_letter_is_erased_however_its_json_escapes_the_text(tmp_path: Path) -> None:
+    worker, sent = writer(tmp_path)
+    worker.process(batch(message(row(0, "Ola's home is Temmin.", key="ola:home"))))
+    value = b'{"text":"Ola\\u0027s home is Temmin.","category":7}'  # as .NET writes it
+    tables.append_dead_letters(tmp_path, [LETTER | {"offset": 0, "key": b"default", "value": value}], "a")
+    worker.process(batch(message(row(1, "", kind="erase_key", key="ola:home", observed_at=None)), start=1))
+    assert query.run(tmp_path, "select value from dead_letters").to_pylist() == [{"value": None}]
+    check(worker, sent, tmp_path, [])
+
+
+def test_dead_letters_of_an_erased_namespace_go_in_any_of_unicodes_forms(tmp_path: Path) -> None:
+    name, decomposed = "Zo\u00eb", "Zoe\u0308"
+    letters = [
+        (decomposed.encode(), b"{"),
+        (None, json.dumps({"namespace": decomposed}).encode()),
+        (b"x", b"{"),
+    ]
+    rows = [LETTER | {"offset": n, "key": key, "value": value} for n, (key, value) in enumerate(letters)]
+    tables.append_dead_letters(tmp_path, rows, "a")
+    cause = SourceOffset("facts", "id", 0, 0)
+    history.append(tmp_path, HOME, 0, [Decision(name, "erased", cause, NOW, rule="forget_all")])
+    erase(tmp_path, HOME, 0)
+    found = query.run(tmp_path, 'select value from dead_letters order by "offset"').to_pylist()
+    assert [one["value"] for one in found] == [None, None, b"{"]
 
 
 @pytest.mark.parametrize("again", [False, True])
