@@ -1,7 +1,7 @@
 """Asking on the embedded broker: futures, deltas, the reply partition, and awaited positions."""
 
 import time
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -147,3 +147,22 @@ def test_a_request_waits_only_for_positions_of_its_own_cluster(settings: KafkaSe
 def test_without_a_generator_the_error_says_so(settings: KafkaSettings) -> None:
     with pytest.raises(client.ClientError, match="generator"):
         next(client.ask(settings, prompt("Hello"), timeout_s=0.1))
+
+
+def test_a_request_behind_others_that_cannot_be_sent_is_given_up(settings: KafkaSettings) -> None:
+    with client.Client(settings) as asker, ThreadPoolExecutor() as pool:
+        with asker._sending, pytest.raises(client.ClientError, match="not sent within"):
+            pool.submit(asker.submit, prompt("late"), timeout_s=0.1).result(10)
+        assert not asker._waiting
+
+
+def test_a_client_may_be_closed_by_a_callback_of_its_own(settings: KafkaSettings) -> None:
+    asker, closed = client.Client(settings), list[bool]()
+
+    def close(_: Any) -> None:
+        asker.close()
+        closed.append(True)
+
+    asker.submit(prompt("nobody answers"), timeout_s=0.1).add_done_callback(close)
+    wait_until(lambda: bool(closed))
+    wait_until(lambda: not asker._reader.is_alive())

@@ -8,9 +8,9 @@ import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
 from schemas.topics import DEAD_LETTERS, FACTS, MEMORY_HITS, TOPICS
-from workers.kafka.admin import _check_configs, ensure_topics, topic_ids
+from workers.kafka.admin import _check_configs, ensure_topics, topic_ids, writable_partitions
 from workers.kafka.config import KafkaSettings
-from workers.kafka.errors import TopicsMismatch
+from workers.kafka.errors import TopicsMismatch, TopicsMissing
 
 
 def partitions(admin: KafkaAdminClient, settings: KafkaSettings) -> int:
@@ -128,3 +128,10 @@ def test_clients_never_create_a_topic_implicitly(settings: KafkaSettings) -> Non
     assert consumer._cluster.config["allow_auto_create_topics"] is False
     consumer.close(autocommit=False)
     admin.close()
+
+
+def test_a_topic_without_a_leader_cannot_be_written_to() -> None:
+    found = {"error_code": 0, "partitions": [{"leader_id": 1}, {"leader_id": -1}]}
+    admin: Any = SimpleNamespace(describe_topics=lambda asked: [found])
+    with pytest.raises(TopicsMissing, match="replies: a partition has no leader"):
+        writable_partitions(admin, "replies")

@@ -75,3 +75,9 @@ def test_a_file_is_read_under_its_name(tmp_path: Path) -> None:
     file.write_bytes(b"#" * 2_000_000)
     with pytest.raises(ConfigError, match=r"sources\.yaml has 2000000 bytes"):
         load(file)
+
+
+def test_aliases_do_not_multiply_without_a_limit() -> None:
+    bomb = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 18))
+    with pytest.raises(ConfigError, match="more than 100000 values"):
+        parse(bomb)

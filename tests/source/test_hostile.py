@@ -1,9 +1,11 @@
 """Hostile records: whatever is on a source's topic becomes messages or a dead letter."""
 
+import base64
 import json
 from typing import Any
 
 import pytest
+from google.protobuf import descriptor_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +13,7 @@ from schemas.common import BadMessage
 from tests.source.records import SOURCE, TOPIC, Record
 from workers.source.config import parse
 from workers.source.decoding.avro import AvroReader
+from workers.source.decoding.protobuf import ProtobufReader
 from workers.source.decoding.registry import Schema
 from workers.source.record import Mapper
 from workers.source.values import PLACEHOLDER
@@ -97,3 +100,27 @@ def test_an_avro_schema_that_makes_many_values_of_no_bytes_is_refused() -> None:
         schema = {"type": "record", "name": f"R{number}", "fields": fields}
     with pytest.raises(BadMessage, match="several fields that take no bytes"):
         AvroReader(Schema("AVRO", json.dumps(schema), ()), {}).read(b"")
+
+
+def protobuf(file: descriptor_pb2.FileDescriptorProto) -> ProtobufReader:
+    return ProtobufReader(Schema("PROTOBUF", base64.b64encode(file.SerializeToString()).decode(), ()), {})
+
+
+def test_a_protobuf_message_of_many_empty_ones_is_refused() -> None:
+    file = descriptor_pb2.FileDescriptorProto(name="a.proto", syntax="proto3")
+    rows, row = file.message_type.add(name="Rows"), file.message_type.add(name="Row")
+    rows.field.add(name="rows", number=1, type=11, type_name=".Row", label=3)
+    for number in range(100):
+        row.field.add(name=f"f{number}", number=number + 1, type=9, label=1)
+    assert len(protobuf(file).read(b"\0" + b"\x0a\0" * 10)["rows"]) == 10
+    with pytest.raises(BadMessage, match="more than 500000 values"):
+        protobuf(file).read(b"\0" + b"\x0a\0" * 6000)
+
+
+@pytest.mark.parametrize("name", ["any", "descriptor", "empty", "field_mask", "struct", "timestamp"])
+def test_a_protobuf_file_may_import_the_well_known_types(name: str) -> None:
+    file = descriptor_pb2.FileDescriptorProto(
+        name="a.proto", syntax="proto3", dependency=[f"google/protobuf/{name}.proto"]
+    )
+    file.message_type.add(name="A").field.add(name="x", number=1, type=5, label=1)
+    assert protobuf(file).read(b"\0\x08\x07") == {"x": 7}

@@ -103,7 +103,7 @@ class Client:
         `recent`: positions that the answering memory must have reached, used if the request has no `after`. Positions
         of another cluster's topics are left out. `on_delta` gets the deltas of a streamed answer, each once and in
         order, on the client's own thread. After `timeout_s` seconds the future raises ClientError.
-        Raises ClientError (closed, or too many requests wait), KafkaError.
+        Raises ClientError (closed, too many requests wait, or others could not be sent), KafkaError.
         """
         if recent and request.after is None:
             request = request.model_copy(update={"after": self._on_this_cluster(recent)})
@@ -120,11 +120,15 @@ class Client:
         headers = [(SPRING_PARTITION, self._partition.to_bytes(4, "big"))]
         headers += tracing.header(tracing.context_of(span))
         try:
-            with self._sending:
+            if not self._sending.acquire(timeout=timeout_s):  # others wait for a broker that is away
+                raise ClientError(f"not sent within {timeout_s:.0f} s: does the broker answer?")
+            try:
                 self._producer.send(
                     topics.GENERATION_REQUESTS, encode(request), request_id.encode(), headers=headers
                 )
                 self._producer.flush_or_raise()
+            finally:
+                self._sending.release()
         except BaseException as error:
             self._end(request_id.encode(), error)
             raise
@@ -222,7 +226,8 @@ class Client:
     def close(self) -> None:
         """Ends the requests that wait, with ClientError, and closes the connections."""
         self._shut(ClientError("closed by its owner"))
-        self._reader.join()
+        if threading.current_thread() is not self._reader:  # as it is in a callback of a future
+            self._reader.join()
         with self._sending:
             self._producer.close()
         self._tail.close()

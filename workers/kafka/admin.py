@@ -92,6 +92,8 @@ def writable_partitions(admin: KafkaAdminClient, topic: str) -> int:
     (found,) = admin.describe_topics([topic])
     if found["error_code"] or not found["partitions"]:
         raise TopicsMissing(f"{topic}: {_error_name(found['error_code'])}")
+    if any(p["leader_id"] < 0 for p in found["partitions"]):
+        raise TopicsMissing(f"{topic}: a partition has no leader")
     if (allowed := found.get("authorized_operations")) and not {"WRITE", "ALL"} & set(allowed):
         raise TopicsMissing(f"{topic}: this user may not write to it")
     return len(found["partitions"])

@@ -100,10 +100,14 @@ def _as_row(value: Any, what: str) -> Row:
 
 
 def _complete(before: Row | None, key: Any) -> Row | None:
-    """The old row, if it is all of it: with PostgreSQL's default replica identity only the key's columns are filled."""
+    """The old row, if it is all of it: with PostgreSQL's default replica identity only the key's columns are filled.
+
+    With another index as the identity only its columns are, and the key's are not those of the record.
+    """
     columns = key if isinstance(key, dict) else {}
     filled = before and any(value is not None for name, value in before.items() if name not in columns)
-    return before if filled else None
+    is_index = any((before or {}).get(name) != value for name, value in columns.items())
+    return before if filled and not is_index else None
 
 
 def _millis(value: Any) -> datetime | None:

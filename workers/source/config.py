@@ -12,6 +12,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from workers.source.templates import Condition, Template
 
 MAX_CONFIG_BYTES = 1024 * 1024
+MAX_VALUES = 100_000
+"""Values of a file, those that its aliases repeat counted each time."""
 
 Format = Literal["rows", "debezium", "cloudevents"]
 
@@ -119,7 +121,9 @@ def parse(text: str | bytes, name: str = "sources.yaml") -> Config:
     """The configuration in a text; `name` is its name in errors. Raises ConfigError."""
     try:
         root = yaml.compose(text, yaml.SafeLoader)
-        lines = _lines(root) if root is not None else {}
+        lines: dict[Path_, int] = {}
+        if root is not None:
+            _find_lines(root, (), lines)
         body = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{name}: not YAML: {' '.join(str(error).split())}") from None
@@ -139,19 +143,21 @@ def parse(text: str | bytes, name: str = "sources.yaml") -> Config:
 Path_ = tuple[str | int, ...]
 
 
-def _lines(node: yaml.Node, path: Path_ = ()) -> dict[Path_, int]:
-    """The line of each value, by its path. Raises ValueError where a mapping has a key twice: YAML keeps the last one."""
-    lines = {path: node.start_mark.line + 1}
+def _find_lines(node: yaml.Node, path: Path_, lines: dict[Path_, int]) -> None:
+    """Put the line of each value into `lines`, by its path. Raises ValueError where a mapping has a key twice: YAML keeps the last one."""
+    lines.setdefault(path, node.start_mark.line + 1)
+    if len(lines) > MAX_VALUES:
+        raise ValueError(f"{node.start_mark.line + 1}: more than {MAX_VALUES} values, with those of aliases")
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             inner = (*path, str(key.value))
             if inner in lines:
                 raise ValueError(f"{key.start_mark.line + 1}: {_dotted(inner)}: this key is there twice")
-            lines |= _lines(value, inner) | {inner: key.start_mark.line + 1}
+            lines[inner] = key.start_mark.line + 1
+            _find_lines(value, inner, lines)
     elif isinstance(node, yaml.SequenceNode):
         for number, item in enumerate(node.value):
-            lines |= _lines(item, (*path, number))
-    return lines
+            _find_lines(item, (*path, number), lines)
 
 
 def _sentence(name: str, error: Any, lines: dict[Path_, int]) -> str:

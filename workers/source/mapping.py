@@ -6,6 +6,7 @@ the row before the change, where the source sends it, so that a redelivery or a 
 
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import sha256
 from typing import Any, Literal, NamedTuple
 
 import orjson
@@ -76,7 +77,7 @@ def _of_deleted(name: str, statement: Statement, change: Change, record_id: str)
         identity = _identity(name, statement, change, context)
     except BadMessage as error:
         raise BadMessage(error.reason, f"{error}; of a deleted row {_known(change)}") from None
-    return Mapped(name, "forgets", "the row is deleted", (_forget(identity, change, f"{record_id}/{name}"),))
+    return Mapped(name, "forgets", "the row is deleted", (_forget(name, identity, change, record_id),))
 
 
 def _known(change: Change) -> str:
@@ -96,13 +97,13 @@ def _of_present(name: str, statement: Statement, change: Change, compare: bool, 
         return Mapped(name, "unchanged" if content else "nothing", "the row states the same as before")
     messages = []
     if old and old[0] != identity:
-        messages.append(_forget(old[0], change, f"{record_id}/{name}/before"))
+        messages.append(_forget(name, old[0], change, record_id))
     if content:
         messages.append(_fact(name, identity, content, change, record_id))
         return Mapped(name, "states", "", tuple(messages))
     if change.created:
         return Mapped(name, "nothing", "the new row does not state it")
-    messages.append(_forget(identity, change, f"{record_id}/{name}"))
+    messages.append(_forget(name, identity, change, record_id))
     return Mapped(name, "forgets", "the row does not state it (any more)", tuple(messages))
 
 
@@ -255,18 +256,19 @@ _TIME: TypeAdapter[Any] = TypeAdapter(Timestamp)
 
 
 def _fact(name: str, identity: Identity, content: dict[str, Any], change: Change, record_id: str) -> Message:
-    body = {**content, "key": identity.key, "namespace": identity.namespace, "source": change.topic[:256]}
-    return Message(identity.namespace, {**body, "fact_id": f"{record_id}/{name}", **_observed(change)})
+    body = {**content, "key": identity.key, "source": change.topic[:256]}
+    return _message(name, identity, body, change, record_id)
 
 
-def _forget(identity: Identity, change: Change, fact_id: str) -> Message:
-    body = {
-        "forget_key": identity.key,
-        "namespace": identity.namespace,
-        "fact_id": fact_id,
-        **_observed(change),
-    }
-    return Message(identity.namespace, body)
+def _forget(name: str, identity: Identity, change: Change, record_id: str) -> Message:
+    return _message(name, identity, {"forget_key": identity.key}, change, record_id)
+
+
+def _message(name: str, identity: Identity, body: dict[str, Any], change: Change, record_id: str) -> Message:
+    """A message whose fact_id is the same for every delivery of its record, and another one once the file says something else."""
+    body = {**body, "namespace": identity.namespace, **_observed(change)}
+    digest = sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).hexdigest()[:8]
+    return Message(identity.namespace, {**body, "fact_id": f"{record_id}/{name}/{digest}"})
 
 
 def _observed(change: Change) -> dict[str, str]:

@@ -29,7 +29,7 @@ def read(data: bytes, topic: str | None, key: str | None, headers: Iterable[str]
     """
     given = [_header(option) for option in headers]
     lines = [_object(line) for line in data.splitlines() if line.strip()]
-    if lines and all({"topic", "partition", "payload"} <= line.keys() for line in lines):
+    if lines and all(_is_of_kcat(line) for line in lines):
         return [_of_kcat(line, given) for line in lines]
     value = None if data.strip() in (b"", b"null") else data
     return [Sample(topic, key.encode() if key is not None else None, value, given)]
@@ -101,12 +101,22 @@ def _object(line: bytes) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _is_of_kcat(line: dict[str, Any]) -> bool:
+    """Whether an object is a record as kcat writes it, and not a row that has columns of these names."""
+    numbers = [line.get("partition"), line.get("offset", 0), line.get("ts", 0)]
+    return (
+        {"topic", "payload"} <= line.keys()
+        and all(isinstance(number, int) for number in numbers)
+        and isinstance(line.get("headers") or [], list)
+    )
+
+
 def _of_kcat(line: dict[str, Any], given: list[tuple[str, bytes | None]]) -> Sample:
     flat = line.get("headers") or []  # name, value, name, value
     headers = [(str(name), _bytes(value)) for name, value in zip(flat[::2], flat[1::2], strict=False)]
     return Sample(
         str(line["topic"]), _bytes(line.get("key")), _bytes(line["payload"]), headers + given,
-        int(line["partition"]), int(line.get("offset") or 0), int(line.get("ts") or 0),
+        line["partition"], line.get("offset", 0), line.get("ts", 0),
     )  # fmt: skip
 
 

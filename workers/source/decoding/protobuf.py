@@ -4,14 +4,17 @@ No .proto file is compiled. Fields keep their names of the .proto file. A field 
 """
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC
 from typing import Any
 
 from google.protobuf import (  # the pool finds what is imported here
+    any_pb2,
     descriptor_pb2,
     descriptor_pool,
     duration_pb2,
+    empty_pb2,
+    field_mask_pb2,
     json_format,
     message_factory,
     struct_pb2,
@@ -22,9 +25,13 @@ from google.protobuf import (  # the pool finds what is imported here
 from schemas.common import BadMessage
 from workers.source.decoding.registry import Schema
 
-_BUILT_IN = (struct_pb2, duration_pb2, timestamp_pb2, wrappers_pb2)
+_BUILT_IN = (
+    any_pb2, descriptor_pb2, duration_pb2, empty_pb2, field_mask_pb2, struct_pb2, timestamp_pb2, wrappers_pb2
+)  # fmt: skip
 MAX_INDEXES = 16
 """Levels of messages within messages that the framing may name."""
+MAX_VALUES = 500_000
+"""Fields that a record may become: an empty message of two bytes has as many as its type."""
 
 
 class ProtobufReader:
@@ -54,7 +61,7 @@ class ProtobufReader:
                 found = found.nested_types[index]
             message = message_factory.GetMessageClass(found)()
             message.ParseFromString(data)
-            return _row(message)
+            return _row(message, iter(range(MAX_VALUES)))
         except Exception as error:
             raise BadMessage(
                 "invalid-protobuf", f"not a message of its schema: {type(error).__name__}: {error}"
@@ -90,7 +97,7 @@ def _varint(data: bytes) -> tuple[int, bytes]:
     raise BadMessage("invalid-framing", "the message indexes before a Protobuf message are cut")
 
 
-def _row(message: Any) -> Any:
+def _row(message: Any, left: Iterator[int]) -> Any:
     """A message as a dictionary, a well-known type as what it stands for."""
     name = message.DESCRIPTOR.full_name
     if name == "google.protobuf.Timestamp":
@@ -99,24 +106,26 @@ def _row(message: Any) -> Any:
         return message.value
     if name.startswith("google.protobuf."):
         return json_format.MessageToDict(message)
-    return {field.name: _field(message, field) for field in message.DESCRIPTOR.fields}
+    return {field.name: _field(message, field, left) for field in message.DESCRIPTOR.fields}
 
 
-def _field(message: Any, field: Any) -> Any:
+def _field(message: Any, field: Any, left: Iterator[int]) -> Any:
+    if next(left, None) is None:
+        raise ValueError(f"it becomes more than {MAX_VALUES} values")
     value = getattr(message, field.name)
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
         inner = field.message_type.fields_by_name["value"]
-        return {str(key): _one(value[key], inner) for key in value}
+        return {str(key): _one(value[key], inner, left) for key in value}
     if field.is_repeated:
-        return [_one(item, field) for item in value]
+        return [_one(item, field, left) for item in value]
     if field.has_presence and not message.HasField(field.name):
         return None
-    return _one(value, field)
+    return _one(value, field, left)
 
 
-def _one(value: Any, field: Any) -> Any:
+def _one(value: Any, field: Any, left: Iterator[int]) -> Any:
     if field.message_type is not None:
-        return _row(value)
+        return _row(value, left)
     if field.enum_type is not None:
         known = field.enum_type.values_by_number.get(value)
         return known.name if known else value
