@@ -11,7 +11,7 @@ GENERATION_RESPONSES = "generation-responses"
 DEAD_LETTERS = "dead-letters"
 
 MAX_RECORD_BYTES = 8 * 1024 * 1024
-"""`max.message.bytes` of every topic: even a fact far above MAX_TEXT_BYTES fits whole into dead-letters."""
+"""`max.message.bytes` of all topics but dead-letters, unless a setting says otherwise; dead-letters take twice as much."""
 
 
 @dataclass(frozen=True)
