@@ -28,7 +28,8 @@ def decide_fact(bank: Bank, fact: NewFact, now: datetime) -> list[Decision]:
     """The fact's decision, followed by the eviction that it causes."""
     settings, encoding = bank.settings, fact.encoding
     dated, observed_at = fact.observed_at, taken_in_time(fact.observed_at, fact.published_at, settings)
-    fact = replace(fact, observed_at=observed_at)
+    if observed_at != dated:
+        fact = replace(fact, observed_at=observed_at)
     verdict = _verdict(bank.namespace(fact.namespace), fact, settings)
     threshold = settings.min_loss_delta if fact.min_loss_delta is None else fact.min_loss_delta
     # A fact that contradicts a memory is never skipped, though the model knows it: the memory would go on answering.
