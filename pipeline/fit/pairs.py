@@ -29,7 +29,7 @@ SEVERAL = ("two hop", "list", "beside")
 OTHERS = 5
 """Other asks of each scenario."""
 WRONG = 0.05
-"""Share of the asks that need no partner for which one is taken."""
+"""Share of the asks that need no partner for which one is taken. Set."""
 TOGETHER = 32
 """Asks that are ranked together."""
 DECAY = 1e-3  # of the regression's weights
@@ -64,9 +64,8 @@ def fit_pairs(
 
 def fitted(looked: Sequence[Looked]) -> tuple[Tensor, PairReport]:
     """The same, of asks that have been looked at. Where it takes a partner is read off domains that were left out."""
-    best = list[
-        tuple[float, bool, bool]
-    ]()  # of each ask: its likeliest pair's logit, whether it is needed, and whether any is
+    # Of each ask: its likeliest pair's logit, whether that pair is needed, and whether any is.
+    best = list[tuple[float, bool, bool]]()
     for part in folds([one.group for one in looked]):
         weights = regression([one for one in looked if one.group not in part])
         for one in looked:

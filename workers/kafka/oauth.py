@@ -78,7 +78,7 @@ def _fetch(settings: KafkaSettings) -> tuple[str, float]:
             body = json.loads(answer.read(MAX_BYTES))
         token, life_s = body["access_token"], float(body.get("expires_in", DEFAULT_LIFE_S))
         if not isinstance(token, str) or not token.isascii() or not token.isprintable():
-            raise ValueError("the token is no printable text")
+            raise ValueError("the token is not printable text")
         if not math.isfinite(life_s):
             raise ValueError(f"expires_in is {life_s}")
         return token, life_s

@@ -95,7 +95,7 @@ def _as_row(value: Any, what: str) -> Row:
         except orjson.JSONDecodeError:
             raise BadMessage("not-a-row", f"{what} is text, and not JSON") from None
     if not isinstance(value, dict):
-        raise BadMessage("not-a-row", f"{what} is no object with columns, but {type(value).__name__}")
+        raise BadMessage("not-a-row", f"{what} is not an object with columns, but {type(value).__name__}")
     return value
 
 
@@ -111,7 +111,7 @@ def _complete(before: Row | None, key: Any) -> Row | None:
 
 
 def _millis(value: Any) -> datetime | None:
-    """A time in milliseconds since the epoch; None for 0 (a snapshot without one) and for what is no time."""
+    """A time in milliseconds since the epoch; None for 0 (a snapshot without one) and for what is not a time."""
     if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
         return None
     try:

@@ -82,7 +82,7 @@ def record_id(record: Any) -> str:
 
 
 def _time(timestamp_ms: int) -> datetime | None:
-    """A record's Kafka timestamp; None if its producer gave it none, or one that is no time."""
+    """A record's Kafka timestamp; None if its producer gave it none, or one that is not a time."""
     try:
         return datetime.fromtimestamp(timestamp_ms / 1000, UTC) if timestamp_ms > 0 else None
     except (ValueError, OverflowError, OSError):

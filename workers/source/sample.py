@@ -36,7 +36,7 @@ def read(data: bytes, topic: str | None, key: str | None, headers: Iterable[str]
 
 
 def map_all(config: Config, samples: Iterable[Sample]) -> list[Result]:
-    """What each of the records becomes. Raises ValueError for a topic that is no source, and if the registry is away."""
+    """What each of the records becomes. Raises ValueError for a topic that is not a source, and if the registry is away."""
     topics = [source.topic for source in config.sources]
     mapper = Mapper(config)
     try:

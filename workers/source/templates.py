@@ -80,7 +80,7 @@ _ENVIRONMENT = _environment()
 
 
 class Template:
-    """A text with `{{ … }}`. Raises ValueError, with the reason, if it is no template."""
+    """A text with `{{ … }}`. Raises ValueError, with the reason, if it is not a template."""
 
     def __init__(self, text: str) -> None:
         self.text = text
