@@ -1,4 +1,4 @@
-"""Topics, users, quotas and scalers of deploy/kubernetes agree with the code and with docs/operating.md."""
+"""Topics, users, quotas and scalers of deploy/kubernetes agree with the code and docs/operating.md."""
 
 import inspect
 import re
