@@ -1,7 +1,8 @@
 """Schemas of the custom resources in deploy/kubernetes: the fields that it uses, and no others.
 
-No package carries the whole ones in a form that refuses unknown fields. They follow the definitions of Strimzi 0.49
-(kafka.strimzi.io/v1), KEDA 2.21 and the Prometheus Operator 0.93. A field that a manifest begins to use is added here.
+No package has the whole ones in a form that refuses unknown fields. These follow the definitions of Strimzi
+(kafka.strimzi.io/v1), KEDA (keda.sh/v1alpha1) and the Prometheus Operator (monitoring.coreos.com/v1). A field that a
+manifest begins to use is added here.
 """
 
 from typing import Any

@@ -163,6 +163,7 @@ def test_what_a_pod_writes_is_mounted_and_bounded(which: str) -> None:
         assert {"/tmp", data} <= set(mounts)
         assert (cache in mounts) == (component in ("encoder", "generator"))
         assert mounts[data].get("readOnly", False) == (component == "ui")
+        assert all("sizeLimit" in v["emptyDir"] for v in pod(workload)["volumes"] if "emptyDir" in v)
         resources = container(workload)["resources"]
         assert set(resources["requests"]) == {"cpu", "memory"} and "memory" in resources["limits"]
 
