@@ -8,7 +8,7 @@ from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import for_code
 
-from schemas.topics import DEAD_LETTERS, MEMORY_CHANGELOG, TOPICS
+from schemas.topics import DEAD_LETTERS, MEMORY_CHANGELOG, TOPICS, Topic
 from workers.kafka.config import EMBEDDED_CLUSTER_ID, KafkaSettings
 from workers.kafka.errors import KafkaError, KafkaUnavailable, TopicsMismatch, TopicsMissing
 
@@ -58,6 +58,11 @@ def ensure_upstream(settings: KafkaSettings, topics: Sequence[str]) -> None:
         admin.create_topics(dict.fromkeys(topics, new), raise_errors=False)
     finally:
         admin.close()
+
+
+def topic_configs(settings: KafkaSettings, topic: Topic) -> dict[str, str]:
+    """The configs that a topic is created with; deploy/kubernetes has them, too."""
+    return {**topic.config, "max.message.bytes": str(settings.max_bytes(topic.name))}
 
 
 def topic_ids(
@@ -124,7 +129,7 @@ def _create_missing(admin: KafkaAdminClient, settings: KafkaSettings, names: Col
         settings.topic(topic.name): {
             "num_partitions": partitions,
             "replication_factor": -1,  # the cluster's default
-            "configs": {**topic.config, "max.message.bytes": str(settings.max_bytes(topic.name))},
+            "configs": topic_configs(settings, topic),
         }
         for topic in TOPICS
         if found.get(settings.topic(topic.name), {}).get("error_code") == UNKNOWN_TOPIC
