@@ -1,6 +1,7 @@
 """`facts`: the public input topic. Any Kafka client may write to it; the key is the namespace.
 
-A record is a fact, or a request about what is remembered, decided in order with the facts of its namespace.
+A record is a fact, a conversation whose statements become facts, or a request about what is remembered, all decided in order
+in their namespace.
 """
 
 from contextlib import suppress
@@ -27,6 +28,7 @@ from schemas.common import (
     parse_json,
     validate,
 )
+from schemas.conversation import Conversation, Said
 
 
 class Fact(Message):
@@ -133,16 +135,18 @@ class Restore(Message):
 
 
 Request = Forget | ForgetKey | ForgetAll | Restore
-FactMessage = Fact | Request
+FactMessage = Fact | Conversation | Request
 """All that may be on the topic."""
 
-_REQUESTS: dict[str, type[Request]] = {
+_KINDS: dict[str, type[FactMessage]] = {
+    "text": Fact,
+    "messages": Conversation,
     "forget": Forget,
     "forget_key": ForgetKey,
     "forget_all": ForgetAll,
     "restore": Restore,
 }
-"""By the field that only this request has."""
+"""By the field that only this kind of record has."""
 
 _NAMESPACE: TypeAdapter[str] = TypeAdapter(Namespace)
 
@@ -165,8 +169,11 @@ def decode_fact(key: bytes | None, value: bytes | None, strict: bool = False) ->
     # A serializer of one class for all records writes null for what a record does not have.
     body = {name: field for name, field in parse_json(value).items() if field is not None}
     model = _model(body)
-    unknown = [] if strict else [name for name in body if name not in model.model_fields]
-    message = validate(model, {name: field for name, field in body.items() if name not in unknown})
+    unknown = list[str]() if strict else _leave_out_unknown(model, body)
+    if not strict and model is Conversation and isinstance(body["messages"], list):
+        said = (message for message in body["messages"] if isinstance(message, dict))
+        unknown += [f"messages.{name}" for message in said for name in _leave_out_unknown(Said, message)]
+    message = validate(model, body)
     own = namespace_of_key(key)
     if own is not None and message.namespace is not None and own != message.namespace:
         raise BadMessage(
@@ -193,11 +200,20 @@ def namespace_of_key(key: bytes | None) -> str | None:
         raise BadMessage("invalid-key", f"the key {text[:80]!r} is not a namespace: {what}") from None
 
 
-def _model(body: dict[str, Any]) -> type[Fact] | type[Request]:
+def _leave_out_unknown(model: type[Message], body: dict[str, Any]) -> list[str]:
+    """Removes the fields that the model does not have, and those that are null. Returns the names of the first."""
+    unknown = [name for name in body if name not in model.model_fields]
+    for name in [name for name, field in body.items() if field is None or name in unknown]:
+        del body[name]
+    return unknown
+
+
+def _model(body: dict[str, Any]) -> type[FactMessage]:
     """The message that a body is. Raises BadMessage where it may be two."""
-    kinds = [name for name in ("text", *_REQUESTS) if name in body]
+    kinds = [name for name in _KINDS if name in body]
     if len(kinds) > 1:
         raise BadMessage(
-            "invalid-field", f"{' and '.join(kinds)}: a record is a fact or one request, not both"
+            "invalid-field",
+            f"{' and '.join(kinds)}: a record is a fact, a conversation or one request, not two of them",
         )
-    return _REQUESTS.get(kinds[0], Fact) if kinds else Fact
+    return _KINDS[kinds[0]] if kinds else Fact
