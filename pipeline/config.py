@@ -82,9 +82,18 @@ class DecisionConfig:
     """Importance that is added when the same text comes again. Set."""
 
 
+@dataclass(frozen=True)
+class ConversationConfig:
+    """Which statements of a conversation are learned."""
+
+    min_loss_delta: float = 0.7
+    """Nats per token of the answer: loss delta from which a statement is learned, unless its record says otherwise. Set."""
+
+
 TEXT = TextConfig()
 CALIBRATION = CalibrationConfig()
 DECISIONS = DecisionConfig()
+CONVERSATIONS = ConversationConfig()
 
 
 @dataclass(frozen=True)
