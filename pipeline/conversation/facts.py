@@ -36,7 +36,7 @@ def facts_of(conversation: Conversation, published_at: datetime, min_loss_delta:
     facts = list[Fact]()
     for said in conversation.messages:
         at = said.timestamp or conversation.timestamp or published_at
-        for statement in statements(said, at):
+        for statement in statements(said, at, facts[-1].text if facts else ""):
             number, fact_id = len(facts), conversation.fact_id
             if number == MAX_FACTS:
                 raise BadMessage(
@@ -59,11 +59,13 @@ def facts_of(conversation: Conversation, published_at: datetime, min_loss_delta:
     return facts
 
 
-def statements(said: Said, at: datetime) -> Iterator[Statement]:
-    """What a message states, sentence by sentence; nothing unless a user says it. at: its time, in the speaker's offset."""
+def statements(said: Said, at: datetime, before: str = "") -> Iterator[Statement]:
+    """What a message states, sentence by sentence; nothing unless a user says it.
+
+    at: its time, in the speaker's offset; before: what was stated last before it.
+    """
     if said.role != "user":
         return
-    before = ""
     for sentence in sentences(said.content):
         stated = without_lead(sentence)
         if not is_statement(stated):

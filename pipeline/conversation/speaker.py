@@ -8,9 +8,9 @@ import re
 from pipeline.conversation import verbs
 
 _TOKEN = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*|\s+|.", re.DOTALL)
-_FIRST = frozenset("i i'm i've i'll i'd me my mine myself am im ive".split())
+_FIRST = frozenset("i i'm i've i'll i'd me my mine our ours myself am im ive".split())
 _UNSAFE = frozenset(
-    "we we're we've we'll we'd us our ours ourselves you you're you've you'll you'd your yours yourself u ur".split()
+    "we we're we've we'll we'd us ourselves you you're you've you'll you'd your yours yourself u ur".split()
 )
 _CONTRACTED = {"i'm": "is", "im": "is", "i've": "has", "ive": "has", "i'll": "will"}
 _PARTICIPLES = frozenset("been had gone done seen never better taken made come become".split())
@@ -40,7 +40,9 @@ def in_third_person(sentence: str, name: str, past: bool = False) -> str | None:
             if verb is None:
                 return None
             written.append(verb)
-        elif low in ("my", "mine"):
+        elif low in ("my", "our") and not _next(lowers, i)[1]:  # "Oh my, …"
+            return None
+        elif low in ("my", "mine", "our", "ours"):
             written.append(f"{name}'s")
         elif low == "me":
             written.append(name)

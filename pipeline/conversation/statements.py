@@ -3,13 +3,18 @@
 import re
 
 _LEAD = re.compile(
-    r"^(?:(?:hi|hey|hello|hiya|oh|ah|aw+|ooh|wow|yeah|yep|yes|yup|nope|no|well|so|ok|okay|haha+|lol|btw|by the way|fyi|anyway|"
+    r"^(?:(?:hi|hey|hello|hiya|oh|ah|aw+|ooh|wow|yeah|yep|yes|yup|nope|no|well|so|ok|okay|haha+|hm+|um+|ugh|erm|oh my(?: god| gosh| goodness)?|lol|btw|by the way|fyi|anyway|"
     r"actually|also|and|but|plus|for your information|just so you know|good news|bad news|guess what|you know|i mean|"
     r"please remember|remember|please note|note|keep in mind|for the record|sure|right|honestly)\b"
     r"(?:[,:!.]|\s+that\b|\s*[-–—]+)?\s*)+",
     re.IGNORECASE,
 )
 _VOCATIVE = re.compile(r"^(?:[A-Z][\w'-]+|there|all|everyone|guys|man|dude)\s*[,!]\s+")
+_CALLED = re.compile(r"^[A-Z][a-z]+, (?=(?:I|my|we|our)\b)", re.IGNORECASE)
+_TAG = re.compile(
+    r",\s*(?:did i (?:tell|mention)\b[^?]*|you know|right|remember|huh|isn't it|aren't they|(?:can|could|would) you believe (?:it|that))\?$",
+    re.IGNORECASE,
+)
 _LED = re.compile(r"^(?:hi|hey|hello|hiya|oh|wow|yeah|yes|no|well|so|ok|okay|thanks)\b", re.IGNORECASE)
 _QUESTION_WORD = r"(?:who|what|when|where|why|which|whose|how)(?: (?:about|come|many|much|long|far|old|often|else|kind of \w+))?"
 _AUXILIARY = (
@@ -56,14 +61,16 @@ _MIN_WORDS = 3
 
 
 def without_lead(sentence: str) -> str:
-    """The sentence without the words that only lead to it ("Oh hey Mel, by the way …")."""
-    while True:
+    """The sentence without the words that only lead to it ("Oh hey Mel, by the way …"), and without a question tag."""
+    sentence = _TAG.sub(".", sentence)
+    while not _FILLER.match(sentence):
         led = _LED.match(sentence)
         rest = _LEAD.sub("", sentence)
-        rest = _VOCATIVE.sub("", rest) if led else rest
+        rest = _VOCATIVE.sub("", rest) if led else _CALLED.sub("", rest)
         if rest == sentence or not rest:
             return sentence
         sentence = rest[:1].upper() + rest[1:]
+    return sentence
 
 
 def is_statement(sentence: str) -> bool:

@@ -13,7 +13,7 @@ PAST = frozenset(
     "caught chose clung crept dealt drank dreamt drew drove dug ate fed fell felt fled flew forgave forgot fought found "
     "froze gave got ground grew heard held hid hung kept knew laid lay learnt leapt led left lent lit lost made meant met "
     "overcame overslept paid proved ran rang rebuilt rode rose said sang sank sat saw sent sewed shone shook shot showed "
-    "shrank slept slid smelt sold sought spelt spent spilt spoilt spoke spun stood stole stuck stung struck swam swore swung "
+    "shrank slept slid smelt sold sought spelt spent spilt spoilt spoke spun stood stole stuck stung struck strung swam swore swung "
     "taught thought threw told took tore understood undertook used went withdrew woke won wore wound wove wrote".split()
 )
 """Past forms that a rule cannot tell."""
@@ -60,4 +60,4 @@ def is_adverb(word: str) -> bool:
 
 def is_past(verb: str) -> bool:
     """Whether the form, which does not change with its subject, is a past one."""
-    return verb in PAST or (verb.endswith("ed") and verb not in NOT_PAST)
+    return verb in PAST or (verb[:2] in ("re", "un") and verb[2:] in PAST) or (verb.endswith("ed") and verb not in NOT_PAST)
