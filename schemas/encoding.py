@@ -15,7 +15,17 @@ from schemas.fields import FACT, KEYED, MEASURED, SOURCE_OFFSET, TIME, WORDS, wi
 
 MAX_ROWS = 256
 """Most rows of a message."""
-KINDS = ("fact", "forget", "erase", "forget_key", "erase_key", "forget_all", "erase_all", "restore", "nothing")
+KINDS = (
+    "fact",
+    "forget",
+    "erase",
+    "forget_key",
+    "erase_key",
+    "forget_all",
+    "erase_all",
+    "restore",
+    "nothing",
+)
 """The kinds of rows: a fact, a request to forget one memory, what a key states or a namespace, or one to restore a memory; or
 nothing, where a conversation stated nothing: it is decided, too, so that nobody waits for it.
 

@@ -34,7 +34,10 @@ _PATTERN = re.compile(
     r")(?P<possessive>'s)?(?!\w|-)",
     re.IGNORECASE,
 )
-_FUTURE = re.compile(r"\b(?:will|'ll|going to|gonna|plans?|planning|start(?:s|ing)?|leav(?:es?|ing)|moving|coming|due|opens?)\b", re.IGNORECASE)
+_FUTURE = re.compile(
+    r"\b(?:will|'ll|going to|gonna|plans?|planning|start(?:s|ing)?|leav(?:es?|ing)|moving|coming|due|opens?)\b",
+    re.IGNORECASE,
+)
 
 
 class _When(NamedTuple):
@@ -89,7 +92,9 @@ def _when(found: re.Match[str], day: date) -> _When:
         days = {"the day before yesterday": -2, "yesterday": -1, "today": 0, "tomorrow": 1}.get(near, 2)
         return _When("on", part + written(day + timedelta(days)))
     if tonight := (found["tonight"] or "").lower():
-        ago, name = (1, "night") if tonight == "last night" else (0, tonight.removeprefix("this ").removeprefix("to"))
+        ago, name = (
+            (1, "night") if tonight == "last night" else (0, tonight.removeprefix("this ").removeprefix("to"))
+        )
         return _When("on", f"the {name} of {written(day - timedelta(ago))}")
     if found["which"]:
         return _named(found, day, part)

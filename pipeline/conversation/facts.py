@@ -1,4 +1,4 @@
-"""Facts of a conversation: each statement of its users, about its speaker or with its speaker and date."""
+"""Facts of a conversation: what its users state, about them or with speaker and date."""
 
 import re
 from collections.abc import Iterator
@@ -10,8 +10,7 @@ from pipeline.conversation.sentences import sentences
 from pipeline.conversation.speaker import in_third_person, is_first_person
 from pipeline.conversation.statements import is_anaphoric, is_english, is_statement, without_lead
 from schemas.common import BadMessage, metadata_text
-from schemas.conversation import Conversation, Said
-from schemas.fact import Fact
+from schemas.fact import Conversation, Fact, Said
 
 MAX_FACTS = 256
 """Most facts of one record: they travel in one message."""
@@ -40,7 +39,8 @@ def facts_of(conversation: Conversation, published_at: datetime, min_loss_delta:
             number, fact_id = len(facts), conversation.fact_id
             if number == MAX_FACTS:
                 raise BadMessage(
-                    "invalid-field", f"messages: more than {MAX_FACTS} statements; send fewer messages a record"
+                    "invalid-field",
+                    f"messages: more than {MAX_FACTS} statements; send fewer messages a record",
                 )
             facts.append(
                 Fact(
@@ -82,7 +82,10 @@ def _text(sentence: str, name: str, at: datetime) -> str:
     """The sentence as a fact: about its speaker, as it is where it speaks of something else by name, or as quoted."""
     english = is_english(sentence)
     own = _own(sentence, name, at) if english else sentence
-    if english and (own != dates.resolve(sentence, at.date()) or (not is_first_person(sentence) and _NAMED.search(sentence))):
+    if english and (
+        own != dates.resolve(sentence, at.date())
+        or (not is_first_person(sentence) and _NAMED.search(sentence))
+    ):
         return own
     return f"{name[:1].upper()}{name[1:]} said on {dates.written(at.date())}: {own}"
 

@@ -1,4 +1,4 @@
-"""Sentences of a message, as it is typed: without code, quoted lines, markers of lists, emoji and smileys."""
+"""Sentences of a typed message: without code, quoted lines, list markers, emoji and smileys."""
 
 import re
 import unicodedata
@@ -41,7 +41,9 @@ def _is_abbreviation(sentence: str, following: str) -> bool:
         return False
     word = last[1].lower()
     begins = following.isupper() and word in ("etc", "p.m", "a.m", "no", "co", "inc", "ltd")
-    return (word in _ABBREVIATIONS and not begins) or (len(last[1]) == 1 and last[1].isupper() and word != "i")
+    return (word in _ABBREVIATIONS and not begins) or (
+        len(last[1]) == 1 and last[1].isupper() and word != "i"
+    )
 
 
 def _clean(sentence: str) -> str:

@@ -28,7 +28,7 @@ def in_third_person(sentence: str, name: str, past: bool = False) -> str | None:
     """The sentence about its speaker by name; None where the grammar is not safe. `past`: it tells of the past."""
     tokens = _TOKEN.findall(sentence)
     lowers = [token.lower() for token in tokens]
-    if any(low in _UNSAFE for low in lowers) or any(quote in sentence for quote in "\"“”«»"):
+    if any(low in _UNSAFE for low in lowers) or any(quote in sentence for quote in '"“”«»'):
         return None
     written, present, i = list[str](), False, 0
     while i < len(tokens):
@@ -52,7 +52,9 @@ def in_third_person(sentence: str, name: str, past: bool = False) -> str | None:
             return None
         elif present and low in _AND:
             end, after = _next(lowers, i)
-            written += [token, *tokens[i : end - 1]] if after in verbs.BASE | verbs.IRREGULAR.keys() else [token]
+            written += (
+                [token, *tokens[i : end - 1]] if after in verbs.BASE | verbs.IRREGULAR.keys() else [token]
+            )
             if after in verbs.BASE | verbs.IRREGULAR.keys():
                 if _next(lowers, end)[1] == "":  # "swimming and work."
                     written.append(tokens[end - 1])
@@ -90,7 +92,12 @@ def _verb(
         return None, i, False
     if word in verbs.ALIKE:
         return before + tokens[end - 1], end, False
-    if word.endswith("ing") or not tokens[end - 1].islower() or not word.replace("'", "").isalpha() or not word.isascii():
+    if (
+        word.endswith("ing")
+        or not tokens[end - 1].islower()
+        or not word.replace("'", "").isalpha()
+        or not word.isascii()
+    ):
         return None, i, False
     if "'" in word and word not in verbs.IRREGULAR:
         return None, i, False

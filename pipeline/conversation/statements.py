@@ -1,4 +1,4 @@
-"""Which sentences of a conversation state something: not questions, requests, greetings, thanks and fillers."""
+"""Statements among the sentences of a conversation: no questions, requests, thanks and fillers."""
 
 import re
 
@@ -80,9 +80,7 @@ def is_statement(sentence: str) -> bool:
         return False
     if sentence.rstrip("\"')”’ !").endswith(("?", "？")) or sentence.startswith("¿"):
         return False
-    return not any(
-        pattern.match(sentence) for pattern in (_QUESTION, _REQUEST, _FILLER, _ADDRESSED)
-    )
+    return not any(pattern.match(sentence) for pattern in (_QUESTION, _REQUEST, _FILLER, _ADDRESSED))
 
 
 def is_anaphoric(sentence: str) -> bool:

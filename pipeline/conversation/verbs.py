@@ -1,6 +1,8 @@
-"""English verbs: their third person, and the words before and after them that tell where a verb stands."""
+"""English verbs: their third person, and the words beside them that tell where a verb stands."""
 
-MODALS = frozenset("will would can could should must may might shall 'd won't wouldn't can't cannot couldn't shouldn't".split())
+MODALS = frozenset(
+    "will would can could should must may might shall 'd won't wouldn't can't cannot couldn't shouldn't".split()
+)
 IRREGULAR = {"am": "is", "have": "has", "do": "does", "don't": "doesn't", "haven't": "hasn't", "go": "goes"}
 """Present forms whose third person is not made by a rule."""
 ADVERBS = frozenset(
@@ -21,9 +23,7 @@ ALIKE = frozenset(
     "bet bid broadcast burst cast cost cut hit hurt let put quit read rid set shed shut split spread thrust upset wet".split()
 )
 """Verbs whose past is their present form."""
-NOT_PAST = frozenset(
-    "need feed speed succeed proceed exceed breed bleed seed weed heed embed wed".split()
-)
+NOT_PAST = frozenset("need feed speed succeed proceed exceed breed bleed seed weed heed embed wed".split())
 """Present forms that end in -ed."""
 BASE = frozenset(
     "accept add admire adore answer arrive ask bake become begin believe bike bring build buy call care carry catch choose clean "
@@ -55,9 +55,16 @@ def third_person(verb: str) -> str:
 
 def is_adverb(word: str) -> bool:
     """Whether a word between subject and verb is an adverb."""
-    return word in ADVERBS or (word.endswith("ly") and word not in ("apply", "reply", "supply", "rely", "comply", "fly", "multiply", "imply"))
+    return word in ADVERBS or (
+        word.endswith("ly")
+        and word not in ("apply", "reply", "supply", "rely", "comply", "fly", "multiply", "imply")
+    )
 
 
 def is_past(verb: str) -> bool:
     """Whether the form, which does not change with its subject, is a past one."""
-    return verb in PAST or (verb[:2] in ("re", "un") and verb[2:] in PAST) or (verb.endswith("ed") and verb not in NOT_PAST)
+    return (
+        verb in PAST
+        or (verb[:2] in ("re", "un") and verb[2:] in PAST)
+        or (verb.endswith("ed") and verb not in NOT_PAST)
+    )

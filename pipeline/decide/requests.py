@@ -1,4 +1,5 @@
-"""Decisions about requests, uses and empty conversations: pure functions of the bank, which they do not change.
+"""Decisions about requests, uses and empty conversations, pure functions of the bank.
+
 
 forgotten   removed on request; `erased`: its text will leave the history, too
 duplicate   a request to forget a key whose fact_id was decided before

@@ -15,8 +15,7 @@ from schemas import topics
 from schemas.changelog import Decided, PositionRecord, decode_changelog
 from schemas.common import BadMessage, encode
 from schemas.dead_letter import decode_headers
-from schemas.conversation import Conversation
-from schemas.fact import Fact, FactMessage
+from schemas.fact import Conversation, Fact, FactMessage
 from workers.client.errors import ClientError
 from workers.client.positions import Positions
 from workers.client.tail import Tail
@@ -119,7 +118,9 @@ class _Publication:
         self._topic_ids: dict[str, str] = {}
         self._unconfirmed: list[PendingFact] = []
         self._undecided: dict[tuple[int, int], PendingFact] = {}  # by partition and offset
-        self._last: tuple[int, int] | None = None  # decided last: a conversation has several decisions in a row
+        self._last: tuple[int, int] | None = (
+            None  # decided last: a conversation has several decisions in a row
+        )
         self._producer: Producer | None = None
         self._tail: Tail | None = None
 

@@ -31,9 +31,8 @@ from pipeline.memory.events import (
 )
 from schemas import topics
 from schemas.common import BadMessage
-from schemas.conversation import Conversation
 from schemas.encoding import encode_batch
-from schemas.fact import Fact, Forget, ForgetKey, Request, Restore, decode_fact
+from schemas.fact import Conversation, Fact, Forget, ForgetKey, Request, Restore, decode_fact
 from workers.kafka.config import KafkaSettings
 from workers.kafka.consumer import check_readable
 from workers.kafka.dead_letters import dead_letter
@@ -182,7 +181,9 @@ class EncoderWorker(Worker):
         encodings = iter(self._encoder.encode_each(texts, self._stop.is_set))
         return [d if isinstance(d, BadMessage) else self._events(d, encodings) for d in piece]
 
-    def _events(self, decoded: Decoded, encodings: Iterator[FactEncoding | TooLong]) -> list[Event] | BadMessage:
+    def _events(
+        self, decoded: Decoded, encodings: Iterator[FactEncoding | TooLong]
+    ) -> list[Event] | BadMessage:
         """The events of a record; its facts take the next encodings. BadMessage if one cannot be measured or kept."""
         namespace, message, published_at, cause = decoded
         if not isinstance(message, list):
@@ -201,7 +202,10 @@ class EncoderWorker(Worker):
         """Raises BadMessage unless each memory will fit into a record of the changelog, where its states are in base64, and
         all of them together into one of fact-encodings."""
         sizes = [_state_bytes(event) for event in events]
-        for size, name in ((max(sizes) * 4 // 3, topics.MEMORY_CHANGELOG), (sum(sizes), topics.FACT_ENCODINGS)):
+        for size, name in (
+            (max(sizes) * 4 // 3, topics.MEMORY_CHANGELOG),
+            (sum(sizes), topics.FACT_ENCODINGS),
+        ):
             if size > (limit := self._settings.max_bytes(name)) - 2 * BATCH_OVERHEAD_BYTES:
                 raise BadMessage(
                     "too-large", f"its memory has {size} bytes; FACTSTREAM_MAX_RECORD_BYTES allows {limit}"
