@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import orjson
-from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from schemas.common import (
     DEFAULT_NAMESPACE,
@@ -24,6 +24,7 @@ from schemas.common import (
     Metadata,
     Namespace,
     ShortText,
+    SpeakerName,
     Timestamp,
     decode_key,
     parse_json,
@@ -79,7 +80,7 @@ class Said(Message):
 
     role: Literal["user", "assistant", "system", "developer", "tool"]
     content: Annotated[str, Field(max_length=MAX_CHARS)] = ""
-    name: Annotated[ShortText, StringConstraints(max_length=64, pattern=r"^\S(.*\S)?$")] | None = Field(
+    name: SpeakerName | None = Field(
         default=None, description="The speaker. Without it a fact speaks of `the user`."
     )
     timestamp: LocalTime | None = Field(

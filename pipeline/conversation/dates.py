@@ -1,4 +1,4 @@
-"""Relative times in English: "yesterday", "last week" or "two years ago" become dates, given the day on which they were said.
+"""Relative times in English ("yesterday", "two years ago") become dates, given the day of saying.
 
 A day becomes a day, a week stays a week ("in the week before 8 May 2023"): nothing is made more precise than it was said.
 Libraries for dates give one point in time for any of these, and take "may" and "sat" for dates, too.

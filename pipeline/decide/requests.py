@@ -1,6 +1,5 @@
 """Decisions about requests, uses and empty conversations, pure functions of the bank.
 
-
 forgotten   removed on request; `erased`: its text will leave the history, too
 duplicate   a request to forget a key whose fact_id was decided before
 restored    brought back after another superseded it; `unknown`: it is not superseded, or is not kept any more
