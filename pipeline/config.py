@@ -86,8 +86,8 @@ class DecisionConfig:
 class ConversationConfig:
     """Which statements of a conversation are learned."""
 
-    min_loss_delta: float = 0.7
-    """Nats per token of the answer: loss delta from which a statement is learned, unless its record says otherwise. Set."""
+    min_information: float = 21.5
+    """Nats: what a sentence must tell the model, in the sum of its words, to be learned. Fitted: docs/assistant.md."""
 
 
 TEXT = TextConfig()

@@ -162,7 +162,9 @@ FactText = Annotated[
 ]
 ShortText = Annotated[str, AfterValidator(_printable), Field(min_length=1, max_length=256)]
 SpeakerName = Annotated[
-    str, AfterValidator(_printable), Field(min_length=1, max_length=64, pattern=r"^\S(.*\S)?$")
+    str,
+    AfterValidator(_printable),
+    Field(min_length=1, max_length=64, pattern=r"^\S(.*\S)?$", json_schema_extra={"pattern": r"^\S(.*\S)?$"}),
 ]
 Namespace = Annotated[
     str,

@@ -115,8 +115,8 @@ class Conversation(Message):
     valid_until: Timestamp | None = Field(default=None, description="As for a fact: of all its facts.")
     min_loss_delta: Finite | None = Field(
         default=None,
-        description="Learn only what lowers the model's loss by this much (nats per token); by default more is asked than of "
-        "a fact, because most sentences of a conversation are not worth a memory. 0 learns every new statement.",
+        description="Learn what lowers the model's loss by this much (nats per token); 0 learns every new statement. By "
+        "default a sentence must also tell the model enough in all, because most of a conversation is not worth a memory.",
     )
 
     @model_validator(mode="after")

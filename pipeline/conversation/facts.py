@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from pipeline.config import CONVERSATIONS
 from pipeline.conversation import dates, verbs
 from pipeline.conversation.sentences import sentences
 from pipeline.conversation.speaker import in_third_person, is_first_person
@@ -27,36 +28,42 @@ class Statement(NamedTuple):
     text: str
 
 
-def facts_of(conversation: Conversation, published_at: datetime, min_loss_delta: float) -> list[Fact]:
-    """The facts of a conversation, in order; none where it states nothing. Raises BadMessage for too many.
+class Stated(NamedTuple):
+    """A fact of a conversation, the sentence that states it, and how much that must tell the model (nats)."""
 
-    published_at: the time of what was said at no known time; min_loss_delta: the threshold of a conversation without its own.
+    fact: Fact
+    said: str
+    least: float
+
+
+def facts_of(conversation: Conversation, published_at: datetime) -> list[Stated]:
+    """What a conversation states, in order; nothing is empty. Raises BadMessage for too many statements.
+
+    published_at: the time of what was said at no known time.
     """
-    facts = list[Fact]()
+    found = list[Stated]()
+    least = CONVERSATIONS.min_information if conversation.min_loss_delta is None else 0.0
     for said in conversation.messages:
         at = said.timestamp or conversation.timestamp or published_at
-        for statement in statements(said, at, facts[-1].text if facts else ""):
-            number, fact_id = len(facts), conversation.fact_id
+        for statement in statements(said, at, found[-1].fact.text if found else ""):
+            number, fact_id = len(found), conversation.fact_id
             if number == MAX_FACTS:
                 raise BadMessage(
                     "invalid-field",
                     f"messages: more than {MAX_FACTS} statements; send fewer messages a record",
                 )
-            facts.append(
-                Fact(
-                    text=statement.text,
-                    category=conversation.category,
-                    fact_id=None if fact_id is None else f"{fact_id}#{number}",
-                    source=conversation.source,
-                    metadata=_metadata(conversation.metadata, said, statement),
-                    observed_at=at,
-                    valid_until=conversation.valid_until,
-                    min_loss_delta=min_loss_delta
-                    if conversation.min_loss_delta is None
-                    else conversation.min_loss_delta,
-                )
+            fact = Fact(
+                text=statement.text,
+                category=conversation.category,
+                fact_id=None if fact_id is None else f"{fact_id}#{number}",
+                source=conversation.source,
+                metadata=_metadata(conversation.metadata, said, statement),
+                observed_at=at,
+                valid_until=conversation.valid_until,
+                min_loss_delta=conversation.min_loss_delta,
             )
-    return facts
+            found.append(Stated(fact, statement.said, least))
+    return found
 
 
 def statements(said: Said, at: datetime, before: str = "") -> Iterator[Statement]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipeline.conversation.facts import MAX_FACTS, facts_of, statements
 from pipeline.conversation.sentences import MAX_CHARS, sentences
 from schemas.common import BadMessage
-from schemas.fact import Conversation, Fact, Said
+from schemas.fact import Conversation, Said
 
 AT = datetime(2023, 5, 8, 22, 30, tzinfo=UTC)  # a Monday
 FILE = Path(__file__).parent.parent.parent / "examples" / "conversations.jsonl"
@@ -99,7 +99,7 @@ def test_the_facts_of_a_conversation_share_what_it_says_of_them() -> None:
             "source": "s", "valid_until": "2030-01-01T00:00:00Z",
         }
     )  # fmt: skip
-    facts = facts_of(conversation, AT, 0.5)
+    facts = [stated.fact for stated in facts_of(conversation, AT)]
     assert [fact.text for fact in facts] == [
         "Ana moved to Porto on 9 May 2023.",  # it is the tenth where she is
         "Ana has two cats.",
@@ -111,25 +111,28 @@ def test_the_facts_of_a_conversation_share_what_it_says_of_them() -> None:
     ]  # fmt: skip
     assert facts[0].metadata == {"channel": "a", "speaker": "Ana", "said": "I moved to Porto yesterday."}
     for fact in facts:
-        assert (fact.category, fact.source, fact.min_loss_delta) == ("c", "s", 0.5)
+        assert (fact.category, fact.source, fact.min_loss_delta) == ("c", "s", None)
         assert fact.valid_until == datetime(2030, 1, 1, tzinfo=UTC)
     own = conversation.model_copy(update={"min_loss_delta": 0.0, "fact_id": None, "timestamp": None})
-    assert [(f.min_loss_delta, f.fact_id) for f in facts_of(own, AT, 0.5)] == [(0.0, None)] * 3
-    assert facts_of(own, AT, 0.5)[0].observed_at == AT
+    assert [(s.fact.min_loss_delta, s.fact.fact_id, s.least) for s in facts_of(own, AT)] == [
+        (0.0, None, 0.0)
+    ] * 3
+    assert facts_of(own, AT)[0].fact.observed_at == AT
+    assert all(stated.least > 0 for stated in facts_of(conversation, AT))
 
 
 def test_metadata_without_room_stays_as_it_is() -> None:
     full = {"a": "x" * 4080}
     conversation = Conversation(messages=[Said(role="user", content="I moved to Porto.")], metadata=full)
-    assert facts_of(conversation, AT, 0.0)[0].metadata == full
+    assert facts_of(conversation, AT)[0].fact.metadata == full
 
 
 def test_too_many_statements_are_refused_with_what_to_do() -> None:
     few = Conversation(messages=[Said(role="user", content="I like tea. " * MAX_FACTS)])
-    assert len(facts_of(few, AT, 0.0)) == MAX_FACTS
+    assert len(facts_of(few, AT)) == MAX_FACTS
     many = Conversation(messages=[Said(role="user", content="I like tea. " * (MAX_FACTS + 1))])
     with pytest.raises(BadMessage, match="send fewer messages a record"):
-        facts_of(many, AT, 0.0)
+        facts_of(many, AT)
 
 
 def test_a_text_without_sentences_is_cut_between_words() -> None:
@@ -142,9 +145,9 @@ def test_a_text_without_sentences_is_cut_between_words() -> None:
 def test_any_message_becomes_valid_facts_and_the_same_again(content: str, name: str | None) -> None:
     content = re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]", "", content)
     conversation = Conversation(messages=[Said(role="user", content=f"I know {content}", name=name)])
-    facts = facts_of(conversation, AT, 0.0)
-    assert facts == facts_of(conversation, AT, 0.0)
-    assert all(isinstance(fact, Fact) for fact in facts)
+    facts = facts_of(conversation, AT)
+    assert facts == facts_of(conversation, AT)
+    assert all(stated.fact.text and stated.said for stated in facts)
 
 
 def test_nearly_all_that_is_worth_it_is_stated_in_the_examples() -> None:

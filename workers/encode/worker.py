@@ -14,27 +14,14 @@ from datetime import UTC, datetime
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from pipeline.config import CONVERSATIONS
-from pipeline.conversation.facts import facts_of
 from pipeline.ingest.encoding import FactEncoding, Stopped, TooLong
 from pipeline.memory.codec import facts_to_batch
-from pipeline.memory.events import (
-    Event,
-    ForgetRequest,
-    NewFact,
-    NothingStated,
-    RestoreRequest,
-    SourceOffset,
-    labels_of,
-)
+from pipeline.memory.events import Event, NewFact
 from schemas import topics
 from schemas.common import BadMessage
 from schemas.encoding import encode_batch
-from schemas.fact import Conversation, Fact, Forget, ForgetKey, Request, Restore, decode_fact
+from workers.encode.events import Decoded, decode, events_of
 from workers.kafka.config import KafkaSettings
-from workers.kafka.consumer import check_readable
 from workers.kafka.dead_letters import dead_letter
 from workers.kafka.partitioner import partition_for
 from workers.kafka.producer import BATCH_OVERHEAD_BYTES, Producer
@@ -50,27 +37,12 @@ PIECE_BYTES = 32 * 1024
 """Bytes of text that are encoded together. A larger piece fills the model's batches better, and takes longer to stop."""
 BATCH_S = 4.0
 """Seconds after which no further piece is begun."""
-MAX_MIN_LOSS_DELTA = 1e6
-"""Largest threshold of a fact, in nats: if float32 cannot hold it, the other facts of the message are lost, too."""
-
-
-class Decoded(NamedTuple):
-    """A valid record that waits for its encoding: a request, or facts, several or none from a conversation."""
-
-    namespace: str
-    message: Request | list[Fact]
-    published_at: datetime
-    cause: SourceOffset
-
-    @property
-    def texts(self) -> list[str]:
-        return [fact.text for fact in self.message] if isinstance(self.message, list) else []
 
 
 class Encoded(NamedTuple):
     """The events of one record, in order, and the context of its trace. They travel in one message."""
 
-    events: list[Event]
+    events: Sequence[Event]
     trace: str | None
 
 
@@ -149,54 +121,29 @@ class EncoderWorker(Worker):
         size = 0
         for record in records:
             try:
-                decoded.append(one := self._decode(record))
-                size += sum(len(text.encode()) for text in one.texts)
+                decoded.append(one := decode(record, self._topic_id, self._strict))
+                size += sum(len(fact.text.encode()) for fact in one.facts)
             except BadMessage as error:
                 decoded.append(error)
             if size >= PIECE_BYTES:
                 break
         return decoded
 
-    def _decode(self, record: Any) -> Decoded:
-        check_readable(record)
-        namespace, message, unknown = decode_fact(record.key, record.value, self._strict)
-        metrics.UNKNOWN_FIELDS.inc(len(unknown))
-        try:  # a producer may write any number there
-            published_at = datetime.fromtimestamp(max(record.timestamp, 0) / 1000, UTC)
-        except (ValueError, OverflowError, OSError):
-            raise BadMessage(
-                "invalid-timestamp", f"the Kafka timestamp {record.timestamp} is not a time"
-            ) from None
-        if isinstance(message, Fact) and abs(message.min_loss_delta or 0.0) > MAX_MIN_LOSS_DELTA:
-            raise BadMessage("invalid-field", f"min_loss_delta: more than {MAX_MIN_LOSS_DELTA:g} nats")
-        cause = SourceOffset(topics.FACTS, self._topic_id, record.partition, record.offset)
-        if isinstance(message, Conversation):
-            facts = facts_of(message, published_at, CONVERSATIONS.min_loss_delta)
-            return Decoded(namespace, facts, published_at, cause)
-        return Decoded(namespace, [message] if isinstance(message, Fact) else message, published_at, cause)
-
-    def _encode(self, piece: Sequence[Decoded | BadMessage]) -> list[list[Event] | BadMessage]:
+    def _encode(self, piece: Sequence[Decoded | BadMessage]) -> list[Sequence[Event] | BadMessage]:
         """The events or the error of each record of a piece, in order. Raises Stopped."""
-        texts = [text for d in piece if isinstance(d, Decoded) for text in d.texts]
+        texts = [fact.text for d in piece if isinstance(d, Decoded) for fact in d.facts]
         encodings = iter(self._encoder.encode_each(texts, self._stop.is_set))
         return [d if isinstance(d, BadMessage) else self._events(d, encodings) for d in piece]
 
     def _events(
         self, decoded: Decoded, encodings: Iterator[FactEncoding | TooLong]
-    ) -> list[Event] | BadMessage:
-        """The events of a record; its facts take the next encodings. BadMessage if one cannot be measured or kept."""
-        namespace, message, published_at, cause = decoded
-        if not isinstance(message, list):
-            return [_request(namespace, message, published_at, cause)]
-        if not message:
-            return [NothingStated(namespace, published_at, cause)]
-        own = [next(encodings) for _ in message]
+    ) -> Sequence[Event] | BadMessage:
         try:
-            events = [_fact(decoded, fact, encoding) for fact, encoding in zip(message, own, strict=True)]
+            events = events_of(decoded, encodings)
             self._check_sizes(events)
         except BadMessage as error:
             return error
-        return list(events)
+        return events
 
     def _check_sizes(self, events: Sequence[Event]) -> None:
         """Raises BadMessage unless each memory will fit into a record of the changelog, where its states are in base64, and
@@ -263,36 +210,7 @@ def _state_bytes(event: Event) -> int:
     return len(encoding.text) * 4 + sum(array.nbytes for array in arrays)
 
 
-def _request(namespace: str, message: Request, published_at: datetime, cause: SourceOffset) -> Event:
-    if isinstance(message, Restore):
-        return RestoreRequest(namespace, message.restore, published_at, cause)
-    if isinstance(message, Forget):
-        return ForgetRequest(namespace, message.forget, message.erase, published_at, cause)
-    key, fact_id = (message.forget_key, message.fact_id) if isinstance(message, ForgetKey) else (None, None)
-    return ForgetRequest(
-        namespace, None, message.erase, published_at, cause, key, message.observed_at, fact_id
-    )
-
-
-def _fact(decoded: Decoded, fact: Fact, encoding: FactEncoding | TooLong) -> NewFact:
-    """A fact of a record with its encoding. Raises BadMessage if it cannot be measured."""
-    if isinstance(encoding, TooLong):
-        raise BadMessage("too-long", str(encoding))
-    losses = (encoding.base_loss, encoding.recall_loss, encoding.loss_delta)
-    if not all(np.isfinite(numbers).all() for numbers in (losses, encoding.priors, encoding.surprisals)):
-        raise BadMessage("not-measurable", "the model's losses on the text are not finite")
-    return NewFact(
-        decoded.namespace,
-        encoding,
-        fact.observed_at or decoded.published_at,
-        decoded.published_at,
-        decoded.cause,
-        fact.min_loss_delta,
-        **labels_of(fact),
-    )
-
-
-def _observed(taken: Sequence[tuple[Any, list[Event]]], since: int) -> list[Encoded]:
+def _observed(taken: Sequence[tuple[Any, Sequence[Event]]], since: int) -> list[Encoded]:
     """Count the events, and pair those of each record with the context of its span, which began at `since` (ns since the epoch)."""
     metrics.ENCODED.inc(sum(len(events) for _, events in taken))
     return [
