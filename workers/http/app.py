@@ -22,9 +22,12 @@ from workers.kafka.config import KafkaSettings
 APIS = ("/v1/",)
 """How the paths of the APIs begin. What is not there is told as OpenAI tells it."""
 
+ANSWER_S = 120.0
+"""Seconds that a request waits for its answer."""
+
 
 def app(settings: KafkaSettings, data: Path) -> Starlette:
-    site, shared = Site(settings, data), Shared(settings, data, LoopClient(settings))
+    site, shared = Site(settings, data), Shared(settings, data, LoopClient(settings, ANSWER_S))
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
