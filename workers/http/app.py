@@ -42,8 +42,10 @@ def app(settings: KafkaSettings, data: Path) -> Starlette:
             return openai.problem(ApiError(error.status_code, code, message, headers=error.headers or {}))
         return await site.refused(request, error)
 
-    return Starlette(
+    made = Starlette(
         routes=[*openai.routes(shared), *site.routes()],
         exception_handlers=site.exception_handlers() | {404: refused, 405: refused},
         lifespan=lifespan,
     )
+    made.state.shared = shared
+    return made
