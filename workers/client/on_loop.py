@@ -92,6 +92,8 @@ class LoopClient:
             try:
                 yield future.result()
             except ClientError:
+                if self._closed:
+                    raise
                 await loop.run_in_executor(self._senders, self._check)
                 raise
         finally:
