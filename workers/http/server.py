@@ -1,4 +1,4 @@
-"""The server of `factstream serve`: its start, its stop, the addresses it accepts, and who may use it."""
+"""The server of `factstream serve`: its start, its stop, its addresses, and who may use it."""
 
 import socket
 import threading

@@ -1,4 +1,4 @@
-"""Streams that end otherwise than with their answer: the client leaves, is slow, or the server stops."""
+"""Streams that end without their answer: the client leaves, is slow, or the server stops."""
 
 import http.client
 import json
