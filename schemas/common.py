@@ -65,7 +65,11 @@ def _fact_text(text: str) -> str:
 
 
 def _timestamp(value: Any) -> datetime:
-    """ISO 8601, or a whole number of milliseconds since 1970. Without an offset it is UTC."""
+    return _local_time(value).astimezone(UTC)
+
+
+def _local_time(value: Any) -> datetime:
+    """ISO 8601, or a whole number of milliseconds since 1970, in its own offset. Without one it is UTC."""
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
@@ -77,10 +81,12 @@ def _timestamp(value: Any) -> datetime:
         raise ValueError(
             "a time is ISO 8601, such as 2026-03-01T12:00:00Z, or epoch milliseconds, a whole number"
         )
+    time = value.replace(tzinfo=UTC) if value.tzinfo is None else value
     try:
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        time.astimezone(UTC)
     except OverflowError:
         raise ValueError("the time is out of range") from None
+    return time
 
 
 def _of_milliseconds(number: int) -> datetime:
@@ -155,6 +161,11 @@ FactText = Annotated[
     ),
 ]
 ShortText = Annotated[str, AfterValidator(_printable), Field(min_length=1, max_length=256)]
+SpeakerName = Annotated[
+    str,
+    AfterValidator(_printable),
+    Field(min_length=1, max_length=64, pattern=r"^\S(.*\S)?$", json_schema_extra={"pattern": r"^\S(.*\S)?$"}),
+]
 Namespace = Annotated[
     str,
     AfterValidator(_namespace),
@@ -180,20 +191,19 @@ RequestId = Annotated[
     str, Field(pattern=REQUEST_ID_PATTERN, description="Chosen by the client; the Kafka key.")
 ]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-Timestamp = Annotated[
-    datetime,
-    BeforeValidator(_timestamp),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string", "format": "date-time"},
-                {"type": "integer", "minimum": _LEAST_MILLISECONDS},
-                {"type": "integer", "maximum": -_LEAST_MILLISECONDS},
-            ],
-            "description": "ISO 8601, UTC where no offset is given; or epoch milliseconds.",
-        }
-    ),
-]
+_TIME_SCHEMA = WithJsonSchema(
+    {
+        "anyOf": [
+            {"type": "string", "format": "date-time"},
+            {"type": "integer", "minimum": _LEAST_MILLISECONDS},
+            {"type": "integer", "maximum": -_LEAST_MILLISECONDS},
+        ],
+        "description": "ISO 8601, UTC where no offset is given; or epoch milliseconds.",
+    }
+)
+Timestamp = Annotated[datetime, BeforeValidator(_timestamp), _TIME_SCHEMA]
+LocalTime = Annotated[datetime, BeforeValidator(_local_time), _TIME_SCHEMA]
+"""A time that keeps its own UTC offset: the day that it is there."""
 Blob = Annotated[
     bytes,
     BeforeValidator(_from_base64),

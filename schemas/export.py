@@ -14,7 +14,7 @@ from schemas import dead_letter, reply, topics
 from schemas.changelog import MemoryRecord, PositionRecord
 from schemas.common import MEMORY_ID_PATTERN, NAMESPACE_PATTERN, REQUEST_ID_PATTERN, Message
 from schemas.encoding import FACT_ENCODINGS
-from schemas.fact import Fact, Forget, ForgetAll, ForgetKey, Restore
+from schemas.fact import Conversation, Fact, Forget, ForgetAll, ForgetKey, Restore
 from schemas.hits import MemoryHits
 from schemas.request import GenerationRequest
 from schemas.response import GenerationResponse, ResponseDelta
@@ -23,6 +23,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 MESSAGES: dict[str, type[Message]] = {
     "fact": Fact,
+    "conversation": Conversation,
     "forget": Forget,
     "forget-key": ForgetKey,
     "forget-all": ForgetAll,
@@ -59,7 +60,7 @@ _TRACES = {
         "description": "The trace context of each row, in order, separated by commas; optional.",
     }
 }  # fmt: skip
-_ON_FACTS = ("fact", "forget", "forget-key", "forget-all", "restore")
+_ON_FACTS = ("fact", "conversation", "forget", "forget-key", "forget-all", "restore")
 _TEXT = {"type": "string"}
 _CORRELATION = {
     reply.SPRING_CORRELATION: _BYTES

@@ -1,10 +1,11 @@
 """`facts`: the public input topic. Any Kafka client may write to it; the key is the namespace.
 
-A record is a fact, or a request about what is remembered, decided in order with the facts of its namespace.
+A record is a fact, a conversation whose statements become facts, or a request about what is remembered, all decided in order
+in their namespace.
 """
 
 from contextlib import suppress
-from typing import Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import orjson
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -17,16 +18,23 @@ from schemas.common import (
     Finite,
     Identifier,
     Key,
+    LocalTime,
     MemoryId,
     Message,
     Metadata,
     Namespace,
     ShortText,
+    SpeakerName,
     Timestamp,
     decode_key,
     parse_json,
     validate,
 )
+
+MAX_MESSAGES = 256
+"""Most messages of one record."""
+MAX_CHARS = 64 * 1024
+"""Most characters of its messages together."""
 
 
 class Fact(Message):
@@ -65,6 +73,61 @@ class Fact(Message):
         description="Learn only what lowers the model's loss by this much (nats per token); "
         "0 learns everything that is new.",
     )
+
+
+class Said(Message):
+    """One message of a conversation."""
+
+    role: Literal["user", "assistant", "system", "developer", "tool"]
+    content: Annotated[str, Field(max_length=MAX_CHARS)] = ""
+    name: SpeakerName | None = Field(
+        default=None, description="The speaker. Without it a fact speaks of `the user`."
+    )
+    timestamp: LocalTime | None = Field(
+        default=None,
+        description="When it was said; by default the conversation's timestamp. With the speaker's own UTC offset "
+        '"yesterday" is the day before the speaker\'s.',
+    )
+
+
+class Conversation(Message):
+    """What people said. The sentences of users that state something are learned; questions and greetings are not.
+
+    Only what users say is learned: messages of the assistant, the system and tools are not.
+    """
+
+    messages: Annotated[list[Said], Field(min_length=1, max_length=MAX_MESSAGES)]
+    timestamp: LocalTime | None = Field(
+        default=None, description="When it took place. By default the Kafka timestamp."
+    )
+    category: ShortText | None = Field(default=None, description="As for a fact: of all its facts.")
+    namespace: Namespace | None = Field(default=None, description="By default the Kafka key, else `default`.")
+    fact_id: Identifier | None = Field(
+        default=None,
+        description="The upstream system's own id of this record, at most 240 characters; its facts have it with `#` and "
+        "the sentence's number, so each is decided once.",
+    )
+    source: ShortText | None = Field(default=None, description="As for a fact: of all its facts.")
+    metadata: Metadata | None = Field(
+        default=None,
+        description="As for a fact; `speaker` and `said`, the sentence as it was said, are added.",
+    )
+    valid_until: Timestamp | None = Field(default=None, description="As for a fact: of all its facts.")
+    min_loss_delta: Finite | None = Field(
+        default=None,
+        description="Learn what lowers the model's loss by this much (nats per token); 0 learns every new statement. By "
+        "default a sentence must also tell the model enough in all, because most of a conversation is not worth a memory.",
+    )
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if sum(len(message.content) for message in self.messages) > MAX_CHARS:
+            raise ValueError(
+                f"the messages have more than {MAX_CHARS} characters together; send fewer a record"
+            )
+        if self.fact_id is not None and len(self.fact_id) > 240:
+            raise ValueError("the fact_id of a conversation has at most 240 characters")
+        return self
 
 
 class Forget(Message):
@@ -133,16 +196,18 @@ class Restore(Message):
 
 
 Request = Forget | ForgetKey | ForgetAll | Restore
-FactMessage = Fact | Request
+FactMessage = Fact | Conversation | Request
 """All that may be on the topic."""
 
-_REQUESTS: dict[str, type[Request]] = {
+_KINDS: dict[str, type[FactMessage]] = {
+    "text": Fact,
+    "messages": Conversation,
     "forget": Forget,
     "forget_key": ForgetKey,
     "forget_all": ForgetAll,
     "restore": Restore,
 }
-"""By the field that only this request has."""
+"""By the field that only this kind of record has."""
 
 _NAMESPACE: TypeAdapter[str] = TypeAdapter(Namespace)
 
@@ -165,8 +230,11 @@ def decode_fact(key: bytes | None, value: bytes | None, strict: bool = False) ->
     # A serializer of one class for all records writes null for what a record does not have.
     body = {name: field for name, field in parse_json(value).items() if field is not None}
     model = _model(body)
-    unknown = [] if strict else [name for name in body if name not in model.model_fields]
-    message = validate(model, {name: field for name, field in body.items() if name not in unknown})
+    unknown = list[str]() if strict else _leave_out_unknown(model, body)
+    if not strict and model is Conversation and isinstance(body["messages"], list):
+        said = (message for message in body["messages"] if isinstance(message, dict))
+        unknown += [f"messages.{name}" for message in said for name in _leave_out_unknown(Said, message)]
+    message = validate(model, body)
     own = namespace_of_key(key)
     if own is not None and message.namespace is not None and own != message.namespace:
         raise BadMessage(
@@ -193,11 +261,20 @@ def namespace_of_key(key: bytes | None) -> str | None:
         raise BadMessage("invalid-key", f"the key {text[:80]!r} is not a namespace: {what}") from None
 
 
-def _model(body: dict[str, Any]) -> type[Fact] | type[Request]:
+def _leave_out_unknown(model: type[Message], body: dict[str, Any]) -> list[str]:
+    """Removes the fields that the model does not have, and those that are null. Returns the names of the first."""
+    unknown = [name for name in body if name not in model.model_fields]
+    for name in [name for name, field in body.items() if field is None or name in unknown]:
+        del body[name]
+    return unknown
+
+
+def _model(body: dict[str, Any]) -> type[FactMessage]:
     """The message that a body is. Raises BadMessage where it may be two."""
-    kinds = [name for name in ("text", *_REQUESTS) if name in body]
+    kinds = [name for name in _KINDS if name in body]
     if len(kinds) > 1:
         raise BadMessage(
-            "invalid-field", f"{' and '.join(kinds)}: a record is a fact or one request, not both"
+            "invalid-field",
+            f"{' and '.join(kinds)}: a record is a fact, a conversation or one request, not two of them",
         )
-    return _REQUESTS.get(kinds[0], Fact) if kinds else Fact
+    return _KINDS[kinds[0]] if kinds else Fact

@@ -1,4 +1,4 @@
-"""`factstream worker`, `up` and `ui`: the commands that run processes until SIGTERM or Ctrl-C."""
+"""`factstream worker`, `up` and `serve`: the commands that run processes until SIGTERM or Ctrl-C."""
 
 import os
 from pathlib import Path
@@ -102,12 +102,17 @@ def up(
     topic_prefix: Prefix = None,
     metrics_port: MetricsPort = None,
     source_config: Sources = None,
+    http: Annotated[
+        str | None,
+        typer.Option(help="Also run `factstream serve` on PORT of this machine, or on HOST:PORT."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run the whole stack: an embedded broker (unless --bootstrap is given) and one worker of each kind.
 
-    With --source-config, also a source worker that reads other systems' topics. With --metrics-port, the encoder's
-    metrics are on that port, the writer's on the next one, then the generator's and the source worker's.
+    With --source-config, also a source worker that reads other systems' topics; with --http, also the web page and the HTTP
+    APIs. With --metrics-port, the encoder's metrics are on that port, the writer's on the next one, then the generator's, the
+    source worker's and the HTTP server's.
     """
     from workers.kafka.config import KafkaSettings
     from workers.observe import log
@@ -124,7 +129,13 @@ def up(
         upstream = _upstream(settings, source_config)
         resolve(model)
         commands = worker_commands(
-            settings, data.absolute(), model, "text", metrics_port, source_config and source_config.absolute()
+            settings,
+            data.absolute(),
+            model,
+            "text",
+            metrics_port,
+            source_config and source_config.absolute(),
+            http,
         )
         run_stack(data, settings, commands, model, embedded, as_json=as_json, upstream=upstream)
 
@@ -141,18 +152,40 @@ def _upstream(settings: "KafkaSettings", source_config: Path | None) -> list[str
     return list(worker.upstream)
 
 
-def ui(
+def serve(
     data: Data,
-    host: Annotated[str, typer.Option(help="The address to serve on. The page has no login.")] = "127.0.0.1",
+    host: Annotated[
+        str,
+        typer.Option(
+            help="The address to serve on. One that others can reach needs a token in FACTSTREAM_TOKEN."
+        ),
+    ] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="The port to serve on; 0 takes a free one.")
     ] = 8642,
     bootstrap: Bootstrap = None,
     topic_prefix: Prefix = None,
+    log_format: LogFormat = LogFormat.text,
+    metrics_port: MetricsPort = None,
 ) -> None:
-    """Serve a web page until Ctrl-C: ask with and without memory, publish, see what was learned and why."""
-    from workers.http.server import serve
-    from workers.kafka.config import KafkaSettings
+    """Serve the web page and the HTTP APIs until Ctrl-C: OpenAI's at /v1, for any client of it.
 
+    With FACTSTREAM_TOKEN set, every request needs it: as OpenAI's api_key, or as the password that the browser asks for.
+
+    Example: OPENAI_BASE_URL=http://127.0.0.1:8642/v1 OPENAI_API_KEY=none python my_program.py
+    """
+    from workers.http import server
+    from workers.kafka.config import KafkaSettings
+    from workers.observe import health, log, tracing
+    from workers.runtime import ready
+
+    log.setup("http", log_format.value)
     with report_errors():
-        serve(KafkaSettings.from_env(bootstrap=bootstrap, topic_prefix=topic_prefix), data, host, port)
+        settings = KafkaSettings.from_env(bootstrap=bootstrap, topic_prefix=topic_prefix)
+        tracing.setup("http")
+        state = health.Health()
+        if metrics_port:
+            health.serve(metrics_port, state)
+        token = os.environ.get("FACTSTREAM_TOKEN") or None
+        say = (lambda url: ready.tell_ready({"http": url})) if ready.READY_FD in os.environ else server.tell
+        server.serve(settings, data, host, port, say=say, token=token, health=state)

@@ -10,6 +10,7 @@ from typing import Any, get_args
 from prometheus_client import Counter, Gauge, Histogram
 
 from schemas.changelog import Outcome
+from schemas.response import GenerationResponse, Timings
 
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 _COUNTS = (1, 3, 10, 30, 100, 300, 1000)
@@ -79,6 +80,24 @@ QUEUED_SECONDS = Histogram(
 GENERATE_SECONDS = Histogram(
     "factstream_generate_seconds", "Seconds that the generation of an answer took.", buckets=_SECONDS
 )
+LOOKUP_SECONDS = Histogram(
+    "factstream_lookup_seconds",
+    "Seconds that a request took which generates nothing, by task.",
+    ["task"],
+    buckets=_SECONDS,
+)
+HTTP_RUNNING = Gauge("factstream_http_running", "Requests of the APIs that are being answered.")
+HTTP_REQUESTS = Counter(
+    "factstream_http_requests",
+    "Requests of the APIs, by route and status; 499 is a client that left.",
+    ["route", "status"],
+)
+HTTP_SECONDS = Histogram(
+    "factstream_http_seconds",
+    "Seconds until a request's whole response was sent.",
+    ["route"],
+    buckets=_SECONDS,
+)
 GATE = Histogram(
     "factstream_gate",
     "Gate of each retrieved memory; above 0 the memory took part in the answer.",
@@ -118,12 +137,22 @@ def decided(decisions: Sequence[Any]) -> None:
             LOSS_DELTA.observe(decision.loss_delta)
 
 
-def answered(generation: Any, queued_ms: float, generate_ms: float) -> None:
-    """Record an answer (pipeline.memory_lm.Generation)."""
-    ANSWERS.labels("stop" if generation.finish_reason == "stop" else "length").inc()
-    TOKENS.labels("prompt").inc(generation.prompt_tokens)
-    TOKENS.labels("completion").inc(generation.completion_tokens)
-    QUEUED_SECONDS.observe(max(0.0, queued_ms) / 1000)
-    GENERATE_SECONDS.observe(generate_ms / 1000)
-    for memory in generation.memories:
+def served(route: str, status: int, seconds: float) -> None:
+    """Record a request of an API; `route` is its path as it is declared, with no id in it."""
+    HTTP_REQUESTS.labels(route, status).inc()
+    HTTP_SECONDS.labels(route).observe(seconds)
+
+
+def answered(response: GenerationResponse, timings: Timings, task: str) -> None:
+    """Record an answer, or what another task found."""
+    if response.usage:
+        TOKENS.labels("prompt").inc(response.usage.prompt_tokens)
+        TOKENS.labels("completion").inc(response.usage.completion_tokens)
+    QUEUED_SECONDS.observe(timings.queued_ms / 1000)
+    if task != "generate":
+        LOOKUP_SECONDS.labels(task).observe(timings.generate_ms / 1000)
+        return
+    ANSWERS.labels(response.finish_reason).inc()
+    GENERATE_SECONDS.observe(timings.generate_ms / 1000)
+    for memory in response.memories:
         GATE.observe(memory.gate)
