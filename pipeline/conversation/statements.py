@@ -78,9 +78,15 @@ def is_statement(sentence: str) -> bool:
     words = re.findall(r"\w+(?:'\w+)?", sentence)
     if len(words) < _MIN_WORDS and not _is_unspaced(sentence):
         return False
-    if sentence.rstrip("\"')”’ !").endswith(("?", "？")) or sentence.startswith("¿"):
-        return False
-    return not any(pattern.match(sentence) for pattern in (_QUESTION, _REQUEST, _FILLER, _ADDRESSED))
+    return not is_question(sentence) and not any(
+        pattern.match(sentence) for pattern in (_REQUEST, _FILLER, _ADDRESSED)
+    )
+
+
+def is_question(sentence: str) -> bool:
+    """Whether a sentence, without its lead, asks something."""
+    marked = sentence.rstrip("\"')”’ !").endswith(("?", "？")) or sentence.startswith("¿")
+    return marked or bool(_QUESTION.match(sentence))
 
 
 def is_anaphoric(sentence: str) -> bool:
