@@ -116,7 +116,7 @@ class Conversation(Message):
     min_loss_delta: Finite | None = Field(
         default=None,
         description="Learn what lowers the model's loss by this much (nats per token); 0 learns every new statement. By "
-        "default a sentence must also tell the model enough in all, because most of a conversation is not worth a memory.",
+        "default a sentence must also have words that are rare enough, because most of a conversation is not worth a memory.",
     )
 
     @model_validator(mode="after")

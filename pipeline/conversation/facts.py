@@ -29,7 +29,7 @@ class Statement(NamedTuple):
 
 
 class Stated(NamedTuple):
-    """A fact of a conversation, the sentence that states it, and how much that must tell the model (nats)."""
+    """A fact of a conversation, the sentence that states it, and what that must be worth (nats)."""
 
     fact: Fact
     said: str
@@ -42,7 +42,7 @@ def facts_of(conversation: Conversation, published_at: datetime) -> list[Stated]
     published_at: the time of what was said at no known time.
     """
     found = list[Stated]()
-    least = CONVERSATIONS.min_information if conversation.min_loss_delta is None else 0.0
+    least = CONVERSATIONS.min_worth if conversation.min_loss_delta is None else 0.0
     for said in conversation.messages:
         at = said.timestamp or conversation.timestamp or published_at
         for statement in statements(said, at, found[-1].fact.text if found else ""):

@@ -43,15 +43,15 @@ def test_a_conversation_that_states_nothing_is_one_row(sent: Sent) -> None:  # n
     assert done.fields["dead_letters"] == 0
 
 
-def test_what_tells_the_model_too_little_is_left_out(sent: Sent, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    """Unless the record has a threshold of its own. The stand-in's words tell a nat each, but "porto" tells enough."""
+def test_what_has_no_rare_words_is_left_out(sent: Sent, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """Unless the record has a threshold of its own. To the stand-in only "porto" is rare."""
 
     def encoded(text: str) -> FactEncoding:
         words = split(text)
-        enough = [CONVERSATIONS.min_information if word.term == "porto" else 1.0 for word in words]
+        priors = [7.0 + CONVERSATIONS.min_worth if word.term == "porto" else 1.0 for word in words]
         ones = np.ones(len(words), np.float32)
         return FactEncoding(
-            text, "e", 2.0, 1.0, 1.0, ones, np.array(enough, np.float32), np.zeros((len(words), 0), np.uint8)
+            text, "e", 2.0, 1.0, 1.0, np.array(priors, np.float32), ones, np.zeros((len(words), 0), np.uint8)
         )
 
     made = worker()

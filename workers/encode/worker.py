@@ -139,7 +139,7 @@ class EncoderWorker(Worker):
         self, decoded: Decoded, encodings: Iterator[FactEncoding | TooLong]
     ) -> Sequence[Event] | BadMessage:
         try:
-            events = events_of(decoded, encodings)
+            events = events_of(decoded, encodings, self._encoder.frequencies.max_nll)
             self._check_sizes(events)
         except BadMessage as error:
             return error
