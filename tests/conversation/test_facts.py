@@ -159,4 +159,4 @@ def test_nearly_all_that_is_worth_it_is_stated_in_the_examples() -> None:
             worth += len(turn["worth"])
             kept += sum(sentence in found for sentence in turn["worth"])
             others += sum(sentence not in turn["worth"] for sentence in found)
-    assert kept >= 0.95 * worth and others <= 0.3 * len(found) + 50
+    assert kept >= 0.95 * worth and others <= 0.55 * worth

@@ -1,4 +1,4 @@
-"""Conversations in the encoder worker: their statements travel together, and one that states nothing is decided, too."""
+"""Conversations in the encoder worker: statements travel together; stating nothing counts, too."""
 
 from typing import Any
 
@@ -48,7 +48,7 @@ def test_what_has_no_rare_words_is_left_out(sent: Sent, monkeypatch: pytest.Monk
 
     def encoded(text: str) -> FactEncoding:
         words = split(text)
-        priors = [7.0 + CONVERSATIONS.min_worth if word.term == "porto" else 1.0 for word in words]
+        priors = [7.1 + CONVERSATIONS.min_worth if word.term == "porto" else 1.0 for word in words]
         ones = np.ones(len(words), np.float32)
         return FactEncoding(
             text, "e", 2.0, 1.0, 1.0, np.array(priors, np.float32), ones, np.zeros((len(words), 0), np.uint8)
@@ -82,7 +82,7 @@ def test_a_conversation_is_refused_whole(sent: Sent, monkeypatch: pytest.MonkeyP
     assert list(sent.reasons().values()) == ["too-long", "not-measurable", "invalid-field"]
     assert sent.texts() == ["Ana likes tea."]
     limit = {topics.MEMORY_CHANGELOG: 2**20, topics.FACT_ENCODINGS: 2 * BATCH_OVERHEAD_BYTES + 300}
-    monkeypatch.setattr(KafkaSettings, "max_bytes", lambda self, name: limit[name])
+    monkeypatch.setattr(KafkaSettings, "max_bytes", lambda self, name: limit.get(name, 2**20))
     worker().process(batch(said("I like tea. " * 9), said("I like milk.")))
     assert sent.texts() == ["Ana likes tea.", "Ana likes milk."]
 

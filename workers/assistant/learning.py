@@ -1,4 +1,4 @@
-"""What a chat learns from a message, and how that is taken back: through the topic `facts`, as anybody would."""
+"""What a chat learns from a message, and how that is taken back: through the topic `facts`."""
 
 from dataclasses import dataclass
 from datetime import datetime

@@ -44,8 +44,8 @@ def chat(
     from schemas.common import validate
     from schemas.fact import Conversation
     from workers.assistant.session import Session
-    from workers.cli.chat_screen import Json as JsonScreen
-    from workers.cli.chat_screen import Terminal
+    from workers.cli.chat.screen import Json as JsonScreen
+    from workers.cli.chat.screen import Terminal
 
     screen = JsonScreen() if as_json else Terminal()
     with report_errors(), ExitStack() as stack:
