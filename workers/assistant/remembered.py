@@ -30,17 +30,16 @@ def find(data: Path, namespace: str, words: str = "", all_words: bool = False) -
     return [{name: value for name, value in row.items() if name != "words"} for row in rows]
 
 
-def export(data: Path, namespace: str, file: Path) -> int:
-    """Writes the memories as facts, one a line, the oldest first. Returns how many. Raises QueryError, HistoryError, OSError."""
+def as_facts(data: Path, namespace: str) -> list[bytes]:
+    """The memories as facts, a line of JSON each, the oldest first. Raises QueryError, HistoryError."""
     sql = f"SELECT {', '.join(EXPORTED)} FROM memories WHERE namespace = {_quoted(namespace)} ORDER BY learned_at, memory_id"
-    rows = query.run(data, sql).to_pylist()
-    with file.open("xb") as output:  # never over a file that is there
-        for row in rows:
-            if row["metadata"] is not None:
-                row["metadata"] = orjson.loads(row["metadata"])
-            fact = {name: value for name, value in row.items() if value is not None}
-            output.write(orjson.dumps(fact, option=orjson.OPT_UTC_Z) + b"\n")
-    return len(rows)
+    lines = []
+    for row in query.run(data, sql).to_pylist():
+        if row["metadata"] is not None:
+            row["metadata"] = orjson.loads(row["metadata"])
+        fact = {name: value for name, value in row.items() if value is not None}
+        lines.append(orjson.dumps(fact, option=orjson.OPT_UTC_Z) + b"\n")
+    return lines
 
 
 def _quoted(value: str) -> str:

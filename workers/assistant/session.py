@@ -161,8 +161,10 @@ class Session:
     def _export(self, file: str, screen: Screen) -> None:
         if not file:
             raise BadMessage("invalid-field", "to which file? /export FILE")
-        path = Path(file).expanduser()
-        screen.said(f"{remembered.export(self._data, self._namespace, path)} memories written to {path}")
+        path, lines = Path(file).expanduser(), remembered.as_facts(self._data, self._namespace)
+        with path.open("xb") as output:  # never over a file that is there
+            output.writelines(lines)
+        screen.said(f"{len(lines)} memories written to {path}")
 
     def _help(self, _: str, screen: Screen) -> None:
         screen.said("\n".join(f"{command:20} {text}" for command, text in HELP.items()))
