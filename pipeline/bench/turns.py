@@ -1,4 +1,4 @@
-"""Conversations as they were held: what the encoder would make of their turns, in place of a file's own facts."""
+"""Conversations as they were held: their turns become facts, in place of a file's own facts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

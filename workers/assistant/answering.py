@@ -7,7 +7,8 @@ from pipeline.conversation.facts import USER
 from pipeline.conversation.sentences import sentences
 from pipeline.conversation.speaker import asked_of
 from pipeline.conversation.statements import is_question, is_statement, without_lead
-from schemas.request import ChatMessage, GenerationRequest
+from schemas.common import validate
+from schemas.request import GenerationRequest
 from schemas.response import GenerationResponse, ResponseDelta
 from workers.client import Client
 from workers.client.positions import Positions
@@ -22,26 +23,28 @@ TIMEOUT_S = 120.0
 def request(said: str, namespace: str, speaker: str | None) -> GenerationRequest:
     """The request for an answer. A question about the speaker is asked by name, as the facts have it.
 
-    Where the message only states something the model answers by itself: the memory would repeat what was just said.
+    What the message states comes before what it asks, in a message of its own: the last message finds the memories, and what was
+    just said would find itself. Where it only states something the model answers by itself, for the same reason.
+    Raises BadMessage.
     """
-    stated = [is_statement(without_lead(sentence)) for sentence in sentences(said)]
-    return GenerationRequest(
-        messages=[ChatMessage(role="user", content=asked(said, speaker))],
-        namespace=namespace,
-        max_new_tokens=MAX_TOKENS,
-        use_memory=not stated or not all(stated),
-        stream=True,
-    )
+    every = sentences(said)
+    stated = [sentence for sentence in every if is_statement(without_lead(sentence))]
+    others = [sentence for sentence in every if sentence not in stated]
+    named = [asked(sentence, speaker) for sentence in others]
+    if stated:
+        contents = [" ".join(part) for part in (stated, named) if part]
+    else:  # as it is, with its lines and its code, where it is not about the speaker
+        contents = [said if named == others else " ".join(named)]
+    body = {
+        "messages": [{"role": "user", "content": content} for content in contents], "namespace": namespace,
+        "max_new_tokens": MAX_TOKENS, "use_memory": bool(others) or not stated, "stream": True,
+    }  # fmt: skip
+    return validate(GenerationRequest, body)
 
 
-def asked(said: str, speaker: str | None) -> str:
-    """The message with its questions about the speaker by name."""
-    if not any(is_question(without_lead(sentence)) for sentence in sentences(said)):
-        return said
-    return " ".join(
-        asked_of(sentence, speaker or USER) if is_question(without_lead(sentence)) else sentence
-        for sentence in sentences(said)
-    )
+def asked(sentence: str, speaker: str | None) -> str:
+    """The sentence, by the speaker's name if it asks about them."""
+    return asked_of(sentence, speaker or USER) if is_question(without_lead(sentence)) else sentence
 
 
 def answer(

@@ -7,7 +7,8 @@ from pathlib import Path
 from pipeline.conversation.facts import facts_of
 from pipeline.memory.bank import memory_id
 from pipeline.query import run as query
-from schemas.fact import Conversation, FactMessage, Forget, Restore, Said
+from schemas.common import validate
+from schemas.fact import Conversation, FactMessage, Forget, Restore
 from workers import client
 from workers.client import positions
 from workers.kafka.config import KafkaSettings
@@ -32,9 +33,8 @@ def learn(
 
     Raises ClientError, KafkaError, KafkaUnavailable, BadMessage.
     """
-    conversation = Conversation(
-        messages=[Said(role="user", content=said, name=speaker)], timestamp=now, source="chat"
-    )
+    message = {"role": "user", "content": said, "name": speaker}
+    conversation = validate(Conversation, {"messages": [message], "timestamp": now, "source": "chat"})
     texts = {memory_id(namespace, own.fact.text): own.fact.text for own in facts_of(conversation, now)}
     if not texts:
         return []

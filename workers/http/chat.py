@@ -1,4 +1,4 @@
-"""The chat of the page: each message is learned from, then answered, in one stream of events; as `factstream chat` does."""
+"""The chat of the page: each message is learned from, then answered, in one stream of events."""
 
 from collections.abc import Callable, Iterator
 from datetime import datetime

@@ -67,7 +67,7 @@ def chat(
         failed = False
         for line in _lines(sys.stdin.isatty() and not as_json):
             try:
-                failed = not session.take(line, screen)
+                failed |= not session.take(line, screen)
             except KeyboardInterrupt:
                 screen.stopped()
             if session.over:
