@@ -1,4 +1,4 @@
-"""The chat of the page in a headless Chromium: learned, answered, forgotten, downloaded, on a running stack."""
+"""The chat of the page in a headless Chromium: learned, answered, forgotten, downloaded."""
 
 from collections.abc import Callable
 
