@@ -92,7 +92,11 @@ def _cluster(
         with stderr.status("starting a broker and three workers (the first start also fetches the model) …"):
             log = data / "logs" / "chat.log"
             started, _ = stack.enter_context(supervisor.running(data, model, log=log))
-        yield started
+        try:
+            yield started
+        finally:
+            with stderr.status(f"stopping; what was learned stays in {data} …"):
+                stack.close()
 
 
 @contextmanager
