@@ -23,6 +23,7 @@ from schemas.common import (
     Message,
     Metadata,
     Namespace,
+    Printable,
     ShortText,
     SpeakerName,
     Timestamp,
@@ -79,7 +80,7 @@ class Said(Message):
     """One message of a conversation."""
 
     role: Literal["user", "assistant", "system", "developer", "tool"]
-    content: Annotated[str, Field(max_length=MAX_CHARS)] = ""
+    content: Annotated[Printable, Field(max_length=MAX_CHARS)] = ""
     name: SpeakerName | None = Field(
         default=None, description="The speaker. Without it a fact speaks of `the user`."
     )

@@ -4,8 +4,8 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-MAX_CHARS = 1_000
-"""Characters: a longer sentence is cut between two words."""
+MAX_CHARS = 900
+"""Characters: a longer sentence is cut between two words. Two of them fit into the text of a fact."""
 
 _CODE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 _QUOTED = re.compile(r"^\s*>.*$", re.MULTILINE)

@@ -57,7 +57,7 @@ _OTHER = re.compile(
     r"\b(?:que|con|mi|di|il|lo|el|los|las|de|du|des|les|le|la|et|est|und|ich|der|die|das|ist|een|het|ik|não|eu|em|è|je|een|och|jag|og|jeg)\b",
     re.IGNORECASE,
 )
-_MIN_WORDS = 3  # "I'm vegan" has as many
+_MIN_WORDS = 3  # "I'm vegan" has as many, "I didn't" has not
 
 
 def without_lead(sentence: str) -> str:
@@ -75,7 +75,7 @@ def without_lead(sentence: str) -> str:
 
 def is_statement(sentence: str) -> bool:
     """Whether a sentence, without its lead, states something."""
-    if len(re.findall(r"\w+", sentence)) < _MIN_WORDS and not _is_unspaced(sentence):
+    if len(re.findall(r"\w+(?:'t)?", sentence)) < _MIN_WORDS and not _is_unspaced(sentence):
         return False
     return not is_question(sentence) and not any(
         pattern.match(sentence) for pattern in (_REQUEST, _FILLER, _ADDRESSED)
