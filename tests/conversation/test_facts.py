@@ -154,7 +154,7 @@ def test_any_message_becomes_valid_facts_and_the_same_again(content: str, name: 
 def test_no_name_and_no_talk_makes_a_text_too_long() -> None:
     for content in (
         "my I'm my " * 2000,
-        "I know " + "𐀀" * 3000,
+        "I like tea " + ("𐀀" * 30 + " ") * 90,
         "I like tea. It is yesterday. " + "It was yesterday, yesterday " * 200,
     ):
         messages = [Said(role="user", content=content[:8000], name="𐀀" * 64)] * 8
