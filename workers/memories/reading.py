@@ -32,10 +32,8 @@ _LISTED = f"""listed AS (
         CAST(valid_until - INTERVAL 1 MICROSECOND AS DATE) AS expiration_date
     FROM memories
 )"""
-_IN_SPACES = f"""WITH {_LISTED}, spaces AS (
-    SELECT {", ".join(f"unnest(${name}) AS {name}" for name in ("namespace", *FIELDS))}
-), found AS (SELECT * FROM listed JOIN spaces USING (namespace) WHERE {{where}})"""
-"""The memories that fulfil a condition, with the entities of their namespaces."""
+_SPACES = f"SELECT {', '.join(f'unnest(${name}) AS {name}' for name in ('namespace', *FIELDS))}"
+"""The namespaces that are the query's parameters, with their entities."""
 _COLUMNS = (
     "id, memory_id, namespace, memory, category, source, key, cardinality, metadata, observed_at, valid_until, created_at, "
     "updated_at, expiration_date"
@@ -71,7 +69,7 @@ def page(data: Path, where: Where, number: int, size: int) -> tuple[list[Remembe
         return [], 0
     rows = _rows(
         data,
-        _IN_SPACES.format(where=where.sql)
+        _in_spaces(where)
         + f", paged AS (FROM found ORDER BY created_at DESC, id LIMIT {size} OFFSET {size * (number - 1)}) "
         f"SELECT (SELECT count(*) FROM found) AS total, {_COLUMNS} FROM (SELECT 1) LEFT JOIN paged ON true "
         "ORDER BY created_at DESC, id",
@@ -87,7 +85,7 @@ def namespaces(data: Path, where: Where, at_most: int = MAX_NAMESPACES) -> list[
     spaces = [row["namespace"] for row in every_namespace(data)]
     if spaces:
         found = (
-            _IN_SPACES.format(where=where.sql)
+            _in_spaces(where)
             + " SELECT DISTINCT namespace FROM found ORDER BY namespace LIMIT "
         )
         rows = _rows(data, f"{found} {at_most + 1}", where.parameters | _named(spaces))
@@ -204,6 +202,14 @@ def replaced_by(data: Path, namespace: str, memory_id: str) -> list[str]:
         {"namespace": namespace, "memory_id": memory_id},
     )
     return [row["memory_id"] for row in rows]
+
+
+def _in_spaces(where: Where) -> str:
+    """SQL of the memories that fulfil the condition, with the entities of their namespaces."""
+    return (
+        f"WITH {_LISTED}, spaces AS ({_SPACES}), "
+        f"found AS (SELECT * FROM listed JOIN spaces USING (namespace) WHERE {where.sql})"
+    )
 
 
 def _named(spaces: Iterable[str]) -> dict[str, object]:
