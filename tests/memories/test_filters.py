@@ -14,8 +14,22 @@ from workers.memories import reading
 from workers.memories.entities import FIELDS, entities_of
 from workers.memories.filters import MAX_CONDITIONS, where
 
-SPACES = ["ann", "bob", "agent=guide", "user=ann&run=7", "user=ann&agent=guide", "run=7", "' OR true --", "user=ann%26&app=x"]
-METADATA = [None, '{"n":3,"topic":"food"}', '{"n":4.5,"topic":"Food","ok":true}', '{"a/b~c":null,"list":[1,"x"]}']
+SPACES = [
+    "ann",
+    "bob",
+    "agent=guide",
+    "user=ann&run=7",
+    "user=ann&agent=guide",
+    "run=7",
+    "' OR true --",
+    "user=ann%26&app=x",
+]
+METADATA = [
+    None,
+    '{"n":3,"topic":"food"}',
+    '{"n":4.5,"topic":"Food","ok":true}',
+    '{"a/b~c":null,"list":[1,"x"]}',
+]
 
 
 @pytest.fixture(scope="module")
@@ -114,14 +128,20 @@ def test_a_filter_of_any_depth_or_size_ends_with_an_error() -> None:
             where(filters)
 
 
-names = st.sampled_from([*SPACES, "ann", "guide", "7", "*", "x", "'", '"', "; SELECT 1", "$namespace", "%"]) | st.text(max_size=5)
+names = st.sampled_from(
+    [*SPACES, "ann", "guide", "7", "*", "x", "'", '"', "; SELECT 1", "$namespace", "%"]
+) | st.text(max_size=5)
 conditions = st.one_of(
-    st.fixed_dictionaries({field: names | st.fixed_dictionaries({"in": st.lists(names, min_size=1, max_size=3)})})
+    st.fixed_dictionaries(
+        {field: names | st.fixed_dictionaries({"in": st.lists(names, min_size=1, max_size=3)})}
+    )
     for field in FIELDS
 )
 extras = st.one_of(
     st.fixed_dictionaries({"categories": names}),
-    st.fixed_dictionaries({"metadata": st.dictionaries(names, names | st.integers(-5, 5), min_size=1, max_size=2)}),
+    st.fixed_dictionaries(
+        {"metadata": st.dictionaries(names, names | st.integers(-5, 5), min_size=1, max_size=2)}
+    ),
     st.fixed_dictionaries({"keywords": names}),
 )
 trees = st.recursive(

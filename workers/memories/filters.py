@@ -31,6 +31,9 @@ _TEXTS = {"categories": "category", "text": "memory", "keywords": "memory", **{n
 _TIMES = {"created_at": "created_at", "updated_at": "updated_at", "timestamp": "observed_at"}
 _KNOWN = (*FIELDS, *_TIMES, "expiration_date", "categories", "metadata", "text", "keywords", "memory_ids")
 
+SPEAKS = "(valid_until IS NULL OR valid_until > now())"
+"""Of a memory that has not expired."""
+
 Compare = Callable[[str, str, Any], str]
 """SQL of a column's comparison, by one operator, with one value."""
 
@@ -45,6 +48,8 @@ class Where:
     """The entities that it mentions."""
     pinned: dict[str, str] = field(default_factory=dict)
     """Those that must have this value, whatever else it says."""
+    namespace: str | None = None
+    """The only namespace of it, whatever it says of entities."""
 
     def bind(self, value: object) -> str:
         """The name of a parameter with this value. Raises BadMessage."""
@@ -56,6 +61,14 @@ class Where:
 
     def also(self, sql: str) -> None:
         self.sql = f"{self.sql} AND {sql}"
+
+
+def where_in(namespace: str, *conditions: Mapping[str, Any]) -> Where:
+    """The memories of one namespace that fulfil all conditions, without the expired ones. Raises BadMessage."""
+    found = where({"AND": list(conditions)}, scoped=False) if conditions else Where()
+    found.namespace = namespace
+    found.also(SPEAKS)
+    return found
 
 
 def where(filters: Mapping[str, Any], scoped: bool = True) -> Where:

@@ -38,8 +38,6 @@ _COLUMNS = (
     "id, memory_id, namespace, memory, category, source, key, cardinality, metadata, observed_at, valid_until, created_at, "
     "updated_at, expiration_date"
 )
-SPEAKS = "(valid_until IS NULL OR valid_until > now())"
-"""Of a memory that has not expired."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +78,13 @@ def page(data: Path, where: Where, number: int, size: int) -> tuple[list[Remembe
 
 def namespaces(data: Path, where: Where, at_most: int = MAX_NAMESPACES) -> list[str]:
     """The namespaces with memories that fulfil the condition; the one that it names without asking. Raises BadMessage."""
+    if where.namespace is not None:
+        return [where.namespace]
     if where.pinned and set(where.pinned) == where.entities:
         return [namespace_of(where.pinned)]
     spaces = [row["namespace"] for row in every_namespace(data)]
     if spaces:
-        found = (
-            _in_spaces(where)
-            + " SELECT DISTINCT namespace FROM found ORDER BY namespace LIMIT "
-        )
+        found = _in_spaces(where) + " SELECT DISTINCT namespace FROM found ORDER BY namespace LIMIT "
         rows = _rows(data, f"{found} {at_most + 1}", where.parameters | _named(spaces))
         spaces = [row["namespace"] for row in rows]
     if len(spaces) > at_most:

@@ -4,11 +4,9 @@ Changes are records on `facts`, and return when they are decided. Searches are r
 from the data folder. The functions belong on an event loop, and never block it.
 """
 
-import asyncio
-import threading
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -18,15 +16,12 @@ from anyio import CapacityLimiter, to_thread
 from schemas.common import BadMessage, validate
 from schemas.fact import Fact, FactMessage, Forget, ForgetAll
 from schemas.request import GenerationRequest
-from schemas.response import GenerationResponse
-from workers import client
-from workers.client import positions
-from workers.kafka.config import KafkaSettings
-from workers.kafka.errors import KafkaError, KafkaUnavailable, TopicsMismatch, TopicsMissing
+from schemas.response import GenerationResponse, UsedMemory
+from workers.client import ClientError, LoopClient, positions
 from workers.memories import reading
-from workers.memories.errors import NotFound, Unavailable
+from workers.memories.changes import WAIT_S, Change, Changes, Records
+from workers.memories.errors import NotFound
 from workers.memories.filters import Where
-from workers.memories.publisher import Change, Publisher, Records
 from workers.memories.reading import Remembered
 
 MAX_QUERIES = 2
@@ -35,9 +30,6 @@ MAX_FOUND = 100
 """Most memories of a search: the limit of a request."""
 MAX_SPACES = 16
 """Namespaces of one search: the limit of a request."""
-WAIT_S = 20.0
-"""How long a change waits for its decision."""
-ANSWER_S = 120.0
 EVENT = "mem0:"
 """How the fact_ids of a change begin, before its id."""
 
@@ -70,14 +62,12 @@ class Found:
 
 
 class Memories:
-    """The memories of one data folder and one cluster. Close it."""
+    """The memories of one data folder and of the cluster that the client is connected to."""
 
-    def __init__(self, settings: KafkaSettings, data: Path) -> None:
-        self._settings, self._data = replace(settings, connect_timeout_s=3.0), data
-        self._publisher = Publisher(self._settings, data)
+    def __init__(self, client: LoopClient, data: Path) -> None:
+        self._client, self._data = client, data
+        self._changes = Changes(client, data)
         self._queries = CapacityLimiter(MAX_QUERIES)
-        self._client: client.Client | None = None
-        self._connecting = threading.Lock()
 
     # --- reading ---
 
@@ -126,38 +116,35 @@ class Memories:
             return []
         request = {"task": "retrieve", "prompt": query, "namespace": spaces, "limit": MAX_FOUND}
         answer = await self.ask(validate(GenerationRequest, request))
-        hits = {(hit.namespace, hit.memory_id): hit for hit in answer.memories}
+        return (await self.found(answer.memories, where))[:limit]
+
+    async def found(self, hits: Sequence[UsedMemory], where: Where) -> list[Found]:
+        """The memories of a response that fulfil the condition, in its order."""
         if not hits:
             return []
-        where.also(f"list_contains({where.bind([hit.memory_id for hit in answer.memories])}, memory_id)")
-        rows, _ = await self.page(where, 1, MAX_FOUND)
-        found = {(row.namespace, row.memory_id): row for row in rows}
-        ranked = [Found(found[key], hit.score, hit.gate) for key, hit in hits.items() if key in found]
-        return ranked[:limit]
+        where.also(f"list_contains({where.bind([hit.memory_id for hit in hits])}, memory_id)")
+        rows, _ = await self.page(where, 1, len(hits))
+        known = {(row.namespace, row.memory_id): row for row in rows}
+        keyed = [(hit, known.get((hit.namespace, hit.memory_id))) for hit in hits]
+        return [Found(memory, hit.score, hit.gate) for hit, memory in keyed if memory]
 
     async def ask(self, request: GenerationRequest) -> GenerationResponse:
-        """The response to a request, from a memory that has what was published here. Raises Unavailable, BadMessage."""
-        try:
-            asker = await to_thread.run_sync(self._connected)
-            recent = await to_thread.run_sync(positions.recall, self._data, request.namespaces)
-            future = await to_thread.run_sync(asker.submit, request, recent, ANSWER_S)
-            answer = await asyncio.wrap_future(future)
-        except (KafkaUnavailable, KafkaError, client.ClientError, TopicsMissing, TopicsMismatch) as error:
-            raise Unavailable(str(error)[:500]) from error
-        if answer.error:
-            raise Unavailable(f"{answer.error.message} ({answer.error.reason})")
-        return answer
+        """The response to a request, from a memory that has what was published here, if it has that in time.
 
-    def _connected(self) -> client.Client:
-        with self._connecting:
-            if self._client is None or self._client.closed:
-                self._client = client.Client(self._settings)
-            return self._client
+        Raises ClientError, and what a client of the topics raises.
+        """
+        recent = await to_thread.run_sync(positions.recall, self._data, request.namespaces)
+        answer = await self._client.ask(request, recent)
+        if recent and answer.error and answer.error.reason == "behind":
+            answer = await self._client.ask(request)
+        if answer.error:
+            raise ClientError(f"{answer.error.message} ({answer.error.reason})")
+        return answer
 
     # --- changing ---
 
     async def add(self, namespace: str, records: Sequence[FactMessage]) -> Change:
-        """Publishes facts and conversations, and waits up to `WAIT_S` for their decisions. Raises Busy, Unavailable."""
+        """Publishes facts and conversations, and waits up to `WAIT_S` for their decisions. Raises Busy."""
         id = str(uuid.uuid4())
         named = [
             one.model_copy(update={"fact_id": f"{EVENT}{id}/{n}"})
@@ -165,7 +152,7 @@ class Memories:
             else one
             for n, one in enumerate(records)
         ]
-        return await self._send(id, [(namespace, one) for one in named])
+        return await self._changes.send(id, [(namespace, one) for one in named])
 
     async def effects(self, change_id: str, namespace: str | None = None) -> list[Effect]:
         """What became of the facts of a change, as far as they are decided."""
@@ -177,11 +164,11 @@ class Memories:
 
     def change(self, id: str) -> Change | None:
         """A change that was made here not long ago."""
-        return self._publisher.kept(id)
+        return self._changes.get(id)
 
     def changes(self) -> list[Change]:
         """The newest changes, the newest first."""
-        return self._publisher.newest()
+        return self._changes.newest()
 
     async def update(
         self,
@@ -192,7 +179,7 @@ class Memories:
         observed_at: datetime | None = None,
         namespace: str | None = None,
     ) -> Remembered:
-        """Changes a memory; what is not given stays. Raises NotFound, BadMessage, Busy, Unavailable.
+        """Changes a memory; what is not given stays. Raises NotFound, BadMessage, ClientError.
 
         The id stays, except of a memory whose key is of another system: the new text then belongs to that key.
         """
@@ -224,7 +211,7 @@ class Memories:
         return await self.get(effects[-1].id or id, one.namespace)
 
     async def forget(self, ids: Sequence[str], linked: bool = False, namespace: str | None = None) -> None:
-        """Forgets memories; with `linked` also those that they replaced. Raises NotFound, Busy, Unavailable."""
+        """Forgets memories; with `linked` also those that they replaced. Raises NotFound, ClientError."""
         found = await self._find(ids, namespace)
         records: list[tuple[str, FactMessage]] = []
         for one in dict.fromkeys((one.namespace, one.memory_id) for id in ids for one in found[id]):
@@ -233,23 +220,12 @@ class Memories:
         await self._decided(records)
 
     async def forget_all(self, namespaces: Sequence[str]) -> None:
-        """Forgets every memory of these namespaces. Raises Busy, Unavailable."""
+        """Forgets every memory of these namespaces. Raises ClientError."""
         await self._decided([(space, ForgetAll(forget_all=True)) for space in namespaces])
 
     async def _decided(self, records: Records) -> None:
         if records:
-            _in_time(await self._send(str(uuid.uuid4()), records))
-
-    async def _send(self, id: str, records: Records) -> Change:
-        change = self._publisher.submit(id, records)
-        await asyncio.wait([asyncio.wrap_future(change.done)], timeout=WAIT_S)
-        return change
-
-    def close(self) -> None:
-        self._publisher.close()
-        with self._connecting:
-            if self._client:
-                self._client.close()
+            _in_time(await self._changes.send(str(uuid.uuid4()), records))
 
 
 def end_of(day: date) -> datetime:
@@ -264,9 +240,9 @@ def end_of(day: date) -> datetime:
 
 def _in_time(change: Change) -> Change:
     if change.status == "FAILED":
-        raise Unavailable(change.error or "failed")
+        raise ClientError(change.error or "failed")
     if change.status != "SUCCEEDED":
-        raise Unavailable(
+        raise ClientError(
             f"sent, and not decided within {WAIT_S:.0f} s: it will be. Are an encoder and a writer running?"
         )
     return change

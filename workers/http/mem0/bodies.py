@@ -14,8 +14,7 @@ from schemas.common import BadMessage, Finite, Message, Metadata, parse_json, va
 from schemas.conversation import MAX_MESSAGES, Conversation
 from schemas.fact import Fact, FactMessage
 from workers.memories.entities import ANY, FIELDS
-from workers.memories.filters import Where, day_of, time_of, where
-from workers.memories.reading import SPEAKS
+from workers.memories.filters import SPEAKS, Where, day_of, time_of, where
 from workers.memories.service import MAX_FOUND, end_of
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -242,13 +241,8 @@ M = TypeVar("M", bound=Message)
 
 
 async def body_of(model: type[M], request: Request) -> M:
-    """The body of a request. Reads no more than the limit. Raises BadMessage."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise BadMessage("too-large", f"the body has more than {MAX_BODY_BYTES >> 10} KiB")
-    return validate(model, known(parse_json(bytes(body), MAX_BODY_BYTES)))
+    """The body of a request, which its endpoint has read. Raises BadMessage."""
+    return validate(model, known(parse_json(await request.body(), MAX_BODY_BYTES)))
 
 
 def known(body: Mapping[str, Any]) -> dict[str, Any]:

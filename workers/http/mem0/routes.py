@@ -4,31 +4,35 @@ Each handler reads its body, calls `Memories` and shapes the answer. Errors have
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute
 
-from pipeline.history.errors import HistoryError
-from pipeline.query.run import QueryError
 from schemas.common import BadMessage, validate
 from schemas.fact import Forget
+from workers.http.endpoint import route
+from workers.http.errors import ApiError
 from workers.http.mem0 import bodies, shapes
+from workers.memories.changes import Change
 from workers.memories.entities import ANY, FIELDS, entities_of, namespace_of
-from workers.memories.errors import Busy, NotFound, Unavailable
+from workers.memories.errors import NotFound
 from workers.memories.filters import where
-from workers.memories.publisher import Change
 from workers.memories.service import Memories
 
 Handler = Callable[[Memories, Request], Awaitable[Any]]
+"""Its answer is written as JSON."""
 
 MAX_FORGOTTEN = 1_000
 """Namespaces that one request may empty."""
 
 TOGETHER = 32
 """Updates of a batch that are made at the same time."""
+
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 _REFUSED = {
     "/v1/exports/{rest:path}": 'an export here is a file: factstream query "from memories" --format json, or the Parquet files',
@@ -57,7 +61,7 @@ async def add(memories: Memories, request: Request) -> Any:
             "invalid-field", "messages: with infer=false there must be one that is not the system's"
         )
     change = await memories.add(namespace, records)
-    return await _event(memories, change) | {"event_id": change.id, "message": "Memories are added."}
+    return await _event(memories, change) | {"event_id": change.id}
 
 
 async def search(memories: Memories, request: Request) -> Any:
@@ -157,14 +161,13 @@ async def events(memories: Memories, request: Request) -> Any:
     return _paged(request, paging, shown, len(changes))
 
 
-async def refused(_: Memories, request: Request) -> Any:
-    hint = next(hint for route, hint in _REFUSED.items() if request.scope["route"].path == route)
+async def refused(hint: str, _: Memories, request: Request) -> Any:
     raise BadMessage("unsupported", f"{request.method} {request.url.path[:200]} has no equal here: {hint}")
 
 
-def routes(memories: Memories) -> list[Route]:
-    """The routes of all addresses, for an application that checks who may call them."""
+def routes(memories: Memories) -> list[BaseRoute]:
     served: list[tuple[str, str, Handler]] = [
+        *((method, path, partial(refused, hint)) for path, hint in _REFUSED.items() for method in METHODS),
         ("GET", "/v1/ping/", ping),
         ("POST", "/v3/memories/add/", add),
         ("POST", "/v3/memories/search/", search),
@@ -181,44 +184,28 @@ def routes(memories: Memories) -> list[Route]:
         ("GET", "/v1/events/", events),
         ("GET", "/v1/event/{id}/", event),
     ]
-    every = ["GET", "POST", "PUT", "PATCH", "DELETE"]
     return [
-        *(Route(path, _answering(memories, refused), methods=every) for path in _REFUSED),
-        *(Route(path, _answering(memories, handler), methods=[method]) for method, path, handler in served),
+        route(method, path, partial(_answer, handler, memories), problem) for method, path, handler in served
     ]
 
 
-def _answering(memories: Memories, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-    """The endpoint of a handler: its answer as JSON, and its errors in mem0's shape."""
-
-    async def endpoint(request: Request) -> Response:
-        try:
-            return JSONResponse(await handler(memories, request))
-        except BadMessage as error:
-            return _problem(413 if error.reason == "too-large" else 400, error, error.reason)
-        except NotFound as error:
-            return _problem(404, error, "not-found")
-        except Busy as error:
-            return _problem(429, error, "busy", {"retry-after": "5"})
-        except Unavailable as error:
-            return _problem(503, error, "unavailable")
-        except (QueryError, HistoryError) as error:
-            return _problem(500, error, "data-folder")
-
-    return endpoint
+async def _answer(handler: Handler, memories: Memories, request: Request) -> Response:
+    try:
+        return JSONResponse(await handler(memories, request))
+    except NotFound as error:
+        raise ApiError(404, "not-found", str(error)) from error
 
 
-def _problem(
-    status: int, error: Exception, reason: str, headers: Mapping[str, str] | None = None
-) -> Response:
-    return JSONResponse({"detail": str(error)[:1000], "reason": reason}, status, headers)
+def problem(error: ApiError) -> Response:
+    """An error as mem0's client reads it."""
+    return JSONResponse({"detail": error.message, "reason": error.code}, error.status, error.headers)
 
 
 async def _event(memories: Memories, change: Change) -> dict[str, Any]:
     """The state of an addition. One of whose records none was decided, because it was refused, has failed."""
     results = shapes.effects(await memories.effects(change.id, change.namespace))
     shape = shapes.change(change, results)
-    if change.status == "SUCCEEDED" and not results and (refusal := await memories.refusal(change.id)):
+    if change.refused and not results and (refusal := await memories.refusal(change.id)):
         shape |= {"status": "FAILED", "error": refusal}
     return shape
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import orjson
 
+from workers.memories.changes import Change
 from workers.memories.entities import FIELDS, entities_of
-from workers.memories.publisher import Change
 from workers.memories.reading import Remembered
 from workers.memories.service import Effect, Found
 
