@@ -82,9 +82,18 @@ class DecisionConfig:
     """Importance that is added when the same text comes again. Set."""
 
 
+@dataclass(frozen=True)
+class ConversationConfig:
+    """Which statements of a conversation are learned."""
+
+    min_information: float = 21.5
+    """Nats: what a sentence must tell the model, in the sum of its words, to be learned. Fitted: docs/assistant.md."""
+
+
 TEXT = TextConfig()
 CALIBRATION = CalibrationConfig()
 DECISIONS = DecisionConfig()
+CONVERSATIONS = ConversationConfig()
 
 
 @dataclass(frozen=True)

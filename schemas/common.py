@@ -81,12 +81,12 @@ def _local_time(value: Any) -> datetime:
         raise ValueError(
             "a time is ISO 8601, such as 2026-03-01T12:00:00Z, or epoch milliseconds, a whole number"
         )
-    value = value.replace(tzinfo=UTC) if value.tzinfo is None else value
+    time = value.replace(tzinfo=UTC) if value.tzinfo is None else value
     try:
-        value.astimezone(UTC)
+        time.astimezone(UTC)
     except OverflowError:
         raise ValueError("the time is out of range") from None
-    return value
+    return time
 
 
 def _of_milliseconds(number: int) -> datetime:
@@ -161,6 +161,11 @@ FactText = Annotated[
     ),
 ]
 ShortText = Annotated[str, AfterValidator(_printable), Field(min_length=1, max_length=256)]
+SpeakerName = Annotated[
+    str,
+    AfterValidator(_printable),
+    Field(min_length=1, max_length=64, pattern=r"^\S(.*\S)?$", json_schema_extra={"pattern": r"^\S(.*\S)?$"}),
+]
 Namespace = Annotated[
     str,
     AfterValidator(_namespace),

@@ -1,8 +1,8 @@
 """`fact-encodings`: facts with the numbers that the encoder measured, in Arrow IPC.
 
 A message is one record batch, of one namespace. Each row has the source offset (topic_id, partition, offset) of its record
-on `facts`, so that the writer decides each fact once. A row of another kind than `fact` is a request, in order with the
-facts.
+on `facts`, so that the writer decides each record once: the facts of a conversation, which have the same, are in one message.
+A row of another kind than `fact` is a request, in order with the facts, or says that a conversation stated nothing.
 """
 
 import struct
@@ -15,8 +15,19 @@ from schemas.fields import FACT, KEYED, MEASURED, SOURCE_OFFSET, TIME, WORDS, wi
 
 MAX_ROWS = 256
 """Most rows of a message."""
-KINDS = ("fact", "forget", "erase", "forget_key", "erase_key", "forget_all", "erase_all", "restore")
-"""The kinds of rows: a fact, a request to forget one memory, what a key states or a namespace, or one to restore a memory.
+KINDS = (
+    "fact",
+    "forget",
+    "erase",
+    "forget_key",
+    "erase_key",
+    "forget_all",
+    "erase_all",
+    "restore",
+    "nothing",
+)
+"""The kinds of rows: a fact, a request to forget one memory, what a key states or a namespace, or one to restore a memory; or
+nothing, where a conversation stated nothing: it is decided, too, so that nobody waits for it.
 
 A request that begins with `erase` takes the text out of the history, too.
 """

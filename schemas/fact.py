@@ -5,7 +5,7 @@ in their namespace.
 """
 
 from contextlib import suppress
-from typing import Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import orjson
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -18,17 +18,23 @@ from schemas.common import (
     Finite,
     Identifier,
     Key,
+    LocalTime,
     MemoryId,
     Message,
     Metadata,
     Namespace,
     ShortText,
+    SpeakerName,
     Timestamp,
     decode_key,
     parse_json,
     validate,
 )
-from schemas.conversation import Conversation, Said
+
+MAX_MESSAGES = 256
+"""Most messages of one record."""
+MAX_CHARS = 64 * 1024
+"""Most characters of its messages together."""
 
 
 class Fact(Message):
@@ -67,6 +73,61 @@ class Fact(Message):
         description="Learn only what lowers the model's loss by this much (nats per token); "
         "0 learns everything that is new.",
     )
+
+
+class Said(Message):
+    """One message of a conversation."""
+
+    role: Literal["user", "assistant", "system", "developer", "tool"]
+    content: Annotated[str, Field(max_length=MAX_CHARS)] = ""
+    name: SpeakerName | None = Field(
+        default=None, description="The speaker. Without it a fact speaks of `the user`."
+    )
+    timestamp: LocalTime | None = Field(
+        default=None,
+        description="When it was said; by default the conversation's timestamp. With the speaker's own UTC offset "
+        '"yesterday" is the day before the speaker\'s.',
+    )
+
+
+class Conversation(Message):
+    """What people said. The sentences of users that state something are learned; questions and greetings are not.
+
+    Only what users say is learned: messages of the assistant, the system and tools are not.
+    """
+
+    messages: Annotated[list[Said], Field(min_length=1, max_length=MAX_MESSAGES)]
+    timestamp: LocalTime | None = Field(
+        default=None, description="When it took place. By default the Kafka timestamp."
+    )
+    category: ShortText | None = Field(default=None, description="As for a fact: of all its facts.")
+    namespace: Namespace | None = Field(default=None, description="By default the Kafka key, else `default`.")
+    fact_id: Identifier | None = Field(
+        default=None,
+        description="The upstream system's own id of this record, at most 240 characters; its facts have it with `#` and "
+        "the sentence's number, so each is decided once.",
+    )
+    source: ShortText | None = Field(default=None, description="As for a fact: of all its facts.")
+    metadata: Metadata | None = Field(
+        default=None,
+        description="As for a fact; `speaker` and `said`, the sentence as it was said, are added.",
+    )
+    valid_until: Timestamp | None = Field(default=None, description="As for a fact: of all its facts.")
+    min_loss_delta: Finite | None = Field(
+        default=None,
+        description="Learn what lowers the model's loss by this much (nats per token); 0 learns every new statement. By "
+        "default a sentence must also tell the model enough in all, because most of a conversation is not worth a memory.",
+    )
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if sum(len(message.content) for message in self.messages) > MAX_CHARS:
+            raise ValueError(
+                f"the messages have more than {MAX_CHARS} characters together; send fewer a record"
+            )
+        if self.fact_id is not None and len(self.fact_id) > 240:
+            raise ValueError("the fact_id of a conversation has at most 240 characters")
+        return self
 
 
 class Forget(Message):

@@ -1,11 +1,12 @@
-"""Decisions about requests and uses: pure functions of the bank, which they do not change.
+"""Decisions about requests, uses and empty conversations, pure functions of the bank.
 
 forgotten   removed on request; `erased`: its text will leave the history, too
 duplicate   a request to forget a key whose fact_id was decided before
 restored    brought back after another superseded it; `unknown`: it is not superseded, or is not kept any more
 used        took part in an answer
+skipped     a conversation that states nothing
 
-The rule is the request: forget, forget_key, forget_all, restore; or `use`.
+The rule is the request: forget, forget_key, forget_all, restore; or `use`, or `nothing_stated`.
 """
 
 from dataclasses import replace
@@ -14,7 +15,14 @@ from datetime import datetime
 from pipeline.decide.decide import evictions, taken_in_time
 from pipeline.decide.importance import as_float32, grown
 from pipeline.memory.bank import Bank
-from pipeline.memory.events import Decision, ForgetRequest, RestoreRequest, SourceOffset, labels_of
+from pipeline.memory.events import (
+    Decision,
+    ForgetRequest,
+    NothingStated,
+    RestoreRequest,
+    SourceOffset,
+    labels_of,
+)
 
 
 def decide_forget(bank: Bank, request: ForgetRequest, now: datetime) -> list[Decision]:
@@ -94,6 +102,20 @@ def decide_restore(bank: Bank, request: RestoreRequest, now: datetime) -> list[D
         **labels_of(memory) | {"fact_id": None},
     )
     return [restored, *(evictions(bank, restored) if newest is None else [])]
+
+
+def decide_nothing(event: NothingStated, now: datetime) -> list[Decision]:
+    """The decision about a conversation that states nothing: its record is decided."""
+    return [
+        Decision(
+            event.namespace,
+            "skipped",
+            event.cause,
+            now,
+            rule="nothing_stated",
+            published_at=event.published_at,
+        )
+    ]
 
 
 def decide_use(

@@ -17,7 +17,15 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.ingest.encoding import FactEncoding
-from pipeline.memory.events import Decision, Event, ForgetRequest, NewFact, RestoreRequest, SourceOffset
+from pipeline.memory.events import (
+    Decision,
+    Event,
+    ForgetRequest,
+    NewFact,
+    NothingStated,
+    RestoreRequest,
+    SourceOffset,
+)
 from pipeline.memory.namespace import Superseded
 from pipeline.memory.record import Memory
 from pipeline.text.words import terms_of
@@ -74,12 +82,12 @@ def facts_to_batch(events: Sequence[Event], encoder_id: str) -> pa.RecordBatch:
     facts = [event if isinstance(event, NewFact) else None for event in events]
     columns = _columns(events, _EVENT_COLUMNS) | _columns(facts, _FACT_COLUMNS)
     columns["kind"] = [_kind(event) for event in events]
-    columns["forget"] = [None if isinstance(event, NewFact) else event.memory_id for event in events]
-    columns["key"] = [None if isinstance(event, RestoreRequest) else event.key for event in events]
-    columns["observed_at"] = [
-        None if isinstance(event, RestoreRequest) else event.observed_at for event in events
-    ]
-    columns["fact_id"] = [None if isinstance(event, RestoreRequest) else event.fact_id for event in events]
+    about_memory = (ForgetRequest, RestoreRequest)
+    columns["forget"] = [event.memory_id if isinstance(event, about_memory) else None for event in events]
+    for name in ("key", "observed_at", "fact_id"):
+        columns[name] = [
+            getattr(event, name) if isinstance(event, NewFact | ForgetRequest) else None for event in events
+        ]
     columns["encoder_id"] = [fact.encoding.encoder_id if fact else encoder_id for fact in facts]
     return pa.RecordBatch.from_pydict(columns, FACT_ENCODINGS)
 
@@ -95,6 +103,8 @@ def facts_from_batch(batch: pa.RecordBatch) -> list[Event]:
             events.append(NewFact(encoding=encoding, cause=cause, **own))
         elif kind == "restore":
             events.append(RestoreRequest(row["namespace"], row["forget"], row["published_at"], cause))
+        elif kind == "nothing":
+            events.append(NothingStated(row["namespace"], row["published_at"], cause))
         else:
             verb, _, what = kind.partition("_")
             events.append(
@@ -116,8 +126,8 @@ def _kind(event: Event) -> str:
     """One of schemas.encoding.KINDS."""
     if isinstance(event, NewFact):
         return "fact"
-    if isinstance(event, RestoreRequest):
-        return "restore"
+    if isinstance(event, RestoreRequest | NothingStated):
+        return "restore" if isinstance(event, RestoreRequest) else "nothing"
     what = "" if event.memory_id is not None else "_key" if event.key is not None else "_all"
     return ("erase" if event.erase else "forget") + what
 

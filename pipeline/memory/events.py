@@ -92,7 +92,16 @@ class RestoreRequest:
     cause: SourceOffset
 
 
-Event = NewFact | ForgetRequest | RestoreRequest
+@dataclass(frozen=True, slots=True)
+class NothingStated:
+    """A conversation that states nothing: its record is decided all the same."""
+
+    namespace: str
+    published_at: datetime
+    cause: SourceOffset
+
+
+Event = NewFact | ForgetRequest | RestoreRequest | NothingStated
 
 
 @dataclass(frozen=True, slots=True)

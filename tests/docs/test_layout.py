@@ -16,7 +16,7 @@ MAX_NAME = 79  # characters of a test's name
 PACKAGES = (("schemas",), ("pipeline",), ("workers",), ("tests",))
 FOLDERS = {
     "pipeline": (
-        ("config", "files"), ("text",), ("model",), ("ingest",), ("memory",), ("decide",), ("retrieve",), ("fusion",),
+        ("config", "files"), ("text", "conversation"), ("model",), ("ingest",), ("memory",), ("decide",), ("retrieve",), ("fusion",),
         ("history",), ("query",), ("memory_lm",), ("bench",), ("fit",),
     ),
     "workers": (

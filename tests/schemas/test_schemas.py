@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from schemas import export, topics
 from schemas.changelog import Decided, MemoryRecord, PositionRecord
 from schemas.common import MAX_TEXT_BYTES, BadMessage, Message, decode, encode
-from schemas.fact import Fact, Forget, ForgetAll, ForgetKey, Restore, decode_fact
+from schemas.fact import Conversation, Fact, Forget, ForgetAll, ForgetKey, Restore, Said, decode_fact
 from schemas.hits import Hit, MemoryHits
 from schemas.request import ChatMessage, GenerationRequest, decode_request
 from schemas.response import GenerationResponse, ResponseDelta, ResponseError, Timings, Usage, UsedMemory
@@ -129,6 +129,13 @@ EXAMPLES: list[tuple[str, dict[str, Any], bool]] = [
     ("fact", {"text": "a", "min_loss_delta": True}, False),
     ("fact", {"text": "a", "source": "s" * 257}, False),
     ("fact", {"text": "a", "observed_at": 1700000000}, False),
+    ("conversation", {"messages": [{"role": "user", "content": "I moved.", "name": "Ana"}]}, True),
+    ("conversation", {"messages": [{"role": "user", "timestamp": "2026-03-01T20:00:00-08:00"}]}, True),
+    ("conversation", {"messages": []}, False),
+    ("conversation", {"messages": [{"role": "bot", "content": "a"}]}, False),
+    ("conversation", {"messages": [{"role": "user", "content": "a", "name": " "}]}, False),
+    ("conversation", {"messages": [{"role": "user", "content": "a"}], "text": "b"}, False),
+    ("conversation", {"messages": [{"role": "user", "content": "a"}] * 257}, False),
     ("forget", {"forget": ID}, True),
     ("forget", {"forget": ID.upper()}, False),
     ("forget", {"forget": ID, "text": "a"}, False),
@@ -190,6 +197,7 @@ MEMORY = MemoryRecord(
 MESSAGES: list[Message] = [
     Fact(text="a", category="c", namespace="n", fact_id="7", source="s", observed_at=TIME, min_loss_delta=0.0),
     Fact(text="a", key="k", cardinality="many", metadata={"b": [1, None], "a": {"c": 2.5}}, valid_until=TIME),
+    Conversation(messages=[Said(role="user", name="Ana", content="I moved.", timestamp=TIME)], timestamp=TIME, fact_id="7"),
     Forget(forget=ID, namespace="n"),
     ForgetKey(forget_key="k", observed_at=TIME),
     ForgetAll(forget_all=True, erase=True),

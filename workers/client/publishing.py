@@ -15,7 +15,7 @@ from schemas import topics
 from schemas.changelog import Decided, PositionRecord, decode_changelog
 from schemas.common import BadMessage, encode
 from schemas.dead_letter import decode_headers
-from schemas.fact import Fact, FactMessage
+from schemas.fact import Conversation, Fact, FactMessage
 from workers.client.errors import ClientError
 from workers.client.positions import Positions
 from workers.client.tail import Tail
@@ -85,7 +85,7 @@ def publish(
 
 
 def _with_id(fact: FactMessage, fact_id: str) -> FactMessage:
-    if not isinstance(fact, Fact) or fact.fact_id is not None:
+    if not isinstance(fact, Fact | Conversation) or fact.fact_id is not None:
         return fact
     return fact.model_copy(update={"fact_id": fact_id})
 
@@ -118,6 +118,9 @@ class _Publication:
         self._topic_ids: dict[str, str] = {}
         self._unconfirmed: list[PendingFact] = []
         self._undecided: dict[tuple[int, int], PendingFact] = {}  # by partition and offset
+        self._last: tuple[int, int] | None = (
+            None  # decided last: a conversation has several decisions in a row
+        )
         self._producer: Producer | None = None
         self._tail: Tail | None = None
 
@@ -150,6 +153,7 @@ class _Publication:
         self._tail = Tail(self._settings, DECIDED)
         self._unconfirmed = [*self._undecided.values(), *self._unconfirmed]
         self._undecided.clear()
+        self._last = None
 
     def _confirm(self, producer: Producer) -> None:
         confirmed = producer.flush_or_raise()
@@ -209,8 +213,10 @@ class _Publication:
             return
         for decided in positions.decided:
             where = (decided.partition, decided.offset)
-            if decided.topic_id == self._topic_ids[topics.FACTS] and where in self._undecided:
-                del self._undecided[where]
+            known = where in self._undecided or where == self._last
+            if decided.topic_id == self._topic_ids[topics.FACTS] and known:
+                self._undecided.pop(where, None)
+                self._last = where
                 self.result.outcomes[decided.outcome] += 1
                 self.result.decided.append(decided)
                 self._reached(positions.namespace, decided.topic_id, decided.partition, decided.offset)

@@ -4,16 +4,17 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import groupby
 from pathlib import Path
 
 from pipeline.config import Settings
 from pipeline.decide.decide import decide_fact
-from pipeline.decide.requests import decide_forget, decide_restore, decide_use
+from pipeline.decide.requests import decide_forget, decide_nothing, decide_restore, decide_use
 from pipeline.history import checkpoint, compaction, layout
 from pipeline.history import log as history
 from pipeline.history.errors import HistoryError, Unwritable
 from pipeline.memory.bank import Bank
-from pipeline.memory.events import Decision, Event, NewFact, RestoreRequest, SourceOffset
+from pipeline.memory.events import Decision, Event, NewFact, NothingStated, RestoreRequest, SourceOffset
 from schemas.hits import MemoryHits
 from workers.observe import log
 from workers.write.changelog import SentOffsets
@@ -85,11 +86,15 @@ class Decided:
 
 
 def decide_events(bank: Bank, events: Iterable[Event], now: Now) -> Decided:
-    """Decides events in order and applies each decision. An event that was decided before is skipped."""
+    """Decides events in order and applies each decision. Those of a record that was decided before are skipped.
+
+    The events of one record, such as the facts of a conversation, stand together in one message: all are decided, or none.
+    """
     decided = Decided()
-    for event in events:
-        if not bank.is_decided(event.namespace, event.cause):
-            decided.apply(bank, _decide(bank, event, now()))
+    for (namespace, cause), own in groupby(events, lambda event: (event.namespace, event.cause)):
+        if not bank.is_decided(namespace, cause):
+            for event in own:
+                decided.apply(bank, _decide(bank, event, now()))
     return decided
 
 
@@ -98,6 +103,8 @@ def _decide(bank: Bank, event: Event, now: datetime) -> list[Decision]:
         return decide_fact(bank, event, now)
     if isinstance(event, RestoreRequest):
         return decide_restore(bank, event, now)
+    if isinstance(event, NothingStated):
+        return decide_nothing(event, now)
     return decide_forget(bank, event, now)
 
 
