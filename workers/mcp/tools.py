@@ -16,8 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipeline.history.errors import HistoryError
 from pipeline.query.run import QueryError
 from schemas.common import BadMessage, validate
-from schemas.conversation import Conversation
-from schemas.fact import Fact, FactMessage
+from schemas.fact import Conversation, Fact, FactMessage
 from schemas.request import GenerationRequest
 from workers.client import ClientError
 from workers.kafka.errors import KafkaError, KafkaUnavailable, TopicsMismatch, TopicsMissing

@@ -11,8 +11,7 @@ from pydantic import Field, model_validator
 from starlette.requests import Request
 
 from schemas.common import BadMessage, Finite, Message, Metadata, parse_json, validate
-from schemas.conversation import MAX_MESSAGES, Conversation
-from schemas.fact import Fact, FactMessage
+from schemas.fact import MAX_MESSAGES, Conversation, Fact, FactMessage
 from workers.memories.entities import ANY, FIELDS
 from workers.memories.filters import SPEAKS, Where, day_of, time_of, where
 from workers.memories.service import MAX_FOUND, end_of
