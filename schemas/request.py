@@ -30,8 +30,8 @@ class ChatMessage(Message):
     content: Annotated[str, Field(max_length=MAX_PROMPT_CHARS)]
 
 
-def _given(name: str, kind: str) -> JsonValue:
-    return {"required": [name], "properties": {name: {"type": kind}}}
+def _given(name: str, kind: str, *others: str) -> JsonValue:
+    return {"required": [name, *others], "properties": {name: {"type": kind}}}
 
 
 class GenerationRequest(Message):
@@ -42,7 +42,7 @@ class GenerationRequest(Message):
             "oneOf": [
                 _given("prompt", "string"),
                 _given("messages", "array"),
-                _given("prompts", "array") | {"required": ["prompts", "task"]},
+                _given("prompts", "array", "task"),
             ]
         }
     )

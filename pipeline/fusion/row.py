@@ -94,7 +94,7 @@ class Row:
             return
         log_p = scores.float().log_softmax(-1)
         best, ids = log_p.topk(min(self.job.logprobs, len(log_p)))
-        texts = [backbone.tokenizer.decode([i]) for i in ids.tolist()]
+        texts = [str(backbone.tokenizer.decode([i])) for i in ids.tolist()]
         likeliest = [LikelyToken(text=text, logprob=p) for text, p in zip(texts, best.tolist(), strict=True)]
         self._logprobs.append((float(log_p[token]), likeliest))
 

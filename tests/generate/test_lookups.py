@@ -1,5 +1,7 @@
 """Requests that generate nothing are answered as the others are: in order, with deadlines, replies and dead letters."""
 
+from typing import Any
+
 from prometheus_client import REGISTRY
 
 from schemas import topics
@@ -7,7 +9,7 @@ from tests.generate.fakes import Sent, answers, at, records
 from workers.generate.worker import GeneratorWorker
 
 
-def responses(sent: Sent) -> dict[str, dict[str, object]]:
+def responses(sent: Sent) -> dict[str, Any]:
     return {value["request_id"]: value for _, value in sent.of(topics.GENERATION_RESPONSES)}
 
 
@@ -15,7 +17,7 @@ def test_retrieve_returns_ranked_memories_and_changes_nothing(worker: GeneratorW
     body = {"prompt": "two words", "task": "retrieve", "limit": 3, "namespace": "ada"}
     done = worker.process(records(body))
     answer = responses(sent)["r0"]
-    assert [(m["memory_id"][-1], m["namespace"], m["gate"]) for m in answer["memories"]] == [  # type: ignore[attr-defined]
+    assert [(m["memory_id"][-1], m["namespace"], m["gate"]) for m in answer["memories"]] == [
         ("0", "ada", 0.8), ("1", "ada", 0.0), ("2", "ada", 0.0)
     ]  # fmt: skip
     assert answer["text"] == "" and answer["usage"] == {"prompt_tokens": 2, "completion_tokens": 0}
@@ -27,7 +29,7 @@ def test_retrieve_returns_ranked_memories_and_changes_nothing(worker: GeneratorW
 def test_a_chat_is_looked_up_by_its_last_message(worker: GeneratorWorker, sent: Sent) -> None:
     turns = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]
     worker.process(records({"messages": turns, "task": "retrieve", "limit": 1}))
-    (memory,) = responses(sent)["r0"]["memories"]  # type: ignore[misc]
+    (memory,) = responses(sent)["r0"]["memories"]
     assert memory["text"] == "two 0"
 
 

@@ -42,9 +42,9 @@ class Running:
         assert not self.thread.is_alive()
 
 
-def serve(settings: KafkaSettings, data: Path) -> Running:
+def serve(settings: KafkaSettings, data: Path, token: str | None = None) -> Running:
     urls, stop = list[str](), Stop()
-    arguments = (settings, data, "127.0.0.1", 0, stop, urls.append)
+    arguments = (settings, data, "127.0.0.1", 0, stop, urls.append, token)
     thread = threading.Thread(target=server.serve, args=arguments)
     thread.start()
     wait_until(lambda: urls or not thread.is_alive())

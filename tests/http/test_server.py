@@ -152,10 +152,12 @@ def test_a_token_is_coloured_by_how_much_it_was_raised() -> None:
     }
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])
-def test_the_server_refuses_to_listen_on_all_addresses(tmp_path: Path, host: str) -> None:
-    with pytest.raises(ValueError, match="one address"):
-        server.serve(KafkaSettings(), tmp_path, host, 0, Stop())
+def test_others_reach_the_server_only_with_a_token(tmp_path: Path) -> None:
+    for host in ("0.0.0.0", "::", "", "192.0.2.1"):
+        with pytest.raises(ValueError, match="FACTSTREAM_TOKEN"):
+            server.serve(KafkaSettings(), tmp_path, host, 0, Stop())
+    with pytest.raises(ValueError, match="needs 16 or more"):
+        server.serve(KafkaSettings(), tmp_path, "0.0.0.0", 0, Stop(), token="short")
 
 
 def test_the_server_ends_on_a_signal_and_reports_a_port_in_use(tmp_path: Path) -> None:

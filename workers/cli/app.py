@@ -18,7 +18,7 @@ from workers.cli.errors import report_errors, stderr
 from workers.cli.memories import app as memories_app
 from workers.cli.options import Bootstrap, Data, Device, Json, Model, Prefix
 from workers.cli.publish import publish
-from workers.cli.run import ui, up, worker
+from workers.cli.run import serve, up, worker
 from workers.cli.tables import Format, show_query
 
 app = typer.Typer(help="Continual learning for frozen language models, as a stream.", no_args_is_help=True)
@@ -103,7 +103,8 @@ def query(
     show_query(data, sql, format)
 
 
-app.command()(ui)
+app.command()(serve)
+app.command("ui", help="Serve the web page: the same as `serve`.")(serve)
 
 
 @app.command()

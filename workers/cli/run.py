@@ -1,4 +1,4 @@
-"""`factstream worker`, `up` and `ui`: the commands that run processes until SIGTERM or Ctrl-C."""
+"""`factstream worker`, `up` and `serve`: the commands that run processes until SIGTERM or Ctrl-C."""
 
 import os
 from pathlib import Path
@@ -141,18 +141,38 @@ def _upstream(settings: "KafkaSettings", source_config: Path | None) -> list[str
     return list(worker.upstream)
 
 
-def ui(
+def serve(
     data: Data,
-    host: Annotated[str, typer.Option(help="The address to serve on. The page has no login.")] = "127.0.0.1",
+    host: Annotated[
+        str,
+        typer.Option(
+            help="The address to serve on. One that others can reach needs a token in FACTSTREAM_TOKEN."
+        ),
+    ] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="The port to serve on; 0 takes a free one.")
     ] = 8642,
     bootstrap: Bootstrap = None,
     topic_prefix: Prefix = None,
+    log_format: LogFormat = LogFormat.text,
+    metrics_port: MetricsPort = None,
 ) -> None:
-    """Serve a web page until Ctrl-C: ask with and without memory, publish, see what was learned and why."""
-    from workers.http.server import serve
-    from workers.kafka.config import KafkaSettings
+    """Serve the web page and the HTTP APIs until Ctrl-C: OpenAI's at /v1, for any client of it.
 
+    With FACTSTREAM_TOKEN set, every request needs it: as OpenAI's api_key, or as the password that the browser asks for.
+
+    Example: OPENAI_BASE_URL=http://127.0.0.1:8642/v1 OPENAI_API_KEY=none python my_program.py
+    """
+    from workers.http import server
+    from workers.kafka.config import KafkaSettings
+    from workers.observe import health, log, tracing
+
+    log.setup("http", log_format.value)
     with report_errors():
-        serve(KafkaSettings.from_env(bootstrap=bootstrap, topic_prefix=topic_prefix), data, host, port)
+        settings = KafkaSettings.from_env(bootstrap=bootstrap, topic_prefix=topic_prefix)
+        tracing.setup("http")
+        state = health.Health()
+        if metrics_port:
+            health.serve(metrics_port, state)
+        token = os.environ.get("FACTSTREAM_TOKEN") or None
+        server.serve(settings, data, host, port, token=token, health=state)

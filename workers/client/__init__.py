@@ -8,7 +8,8 @@ for piece in client.ask(settings, GenerationRequest(prompt="The Harlow desk lamp
 """
 
 from workers.client.asking import Client, ask
-from workers.client.errors import ClientError
+from workers.client.errors import Busy, ClientError
+from workers.client.on_loop import LoopClient
 from workers.client.publishing import Published, publish
 
-__all__ = ["Client", "ClientError", "Published", "ask", "publish"]
+__all__ = ["Busy", "Client", "ClientError", "LoopClient", "Published", "ask", "publish"]

@@ -19,18 +19,19 @@ from schemas.common import encode, parse_json, validate
 from schemas.reply import SPRING_PARTITION
 from schemas.request import GenerationRequest
 from schemas.response import GenerationResponse, ResponseDelta
-from workers.client.errors import ClientError
+from workers.client.errors import Busy, ClientError
 from workers.client.positions import Positions
 from workers.client.tail import Tail
 from workers.kafka.admin import ensure_topics
 from workers.kafka.config import KafkaSettings
-from workers.kafka.errors import KafkaError
+from workers.kafka.errors import KafkaError, KafkaUnavailable
 from workers.observe import tracing
 
 MAX_WAITING = 1000
 """Requests of a client that wait for their answers at the same time."""
 TIMEOUT_S = 120.0
 RETRY_S = 0.5
+_TOPICS = (topics.GENERATION_REQUESTS, topics.GENERATION_RESPONSES)
 
 
 @dataclass
@@ -73,7 +74,7 @@ class Client:
     """
 
     def __init__(self, settings: KafkaSettings) -> None:
-        ensure_topics(settings, (topics.GENERATION_REQUESTS, topics.GENERATION_RESPONSES))
+        self._topic_ids = ensure_topics(settings, _TOPICS)
         self._settings = settings
         self._waiting: dict[bytes, _Waiting] = {}
         self._lock = threading.Lock()  # of the dictionary
@@ -97,12 +98,14 @@ class Client:
         recent: Positions | None = None,
         timeout_s: float = TIMEOUT_S,
         on_delta: Callable[[ResponseDelta], object] = lambda delta: None,
+        parent: str | None = None,
     ) -> "Future[GenerationResponse]":
         """Sends a request. Returns the future of its response, which may be an error; cancel it to give it up.
 
         `recent`: positions that the answering memory must have reached, used if the request has no `after`. Positions
         of another cluster's topics are left out. `on_delta` gets the deltas of a streamed answer, each once and in
-        order, on the client's own thread. After `timeout_s` seconds the future raises ClientError.
+        order, on the client's own thread. After `timeout_s` seconds the future raises ClientError. `parent`: the trace context
+        that the request belongs to.
         Raises ClientError (closed, too many requests wait, or others could not be sent), KafkaError.
         """
         if recent and request.after is None:
@@ -112,9 +115,9 @@ class Client:
             if self._closed:
                 raise ClientError(f"this client is closed: {self._closed}")
             if len(self._waiting) >= MAX_WAITING:
-                raise ClientError(f"{MAX_WAITING} requests wait for their answers already")
+                raise Busy(f"{MAX_WAITING} requests wait for their answers already")
             attributes = {"factstream.request_id": request_id}
-            span = tracing.begin("request", kind=SpanKind.CLIENT, attributes=attributes)
+            span = tracing.begin("request", parent, SpanKind.CLIENT, attributes=attributes)
             waiting = _Waiting(Future(), on_delta, span, time.monotonic() + timeout_s, timeout_s)
             self._waiting[request_id.encode()] = waiting
         headers = [(SPRING_PARTITION, self._partition.to_bytes(4, "big"))]
@@ -160,6 +163,17 @@ class Client:
                 yield piece
         finally:
             future.cancel()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed is not None
+
+    def outdated(self) -> bool:
+        """Whether the broker has lost the topics of this connection, as an embedded one does when it starts anew."""
+        try:
+            return ensure_topics(self._settings, _TOPICS) != self._topic_ids
+        except (KafkaError, KafkaUnavailable):  # it may come back as it was
+            return False
 
     def _on_this_cluster(self, recent: Positions) -> Positions:
         """The positions on this cluster's topic of facts."""

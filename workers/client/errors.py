@@ -1,5 +1,9 @@
-"""The error of the client library."""
+"""The errors of the client library."""
 
 
 class ClientError(RuntimeError):
     """The stack did not answer or decide in time. The text says what to check."""
+
+
+class Busy(ClientError):
+    """Too many requests wait already. Try again."""

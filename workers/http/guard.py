@@ -1,10 +1,16 @@
-"""Guard of every page: allowed origins, the size of forms, and what a browser may do.
+"""Guard of every address: allowed hosts and origins, the token, the size of forms, and what a browser may do.
 
 A page on this machine can be reached by every site that its user visits. A foreign name in Host is refused
-(DNS rebinding), and so is a form sent by another origin (CSRF: Fetch Metadata and Origin). Only the server's
-own files run in a page (Content Security Policy), so a hostile fact stays a text.
+(DNS rebinding), and so is what another origin sends (CSRF: Fetch Metadata and Origin). An API is called by programs, which
+send no Origin. Only the server's own files run in a page (Content Security Policy), so a hostile fact stays a text.
+
+With a token every request needs it: a program in `Authorization: Bearer TOKEN` (or `Token`, as mem0's client does), and a browser,
+which asks its user, as the password of Basic. A foreign name in Host then does no harm, since the site of that name has no token.
 """
 
+import base64
+import binascii
+import hmac
 from collections.abc import Iterable
 from urllib.parse import parse_qsl
 
@@ -14,6 +20,8 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from schemas.common import BadMessage
+from workers.http.endpoint import Shape
+from workers.http.errors import ApiError
 
 MAX_FORM_BYTES = 128 * 1024
 MAX_FORM_FIELDS = 20
@@ -31,10 +39,21 @@ HEADERS = {
 
 
 class Guard:
-    """An ASGI application around another one. `hosts`: the accepted values of the header Host, with the port."""
+    """An ASGI application around another one. `hosts`: the accepted values of the header Host, with the port.
 
-    def __init__(self, app: ASGIApp, hosts: Iterable[str]) -> None:
+    `apis`: how the paths of the APIs begin. `shape`: an error as they tell it.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        hosts: Iterable[str],
+        token: str | None = None,
+        apis: tuple[str, ...] = (),
+        shape: Shape | None = None,
+    ) -> None:
         self._app, self._hosts = app, frozenset(hosts)
+        self._token, self._apis, self._shape = token and token.encode(), apis, shape
         self._origins = {f"http://{host}" for host in self._hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -51,22 +70,47 @@ class Guard:
                 headers.setdefault("cache-control", "no-store")
             await send(message)
 
-        refused = self._refused(scope["method"], Headers(scope=scope))
-        app = PlainTextResponse(refused, 403) if refused else self._app
-        await app(scope, receive, guarded)
+        api = scope["path"].startswith(self._apis) if self._apis else False
+        refused = self._refused(scope["method"], Headers(scope=scope), api)
+        if refused is None:
+            await self._app(scope, receive, guarded)
+        elif api and self._shape:
+            await self._shape(refused)(scope, receive, guarded)
+        else:
+            response = PlainTextResponse(f"{refused.message}\n", refused.status, refused.headers)
+            await response(scope, receive, guarded)
 
-    def _refused(self, method: str, headers: Headers) -> str | None:
+    def _refused(self, method: str, headers: Headers, api: bool) -> ApiError | None:
         """Why the request is refused; None if it is accepted."""
-        hosts = headers.getlist("host")
-        if len(hosts) != 1 or hosts[0].lower() not in self._hosts:
-            return f"This page is served as {' and '.join(sorted(self._hosts))} only.\n"
-        site, mode = headers.get("sec-fetch-site"), headers.get("sec-fetch-mode")
+        host = ",".join(headers.getlist("host")).lower()
+        if not self._token and host not in self._hosts:
+            return ApiError(403, "host", f"This is served as {' and '.join(sorted(self._hosts))} only.")
+        site, mode, origin = (headers.get(name) for name in ("sec-fetch-site", "sec-fetch-mode", "origin"))
+        own = (f"http://{host}", f"https://{host}") if self._token else self._origins
+        foreign = origin not in own if origin or not api else False
         if method in ("GET", "HEAD"):
-            if site in ("cross-site", "same-site") and mode != "navigate":
-                return "Other sites may not read this page.\n"
-        elif headers.get("origin") not in self._origins or site not in (None, "same-origin"):
-            return "This form can only be sent from its own page.\n"
+            if (site in ("cross-site", "same-site") and mode != "navigate") or (api and foreign):
+                return ApiError(403, "origin", "Other sites may not read this page.")
+        elif foreign or site not in (None, "same-origin"):
+            return ApiError(403, "origin", "This form can only be sent from its own page.")
+        if self._token and not _has_token(headers.getlist("authorization"), self._token):
+            wanted = {"www-authenticate": 'Bearer realm="factstream"' if api else 'Basic realm="factstream"'}
+            return ApiError(401, "invalid_api_key", "The token is missing or wrong.", headers=wanted)
         return None
+
+
+def _has_token(given: list[str], token: bytes) -> bool:
+    """Whether the header Authorization has the token. It takes as long whatever is wrong."""
+    scheme, _, value = (given[0] if len(given) == 1 else "").partition(" ")
+    secret = value.strip().encode("utf-8", "surrogateescape")
+    if scheme.lower() == "basic":
+        try:
+            secret = base64.b64decode(secret, validate=True).partition(b":")[2]
+        except (binascii.Error, ValueError):
+            secret = b""
+    elif scheme.lower() not in ("bearer", "token"):
+        secret = b""
+    return hmac.compare_digest(secret, token)
 
 
 async def form(request: Request) -> dict[str, str]:

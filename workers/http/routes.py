@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
-from starlette.routing import Mount, Route
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from pipeline.history.errors import HistoryError
@@ -58,7 +58,7 @@ class Site:
         # The time of the last decision, and the map's points at that time.
         self._map: tuple[object, list[dict[str, Any]]] = (None, [])
 
-    def app(self) -> Starlette:
+    def routes(self) -> list[BaseRoute]:
         handlers: list[tuple[str, Handler, str]] = [
             ("/", self.home, "GET"),
             ("/ask", self.ask, "POST"),
@@ -73,17 +73,14 @@ class Site:
             ("/status", self.status, "GET"),
         ]
         routes = [Route(path, handler, methods=[method]) for path, handler, method in handlers]
-        return Starlette(
-            routes=[*routes, Mount("/static", StaticFiles(directory=HERE / "static"))],
-            exception_handlers={
-                BadMessage: self.failed, QueryError: self.failed, HistoryError: self.failed, 404: self.not_found,
-                500: self.broken,
-            },
-            lifespan=self.lifespan,
-        )  # fmt: skip
+        return [*routes, Mount("/static", StaticFiles(directory=HERE / "static"))]
+
+    def exception_handlers(self) -> dict[Any, Any]:
+        kinds = dict.fromkeys((BadMessage, QueryError, HistoryError), self.failed)
+        return kinds | {404: self.refused, 405: self.refused, 500: self.broken}
 
     @asynccontextmanager
-    async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
+    async def lifespan(self) -> AsyncIterator[None]:
         self.sampler.start()
         yield
         self.sampler.stop()
@@ -93,7 +90,9 @@ class Site:
     async def failed(self, request: Request, error: Exception) -> Response:
         return self.problem(request, str(error), 422 if isinstance(error, BadMessage) else 500)
 
-    async def not_found(self, request: Request, _: Exception) -> Response:
+    async def refused(self, request: Request, error: Exception) -> Response:
+        if isinstance(error, HTTPException) and error.status_code == 405:
+            return PlainTextResponse("Method Not Allowed", 405, error.headers)
         return self.problem(request, "There is no such page.", 404)
 
     async def broken(self, request: Request, _: Exception) -> Response:

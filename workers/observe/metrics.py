@@ -86,6 +86,18 @@ LOOKUP_SECONDS = Histogram(
     ["task"],
     buckets=_SECONDS,
 )
+HTTP_RUNNING = Gauge("factstream_http_running", "Requests of the APIs that are being answered.")
+HTTP_REQUESTS = Counter(
+    "factstream_http_requests",
+    "Requests of the APIs, by route and status; 499 is a client that left.",
+    ["route", "status"],
+)
+HTTP_SECONDS = Histogram(
+    "factstream_http_seconds",
+    "Seconds until a request's whole response was sent.",
+    ["route"],
+    buckets=_SECONDS,
+)
 GATE = Histogram(
     "factstream_gate",
     "Gate of each retrieved memory; above 0 the memory took part in the answer.",
@@ -123,6 +135,12 @@ def decided(decisions: Sequence[Any]) -> None:
             DECISION_SECONDS.observe(max(0.0, seconds))
         if decision.loss_delta is not None:
             LOSS_DELTA.observe(decision.loss_delta)
+
+
+def served(route: str, status: int, seconds: float) -> None:
+    """Record a request of an API; `route` is its path as it is declared, with no id in it."""
+    HTTP_REQUESTS.labels(route, status).inc()
+    HTTP_SECONDS.labels(route).observe(seconds)
 
 
 def answered(response: GenerationResponse, timings: Timings, task: str) -> None:

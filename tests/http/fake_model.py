@@ -1,0 +1,62 @@
+"""A model that repeats what it is asked, word by word, with one memory of the request's own namespace."""
+
+import hashlib
+
+from pipeline.memory_lm import Generation, Retrieved
+from schemas.response import GenerationResponse, LikelyToken, Token, Usage
+from workers.generate.inflight import Pending
+from workers.generate.responses import Responder
+
+DIMENSIONS = 4
+
+
+def memory_of(namespace: str) -> Retrieved:
+    memory_id = hashlib.md5(namespace.encode(), usedforsecurity=False).hexdigest()
+    return Retrieved(memory_id, namespace, f"a memory of {namespace}", "c", 1.0, 0.9, metadata='{"page":3}')
+
+
+def embedded(text: str) -> list[float]:
+    """A unit vector that tells the texts apart."""
+    vector = [0.0] * DIMENSIONS
+    vector[len(text) % DIMENSIONS] = 1.0
+    return vector
+
+
+def repeat(responder: Responder, p: Pending) -> None:
+    """Answers with the prompt, until a word of `stop` or max_new_tokens. "fail" fails, and "silence" is not answered."""
+    request, text = p.request, p.request.query
+    if text == "silence":
+        return
+    if text == "fail":
+        responder.fail(p.address, "failed", "no such thing")
+        return
+    if request.task == "embed":
+        texts = request.prompts or [text]
+        used = Usage(prompt_tokens=sum(len(one.split()) for one in texts), completion_tokens=0)
+        vectors = [embedded(one) for one in texts]
+        found = GenerationResponse(
+            request_id=p.request_id, finish_reason="stop", usage=used, embeddings=vectors
+        )
+        responder.respond(p, found)
+        return
+    words, finish = text.split(), "stop"
+    for n, word in enumerate(words):
+        if word in request.stop:
+            words = words[:n]
+            break
+    if len(words) > request.max_new_tokens:
+        words, finish = words[: request.max_new_tokens], "length"
+    pieces = [word if n == 0 else f" {word}" for n, word in enumerate(words)]
+    if request.stream:
+        for piece in pieces:
+            responder.delta(p, piece)
+            if piece == " break":
+                responder.fail(p.address, "failed", "broken off")
+                return
+    memories = [memory_of(name) for name in request.namespaces] if request.use_memory else []
+    tokens = None
+    if request.logprobs is not None:
+        likely = [LikelyToken(text=f"w{n}", logprob=-1.0 - n) for n in range(request.logprobs)]
+        tokens = [Token(text=piece, moved=0.0, logprob=-0.5, likeliest=likely) for piece in pieces]
+    used_up = len(text.split())
+    responder.answer(p, Generation("".join(pieces), finish, memories, used_up, len(pieces), tokens))

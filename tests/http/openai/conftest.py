@@ -1,0 +1,38 @@
+"""The gateway on the embedded broker, with a model that repeats what it is asked."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import openai
+import pytest
+
+from schemas.request import GenerationRequest
+from tests.client.answerer import answering
+from tests.http.conftest import Running, serve
+from tests.http.fake_model import repeat
+from workers.kafka.config import KafkaSettings
+
+
+@dataclass
+class Gateway:
+    running: Running
+    settings: KafkaSettings
+    data: Path
+    asked: list[GenerationRequest]
+    """What arrived at the model."""
+
+    @property
+    def url(self) -> str:
+        return f"{self.running.url}v1"
+
+    def client(self, **options: object) -> openai.OpenAI:
+        return openai.OpenAI(base_url=self.url, api_key="none", max_retries=0, **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def gateway(settings: KafkaSettings, tmp_path: Path) -> Iterator[Gateway]:
+    with answering(settings, repeat) as asked:
+        running = serve(settings, tmp_path)
+        yield Gateway(running, settings, tmp_path, asked)
+        running.end()

@@ -1,0 +1,164 @@
+"""The client on an event loop, for servers: it asks and publishes for many at once, and never blocks the loop.
+
+One connection serves all requests. It is made at the first one, and anew after it has failed or after the broker came back
+empty. A task that is cancelled gives up its request at once.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from schemas.fact import FactMessage
+from schemas.request import GenerationRequest
+from schemas.response import GenerationResponse, ResponseDelta
+from workers.client.asking import TIMEOUT_S, Client
+from workers.client.errors import Busy, ClientError
+from workers.client.positions import Positions
+from workers.client.publishing import Published, publish
+from workers.kafka.config import KafkaSettings
+
+MAX_RUNNING = 256
+"""Requests, and apart from them publications, that run at the same time."""
+SENDERS, PUBLISHERS = 8, 4
+CONNECT_TIMEOUT_S = 3.0
+FAILED_FOR_S = 1.0
+"""How long a failed connection is not tried again: those that waited for it fail with it."""
+
+
+class LoopClient:
+    """Requests and publications of a server. Close it."""
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        timeout_s: float = TIMEOUT_S,
+        connect: Callable[[KafkaSettings], Client] = Client,
+    ) -> None:
+        self.timeout_s = timeout_s
+        self.running = 0
+        """Requests that wait for their answers."""
+        self._settings, self._connect = replace(settings, connect_timeout_s=CONNECT_TIMEOUT_S), connect
+        self._publishing = 0
+        self._senders = ThreadPoolExecutor(SENDERS, "asking")
+        self._publishers = ThreadPoolExecutor(PUBLISHERS, "publishing")
+        self._lock = threading.Lock()  # of the connection
+        self._client: Client | None = None
+        self._failed: tuple[float, Exception] | None = None  # when the last connection failed, and how
+
+    async def ask(
+        self, request: GenerationRequest, recent: Positions | None = None, parent: str | None = None
+    ) -> GenerationResponse:
+        """The response, which may be an error. `parent`: see `Client.submit`. Raises ClientError, KafkaError, KafkaUnavailable."""
+        pieces = self.stream(request, recent, parent)
+        try:
+            async for piece in pieces:
+                if isinstance(piece, GenerationResponse):
+                    return piece
+        finally:
+            await pieces.aclose()
+        raise ClientError("no answer")
+
+    async def stream(
+        self, request: GenerationRequest, recent: Positions | None = None, parent: str | None = None
+    ) -> AsyncGenerator[ResponseDelta | GenerationResponse, None]:
+        """The deltas, and last the response. Raises as `ask` does."""
+        if self.running >= MAX_RUNNING:
+            raise Busy(f"{MAX_RUNNING} requests wait for their answers already; try again")
+        self.running += 1
+        future: Future[GenerationResponse] | None = None
+        try:
+            loop, pieces = (
+                asyncio.get_running_loop(),
+                asyncio.Queue[Any](),
+            )  # no more than the answer's tokens
+
+            def arrived(piece: object) -> None:
+                with suppress(RuntimeError):  # the loop has ended
+                    loop.call_soon_threadsafe(pieces.put_nowait, piece)
+
+            submit = partial(self._submit, request, recent, arrived, parent)
+            future = await _outcome(loop.run_in_executor(self._senders, submit))
+            future.add_done_callback(arrived)
+            while (piece := await pieces.get()) is not future:
+                yield piece
+            try:
+                yield future.result()
+            except ClientError:
+                await loop.run_in_executor(self._senders, self._check)
+                raise
+        finally:
+            self.running -= 1
+            if future:
+                future.cancel()
+
+    async def publish(self, facts: Sequence[tuple[str, FactMessage]], wait: bool = False) -> Published:
+        """Sends (namespace, fact) pairs; with `wait`, until they are decided. Raises as `client.publish` does."""
+        if self._publishing >= MAX_RUNNING:
+            raise Busy(f"{MAX_RUNNING} publications wait already; try again")
+        self._publishing += 1
+        try:
+            send = partial(publish, self._settings, facts, wait)
+            return await asyncio.get_running_loop().run_in_executor(self._publishers, send)
+        finally:
+            self._publishing -= 1
+
+    def close(self) -> None:
+        """Ends the requests that wait, with ClientError."""
+        self._senders.shutdown(wait=False, cancel_futures=True)
+        self._publishers.shutdown(wait=False, cancel_futures=True)
+        self._drop()
+
+    def _submit(
+        self,
+        request: GenerationRequest,
+        recent: Positions | None,
+        on_delta: Callable[[ResponseDelta], object],
+        parent: str | None,
+    ) -> "Future[GenerationResponse]":
+        return self._connected().submit(request, recent, self.timeout_s, on_delta, parent)
+
+    def _connected(self) -> Client:
+        with self._lock:
+            if self._client and not self._client.closed:
+                return self._client
+            if self._failed and time.monotonic() - self._failed[0] < FAILED_FOR_S:
+                raise self._failed[1]
+            try:
+                self._client = self._connect(self._settings)
+            except Exception as error:
+                self._failed = time.monotonic(), error
+                raise
+            return self._client
+
+    def _check(self) -> None:
+        """Drops the connection if the broker has lost the topics that it reads."""
+        with self._lock:
+            client = self._client
+        if client and client.outdated():
+            self._drop()
+
+    def _drop(self) -> None:
+        with self._lock:
+            client, self._client = self._client, None
+        if client:
+            client.close()
+
+
+async def _outcome(submitted: "asyncio.Future[Future[GenerationResponse]]") -> "Future[GenerationResponse]":
+    """The future of a request that a thread submits. If the task is cancelled meanwhile, so is the request."""
+    try:
+        return await asyncio.shield(submitted)
+    except asyncio.CancelledError:
+        submitted.add_done_callback(_give_up)
+        raise
+
+
+def _give_up(submitted: "asyncio.Future[Future[GenerationResponse]]") -> None:
+    if not submitted.cancelled() and not submitted.exception():
+        submitted.result().cancel()

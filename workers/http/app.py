@@ -1,0 +1,46 @@
+"""The application of `factstream serve`: the web page, and beside it the APIs.
+
+Each API is a folder whose `routes` takes what all of them share and returns its list of routes. A new one is added in `app`.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from workers.client import LoopClient
+from workers.http import openai
+from workers.http.errors import ApiError
+from workers.http.routes import Site
+from workers.http.shared import Shared
+from workers.kafka.config import KafkaSettings
+
+APIS = ("/v1/",)
+"""How the paths of the APIs begin. What is not there is told as OpenAI tells it."""
+
+
+def app(settings: KafkaSettings, data: Path) -> Starlette:
+    site, shared = Site(settings, data), Shared(settings, data, LoopClient(settings))
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with site.lifespan():
+            yield
+        shared.client.close()
+
+    async def refused(request: Request, error: Exception) -> Response:
+        if isinstance(error, HTTPException) and request.url.path.startswith(APIS):
+            code = "not_found" if error.status_code == 404 else "method_not_allowed"
+            message = f"there is no {request.method} {request.url.path[:200]}"
+            return openai.problem(ApiError(error.status_code, code, message, headers=error.headers or {}))
+        return await site.refused(request, error)
+
+    return Starlette(
+        routes=[*openai.routes(shared), *site.routes()],
+        exception_handlers=site.exception_handlers() | {404: refused, 405: refused},
+        lifespan=lifespan,
+    )

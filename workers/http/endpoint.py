@@ -1,0 +1,138 @@
+"""Endpoint of an API: what every request gets before and after its handler, whichever API it is of.
+
+The body is read first, with a limit of its size and time; a client that leaves ends the handler and its stream; an error is
+told in the API's own shape; a request is counted, timed and traced. Handlers do nothing but answer.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import NoReturn
+
+from opentelemetry.trace import SpanKind
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
+
+from workers.http.errors import ApiError, as_api_error
+from workers.observe import metrics, tracing
+
+MAX_BODY_BYTES = 2 * 1024 * 1024
+BODY_S = 30.0
+"""Seconds for the whole body to arrive."""
+REQUEST_S = 300.0
+"""Seconds for the whole request; a client that reads more slowly loses its connection."""
+
+Handler = Callable[[Request], Awaitable[Response]]
+Shape = Callable[[ApiError], Response]
+"""An error as the clients of an API expect it."""
+
+
+def route(method: str, path: str, handler: Handler, shape: Shape) -> Route:
+    """The route of a handler, for the list of an API's folder."""
+    return Route(path, Endpoint(path, handler, shape), methods=[method], name=path)
+
+
+class Endpoint:
+    """An ASGI application that answers one address."""
+
+    def __init__(self, path: str, handler: Handler, shape: Shape) -> None:
+        self._path, self._handler, self._shape = path, handler, shape
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started, status = time.monotonic(), 499  # as nginx counts a client that left
+        header = dict(scope["headers"]).get(b"traceparent")
+        parent = tracing.of([(tracing.HEADER, header)])
+        attributes = {"http.request.method": scope["method"], "http.route": self._path}
+        span = tracing.begin(
+            f"{scope['method']} {self._path}", parent, SpanKind.SERVER, attributes=attributes
+        )
+        scope["state"] = {**scope.get("state", {}), "trace": tracing.context_of(span)}
+
+        async def counted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        metrics.HTTP_RUNNING.inc()
+        try:
+            async with asyncio.timeout(REQUEST_S):
+                await self._answer(scope, receive, counted)
+        finally:
+            metrics.HTTP_RUNNING.dec()
+            metrics.served(self._path, status, time.monotonic() - started)
+            if status >= 500:
+                tracing.fail(span, str(status))
+            span.end()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            body = await _body(scope, receive)
+        except ApiError as error:
+            await self._shape(error)(scope, _never, send)
+            return
+        if body is None:
+            return
+
+        async def replayed() -> Message:
+            return {"type": "http.request", "body": body}
+
+        answering = asyncio.ensure_future(self._handled(scope, Request(scope, replayed), send))
+        leaving = asyncio.ensure_future(_left(receive))
+        try:
+            await asyncio.wait([answering, leaving], return_when=asyncio.FIRST_COMPLETED)
+            if answering.done():
+                answering.result()  # raises what it raised
+        finally:
+            for task in (answering, leaving):
+                task.cancel()
+            await asyncio.gather(answering, leaving, return_exceptions=True)
+
+    async def _handled(self, scope: Scope, request: Request, send: Send) -> None:
+        try:
+            response = await self._handler(request)
+        except Exception as error:
+            response = self._shape(as_api_error(error))
+        await response(scope, _never, send)
+
+
+async def _body(scope: Scope, receive: Receive) -> bytes | None:
+    """The whole body; None if the client has left. Raises ApiError."""
+    too_large = ApiError(
+        413,
+        "too-large",
+        f"the body has more than {MAX_BODY_BYTES >> 20} MiB",
+        headers={"connection": "close"},
+    )
+    declared = dict(scope["headers"]).get(b"content-length", b"0")
+    if declared.isdigit() and int(declared[:20]) > MAX_BODY_BYTES:
+        raise too_large
+    body, more = bytearray(), True
+    try:
+        async with asyncio.timeout(BODY_S):
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return None
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+                if len(body) > MAX_BODY_BYTES:
+                    raise too_large
+    except TimeoutError:
+        raise ApiError(
+            408, "timeout", f"the body did not arrive within {BODY_S:.0f} s", headers={"connection": "close"}
+        ) from None
+    return bytes(body)
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _never() -> NoReturn:
+    """What a response that watches for the end of the connection is told: the endpoint watches itself."""
+    await asyncio.Event().wait()
+    raise AssertionError("never set")

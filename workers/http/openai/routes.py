@@ -1,0 +1,147 @@
+"""The addresses of OpenAI's API: each reads its body, asks on the topics, and answers in OpenAI's shape."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute
+
+from schemas.common import DEFAULT_NAMESPACE, BadMessage, Namespace, parse_json, validate
+from schemas.fact import Fact
+from schemas.request import MAX_PROMPT_CHARS, MAX_PROMPTS, GenerationRequest
+from schemas.response import GenerationResponse
+from workers.http.endpoint import MAX_BODY_BYTES, Handler, route
+from workers.http.errors import ApiError
+from workers.http.openai import shapes
+from workers.http.openai.answers import Chat, Completion
+from workers.http.openai.bodies import BARE, MODEL, Body, ChatBody, CompletionBody, EmbeddingBody, Sampled
+from workers.http.openai.streaming import streamed
+from workers.http.shared import Shared, trace_of
+
+NAMESPACE, LEARN = "x-factstream-namespace", "x-factstream-learn"
+"""Headers that say what a client cannot put into the body."""
+
+B = TypeVar("B", bound=Body)
+_NAMESPACE: TypeAdapter[str] = TypeAdapter(Namespace)
+
+
+def routes(shared: Shared) -> list[BaseRoute]:
+    addresses: list[tuple[str, str, Handler]] = [
+        ("POST", "/v1/chat/completions", partial(_chat, shared)),
+        ("POST", "/v1/completions", partial(_completion, shared)),
+        ("POST", "/v1/embeddings", partial(_embeddings, shared)),
+        ("GET", "/v1/models", _models),
+        ("GET", "/v1/models/{model:path}", _model),
+    ]
+    return [route(method, path, handler, shapes.problem) for method, path, handler in addresses]
+
+
+async def _models(_: Request) -> Response:
+    return JSONResponse({"object": "list", "data": [shapes.model(name) for name in (MODEL, BARE)]})
+
+
+async def _model(request: Request) -> Response:
+    return JSONResponse(shapes.model(_known(request.path_params["model"])))
+
+
+async def _chat(shared: Shared, request: Request) -> Response:
+    body = await _read(ChatBody, request)
+    return await _answer(shared, request, body, Chat(body.model))
+
+
+async def _completion(shared: Shared, request: Request) -> Response:
+    body = await _read(CompletionBody, request)
+    return await _answer(shared, request, body, Completion(body.model))
+
+
+async def _answer(shared: Shared, request: Request, body: Sampled, kind: Chat | Completion) -> Response:
+    namespace = namespace_of(request, body)
+    asked = body.request(namespace)
+    more = {"learned": await _learn(shared, namespace, body.said())} if _learns(request, body) else {}
+
+    def extra(answer: GenerationResponse) -> dict[str, Any]:
+        return shapes.extra(answer, namespace, more)
+
+    trace = trace_of(request)
+    if body.streams:
+        usage = body.stream_options is not None and body.stream_options.include_usage
+        return await streamed(kind, shared.stream(asked, trace), usage, extra)
+    answer = await shared.ask(asked, trace)
+    return JSONResponse(kind.whole(answer) | {"factstream": extra(answer)})
+
+
+async def _embeddings(shared: Shared, request: Request) -> Response:
+    body, trace = await _read(EmbeddingBody, request), trace_of(request)
+    asked = [GenerationRequest(task="embed", prompts=texts) for texts in _groups(body.texts)]
+    answers = [await shared.ask(one, trace) for one in asked]
+    vectors = [vector for answer in answers for vector in answer.embeddings or ()]
+    if body.dimensions and body.dimensions > len(vectors[0]):
+        raise ApiError(400, "invalid-field", f"an embedding has {len(vectors[0])} dimensions", "dimensions")
+    packed = body.encoding_format == "base64"
+    data = [shapes.embedding(n, vector, body.dimensions, packed) for n, vector in enumerate(vectors)]
+    tokens = sum(answer.usage.prompt_tokens for answer in answers if answer.usage)
+    return JSONResponse(shapes.embeddings(data, tokens))
+
+
+def _groups(texts: Sequence[str]) -> Iterator[list[str]]:
+    """The texts in groups that fit into one request each."""
+    group, size = list[str](), 0
+    for text in texts:
+        if group and (len(group) >= MAX_PROMPTS or size + len(text) > MAX_PROMPT_CHARS):
+            yield group
+            group, size = [], 0
+        group.append(text)
+        size += len(text)
+    yield group
+
+
+async def _read(model: type[B], request: Request) -> B:
+    """The body. Raises BadMessage, and ApiError for a model that is not there."""
+    body = validate(model, parse_json(await request.body(), MAX_BODY_BYTES))
+    _known(getattr(body, "model", MODEL))
+    return body
+
+
+def _known(name: str) -> str:
+    if name not in (MODEL, BARE):
+        message = f"the model {name[:100]!r} is not here; there are {MODEL} and {BARE}"
+        raise ApiError(404, "model_not_found", message, "model")
+    return name
+
+
+def namespace_of(request: Request, body: Sampled) -> str:
+    """The first of metadata.namespace, the header and `user` that is given; none of them: `default`.
+
+    One that is given and is no namespace is refused: it must not become another's. Raises BadMessage.
+    """
+    header = request.headers.get(NAMESPACE)
+    given = [
+        ("metadata.namespace", body.metadata.namespace if body.metadata else None),
+        (NAMESPACE, None if header is None else header.encode("latin-1").decode("utf-8", "replace")),
+        ("user", body.user),
+    ]
+    for name, value in given:
+        if value is not None:
+            try:
+                return _NAMESPACE.validate_python(value)
+            except ValidationError as error:
+                what = error.errors(include_url=False, include_input=False, include_context=False)[0]["msg"]
+                raise BadMessage("invalid-field", f"{name}: {what}") from None
+    return DEFAULT_NAMESPACE
+
+
+def _learns(request: Request, body: Sampled) -> bool:
+    if body.learn is not None:
+        return body.learn
+    return request.headers.get(LEARN, "").strip().lower() in ("1", "true", "yes")
+
+
+async def _learn(shared: Shared, namespace: str, said: str) -> bool:
+    """Publishes what the user said; False if it was nothing. Raises BadMessage, and as `client.publish` does."""
+    if not said.strip():
+        return False
+    await shared.publish([(namespace, validate(Fact, {"text": said}))])
+    return True
