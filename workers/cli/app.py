@@ -15,6 +15,7 @@ import typer
 from workers.cli.ask import ask
 from workers.cli.bench import app as bench_app
 from workers.cli.errors import report_errors, stderr
+from workers.cli.mcp import mcp
 from workers.cli.memories import app as memories_app
 from workers.cli.options import Bootstrap, Data, Device, Json, Model, Prefix
 from workers.cli.publish import publish
@@ -104,6 +105,7 @@ def query(
 
 
 app.command()(serve)
+app.command()(mcp)
 app.command("ui", help="Serve the web page: the same as `serve`.")(serve)
 
 

@@ -3,6 +3,7 @@
 The host of an assistant chooses the namespace: on the command line, or in a header of each request.
 """
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -48,6 +49,10 @@ def server(memories: Memories, namespace: str | None = None) -> MCPServer[Any]:
         except ValidationError:
             raise ToolError(f"the header {HEADER} is not a namespace") from None
 
+    if (
+        not logging.root.handlers
+    ):  # or the package would set up the log of the whole process: see observe/log.py
+        logging.root.addHandler(logging.NullHandler())
     tools = Tools(memories, space)
     served = MCPServer[Any](
         "factstream",

@@ -52,8 +52,8 @@ class Changes:
         self._sending: set[asyncio.Task[None]] = set()
         self._remembering = asyncio.Lock()  # the file of positions is read, changed and written
 
-    async def send(self, id: str, records: Records, wait_s: float = WAIT_S) -> Change:
-        """Publishes records, and returns when they are decided, or after `wait_s` with the status PENDING. Raises Busy."""
+    async def send(self, id: str, records: Records) -> Change:
+        """Publishes records, and returns when they are decided, or after `WAIT_S` with the status PENDING. Raises Busy."""
         change = Change(id, records[0][0])
         task = asyncio.create_task(self._publish(change, records))
         self._sending.add(task)
@@ -61,7 +61,7 @@ class Changes:
         self._kept[id] = change
         if len(self._kept) > MAX_KEPT:
             self._kept.popitem(last=False)
-        await asyncio.wait([task], timeout=wait_s)
+        await asyncio.wait([task], timeout=WAIT_S)
         if task.done():
             task.result()  # raises Busy
         return change

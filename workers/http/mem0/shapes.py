@@ -34,7 +34,7 @@ def memory(one: Remembered, fields: Sequence[str] | None = None) -> dict[str, An
 
 def found(one: Found, fields: Sequence[str] | None = None) -> dict[str, Any]:
     """A memory that a search found."""
-    return memory(one.memory, fields) | {"score": score(one), "gate": round(one.gate, 4)}
+    return memory(one.memory, fields) | {"score": score(one)}
 
 
 def score(one: Found) -> float:
