@@ -5,9 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from workers.memories.changes import Change
 from workers.memories.reading import Remembered
-from workers.memories.service import Effect, Found
+from workers.memories.service import Found, Outcome
 
 
 class Memory(BaseModel):
@@ -131,14 +130,12 @@ def used(one: Found) -> UsedMemory:
     return UsedMemory(**_fields(one.memory), gate=round(one.gate, 4))
 
 
-def added(change: Change, effects: list[Effect], refusal: str | None) -> AddedMemories:
+def added(outcome: Outcome) -> AddedMemories:
     results = [
         Added(event=one.event, outcome=one.outcome, id=one.id, memory=one.memory, replaced=one.before)
-        for one in effects
+        for one in outcome.effects
     ]
-    if refusal:
-        return AddedMemories(status="FAILED", results=results, error=refusal)
-    return AddedMemories(status=change.status, results=results, error=change.error)
+    return AddedMemories(status=outcome.status, results=results, error=outcome.error)
 
 
 def _fields(one: Remembered) -> dict[str, Any]:

@@ -121,12 +121,8 @@ class Tools:
             record: FactMessage = validate(Fact, {"text": text, "min_loss_delta": 0.0, **shared})
         else:
             record = validate(Conversation, {"messages": [one.model_dump() for one in messages], **shared})
-        space = self._space(ctx)
-        change = await self._memories.add(space, [record])
-        effects = await self._memories.effects(change.id, space)
-        return results.added(
-            change, effects, await self._memories.refusal(change.id) if change.refused else None
-        )
+        change = await self._memories.add(self._space(ctx), [record])
+        return results.added(await self._memories.outcome(change))
 
     @_told
     async def search_memories(

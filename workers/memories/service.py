@@ -19,7 +19,7 @@ from schemas.request import GenerationRequest
 from schemas.response import GenerationResponse, UsedMemory
 from workers.client import ClientError, LoopClient, positions
 from workers.memories import reading
-from workers.memories.changes import WAIT_S, Change, Changes, Records
+from workers.memories.changes import WAIT_S, Change, Changes, Records, Status
 from workers.memories.errors import NotFound
 from workers.memories.filters import Where
 from workers.memories.reading import Remembered
@@ -50,6 +50,15 @@ class Effect:
     id: str | None
     memory: str | None
     before: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How far an addition is, and what became of its facts."""
+
+    status: Status
+    effects: list[Effect]
+    error: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +166,14 @@ class Memories:
     async def effects(self, change_id: str, namespace: str | None = None) -> list[Effect]:
         """What became of the facts of a change, as far as they are decided."""
         return [_effect(row) for row in await self._read(reading.decided, f"{EVENT}{change_id}/", namespace)]
+
+    async def outcome(self, change: Change) -> Outcome:
+        """One of whose records none was decided, since all were refused, has failed."""
+        status, error = change.status, change.error  # before the effects, which may be decided meanwhile
+        effects = await self.effects(change.id, change.namespace)
+        if change.refused and not effects and (refusal := await self.refusal(change.id)):
+            return Outcome("FAILED", effects, refusal)
+        return Outcome(status, effects, error)
 
     async def refusal(self, change_id: str) -> str | None:
         """Why a record of the change was refused; None if none was."""

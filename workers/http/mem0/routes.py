@@ -17,7 +17,6 @@ from schemas.fact import Forget
 from workers.http.endpoint import route
 from workers.http.errors import ApiError
 from workers.http.mem0 import bodies, shapes
-from workers.memories.changes import Change
 from workers.memories.entities import ANY, FIELDS, entities_of, namespace_of
 from workers.memories.errors import NotFound
 from workers.memories.filters import where
@@ -61,7 +60,7 @@ async def add(memories: Memories, request: Request) -> Any:
             "invalid-field", "messages: with infer=false there must be one that is not the system's"
         )
     change = await memories.add(namespace, records)
-    return await _event(memories, change) | {"event_id": change.id}
+    return shapes.change(change, await memories.outcome(change)) | {"event_id": change.id}
 
 
 async def search(memories: Memories, request: Request) -> Any:
@@ -146,7 +145,7 @@ async def delete_entity(memories: Memories, request: Request) -> Any:
 async def event(memories: Memories, request: Request) -> Any:
     id = request.path_params["id"]
     if change := memories.change(id):
-        return await _event(memories, change)
+        return shapes.change(change, await memories.outcome(change))
     if results := shapes.effects(await memories.effects(id)):
         return {"id": id, "event_type": "ADD", "status": "SUCCEEDED", "results": results}
     if refusal := await memories.refusal(id):
@@ -157,7 +156,7 @@ async def event(memories: Memories, request: Request) -> Any:
 async def events(memories: Memories, request: Request) -> Any:
     changes, paging = memories.changes(), _paging(request)
     begin = (paging.page - 1) * paging.page_size
-    shown = [shapes.change(one, []) for one in changes[begin : begin + paging.page_size]]
+    shown = [shapes.change(one) for one in changes[begin : begin + paging.page_size]]
     return _paged(request, paging, shown, len(changes))
 
 
@@ -199,15 +198,6 @@ async def _answer(handler: Handler, memories: Memories, request: Request) -> Res
 def problem(error: ApiError) -> Response:
     """An error as mem0's client reads it."""
     return JSONResponse({"detail": error.message, "reason": error.code}, error.status, error.headers)
-
-
-async def _event(memories: Memories, change: Change) -> dict[str, Any]:
-    """The state of an addition. One of whose records none was decided, because it was refused, has failed."""
-    results = shapes.effects(await memories.effects(change.id, change.namespace))
-    shape = shapes.change(change, results)
-    if change.refused and not results and (refusal := await memories.refusal(change.id)):
-        shape |= {"status": "FAILED", "error": refusal}
-    return shape
 
 
 async def _forget_all(memories: Memories, spaces: list[str]) -> None:

@@ -9,7 +9,7 @@ import orjson
 from workers.memories.changes import Change
 from workers.memories.entities import FIELDS, entities_of
 from workers.memories.reading import Remembered
-from workers.memories.service import Effect, Found
+from workers.memories.service import Effect, Found, Outcome
 
 HALF_SCORE = 10.0
 """Nats of evidence with a score of one half."""
@@ -112,17 +112,17 @@ def entities(namespaces: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [one | {name: _iso(one[name]) for name in times} for _, one in sorted(found.items())]
 
 
-def change(one: Change, results: list[dict[str, Any]]) -> dict[str, Any]:
+def change(one: Change, outcome: Outcome | None = None) -> dict[str, Any]:
     """An event: an addition that was made here not long ago."""
     ended = one.completed_at
     return {
         "id": one.id,
         "event_type": "ADD",
-        "status": one.status,
+        "status": outcome.status if outcome else one.status,
         "payload": entities_of(one.namespace),
         "metadata": None,
-        "results": results,
-        "error": one.error,
+        "results": effects(outcome.effects) if outcome else [],
+        "error": outcome.error if outcome else one.error,
         "created_at": _iso(one.created_at),
         "started_at": _iso(one.created_at),
         "updated_at": _iso(ended or one.created_at),
