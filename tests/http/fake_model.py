@@ -23,12 +23,18 @@ def embedded(text: str) -> list[float]:
 
 
 def repeat(responder: Responder, p: Pending) -> None:
-    """Answers with the prompt, until a word of `stop` or max_new_tokens. "fail" fails, and "silence" is not answered."""
+    """Answers with the prompt, until a word of `stop` or max_new_tokens.
+
+    "silence" is not answered, "fail" fails, "pause" begins and does not end, and "behind" fails if it is to wait for a fact.
+    """
     request, text = p.request, p.request.query
     if text == "silence":
         return
     if text == "fail":
         responder.fail(p.address, "failed", "no such thing")
+        return
+    if text == "behind" and request.after:
+        responder.fail(p.address, "behind", "the memory is late")
         return
     if request.task == "embed":
         texts = request.prompts or [text]
@@ -52,6 +58,7 @@ def repeat(responder: Responder, p: Pending) -> None:
             responder.delta(p, piece)
             if piece == " break":
                 responder.fail(p.address, "failed", "broken off")
+            if piece in (" break", " pause"):
                 return
     memories = [memory_of(name) for name in request.namespaces] if request.use_memory else []
     tokens = None

@@ -102,12 +102,17 @@ def up(
     topic_prefix: Prefix = None,
     metrics_port: MetricsPort = None,
     source_config: Sources = None,
+    http: Annotated[
+        str | None,
+        typer.Option(help="Also run `factstream serve` on PORT of this machine, or on HOST:PORT."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run the whole stack: an embedded broker (unless --bootstrap is given) and one worker of each kind.
 
-    With --source-config, also a source worker that reads other systems' topics. With --metrics-port, the encoder's
-    metrics are on that port, the writer's on the next one, then the generator's and the source worker's.
+    With --source-config, also a source worker that reads other systems' topics; with --http, also the web page and the HTTP
+    APIs. With --metrics-port, the encoder's metrics are on that port, the writer's on the next one, then the generator's, the
+    source worker's and the HTTP server's.
     """
     from workers.kafka.config import KafkaSettings
     from workers.observe import log
@@ -124,7 +129,13 @@ def up(
         upstream = _upstream(settings, source_config)
         resolve(model)
         commands = worker_commands(
-            settings, data.absolute(), model, "text", metrics_port, source_config and source_config.absolute()
+            settings,
+            data.absolute(),
+            model,
+            "text",
+            metrics_port,
+            source_config and source_config.absolute(),
+            http,
         )
         run_stack(data, settings, commands, model, embedded, as_json=as_json, upstream=upstream)
 
@@ -166,6 +177,7 @@ def serve(
     from workers.http import server
     from workers.kafka.config import KafkaSettings
     from workers.observe import health, log, tracing
+    from workers.runtime import ready
 
     log.setup("http", log_format.value)
     with report_errors():
@@ -175,4 +187,5 @@ def serve(
         if metrics_port:
             health.serve(metrics_port, state)
         token = os.environ.get("FACTSTREAM_TOKEN") or None
-        server.serve(settings, data, host, port, token=token, health=state)
+        say = (lambda url: ready.tell_ready({"http": url})) if ready.READY_FD in os.environ else server.tell
+        server.serve(settings, data, host, port, say=say, token=token, health=state)

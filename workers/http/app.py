@@ -25,9 +25,12 @@ from workers.memories.service import Memories
 APIS = ("/v1/", "/v2/", "/v3/", "/api/", "/mcp")
 """How the paths of the APIs begin. What is not there is told as OpenAI tells it."""
 
+ANSWER_S = 120.0
+"""Seconds that a request waits for its answer."""
+
 
 def app(settings: KafkaSettings, data: Path) -> Starlette:
-    site, shared = Site(settings, data), Shared(settings, data, LoopClient(settings))
+    site, shared = Site(settings, data), Shared(settings, data, LoopClient(settings, ANSWER_S))
     memories = Memories(shared.client, data)
     tools, serving = _mcp(memories)
 

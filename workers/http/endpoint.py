@@ -19,10 +19,14 @@ from workers.http.errors import ApiError, as_api_error
 from workers.observe import metrics, tracing
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
+DROPPED_BYTES = 16 * 1024 * 1024
+"""What is read of a body that is too large, before the connection is closed."""
 BODY_S = 30.0
 """Seconds for the whole body to arrive."""
 REQUEST_S = 300.0
 """Seconds for the whole request; a client that reads more slowly loses its connection."""
+LEFT = 499
+"""The status of a request whose client left, as nginx counts it."""
 
 Handler = Callable[[Request], Awaitable[Response]]
 Shape = Callable[[ApiError], Response]
@@ -41,7 +45,7 @@ class Endpoint:
         self._path, self._handler, self._shape = path, handler, shape
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started, status = time.monotonic(), 499  # as nginx counts a client that left
+        started, status = time.monotonic(), LEFT
         header = dict(scope["headers"]).get(b"traceparent")
         parent = tracing.of([(tracing.HEADER, header)])
         attributes = {"http.request.method": scope["method"], "http.route": self._path}
@@ -60,6 +64,9 @@ class Endpoint:
         try:
             async with asyncio.timeout(REQUEST_S):
                 await self._answer(scope, receive, counted)
+        except TimeoutError as error:
+            if status == LEFT:  # otherwise a part of the response was sent: the server closes the connection
+                await self._shape(as_api_error(error))(scope, _never, counted)
         finally:
             metrics.HTTP_RUNNING.dec()
             metrics.served(self._path, status, time.monotonic() - started)
@@ -69,7 +76,7 @@ class Endpoint:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            body = await _body(scope, receive)
+            body = await _body(receive)
         except ApiError as error:
             await self._shape(error)(scope, _never, send)
             return
@@ -98,32 +105,29 @@ class Endpoint:
         await response(scope, _never, send)
 
 
-async def _body(scope: Scope, receive: Receive) -> bytes | None:
-    """The whole body; None if the client has left. Raises ApiError."""
-    too_large = ApiError(
-        413,
-        "too-large",
-        f"the body has more than {MAX_BODY_BYTES >> 20} MiB",
-        headers={"connection": "close"},
-    )
-    declared = dict(scope["headers"]).get(b"content-length", b"0")
-    if declared.isdigit() and int(declared[:20]) > MAX_BODY_BYTES:
-        raise too_large
-    body, more = bytearray(), True
+async def _body(receive: Receive) -> bytes | None:
+    """The whole body; None if the client has left. Raises ApiError.
+
+    Of a body that is too large a part is read and dropped: a client that still sends does not see the answer.
+    """
+    body, size, more = bytearray(), 0, True
+    closing = {"connection": "close"}
     try:
         async with asyncio.timeout(BODY_S):
-            while more:
+            while more and size <= DROPPED_BYTES:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     return None
-                body += message.get("body", b"")
-                more = message.get("more_body", False)
-                if len(body) > MAX_BODY_BYTES:
-                    raise too_large
+                part = message.get("body", b"")
+                size, more = size + len(part), message.get("more_body", False)
+                body += part if size <= MAX_BODY_BYTES else b""
     except TimeoutError:
+        late = f"the body did not arrive within {BODY_S:.0f} s"
+        raise ApiError(408, "timeout", late, headers=closing) from None
+    if size > MAX_BODY_BYTES:
         raise ApiError(
-            408, "timeout", f"the body did not arrive within {BODY_S:.0f} s", headers={"connection": "close"}
-        ) from None
+            413, "too-large", f"the body has more than {MAX_BODY_BYTES >> 20} MiB", headers=closing
+        )
     return bytes(body)
 
 

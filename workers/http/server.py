@@ -24,13 +24,17 @@ MIN_TOKEN = 16
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
+def tell(url: str) -> None:
+    print(f"ready: {url}", flush=True)
+
+
 def serve(
     settings: KafkaSettings,
     data: Path,
     host: str,
     port: int,
     stop: Stop | None = None,
-    say: Callable[[str], object] = lambda url: print(f"ready: {url}", flush=True),
+    say: Callable[[str], object] = tell,
     token: str | None = None,
     health: Health | None = None,
 ) -> None:

@@ -25,19 +25,22 @@ class Shared:
     client: LoopClient
 
     async def recent(self, request: GenerationRequest) -> Positions:
-        """What this machine published to the request's namespaces, and the answering memory should have."""
+        """What this machine published to the request's namespaces; nothing for a request without memory."""
+        if not request.use_memory:
+            return {}
         return await run_in_threadpool(positions.recall, self.data, request.namespaces)
 
     async def stream(
-        self, request: GenerationRequest, trace: str | None
+        self, request: GenerationRequest, trace: str | None, recent: Positions | None = None
     ) -> AsyncGenerator[ResponseDelta | GenerationResponse, None]:
-        """The deltas, and last the response, from a memory that has what this machine published.
+        """The deltas, and last the response, from a memory that has `recent`, by default what this machine published.
 
         If that is not decided in time, from the memory as it is. Raises as `LoopClient.stream` does.
         """
         end = datetime.now(UTC) + timedelta(seconds=self.client.timeout_s)
         request = request.model_copy(update={"deadline": end})
-        recent = await self.recent(request) if request.use_memory else {}
+        if recent is None:
+            recent = await self.recent(request)
         async with aclosing(self.client.stream(request, recent, trace)) as pieces:
             async for piece in pieces:
                 if (
@@ -54,9 +57,11 @@ class Shared:
             async for piece in pieces:
                 yield piece
 
-    async def ask(self, request: GenerationRequest, trace: str | None) -> GenerationResponse:
+    async def ask(
+        self, request: GenerationRequest, trace: str | None, recent: Positions | None = None
+    ) -> GenerationResponse:
         """The response of `stream`. Raises ApiError if it is an error."""
-        async with aclosing(self.stream(request, trace)) as pieces:
+        async with aclosing(self.stream(request, trace, recent)) as pieces:
             async for piece in pieces:
                 if isinstance(piece, GenerationResponse):
                     return checked(piece)

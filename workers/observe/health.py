@@ -78,11 +78,11 @@ class _Server(WSGIServer):
         """A client that closes its connection or stays silent is not worth a traceback on standard error."""
 
 
-def address(text: str, add: int = 0) -> tuple[str, int]:
+def address(text: str, add: int = 0, option: str = "--metrics-port") -> tuple[str, int]:
     """The host and port of PORT (on 127.0.0.1) or HOST:PORT, with `add` added to the port. Raises ValueError."""
     host, _, port = text.rpartition(":")
     if not port.isdecimal() or not 0 < int(port) + add < 65536:
-        raise ValueError(f"--metrics-port must be PORT or HOST:PORT, not {text[:80]!r}")
+        raise ValueError(f"{option} must be PORT or HOST:PORT, not {text[:80]!r}")
     return host or "127.0.0.1", int(port) + add
 
 

@@ -41,22 +41,27 @@ def worker_commands(
     log_format: str,
     metrics_port: str | None = None,
     source_config: Path | None = None,
+    http: str | None = None,
 ) -> dict[str, list[str]]:
-    """The command of each worker, of a source worker if it has a configuration; metrics are on `metrics_port` and the
-    next ones.
+    """The command of each worker, of a source worker if it has a configuration, and of the HTTP server if `http`, PORT or
+    HOST:PORT, is given; metrics are on `metrics_port` and the next ones.
 
     The login to the cluster is passed in the environment, never in a command.
     """
     where = ["--bootstrap", settings.bootstrap, "--data", str(data)]
     options = [*where, "--model", model, "--log-format", log_format]
-    commands = {}
-    for n, name in enumerate(("encoder", "writer", "generator", *(("source",) if source_config else ()))):
-        commands[name] = [sys.executable, "-m", "workers.cli", "worker", name, *options]
-        if name == "source":
-            commands[name] += ["--config", str(source_config)]
-        if metrics_port:
+    program = [sys.executable, "-m", "workers.cli"]
+    commands = {name: [*program, "worker", name, *options] for name in ("encoder", "writer", "generator")}
+    if source_config:
+        commands["source"] = [*program, "worker", "source", *options, "--config", str(source_config)]
+    if http:
+        host, port = health.address(http, option="--http")
+        commands["http"] = [*program, "serve", *where, "--log-format", log_format]
+        commands["http"] += ["--host", host, "--port", str(port)]
+    if metrics_port:
+        for n, command in enumerate(commands.values()):
             host, port = health.address(metrics_port, n)
-            commands[name] += ["--metrics-port", f"{host}:{port}"]
+            command += ["--metrics-port", f"{host}:{port}"]
     return commands
 
 
@@ -223,7 +228,8 @@ def _ready_line(stack: _Stack, model: str, as_json: bool) -> str:
         return json.dumps({"ready": True, **where, "pids": pids, **states})
     count = states.get("memories", 0)
     memories = "1 memory" if count == 1 else f"{count} memories"
-    return f"ready: {where['bootstrap']}, model {model}, data {where['data']}, {memories}"
+    served = f", {states['http']}" if "http" in states else ""
+    return f"ready: {where['bootstrap']}, model {model}, data {where['data']}, {memories}{served}"
 
 
 @contextmanager

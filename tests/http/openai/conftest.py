@@ -11,6 +11,8 @@ from schemas.request import GenerationRequest
 from tests.client.answerer import answering
 from tests.http.conftest import Running, serve
 from tests.http.fake_model import repeat
+from workers.client import LoopClient
+from workers.http import app
 from workers.kafka.config import KafkaSettings
 
 
@@ -21,6 +23,8 @@ class Gateway:
     data: Path
     asked: list[GenerationRequest]
     """What arrived at the model."""
+    topics: LoopClient
+    """The server's client of the topics."""
 
     @property
     def url(self) -> str:
@@ -31,8 +35,15 @@ class Gateway:
 
 
 @pytest.fixture
-def gateway(settings: KafkaSettings, tmp_path: Path) -> Iterator[Gateway]:
+def gateway(settings: KafkaSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
+    made: list[LoopClient] = []
+
+    def client(settings: KafkaSettings, timeout_s: float) -> LoopClient:
+        made.append(LoopClient(settings, timeout_s))
+        return made[0]
+
+    monkeypatch.setattr(app, "LoopClient", client)
     with answering(settings, repeat) as asked:
         running = serve(settings, tmp_path)
-        yield Gateway(running, settings, tmp_path, asked)
+        yield Gateway(running, settings, tmp_path, asked, made[0])
         running.end()

@@ -2,16 +2,18 @@
 
 import asyncio
 import math
+from typing import Any
 
 import openai
 import pytest
 from openai.types import CreateEmbeddingResponse
+from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 
 from tests.http.conftest import serve
 from tests.http.fake_model import memory_of
 from tests.http.openai.conftest import Gateway
 
-HI = [{"role": "user", "content": "one two three"}]
+HI: list[ChatCompletionMessageParam] = [{"role": "user", "content": "one two three"}]
 
 
 def test_a_chat_and_the_memories_that_spoke(gateway: Gateway) -> None:
@@ -36,6 +38,10 @@ def test_a_chat_and_the_memories_that_spoke(gateway: Gateway) -> None:
     assert (asked.max_new_tokens, asked.temperature, asked.top_p, asked.seed) == (2, 0.5, 0.9, 7)
     assert asked.messages and asked.messages[0].content == "one two three" and asked.use_memory
     assert asked.deadline is not None
+
+
+def chunks_of(client: openai.OpenAI, **options: Any) -> list[ChatCompletionChunk]:
+    return list(client.chat.completions.create(model="factstream", messages=HI, stream=True, **options))
 
 
 def test_a_stream_has_the_text_in_chunks_then_memories_and_usage(gateway: Gateway) -> None:
@@ -106,13 +112,8 @@ def test_logprobs_of_a_chat_whole_and_streamed(gateway: Gateway) -> None:
         whole = client.chat.completions.create(
             model="factstream", messages=HI, logprobs=True, top_logprobs=2
         ).choices[0]
-        chunks = client.chat.completions.create(
-            model="factstream", messages=HI, logprobs=True, top_logprobs=2, stream=True
-        )
-        streamed = [
-            token for chunk in chunks for token in (chunk.choices[0].logprobs or whole.logprobs).content or []  # type: ignore[union-attr]
-            if chunk.choices[0].logprobs
-        ]  # fmt: skip
+        parts = [chunk.choices[0].logprobs for chunk in chunks_of(client, logprobs=True, top_logprobs=2)]
+    streamed = [token for part in parts if part for token in part.content or []]
     assert whole.logprobs and whole.logprobs.content and streamed == whole.logprobs.content
     token = whole.logprobs.content[1]
     assert (token.token, token.logprob, token.bytes) == (" two", -0.5, list(b" two"))

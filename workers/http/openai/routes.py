@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 
 from schemas.common import DEFAULT_NAMESPACE, BadMessage, Namespace, parse_json, validate
-from schemas.fact import Fact
+from schemas.fact import Conversation
 from schemas.request import MAX_PROMPT_CHARS, MAX_PROMPTS, GenerationRequest
 from schemas.response import GenerationResponse
 from workers.http.endpoint import MAX_BODY_BYTES, Handler, route
@@ -23,6 +23,9 @@ from workers.http.shared import Shared, trace_of
 
 NAMESPACE, LEARN = "x-factstream-namespace", "x-factstream-learn"
 """Headers that say what a client cannot put into the body."""
+
+SOURCE = "chat"
+"""Of what is learned from a chat."""
 
 B = TypeVar("B", bound=Body)
 _NAMESPACE: TypeAdapter[str] = TypeAdapter(Namespace)
@@ -60,6 +63,7 @@ async def _completion(shared: Shared, request: Request) -> Response:
 async def _answer(shared: Shared, request: Request, body: Sampled, kind: Chat | Completion) -> Response:
     namespace = namespace_of(request, body)
     asked = body.request(namespace)
+    recent = await shared.recent(asked)  # before it learns: an answer does not wait for its own question
     more = {"learned": await _learn(shared, namespace, body.said())} if _learns(request, body) else {}
 
     def extra(answer: GenerationResponse) -> dict[str, Any]:
@@ -68,8 +72,8 @@ async def _answer(shared: Shared, request: Request, body: Sampled, kind: Chat | 
     trace = trace_of(request)
     if body.streams:
         usage = body.stream_options is not None and body.stream_options.include_usage
-        return await streamed(kind, shared.stream(asked, trace), usage, extra)
-    answer = await shared.ask(asked, trace)
+        return await streamed(kind, shared.stream(asked, trace, recent), usage, extra)
+    answer = await shared.ask(asked, trace, recent)
     return JSONResponse(kind.whole(answer) | {"factstream": extra(answer)})
 
 
@@ -143,5 +147,6 @@ async def _learn(shared: Shared, namespace: str, said: str) -> bool:
     """Publishes what the user said; False if it was nothing. Raises BadMessage, and as `client.publish` does."""
     if not said.strip():
         return False
-    await shared.publish([(namespace, validate(Fact, {"text": said}))])
+    message = {"role": "user", "content": said}
+    await shared.publish([(namespace, validate(Conversation, {"messages": [message], "source": SOURCE}))])
     return True
