@@ -34,7 +34,6 @@ def together() -> None:
     said = [{"role": "user", "name": "Ann", "content": "I work as a nurse in Bergen. Hello!"}]
     job = memory.add(said, user_id="ann")["results"][0]
     assert tea["event"] == job["event"] == "ADD" and "Ann works as a nurse in Bergen" in job["memory"]
-    assert memory.add("Ann drinks tea at four.", user_id="ann", infer=False)["results"][0]["event"] == "NONE"
 
     mine = {"AND": [{"user_id": "ann"}]}
     page = memory.get_all(GetAllMemoryOptions(filters=mine, page=1, page_size=1))
@@ -46,7 +45,9 @@ def together() -> None:
     assert found[0]["id"] == tea["id"] and 0 < found[0]["score"] <= 1
     assert memory.get(tea["id"])["expiration_date"] == "2099-01-01"
 
+    assert memory.add("Ann drinks tea at four.", user_id="ann", infer=False)["results"][0]["event"] == "NONE"
     assert memory.update(tea["id"], UpdateMemoryOptions(text="Ann drinks coffee at four."))["id"] == tea["id"]
+    assert memory.update(tea["id"], metadata={"n": 2}, expiration_date="2098-01-01")["metadata"] == {"n": 2}
     assert memory.update(tea["id"], expiration_date=None)["expiration_date"] is None
     assert memory.batch_update([{"memory_id": tea["id"], "text": "Ann drinks cocoa at four."}])["message"]
     assert memory.get(tea["id"])["memory"] == "Ann drinks cocoa at four."
