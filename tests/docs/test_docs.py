@@ -32,7 +32,14 @@ from workers.runtime.embedded_broker import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
-PAGES = ("quickstart", "publishing", "sources", "consuming", "operating")  # in this order, on one stack
+PAGES = (
+    "quickstart",
+    "publishing",
+    "sources",
+    "consuming",
+    "serving",
+    "operating",
+)  # in this order, on one stack
 BLOCKS = {
     ("python", "run"), ("json", "connect"),
     ("python", "client: confluent-kafka"), ("python", "client: aiokafka"),  # tests/client/test_clean_clients.py
@@ -42,6 +49,7 @@ PRINTED = {
     "publishing": ["2 decided: 2 learned", "1 superseded", "Counter({'learned': 1})"],
     "sources": ["is made of oak", "price: unchanged", "There are 3 of Harlow desk lamp."],
     "consuming": ["walnut", "['The Harlow desk lamp is made of walnut.']", '"finish_reason"', "Juniper"],
+    "serving": ["walnut", '"gate":', "learned True", "417"],
     "operating": ["ready\n", "factstream_decisions_total{", "published"],
 }
 
@@ -62,6 +70,7 @@ def blocks(page: str) -> list[Block]:
 class Stack(NamedTuple):
     bootstrap: str
     metrics_port: int
+    http_port: int
     env: dict[str, str]
     folder: Path
 
@@ -73,18 +82,29 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m workers.cli "$@"\n')
     command.chmod(0o755)
-    first = free_port(row=4)  # the metrics of three workers, then the broker
-    port = first + 3
+    first = free_port(
+        row=6
+    )  # the metrics of three workers and of the HTTP server, then the broker, then the server
+    port, http_port = first + 4, first + 5
     env = os.environ | {
         "PATH": f"{command.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}", "COLUMNS": "200",
         "FACTSTREAM_DATA": str(folder / "data"), "PYTHONPATH": str(ROOT),
     }  # fmt: skip
-    up: list[str | Path] = [command, "up", "--port", str(port), "--metrics-port", str(first)]
+    up: list[str | Path] = [
+        command,
+        "up",
+        "--port",
+        str(port),
+        "--metrics-port",
+        str(first),
+        "--http",
+        str(http_port),
+    ]
     process = subprocess.Popen(up, env=env, cwd=folder, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline().startswith("ready")
     bootstrap = f"127.0.0.1:{port}"
-    yield Stack(bootstrap, first, env | {"FACTSTREAM_BOOTSTRAP": bootstrap}, folder)
+    yield Stack(bootstrap, first, http_port, env | {"FACTSTREAM_BOOTSTRAP": bootstrap}, folder)
     process.send_signal(signal.SIGTERM)
     assert process.wait(40) == 0
 
@@ -110,6 +130,7 @@ def test_the_commands_and_programs_of_a_page_run_in_its_order(stack: Stack, page
         if block.mark.startswith(("not run: ", "client: ")) or block.kind not in ("sh", "python"):
             continue
         code = block.code.replace("127.0.0.1:9092", stack.bootstrap)
+        code = code.replace("127.0.0.1:8642", f"127.0.0.1:{stack.http_port}")
         for n in range(3):
             code = code.replace(f":{9464 + n}/", f":{stack.metrics_port + n}/")
         command = ["sh", "-euc", code] if block.kind == "sh" else [sys.executable, "-c", code]

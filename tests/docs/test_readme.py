@@ -21,8 +21,8 @@ COMMANDS = sorted(
 )
 
 
-def test_the_readme_has_producers_a_consumer_and_the_library() -> None:
-    assert sorted(mark for mark, _ in BLOCKS) == ["", "consumer", "producer", "producer"]
+def test_the_readme_has_producers_a_consumer_a_chat_and_the_library() -> None:
+    assert sorted(mark for mark, _ in BLOCKS) == ["", "", "consumer", "producer", "producer"]
 
 
 @pytest.mark.parametrize("mark, code", BLOCKS)

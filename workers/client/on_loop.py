@@ -44,7 +44,7 @@ class LoopClient:
         self.running = 0
         """Requests that wait for their answers."""
         self._settings, self._connect = replace(settings, connect_timeout_s=CONNECT_TIMEOUT_S), connect
-        self._publishing = 0
+        self._publishing, self._closed = 0, False
         self._senders = ThreadPoolExecutor(SENDERS, "asking")
         self._publishers = ThreadPoolExecutor(PUBLISHERS, "publishing")
         self._lock = threading.Lock()  # of the connection
@@ -68,6 +68,8 @@ class LoopClient:
         self, request: GenerationRequest, recent: Positions | None = None, parent: str | None = None
     ) -> AsyncGenerator[ResponseDelta | GenerationResponse, None]:
         """The deltas, and last the response. Raises as `ask` does."""
+        if self._closed:
+            raise ClientError("the server is stopping")
         if self.running >= MAX_RUNNING:
             raise Busy(f"{MAX_RUNNING} requests wait for their answers already; try again")
         self.running += 1
@@ -90,6 +92,8 @@ class LoopClient:
             try:
                 yield future.result()
             except ClientError:
+                if self._closed:
+                    raise
                 await loop.run_in_executor(self._senders, self._check)
                 raise
         finally:
@@ -99,6 +103,8 @@ class LoopClient:
 
     async def publish(self, facts: Sequence[tuple[str, FactMessage]], wait: bool = False) -> Published:
         """Sends (namespace, fact) pairs; with `wait`, until they are decided. Raises as `client.publish` does."""
+        if self._closed:
+            raise ClientError("the server is stopping")
         if self._publishing >= MAX_RUNNING:
             raise Busy(f"{MAX_RUNNING} publications wait already; try again")
         self._publishing += 1
@@ -109,7 +115,8 @@ class LoopClient:
             self._publishing -= 1
 
     def close(self) -> None:
-        """Ends the requests that wait, with ClientError."""
+        """Ends the requests that wait, with ClientError. It may be called from any thread, and twice."""
+        self._closed = True
         self._senders.shutdown(wait=False, cancel_futures=True)
         self._publishers.shutdown(wait=False, cancel_futures=True)
         self._drop()

@@ -1,1 +1,1 @@
-"""The web page of `factstream ui`: pages rendered on the server, without outside assets."""
+"""The HTTP server of `factstream serve`: the web page, and the APIs, each in a folder of its own."""

@@ -47,11 +47,13 @@ def app(settings: KafkaSettings, data: Path) -> Starlette:
             return openai.problem(ApiError(error.status_code, code, message, headers=error.headers or {}))
         return await site.refused(request, error)
 
-    return Starlette(
+    made = Starlette(
         routes=[*openai.routes(shared), *mem0.routes(memories), *tools, *site.routes()],
         exception_handlers=site.exception_handlers() | {404: refused, 405: refused},
         lifespan=lifespan,
     )
+    made.state.shared = shared
+    return made
 
 
 def _mcp(memories: Memories) -> tuple[list[BaseRoute], AbstractAsyncContextManager[None]]:

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from workers.http.errors import ApiError, as_api_error
-from workers.observe import metrics, tracing
+from workers.observe import log, metrics, tracing
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
 DROPPED_BYTES = 16 * 1024 * 1024
@@ -67,6 +67,8 @@ class Endpoint:
         except TimeoutError as error:
             if status == LEFT:  # otherwise a part of the response was sent: the server closes the connection
                 await self._shape(as_api_error(error))(scope, _never, counted)
+        except asyncio.CancelledError:  # the server stops, and has waited for this request
+            log.line("request cut off", path=self._path)
         finally:
             metrics.HTTP_RUNNING.dec()
             metrics.served(self._path, status, time.monotonic() - started)

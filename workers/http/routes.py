@@ -1,4 +1,4 @@
-"""The pages of `factstream ui`: the response of each address.
+"""The pages of `factstream serve`: the response of each address.
 
 Pages are made from templates that escape everything put into them. Queries run on threads, answers and
 decisions arrive as streams: the event loop never waits for a query or a broker.

@@ -54,7 +54,8 @@ def serve(
         if host in LOCAL:
             names |= dict.fromkeys(["127.0.0.1", "localhost"])
         accepted = [f"{name}:{bound}" for name in names]
-        app = Guard(assembled(settings, data), accepted, token, APIS, openai.problem)
+        application = assembled(settings, data)
+        app = Guard(application, accepted, token, APIS, openai.problem)
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, proxy_headers=False, server_header=False, ws="none",
             timeout_graceful_shutdown=STOP_S, limit_concurrency=MAX_CONNECTIONS,
@@ -71,4 +72,5 @@ def serve(
                 if health:
                     health.turned(ready=True)
             server.should_exit = True
+            application.state.shared.client.close()  # ends the streams, each with an error that says so
             thread.join()
