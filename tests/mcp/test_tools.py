@@ -9,8 +9,11 @@ import anyio
 import pytest
 from mcp.client import Client
 from mcp.client.stdio import StdioServerParameters
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared._httpx_utils import create_mcp_http_client
 
-from tests.helpers.served import Served, served
+from tests.helpers.served import Served, call, served
+from tests.http.conftest import serve
 from workers.client import LoopClient
 from workers.mcp.server import server
 from workers.memories.service import Memories
@@ -96,6 +99,28 @@ def test_an_assistant_uses_its_memory_over_http(stack: Served) -> None:
             await live_through(client, "Ann")
 
     anyio.run(run)
+
+
+def test_over_http_the_header_names_the_namespace_and_the_token_is_asked(stack: Served) -> None:
+    """On a second server of the same stack, which asks for a token."""
+    token = "a-token-of-the-server"
+    guarded = serve(stack.settings, stack.data, token)
+    url = f"{guarded.url}mcp"
+
+    async def run() -> None:
+        bearer = {"authorization": f"Bearer {token}"}
+        ours = create_mcp_http_client(bearer | {"X-Factstream-Namespace": "ours"})
+        theirs = create_mcp_http_client(bearer | {"X-Factstream-Namespace": "theirs"})
+        async with Client(streamable_http_client(url, http_client=ours)) as client:
+            await use(client, "add_memory", text="The office key lies under the mat.")
+            assert (await use(client, "get_memories"))["total"] == 1
+        async with Client(streamable_http_client(url, http_client=theirs)) as client:
+            assert (await use(client, "get_memories"))["total"] == 0
+
+    anyio.run(run)
+    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+    assert call(guarded, "POST", "/mcp", body)[0] == 401
+    guarded.end()
 
 
 def test_an_assistant_uses_its_memory_over_stdio(stack: Served) -> None:
