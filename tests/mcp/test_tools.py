@@ -1,4 +1,4 @@
-"""The tools by the package's own client: in this process, over HTTP, and over standard input and output."""
+"""The tools by the package's own client: in this process, over HTTP, and over standard streams."""
 
 import sys
 from collections.abc import Iterator

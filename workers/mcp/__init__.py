@@ -1,1 +1,1 @@
-"""The Model Context Protocol: the memory as tools of an assistant; by the official package, the extra `mcp`."""
+"""Model Context Protocol: the memory as tools of an assistant, by the official package."""

@@ -1,4 +1,4 @@
-"""What the tools return: the schemas that an assistant sees, and their making from memories and answers."""
+"""Results of the tools: the schemas that an assistant sees, made from memories and answers."""
 
 from datetime import date, datetime
 from typing import Annotated, Any, Literal

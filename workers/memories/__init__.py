@@ -1,1 +1,1 @@
-"""Memories as other memory systems know them: ids that last, entities, filters; for mem0's format and MCP."""
+"""Memories as other memory systems know them: ids that last, entities, filters."""

@@ -1,4 +1,4 @@
-"""Changes: records sent together, how far they are, and the newest of them in order to ask about them again."""
+"""Changes: records that are sent together, and how far the newest of them are."""
 
 import asyncio
 from collections import OrderedDict

@@ -1,4 +1,4 @@
-"""Reads of the data folder: pages of memories, one by its id, its history, and the namespaces that there are.
+"""Reads of the data folder: pages of memories, one by its id, its history, and the namespaces.
 
 An id lasts while a memory's text is changed by it. Such a memory has the key `memory:ID`, where ID is the memory_id that it had
 first; the id of all others is their memory_id. Every function raises `QueryError`, and `HistoryError` if a file is damaged.

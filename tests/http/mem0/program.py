@@ -1,4 +1,4 @@
-"""A program of mem0's client, run by test_client.py in an environment without this project: its calls, one by one."""
+"""Program of mem0's client, which test_client.py runs in an environment without this project."""
 
 import asyncio
 import sys

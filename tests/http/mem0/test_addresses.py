@@ -1,4 +1,4 @@
-"""mem0's addresses on a running stack: what a memory lives through, pages, events, and what is refused."""
+"""mem0's addresses on a running stack: a memory's life, pages, events, and what is refused."""
 
 from collections.abc import Iterator
 from pathlib import Path

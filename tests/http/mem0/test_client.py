@@ -1,4 +1,4 @@
-"""The unmodified client of mem0, in an environment of its own: every call that has an equal here, and the page's program."""
+"""The unmodified client of mem0, in an environment of its own: its calls, and the page's program."""
 
 import os
 import re

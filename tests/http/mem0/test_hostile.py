@@ -1,4 +1,4 @@
-"""Any body and any id at mem0's addresses, on an empty folder without a broker: an answer or a refusal, never a crash."""
+"""Any body and any id at mem0's addresses, without a broker: an answer or a refusal, never a crash."""
 
 import json
 from collections.abc import Iterator

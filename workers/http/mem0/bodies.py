@@ -1,4 +1,4 @@
-"""The bodies of mem0's requests: their fields, their limits, and the refusal of what has no equal here.
+"""Bodies of mem0's requests: their fields, their limits, and the refusal of what has no equal here.
 
 A refusal says what to do instead. Fields that say nothing about a memory, such as `org_id`, are left out.
 """
