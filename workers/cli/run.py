@@ -1,4 +1,4 @@
-"""`factstream worker`, `up`, `serve` and `mcp`: the commands that run processes until they are stopped."""
+"""`factstream worker`, `up`, `serve` and `mcp`: the commands that run processes until stopped."""
 
 import os
 import signal
