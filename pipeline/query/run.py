@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,8 +58,12 @@ def connect(data: Path) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def run(data: Path, sql: str, timeout_s: float = TIMEOUT_S) -> pa.Table:
+def run(
+    data: Path, sql: str, timeout_s: float = TIMEOUT_S, parameters: Mapping[str, object] | None = None
+) -> pa.Table:
     """The result of one SELECT (or FROM, WITH, VALUES, DESCRIBE, SUMMARIZE, SHOW) over the views.
+
+    `parameters`: the values of `$name` in the statement.
 
     Raises `QueryError` for anything else, for an error in it, and when it takes longer than `timeout_s` seconds or
     gives more than `MAX_RESULT_BYTES`.
@@ -75,7 +79,7 @@ def run(data: Path, sql: str, timeout_s: float = TIMEOUT_S) -> pa.Table:
         try:
             connection = connect(data)
             with _interrupt(connection, end) as late:
-                return _result(connection, sql, late, timeout_s)
+                return _result(connection, sql, parameters, late, timeout_s)
         except _FilesChanged:
             if attempt == _ATTEMPTS - 1:
                 raise
@@ -106,10 +110,14 @@ def run_confined(data: Path, sql: str, timeout_s: float = TIMEOUT_S) -> pa.Table
 
 
 def _result(
-    connection: duckdb.DuckDBPyConnection, sql: str, late: threading.Event, timeout_s: float
+    connection: duckdb.DuckDBPyConnection,
+    sql: str,
+    parameters: Mapping[str, object] | None,
+    late: threading.Event,
+    timeout_s: float,
 ) -> pa.Table:
     try:
-        reader: Any = connection.sql(sql).to_arrow_reader()
+        reader: Any = connection.sql(sql, params=parameters).to_arrow_reader()
         batches, size = [], 0
         for batch in reader:
             size += batch.nbytes

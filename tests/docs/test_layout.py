@@ -20,7 +20,8 @@ FOLDERS = {
         ("history",), ("query",), ("memory_lm",), ("bench",), ("fit",),
     ),
     "workers": (
-        ("observe",), ("kafka",), ("runtime",), ("encode", "write", "generate", "client", "source"), ("assistant",), ("http", "bench"), ("cli",),
+        ("observe",), ("kafka",), ("runtime",), ("encode", "write", "generate", "client", "source"), ("assistant", "memories"), ("mcp",),
+        ("http", "bench"), ("cli",),
     ),
 }  # fmt: skip
 ABOVE_LIBRARY = {

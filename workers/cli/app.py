@@ -19,7 +19,7 @@ from workers.cli.errors import report_errors, stderr
 from workers.cli.memories import app as memories_app
 from workers.cli.options import Bootstrap, Data, Device, Json, Model, Prefix
 from workers.cli.publish import publish
-from workers.cli.run import serve, up, worker
+from workers.cli.run import mcp, serve, up, worker
 from workers.cli.tables import Format, show_query
 
 app = typer.Typer(help="Continual learning for frozen language models, as a stream.", no_args_is_help=True)
@@ -106,6 +106,7 @@ def query(
 
 
 app.command()(serve)
+app.command()(mcp)
 app.command("ui", help="Serve the web page: the same as `serve`.")(serve)
 
 

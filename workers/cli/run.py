@@ -1,12 +1,15 @@
-"""`factstream worker`, `up` and `serve`: the commands that run processes until SIGTERM or Ctrl-C."""
+"""`factstream worker`, `up`, `serve` and `mcp`: the commands that run processes until stopped."""
 
 import os
+import signal
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.config import Settings
+from schemas.common import DEFAULT_NAMESPACE
 from workers.cli.errors import report_errors
 from workers.cli.options import (
     Bootstrap,
@@ -189,3 +192,37 @@ def serve(
         token = os.environ.get("FACTSTREAM_TOKEN") or None
         say = (lambda url: ready.tell_ready({"http": url})) if ready.READY_FD in os.environ else server.tell
         server.serve(settings, data, host, port, say=say, token=token, health=state)
+
+
+def mcp(
+    data: Data,
+    namespace: Annotated[
+        str, typer.Option(help="Whose memories the assistant may use: these and no others.")
+    ] = DEFAULT_NAMESPACE,
+    bootstrap: Bootstrap = None,
+    topic_prefix: Prefix = None,
+    log_format: LogFormat = LogFormat.text,
+) -> None:
+    """Serve the memory to an assistant over MCP, on standard input and output, until they are closed.
+
+    The host of the assistant starts it, for example Claude Desktop: see docs/mcp.md. `factstream up` has to run. The extra `mcp` is
+    needed: pip install 'factstream[mcp]'.
+
+    Example: factstream mcp --namespace me
+    """
+    with report_errors():
+        if find_spec("mcp") is None:
+            raise ValueError("MCP needs the package mcp: pip install 'factstream[mcp]'")
+        from schemas.common import validate
+        from schemas.fact import ForgetAll
+        from workers.kafka.config import KafkaSettings
+        from workers.mcp.server import over_stdio
+        from workers.observe import log
+
+        log.setup("mcp", log_format.value)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the thread that reads standard input cannot be woken
+        valid = (
+            validate(ForgetAll, {"forget_all": True, "namespace": namespace}).namespace or DEFAULT_NAMESPACE
+        )
+        settings = KafkaSettings.from_env(bootstrap=bootstrap, topic_prefix=topic_prefix)
+        over_stdio(settings, data, valid)

@@ -4,22 +4,25 @@ Each API is a folder whose `routes` takes what all of them share and returns its
 """
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 
 from workers.client import LoopClient
-from workers.http import openai
+from workers.http import mem0, openai
 from workers.http.errors import ApiError
 from workers.http.routes import Site
 from workers.http.shared import Shared
 from workers.kafka.config import KafkaSettings
+from workers.memories.service import Memories
 
-APIS = ("/v1/",)
+APIS = ("/v1/", "/v2/", "/v3/", "/api/", "/mcp")
 """How the paths of the APIs begin. What is not there is told as OpenAI tells it."""
 
 ANSWER_S = 120.0
@@ -28,10 +31,12 @@ ANSWER_S = 120.0
 
 def app(settings: KafkaSettings, data: Path) -> Starlette:
     site, shared = Site(settings, data), Shared(settings, data, LoopClient(settings, ANSWER_S))
+    memories = Memories(shared.client, data)
+    tools, serving = _mcp(memories)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with site.lifespan():
+        async with site.lifespan(), serving:
             yield
         shared.client.close()
 
@@ -43,9 +48,19 @@ def app(settings: KafkaSettings, data: Path) -> Starlette:
         return await site.refused(request, error)
 
     made = Starlette(
-        routes=[*openai.routes(shared), *site.routes()],
+        routes=[*openai.routes(shared), *mem0.routes(memories), *tools, *site.routes()],
         exception_handlers=site.exception_handlers() | {404: refused, 405: refused},
         lifespan=lifespan,
     )
     made.state.shared = shared
     return made
+
+
+def _mcp(memories: Memories) -> tuple[list[BaseRoute], AbstractAsyncContextManager[None]]:
+    """The routes of MCP, and what has to be entered while they are served; none without the extra `mcp`."""
+    if find_spec("mcp") is None:
+        return [], nullcontext()
+    from workers.mcp.server import over_http  # imports the package
+
+    route, served = over_http(memories)
+    return [route], served.session_manager.run()

@@ -34,7 +34,7 @@ def setup(worker: str, log_format: LogFormat = "text", stream: TextIO | None = N
     _log.handlers = [handler]
     _log.setLevel(logging.INFO)
     _log.propagate = False
-    for name in ("kafka", "opentelemetry"):
+    for name in ("kafka", "opentelemetry", "mcp"):
         library = logging.getLogger(name)
         library.handlers = [handler]
         library.setLevel(logging.ERROR)

@@ -1,0 +1,1 @@
+"""Memories as other memory systems know them: ids that last, entities, filters."""
