@@ -9,7 +9,7 @@ from rich.console import Console
 from schemas.common import DEFAULT_NAMESPACE, BadMessage, validate
 from schemas.fact import Forget, ForgetAll, ForgetKey, Request, Restore
 from workers.cli.errors import report_errors
-from workers.cli.memories import listing
+from workers.cli.memories import listing, transfer
 from workers.cli.options import Bootstrap, Data, Prefix, data_folder
 from workers.cli.tables import Format, show_query
 
@@ -22,6 +22,7 @@ InNamespace = Annotated[str, typer.Option(help="The memory's namespace.")]
 
 app.command("list")(listing.newest)
 app.command()(listing.search)
+app.command()(transfer.export)
 
 
 @app.command()
