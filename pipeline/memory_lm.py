@@ -11,7 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.config import Settings
@@ -23,6 +25,7 @@ from pipeline.ingest.encoder import Encoder
 from pipeline.memory.bank import Bank
 from pipeline.memory.codec import memory_from_record, memory_to_record
 from pipeline.memory.events import Decision, NewFact, SourceOffset, labels_of
+from pipeline.memory.pooled import pool
 from pipeline.memory.record import Memory
 from pipeline.model import contexts
 from pipeline.model.batching import close_batches
@@ -173,6 +176,15 @@ class MemoryLM:
         hit_lists = self._preparer.retrieve(prompts, [_as_list(namespace)] * len(prompts), k)
         return [[_retrieved(hit) for hit in hits] for hits in hit_lists]
 
+    def token_count(self, texts: Sequence[str]) -> int:
+        """Tokens of all texts together."""
+        return sum(len(tokens.ids) for tokens in self.encoder.backbone.tokenize(texts))
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """[texts, d] the pooled state of each text's last words, of unit length; zeros for a text without words."""
+        encoded = self.encoder.encode_prompts(texts)
+        return np.stack([pool(prompt.vectors, prompt.unigram_nll) for prompt in encoded])
+
     @torch.inference_mode()
     def score(
         self,
@@ -269,7 +281,7 @@ class MemoryLM:
     def generation(self, row: Row) -> Generation:
         """The answer of a finished row of `engine`."""
         memories = [_retrieved(hit) for hit in row.prompt.hits]
-        tokens = row.pieces() if row.job.tokens else None
+        tokens = row.pieces() if row.job.tokens or row.job.logprobs is not None else None
         return Generation(row.text, row.finish_reason, memories, len(row.prompt.ids), len(row.tokens), tokens)
 
 

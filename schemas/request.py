@@ -19,6 +19,8 @@ from schemas.common import (
 )
 
 MAX_PROMPT_CHARS = 64 * 1024
+MAX_PROMPTS = 256
+MAX_LOGPROBS = 20
 
 Prompt = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS)]
 
@@ -33,13 +35,30 @@ def _given(name: str, kind: str) -> JsonValue:
 
 
 class GenerationRequest(Message):
-    """Exactly one of `prompt` (continued as it is) and `messages` (a chat, in the model's template)."""
+    """Exactly one of `prompt` (continued as it is), `messages` (a chat, in the model's template) and `prompts`."""
 
     model_config = ConfigDict(
-        json_schema_extra={"oneOf": [_given("prompt", "string"), _given("messages", "array")]}
+        json_schema_extra={
+            "oneOf": [
+                _given("prompt", "string"),
+                _given("messages", "array"),
+                _given("prompts", "array") | {"required": ["prompts", "task"]},
+            ]
+        }
     )
 
+    task: Literal["generate", "retrieve", "embed"] = Field(
+        default="generate",
+        description="`retrieve` returns the memories found for the prompt, and generates nothing; `embed` the pooled "
+        "states of the prompts.",
+    )
     prompt: Prompt | None = None
+    prompts: Annotated[list[Prompt], Field(min_length=1, max_length=MAX_PROMPTS)] | None = Field(
+        default=None, description="Texts to embed together."
+    )
+    limit: Annotated[int, Field(ge=1, le=100)] = Field(
+        default=10, description="The most memories that `retrieve` returns."
+    )
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=256)] | None = None
     namespace: Namespace | Annotated[list[Namespace], Field(min_length=1, max_length=16)] = Field(
         default=DEFAULT_NAMESPACE,
@@ -63,6 +82,10 @@ class GenerationRequest(Message):
     tokens: bool = Field(
         default=False, description="Report for each token of the answer how far the memories moved it."
     )
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = Field(
+        default=None,
+        description="Report for each token of the answer its log-probability, and so many of the likeliest tokens.",
+    )
     after: Annotated[dict[Namespace, Positions], Field(max_length=16)] | None = Field(
         default=None,
         description="Answer only from a memory that has decided these facts "
@@ -72,11 +95,20 @@ class GenerationRequest(Message):
 
     @model_validator(mode="after")
     def _one_of_prompt_and_messages(self) -> "GenerationRequest":
-        if (self.prompt is None) == (self.messages is None):
-            raise ValueError("give exactly one of prompt and messages")
+        if [self.prompt, self.messages, self.prompts].count(None) != 2:
+            raise ValueError("give exactly one of prompt, messages and prompts")
+        if self.prompts and self.task != "embed":
+            raise ValueError("several prompts can be embedded only; send a request for each")
         if self.messages and sum(len(message.content) for message in self.messages) > MAX_PROMPT_CHARS:
             raise ValueError(f"the messages have more than {MAX_PROMPT_CHARS} characters together")
+        if self.prompts and sum(map(len, self.prompts)) > MAX_PROMPT_CHARS:
+            raise ValueError(f"the prompts have more than {MAX_PROMPT_CHARS} characters together")
         return self
+
+    @property
+    def query(self) -> str:
+        """The text by which memories are retrieved: the prompt, or the chat's last message."""
+        return (self.prompt or "") if self.messages is None else self.messages[-1].content
 
     @property
     def namespaces(self) -> list[str]:

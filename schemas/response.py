@@ -23,12 +23,26 @@ class UsedMemory(Message):
     )
 
 
+class LikelyToken(Message):
+    """A token that might have stood in another's place."""
+
+    text: str
+    logprob: Finite
+
+
 class Token(Message):
     """A piece of the answer; joined together they are its text."""
 
     text: str
     moved: Annotated[Finite, Field(ge=-1, le=1)] = Field(
         description="Its probability with the memories, minus that of the bare model."
+    )
+    logprob: Finite | None = Field(
+        default=None,
+        description="Its log-probability, nats, in the distribution that it was drawn from at temperature 1.",
+    )
+    likeliest: list[LikelyToken] | None = Field(
+        default=None, description="The likeliest tokens in its place, as many as the request's `logprobs`."
     )
 
 
@@ -59,6 +73,10 @@ class GenerationResponse(Message):
     usage: Usage | None = None
     timings: Timings | None = None
     tokens: list[Token] | None = Field(default=None, description="If the request asked for them.")
+    embeddings: list[list[Finite]] | None = Field(
+        default=None,
+        description="Of `embed`: each prompt's pooled state, of unit length; zeros for a text without words.",
+    )
     error: ResponseError | None = None
 
 

@@ -147,10 +147,11 @@ class Engine:
             if row in memory:
                 scores[n] = row.fuse(logits[i], logits[memory[row]])
         chosen = choose(scores, [row.sampler for row in bare])
-        for row, token in zip(bare, chosen, strict=True):
+        for n, (row, token) in enumerate(zip(bare, chosen, strict=True)):
             if token in self._backbone.eos_ids:
                 row.finish_reason = "stop"
             else:
+                row.note(scores[n], token, self._backbone)
                 row.append(token)
 
     def _drop_finished(self) -> None:

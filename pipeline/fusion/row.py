@@ -12,7 +12,7 @@ from pipeline.fusion.text_stream import TextStream
 from pipeline.model import contexts
 from pipeline.model.backbone import Backbone
 from pipeline.retrieve.hit import Hit
-from schemas.response import Token
+from schemas.response import LikelyToken, Token
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,9 @@ class Job:
     seed: int = 0
     stop: Sequence[str] = field(default_factory=tuple)
     tokens: bool = False  # whether the answer also lists its tokens
+    logprobs: int | None = (
+        None  # how many of the likeliest tokens are listed with each of them; None: no log-probabilities
+    )
     stop_at_answer: bool = True  # whether the text ends where the answer ends, with the memory speaking
 
     def query(self) -> str:
@@ -64,10 +67,11 @@ class Row:
         self._answered = False  # whether the memories have given their answer
         self._raised: Tensor | None = None  # [V] how far they raise each token's probability
         self._moved: list[tuple[float, int]] = []  # of each token: rise of its probability, end of its text
+        self._logprobs: list[tuple[float, list[LikelyToken]]] = []  # of each token, if the job wants them
 
     def start(self, prompt: Prompt, backbone: Backbone) -> None:
         """Begins the answer, for a retry again: the same seed draws the same tokens, and taken text stays taken."""
-        self.prompt, self.tokens, self.text, self._moved = prompt, [], "", []
+        self.prompt, self.tokens, self.text, self._moved, self._logprobs = prompt, [], "", [], []
         self._answered = False
         job = self.job
         self.sampler = Sampler(job.temperature, job.top_p, job.seed) if job.temperature > 0 else None
@@ -83,6 +87,16 @@ class Row:
         if self.job.tokens:
             self._raised = scores.softmax(-1) - own.exp()
         return scores
+
+    def note(self, scores: Tensor, token: int, backbone: Backbone) -> None:
+        """Keeps the log-probabilities of the next token, chosen from scores [V]."""
+        if self.job.logprobs is None:
+            return
+        log_p = scores.float().log_softmax(-1)
+        best, ids = log_p.topk(min(self.job.logprobs, len(log_p)))
+        texts = [backbone.tokenizer.decode([i]) for i in ids.tolist()]
+        likeliest = [LikelyToken(text=text, logprob=p) for text, p in zip(texts, best.tolist(), strict=True)]
+        self._logprobs.append((float(log_p[token]), likeliest))
 
     def append(self, token: int) -> None:
         """Takes the next token, which may finish the answer."""
@@ -132,6 +146,8 @@ class Row:
         found, begin, count = list[Token](), 0, len(self.tokens)
         for n, (moved, end) in enumerate(self._moved, 1):
             end = len(self.text) if n == count else max(begin, min(end, len(self.text)))
-            found.append(Token(text=self.text[begin:end], moved=moved))
+            logprob, likeliest = self._logprobs[n - 1] if self._logprobs else (None, None)
+            text = self.text[begin:end]
+            found.append(Token(text=text, moved=moved, logprob=logprob, likeliest=likeliest))
             begin = end
         return found

@@ -1,5 +1,6 @@
 """Tokens of an answer: how far the memories raised the probability of each."""
 
+import numpy as np
 import pytest
 
 from pipeline import MemoryLM
@@ -60,3 +61,34 @@ def test_a_character_of_several_tokens_is_one_piece(lm: MemoryLM) -> None:
     pieces = [token.text for token in row.pieces()]
     assert "".join(pieces) == "a 雪 b" and len(pieces) == len(ids) > 4
     assert [piece for piece in pieces if "雪" in piece] in (["雪"], [" 雪"]) and "" in pieces
+
+
+def test_logprobs_are_those_of_the_distribution_that_is_drawn_from(lm: MemoryLM) -> None:
+    told, bare, none = lm.answer(
+        [
+            Job(PROMPT, logprobs=3),
+            Job(PROMPT, logprobs=0, use_memory=False),
+            Job(PROMPT, tokens=True),
+        ]
+    )
+    assert all(token.logprob is None and token.likeliest is None for token in none.tokens or [])
+    assert told.tokens and bare.tokens and len(told.tokens) == told.completion_tokens
+    for token in told.tokens:  # greedy: the chosen one is the likeliest
+        assert token.likeliest and len(token.likeliest) == 3 and token.logprob == token.likeliest[0].logprob
+        assert [one.logprob for one in token.likeliest] == sorted(
+            (one.logprob for one in token.likeliest), reverse=True
+        )
+        assert -50 < token.logprob <= 0
+    said = next(token for token in told.tokens if token.text.strip())
+    assert said.likeliest and said.likeliest[0].text == said.text
+    assert all(token.likeliest == [] for token in bare.tokens)
+    total = sum(token.logprob or 0.0 for token in bare.tokens[:3])
+    scored = lm.score([PROMPT], ["".join(token.text for token in bare.tokens[:3])], use_memory=False)[0] * 3
+    assert total == pytest.approx(scored, abs=0.05)
+
+
+def test_embeddings_are_unit_vectors_near_for_what_is_alike(lm: MemoryLM) -> None:
+    fact, question, other, empty = lm.embed([FACT, PROMPT, "Flights to Oslo leave at noon.", " "])
+    assert np.linalg.norm([fact, question, other], axis=1) == pytest.approx([1, 1, 1], abs=1e-5)
+    assert fact @ question > fact @ other and not empty.any()
+    assert np.abs(lm.embed([PROMPT])[0] - question).max() < 1e-3

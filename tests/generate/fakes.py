@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 from kafka import TopicPartition
+from numpy.typing import NDArray
 
 from pipeline.memory_lm import Generation, Job, Retrieved
 from schemas import topics
@@ -68,6 +70,22 @@ class FakeModel:
 
     def count(self) -> int:
         return 0
+
+    def token_count(self, texts: Sequence[str]) -> int:
+        return sum(len(text.split()) for text in texts)
+
+    def retrieve(self, texts: Sequence[str], namespaces: Sequence[str], k: int) -> list[list[Retrieved]]:
+        """k memories of the first namespace for each text, the first of them with its gate open."""
+        if texts == ["unprepared"]:
+            raise LookupError("no such thing")
+        made = [
+            Retrieved(f"{n:032x}", namespaces[0], f"{texts[0]} {n}", None, 1.0 / (n + 1), 0.0 if n else 0.8)
+            for n in range(k)
+        ]
+        return [made for _ in texts]
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return np.array([[len(text), 1.0] for text in texts], np.float32)
 
     def engine(self) -> FakeEngine:
         return FakeEngine(self)

@@ -48,10 +48,10 @@ def test_an_answer_names_the_memories_that_a_newer_one_replaced(worker: Generato
 def test_every_field_of_a_request_reaches_its_job() -> None:
     body = {
         "prompt": "one", "namespace": ["a", "b"], "use_memory": False, "max_new_tokens": 7, "temperature": 0.5,
-        "top_p": 0.25, "seed": 3, "stop": ["."], "tokens": True, "stop_at_answer": False,
+        "top_p": 0.25, "seed": 3, "stop": ["."], "tokens": True, "logprobs": 5, "stop_at_answer": False,
     }  # fmt: skip
     made = job(GenerationRequest.model_validate(body))
-    assert made == Job("one", None, ["a", "b"], False, 7, 0.5, 0.25, 3, ["."], True, False)
+    assert made == Job("one", None, ["a", "b"], False, 7, 0.5, 0.25, 3, ["."], True, 5, False)
     assert job(GenerationRequest(prompt="one")).stop_at_answer
 
 

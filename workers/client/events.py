@@ -55,8 +55,7 @@ class Events:
                 request = decode_request(record.value)
                 where = record.partition, record.offset, record.timestamp
                 request_id = return_address(record.key, record.headers, *where).request_id
-                prompt = request.prompt if request.messages is None else request.messages[-1].content
-                _keep(self.prompts, request_id, (prompt or "")[-MAX_CHARS:])
+                _keep(self.prompts, request_id, request.query[-MAX_CHARS:])
             elif topic == topics.GENERATION_RESPONSES:
                 body = parse_json(record.value)
                 if "delta" not in body:

@@ -31,7 +31,8 @@ class Pending:
     started: float = 0.0  # the same on the monotonic clock
     ended: float = 0.0  # monotonic; 0 until then
     deltas: int = 0  # sent
-    history_row: dict[str, Any] | None = None  # None until it is answered, or if it failed
+    answered: bool = False  # whether it ended without an error
+    history_row: dict[str, Any] | None = None  # of its answer; None for a task that generates nothing, too
 
     @property
     def request_id(self) -> str:
@@ -81,7 +82,7 @@ class InFlight:
     def restart(self) -> None:
         """Puts all requests back to waiting, also answered ones: their answers may not have arrived."""
         for p in self._all.values():
-            p.ended, p.deltas, p.history_row = 0.0, 0, None
+            p.ended, p.deltas, p.answered, p.history_row = 0.0, 0, False, None
         self.waiting, self.running = deque(self._all.values()), {}
 
     def ended(self) -> list[Pending]:

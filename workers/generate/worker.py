@@ -20,6 +20,7 @@ from schemas.common import BadMessage
 from schemas.reply import return_address, takes_one_reply
 from schemas.request import decode_request
 from workers.generate.inflight import InFlight, Pending
+from workers.generate.lookups import look_up
 from workers.generate.replica import Replica
 from workers.generate.reply_topics import ReplyTopics
 from workers.generate.responses import Responder, job
@@ -116,7 +117,7 @@ class GeneratorWorker(Worker):
             return Done({}, {}, ahead=True)
         fields: dict[str, object] = {
             "requests": len(settled) + rejected,
-            "answered": sum(p.history_row is not None for p in settled),
+            "answered": sum(p.answered for p in settled),
             "memories": self._lm.count(),
         }
         partitions = {p.partition for p in settled} | set(records)
@@ -175,12 +176,26 @@ class GeneratorWorker(Worker):
             waiting.remove(p)
         if not chosen:
             return
-        rows = self._engine.submit([job(p.request) for p in chosen])
-        for p, row in zip(chosen, rows, strict=True):
+        to_generate = [p for p in chosen if p.request.task == "generate"]
+        rows = self._engine.submit([job(p.request) for p in to_generate]) if to_generate else []
+        for p, row in zip(to_generate, rows, strict=True):
             p.started_epoch_s, p.started = time.time(), time.monotonic()
             self._inflight.running[row] = p
             if row.error:
                 self._finish(row)
+        for p in chosen:
+            if p.request.task != "generate":
+                self._look_up(p)
+
+    def _look_up(self, p: Pending) -> None:
+        p.started_epoch_s, p.started = time.time(), time.monotonic()
+        try:
+            response = look_up(self._lm, p.request, p.request_id)
+        except Exception as error:  # of the model: one request must not fail the others
+            self._fail(p, error)
+        else:
+            p.ended = time.monotonic()
+            self._responder.respond(p, response)
 
     def _step(self) -> None:
         for row, text, finished in self._engine.step():
@@ -198,11 +213,14 @@ class GeneratorWorker(Worker):
     def _finish(self, row: Row) -> None:
         p = self._inflight.running.pop(row)
         if row.error:
-            log.line("request failed", error=str(row.error)[:200])
-            self._end(p, "failed", str(row.error)[:300])
+            self._fail(p, row.error)
         else:
             p.ended = time.monotonic()
             self._responder.answer(p, self._lm.generation(row))
+
+    def _fail(self, p: Pending, error: Exception) -> None:
+        log.line("request failed", error=str(error)[:200])
+        self._end(p, "failed", str(error)[:300])
 
     def _end(self, p: Pending, reason: str, message: str) -> None:
         self._responder.fail(p.address, reason, message)

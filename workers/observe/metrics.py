@@ -10,6 +10,7 @@ from typing import Any, get_args
 from prometheus_client import Counter, Gauge, Histogram
 
 from schemas.changelog import Outcome
+from schemas.response import GenerationResponse, Timings
 
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 _COUNTS = (1, 3, 10, 30, 100, 300, 1000)
@@ -79,6 +80,12 @@ QUEUED_SECONDS = Histogram(
 GENERATE_SECONDS = Histogram(
     "factstream_generate_seconds", "Seconds that the generation of an answer took.", buckets=_SECONDS
 )
+LOOKUP_SECONDS = Histogram(
+    "factstream_lookup_seconds",
+    "Seconds that a request took which generates nothing, by task.",
+    ["task"],
+    buckets=_SECONDS,
+)
 GATE = Histogram(
     "factstream_gate",
     "Gate of each retrieved memory; above 0 the memory took part in the answer.",
@@ -118,12 +125,16 @@ def decided(decisions: Sequence[Any]) -> None:
             LOSS_DELTA.observe(decision.loss_delta)
 
 
-def answered(generation: Any, queued_ms: float, generate_ms: float) -> None:
-    """Record an answer (pipeline.memory_lm.Generation)."""
-    ANSWERS.labels("stop" if generation.finish_reason == "stop" else "length").inc()
-    TOKENS.labels("prompt").inc(generation.prompt_tokens)
-    TOKENS.labels("completion").inc(generation.completion_tokens)
-    QUEUED_SECONDS.observe(max(0.0, queued_ms) / 1000)
-    GENERATE_SECONDS.observe(generate_ms / 1000)
-    for memory in generation.memories:
+def answered(response: GenerationResponse, timings: Timings, task: str) -> None:
+    """Record an answer, or what another task found."""
+    if response.usage:
+        TOKENS.labels("prompt").inc(response.usage.prompt_tokens)
+        TOKENS.labels("completion").inc(response.usage.completion_tokens)
+    QUEUED_SECONDS.observe(timings.queued_ms / 1000)
+    if task != "generate":
+        LOOKUP_SECONDS.labels(task).observe(timings.generate_ms / 1000)
+        return
+    ANSWERS.labels(response.finish_reason).inc()
+    GENERATE_SECONDS.observe(timings.generate_ms / 1000)
+    for memory in response.memories:
         GATE.observe(memory.gate)
