@@ -23,6 +23,7 @@ InNamespace = Annotated[str, typer.Option(help="The memory's namespace.")]
 app.command("list")(listing.newest)
 app.command()(listing.search)
 app.command()(transfer.export)
+app.command("import")(transfer.import_)
 
 
 @app.command()

@@ -1,6 +1,8 @@
 """`factstream memories export` and `import`: memories as a file, out of a data folder and into a stack."""
 
+import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +17,7 @@ from workers.cli.errors import report_errors, stderr
 from workers.cli.options import Bootstrap, Data, Json, Prefix, data_folder
 
 if TYPE_CHECKING:
-    from workers.client.importing import Imported
+    from workers.client.exported import Checked
 
 console = Console()
 
@@ -49,8 +51,8 @@ def export(
                 try:
                     counts = write(data, chosen, sys.stdout.buffer, False, bar)
                     sys.stdout.flush()
-                except BrokenPipeError:  # the reader has enough
-                    sys.stderr.close()
+                except BrokenPipeError:  # the reader has enough; Python would complain once more at its end
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                     raise typer.Exit(1) from None
             else:
                 with atomic_file(Path(file)) as out:
@@ -59,6 +61,95 @@ def export(
         print(orjson.dumps({"file": file} | counts).decode())
     else:
         stderr.print(f"exported: {counts['remembered']} memories, {counts['superseded']} superseded ones")
+
+
+def import_(
+    file: Annotated[str, typer.Argument(help="A file of `factstream memories export`; - is JSON Lines on standard input.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check the file, and say what it has.")] = False,
+    again: Annotated[
+        bool,
+        typer.Option(
+            "--again", help="Also bring back what was decided here before and then forgotten or evicted."
+        ),
+    ] = False,
+    bootstrap: Bootstrap = None,
+    topic_prefix: Prefix = None,
+    as_json: Json = False,
+) -> None:
+    """Publish exported memories as facts, so that the model here learns them, and wait until they are decided.
+
+    A wrong line is refused with its number, and then nothing is published. Importing a file twice changes nothing; an import
+    that was stopped goes on where it was. What cannot be carried over is in docs/export.md.
+
+    Example: factstream memories import ada.jsonl
+    """
+    from workers.client import exported, importing, positions
+    from workers.kafka.config import KafkaSettings
+
+    with report_errors(), _as_file(file) as path:
+        checked = exported.check(path)
+        if checked.wrong_count:
+            _refuse(checked, as_json)
+        found = {"remembered": checked.remembered, "superseded": checked.superseded, "left_out": len(checked.orphans)}
+        if dry_run:
+            _print(found, as_json)
+            return
+        settings = KafkaSettings.from_env(bootstrap=bootstrap, topic_prefix=topic_prefix)
+        try:
+            with _bar("importing", checked.lines) as bar:
+                done = importing.import_memories(settings, path, checked, data_folder(), again, bar)
+        except KeyboardInterrupt:
+            stderr.print("stopped: the same command goes on where this one was", style="red")
+            raise typer.Exit(130) from None
+        positions.remember(data_folder(), done.after)
+        _print(found | {"resumed_after": done.resumed_after, "outcomes": dict(done.outcomes),
+            "not_remembered": done.not_remembered, "forgotten": done.forgotten, "after": done.after}, as_json)  # fmt: skip
+        if dead_letters := done.outcomes["dead-lettered"]:
+            stderr.print(f"{dead_letters} facts are in the dead letters; their headers say why", style="red")
+            raise typer.Exit(1)
+
+
+@contextmanager
+def _as_file(file: str) -> Iterator[Path]:
+    """The file; standard input is kept in a temporary one, since it is read twice."""
+    if file != "-":
+        yield Path(file)
+        return
+    with tempfile.NamedTemporaryFile(suffix=".jsonl") as kept:
+        while some := sys.stdin.buffer.read(1 << 20):
+            kept.write(some)
+        kept.flush()
+        yield Path(kept.name)
+
+
+def _refuse(checked: "Checked", as_json: bool) -> None:
+    """Tells which lines are wrong. Raises typer.Exit."""
+    if as_json:
+        print(orjson.dumps({"wrong": checked.wrong_count, "lines": checked.wrong}).decode())
+    else:
+        for line in checked.wrong:
+            stderr.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+    stderr.print(f"{checked.wrong_count} lines are wrong, so nothing was published", style="red")
+    raise typer.Exit(1)
+
+
+def _print(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(orjson.dumps(result).decode())
+        return
+    console.print(f"{result['remembered']} memories, {result['superseded']} superseded ones", highlight=False)
+    notes = {
+        "resumed_after": "lines were finished before",
+        "left_out": "superseded ones are left out: what replaced them is not in the file",
+        "not_remembered": "were decided here before, and then forgotten, evicted or replaced; --again brings them back",
+        "forgotten": "superseded ones are forgotten: what replaced them does not replace them here",
+    }
+    for name, words in notes.items():
+        if count := result.get(name):
+            console.print(f"{count} {words}", highlight=False)
+    if outcomes := result.get("outcomes"):
+        listed = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
+        console.print(f"{sum(outcomes.values())} decided: {listed}", highlight=False)
 
 
 @contextmanager
