@@ -54,7 +54,6 @@ class ExportedMemory(Message):
     reinforced_at: Timestamp | None = Field(default=None, description="When it was stated again last.")
     uses: Count = Field(default=0, description="The number of answers that it took part in.")
     last_used_at: Timestamp | None = None
-    importance: Finite | None = Field(default=None, description="When it was exported; of one that speaks.")
     loss_delta: Finite | None = Field(default=None, description="When it was learned; nats per token.")
     encoder_id: ShortText | None = Field(default=None, description="The model that measured it.")
     superseded_by: MemoryId | None = Field(default=None, description="The memory that replaced it.")
@@ -79,7 +78,6 @@ EXPORTED = pa.schema(
         pa.field("reinforced_at", TIME),
         pa.field("uses", pa.int64(), nullable=False),
         pa.field("last_used_at", TIME),
-        pa.field("importance", pa.float64()),
         pa.field("loss_delta", pa.float32()),
         pa.field("encoder_id", pa.string()),
         pa.field("superseded_by", pa.string()),

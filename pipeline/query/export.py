@@ -1,7 +1,7 @@
 """Export of memories with their history: those that speak and the superseded ones, as JSON Lines or Parquet.
 
 Within a namespace the order is that in which the memories came to be what they are. So each comes before the one that replaced
-it, and whoever publishes them again in this order gets the same memory.
+it, and whoever publishes them again in this order gets the same memory. The same history gives the same file.
 """
 
 from collections.abc import Callable, Iterator
@@ -37,11 +37,11 @@ WITH begun AS (
     JOIN begun USING (namespace, memory_id) WHERE history_position > learned GROUP BY ALL
 ), every_one AS (
     SELECT memory_id, namespace, 'remembered' AS state, text, category, source, fact_id, key, cardinality, metadata,
-        observed_at, valid_until, learned_at, importance, NULL AS superseded_by, NULL AS rule, NULL AS superseded_at
+        observed_at, valid_until, learned_at, NULL AS superseded_by, NULL AS rule, NULL AS superseded_at
     FROM memories
     UNION ALL
     SELECT memory_id, namespace, 'superseded', text, category, source, fact_id, key, cardinality, metadata,
-        observed_at, valid_until, learned_at, NULL, superseded_by, rule, superseded_at
+        observed_at, valid_until, learned_at, superseded_by, rule, superseded_at
     FROM superseded WHERE text IS NOT NULL
 )
 """
@@ -54,7 +54,9 @@ def export(
 
     Raises `QueryError`, OSError.
     """
-    writer = pq.ParquetWriter(out, EXPORTED, compression="zstd", write_page_checksum=True) if as_parquet else None
+    writer = (
+        pq.ParquetWriter(out, EXPORTED, compression="zstd", write_page_checksum=True) if as_parquet else None
+    )
     counts = {"remembered": 0, "superseded": 0}
     for table in exported(data, filter):
         if writer:

@@ -88,7 +88,9 @@ def run(data: Path, sql: str, timeout_s: float = TIMEOUT_S, parameters: Paramete
     raise AssertionError("not reached")
 
 
-def stream(data: Path, sql: str, parameters: Parameters, partition: int, rows: int) -> Iterator[pa.RecordBatch]:
+def stream(
+    data: Path, sql: str, parameters: Parameters, partition: int, rows: int
+) -> Iterator[pa.RecordBatch]:
     """The result of a SELECT over the views of one partition, in batches of about so many rows, without a limit of time.
 
     Raises `QueryError`, also where it needs more memory than DuckDB may take.

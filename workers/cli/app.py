@@ -96,7 +96,9 @@ def query(
     data: Data,
     param: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=VALUE: the text that $NAME stands for in the SQL; may be repeated. Quote the SQL with '."),
+        typer.Option(
+            help="NAME=VALUE: the text that $NAME stands for in the SQL; may be repeated. Quote the SQL with '."
+        ),
     ] = None,
     format: Annotated[Format, typer.Option(help="How to print the rows.")] = Format.table,
 ) -> None:

@@ -24,9 +24,7 @@ class Format(StrEnum):
     json = "json"
 
 
-def show_query(
-    data: Path, sql: str, format: Format, parameters: Mapping[str, object] | None = None
-) -> int:
+def show_query(data: Path, sql: str, format: Format, parameters: Mapping[str, object] | None = None) -> int:
     """Runs a query over the data folder in a process of its own, prints its rows, and returns their number."""
     from pipeline.query.run import run_confined
 

@@ -112,7 +112,9 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if VERSION_KEY not in metadata:
                 raise BadMessage("invalid-schema", f"{path}: is not an export of memories")
             if metadata[VERSION_KEY] != str(VERSION).encode():
-                raise BadMessage("invalid-schema", f"{path}: {_newer(metadata[VERSION_KEY].decode('utf-8', 'replace'))}")
+                raise BadMessage(
+                    "invalid-schema", f"{path}: {_newer(metadata[VERSION_KEY].decode('utf-8', 'replace'))}"
+                )
             if not file.schema_arrow.equals(EXPORTED):
                 raise BadMessage("invalid-schema", f"{path}: has other columns than an export of memories")
             number = 0

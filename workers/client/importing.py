@@ -82,7 +82,17 @@ def fact_of(memory: ExportedMemory) -> Fact:
     fact_id = memory.fact_id
     if fact_id is None or memory.reinforced:
         fact_id = f"memory:{memory.memory_id}:{memory.observed_at.isoformat()}"
-    same = ("text", "category", "namespace", "source", "key", "cardinality", "metadata", "observed_at", "valid_until")
+    same = (
+        "text",
+        "category",
+        "namespace",
+        "source",
+        "key",
+        "cardinality",
+        "metadata",
+        "observed_at",
+        "valid_until",
+    )
     own = {name: getattr(memory, name) for name in same}
     return Fact(**own, fact_id=fact_id, min_loss_delta=0.0)
 
@@ -100,7 +110,10 @@ def _import(
     memories = [line.memory for line in chunk if bytes.fromhex(line.memory.memory_id) not in checked.orphans]
     facts, begin = [fact_of(memory) for memory in memories], chunk[0].number
     published = publish(
-        settings, map(_addressed, facts), True, lambda _, decided: progress(min(begin + decided, chunk[-1].number))
+        settings,
+        map(_addressed, facts),
+        True,
+        lambda _, decided: progress(min(begin + decided, chunk[-1].number)),
     )
     _count(imported, published)
     missing, over = list[FactMessage](), list[FactMessage]()

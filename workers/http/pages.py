@@ -103,7 +103,12 @@ class Filter:
 
     def params(self, sort: str, down: bool, page: int) -> dict[str, str | int]:
         """The query string of another page or order of this table: see `filter_of`."""
-        params: dict[str, str | int] = {"q": self.words, "state": self.state, "category": self.category, "sort": sort}
+        params: dict[str, str | int] = {
+            "q": self.words,
+            "state": self.state,
+            "category": self.category,
+            "sort": sort,
+        }
         params |= {"order": "down" if down else "up", "page": page}
         names = ("namespace", "metadata", "since", "before", "time") if self.is_narrow else ()
         return params | {name: value for name in names if (value := getattr(self, name))}

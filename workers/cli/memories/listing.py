@@ -33,7 +33,8 @@ Metadata = Annotated[
 Since = Annotated[str | None, typer.Option(help="Only memories of this time or later: a day, or ISO 8601.")]
 Before = Annotated[str | None, typer.Option(help="Only memories of an earlier time.")]
 By = Annotated[
-    Time, typer.Option(help="The time meant, and sorted by: when a memory was learned, or observed at its source.")
+    Time,
+    typer.Option(help="The time meant, and sorted by: when a memory was learned, or observed at its source."),
 ]
 Limit = Annotated[int, typer.Option(min=1, help="The most rows to print: the size of a page.")]
 Page = Annotated[int, typer.Option(min=1, help="Which page of the rows to print.")]

@@ -24,7 +24,8 @@ console = Console()
 
 def export(
     file: Annotated[
-        str, typer.Argument(help="A name that ends with .jsonl or .parquet; - is JSON Lines on standard output.")
+        str,
+        typer.Argument(help="A name that ends with .jsonl or .parquet; - is JSON Lines on standard output."),
     ],
     data: Data,
     namespace: Annotated[str | None, typer.Option(help="Only memories of this namespace.")] = None,
@@ -64,8 +65,12 @@ def export(
 
 
 def import_(
-    file: Annotated[str, typer.Argument(help="A file of `factstream memories export`; - is JSON Lines on standard input.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check the file, and say what it has.")] = False,
+    file: Annotated[
+        str, typer.Argument(help="A file of `factstream memories export`; - is JSON Lines on standard input.")
+    ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only check the file, and say what it has.")
+    ] = False,
     again: Annotated[
         bool,
         typer.Option(
@@ -90,7 +95,11 @@ def import_(
         checked = exported.check(path)
         if checked.wrong_count:
             _refuse(checked, as_json)
-        found = {"remembered": checked.remembered, "superseded": checked.superseded, "left_out": len(checked.orphans)}
+        found = {
+            "remembered": checked.remembered,
+            "superseded": checked.superseded,
+            "left_out": len(checked.orphans),
+        }
         if dry_run:
             _print(found, as_json)
             return
