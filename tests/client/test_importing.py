@@ -10,7 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
+import schemas
 from pipeline.memory.bank import memory_id
 from pipeline.query.export import export
 from pipeline.query.filter import Filter
@@ -151,6 +153,9 @@ def test_an_export_has_the_history_in_both_formats(source: LocalStack, tmp_path:
     assert exports(source, tmp_path / "a.jsonl") == {"remembered": 3, "superseded": 2}
     exports(source, tmp_path / "a.parquet")
     munich, temmin, perth, brask, lamp = lines(tmp_path / "a.jsonl")
+    schema = orjson.loads((Path(schemas.__file__).parent / "exported-memory.schema.json").read_bytes())
+    for line in (munich, temmin, perth, brask, lamp):
+        Draft202012Validator(schema).validate(line)
     assert munich["state"] == "superseded" and munich["superseded_by"] == perth["memory_id"]
     assert (temmin["rule"], temmin["metadata"], brask["key"]) == ("key", {"n": 1}, "home")
     assert (lamp["reinforced"], lamp["fact_id"], lamp["category"]) == (1, "f1", "catalogue")

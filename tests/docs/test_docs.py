@@ -32,7 +32,15 @@ from workers.runtime.embedded_broker import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
-PAGES = ("quickstart", "publishing", "sources", "consuming", "operating")  # in this order, on one stack
+PAGES = (
+    "quickstart",
+    "publishing",
+    "sources",
+    "consuming",
+    "export",
+    "frameworks",
+    "operating",
+)  # in this order, on one stack
 BLOCKS = {
     ("python", "run"), ("json", "connect"),
     ("python", "client: confluent-kafka"), ("python", "client: aiokafka"),  # tests/client/test_clean_clients.py
@@ -42,6 +50,14 @@ PRINTED = {
     "publishing": ["2 decided: 2 learned", "1 superseded", "Counter({'learned': 1})"],
     "sources": ["is made of oak", "price: unchanged", "There are 3 of Harlow desk lamp."],
     "consuming": ["walnut", "['The Harlow desk lamp is made of walnut.']", '"finish_reason"', "Juniper"],
+    "export": [
+        '"state":"superseded"',
+        "1 memories, 1 superseded ones",
+        "2 decided: 2 duplicate",
+        "1 were decided here before",
+        "tin",
+    ],
+    "frameworks": [],
     "operating": ["ready\n", "factstream_decisions_total{", "published"],
 }
 
