@@ -14,8 +14,8 @@ from schemas import dead_letter, reply, topics
 from schemas.changelog import MemoryRecord, PositionRecord
 from schemas.common import MEMORY_ID_PATTERN, NAMESPACE_PATTERN, REQUEST_ID_PATTERN, Message
 from schemas.encoding import FACT_ENCODINGS
-from schemas.exported import ExportedMemory
 from schemas.fact import Fact, Forget, ForgetAll, ForgetKey, Restore
+from schemas.files.exported import ExportedMemory
 from schemas.hits import MemoryHits
 from schemas.request import GenerationRequest
 from schemas.response import GenerationResponse, ResponseDelta

@@ -1,4 +1,4 @@
-"""Export of memories with their history: those that speak and the superseded ones, as JSON Lines or Parquet.
+"""Export of memories, those that speak and the superseded ones, as JSON Lines or Parquet.
 
 Within a namespace the order is that in which the memories came to be what they are. So each comes before the one that replaced
 it, and whoever publishes them again in this order gets the same memory. The same history gives the same file.
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from pipeline.history import layout
 from pipeline.query.filter import Filter
 from pipeline.query.run import stream
-from schemas.exported import EXPORTED, VERSION
+from schemas.files.exported import EXPORTED, VERSION
 
 ROWS = 2_000
 """Memories of a batch: an export holds so many, beside what a query over one partition needs."""
@@ -72,7 +72,7 @@ def export(
 
 
 def exported(data: Path, filter: Filter) -> Iterator[pa.Table]:
-    """The chosen memories, in tables of schemas.exported.EXPORTED. Raises `QueryError`."""
+    """The chosen memories, in tables of schemas.files.exported.EXPORTED. Raises `QueryError`."""
     chosen = filter.condition()
     counts = {"reinforced": "coalesce(reinforced, 0)", "uses": "coalesce(uses, 0)"}
     sql = (

@@ -1,4 +1,4 @@
-"""Filter of memories: their words, namespace, category, metadata and time, as conditions with bound parameters.
+"""Filter of memories by words, namespace, category, metadata and time, with bound parameters.
 
 It knows the columns of the views `memories` and `history`. No part of the SQL comes from what a person typed: every value is a
 parameter, and so is the path to a field of the metadata.

@@ -1,4 +1,4 @@
-"""A stack in this process, of a writer's decisions and its history only, with encodings that are made up."""
+"""A stack in this process: a writer's decisions and its history, with made-up encodings."""
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
@@ -65,7 +65,7 @@ class LocalStack:
                 self.bank.apply(row)
             all_rows += rows
             verdict = Decided(
-                topic_id="t", partition=0, offset=offset, outcome=rows[0].outcome, memory_id=rows[0].memory_id  # type: ignore[arg-type]
+                topic_id="t", partition=0, offset=offset, outcome=rows[0].outcome, memory_id=rows[0].memory_id
             )  # fmt: skip
             published.sent += 1
             published.outcomes[verdict.outcome] += 1

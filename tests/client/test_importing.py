@@ -1,4 +1,4 @@
-"""Export and import: a memory comes back as it was, once, in another model too; a bad file changes nothing."""
+"""Export and import: a memory comes back as it was, once; a bad file changes nothing."""
 
 import tempfile
 from datetime import timedelta
@@ -16,8 +16,9 @@ import schemas
 from pipeline.memory.bank import memory_id
 from pipeline.query.export import export
 from pipeline.query.filter import Filter
-from schemas.exported import EXPORTED, ExportedMemory
+from schemas.common import BadMessage
 from schemas.fact import Fact, FactMessage, Forget, ForgetAll, ForgetKey, Restore
+from schemas.files.exported import EXPORTED, VERSION_KEY, ExportedMemory
 from tests.client.local_stack import BEGIN, LocalStack, tells_names, tells_places
 from workers.client import exported, importing
 from workers.client.importing import Imported
@@ -250,11 +251,11 @@ def test_every_wrong_line_is_told_with_its_number(source: LocalStack, tmp_path: 
 
 def test_a_foreign_parquet_file_is_refused(tmp_path: Path) -> None:
     for n, table in enumerate(
-        [EXPORTED.remove_metadata(), EXPORTED.remove(3), EXPORTED.with_metadata({exported.VERSION_KEY: "2"})]
+        [EXPORTED.remove_metadata(), EXPORTED.remove(3), EXPORTED.with_metadata({VERSION_KEY: "2"})]
     ):
         pq.write_table(table.empty_table(), tmp_path / f"{n}.parquet")
-        with pytest.raises(exported.BadMessage, match=r"is not an export|other columns|version 2"):
+        with pytest.raises(BadMessage, match=r"is not an export|other columns|version 2"):
             exported.check(tmp_path / f"{n}.parquet")
     (tmp_path / "damaged.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(exported.BadMessage, match="Parquet"):
+    with pytest.raises(BadMessage, match="Parquet"):
         exported.check(tmp_path / "damaged.parquet")

@@ -1,4 +1,4 @@
-"""The recipes for LangChain and LlamaIndex, each with the package as it is, in an environment of its own."""
+"""The recipes for LangChain and LlamaIndex, with the packages as they are."""
 
 import os
 import subprocess
@@ -49,7 +49,7 @@ def test_a_recipe_retrieves_and_keeps_a_conversation(
         "FACTSTREAM_DATA": str(data), "HOME": str(tmp_path),
     }  # fmt: skip
     for _ in range(2):  # it clears its session first
-        command = [python, ROOT / "examples" / f"{library}_memory.py"]
+        command = [python, str(ROOT / "examples" / f"{library}_memory.py")]
         done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=180)
         assert done.returncode == 0, done.stderr
         for words in PRINTED[library]:

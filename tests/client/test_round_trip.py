@@ -1,4 +1,4 @@
-"""Export from one stack, and import into an empty one with another model, by the commands and over real topics."""
+"""Export from one stack, and import into an empty one with another model, by the commands."""
 
 import json
 import os

@@ -1,6 +1,6 @@
 """An exported file, read and checked line by line before anything of it is published.
 
-It knows the format (schemas/exported.py), and which memories may be published again. A file is as little trusted as a topic.
+It knows the format (schemas/files/exported.py), and which memories may be published again. A file is as little trusted as a topic.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from pipeline.memory.bank import memory_id
 from schemas.common import MAX_MESSAGE_BYTES, BadMessage, parse_json, validate
-from schemas.exported import EXPORTED, VERSION, VERSION_KEY, ExportedMemory
+from schemas.files.exported import EXPORTED, VERSION, VERSION_KEY, ExportedMemory
 
 MAX_WRONG = 20
 """Wrong lines that are described."""

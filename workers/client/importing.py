@@ -1,4 +1,4 @@
-"""Import of exported memories: they are published as facts, in their order, and encoded and decided anew.
+"""Import of exported memories: published as facts, in their order, and decided anew.
 
 An import is a publisher like any other. The id of each fact is derived from the exported memory, so a memory is decided once,
 however often its file is imported; and how far an import came is kept, so that it goes on there after it was stopped.
@@ -17,8 +17,8 @@ import orjson
 from pipeline.files import atomic_file
 from schemas import topics
 from schemas.common import DEFAULT_NAMESPACE
-from schemas.exported import ExportedMemory
 from schemas.fact import Fact, FactMessage, Forget
+from schemas.files.exported import ExportedMemory
 from workers.client import exported
 from workers.client.exported import Checked, Line
 from workers.client.positions import Positions

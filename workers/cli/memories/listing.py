@@ -1,4 +1,4 @@
-"""`factstream memories list` and `search`: memories by words, namespace, category, metadata and time, page by page."""
+"""`factstream memories list` and `search`: memories that a filter chooses, page by page."""
 
 from enum import StrEnum
 from pathlib import Path

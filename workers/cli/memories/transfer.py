@@ -1,4 +1,4 @@
-"""`factstream memories export` and `import`: memories as a file, out of a data folder and into a stack."""
+"""`factstream memories export` and `import`: a file, out of a data folder and into a stack."""
 
 import os
 import sys

@@ -1,6 +1,6 @@
-"""An exported memory: a line of JSON Lines, or a row of Parquet, that `factstream memories export` writes and `import` reads.
+"""An exported memory: a line of JSON Lines, or a row of Parquet.
 
-It has what an upstream system stated, which an import publishes again, and what happened to it, which it does not. The word
+`factstream memories export` writes it and `import` reads it. It has what an upstream system stated, which an import publishes again, and what happened to it, which it does not. The word
 states are not in it: another model makes its own. Version 1.
 """
 
