@@ -14,7 +14,7 @@ from workers import client
 from workers.client import positions
 from workers.kafka.config import KafkaSettings
 
-NEVER = 1e9  # nats per token: no fact lowers the model's loss by so much
+NEVER = 1e6  # nats per token, the most that is accepted: no fact lowers the model's loss by so much
 OTHERS = "/others"  # the namespace of what the user did not say; nobody asks it
 
 TRANSCRIPT = """
@@ -36,7 +36,10 @@ def add(settings: KafkaSettings, data: Path, session: str, turns: Iterable[tuple
         learned = role == "user" and not text.rstrip().endswith("?")
         fact = Fact(text=text, metadata={"role": role, "n": n}, min_loss_delta=None if learned else NEVER)
         facts.append((session if role == "user" else session + OTHERS, fact))
-    positions.remember(data, client.publish(settings, facts, wait=True).after)
+    published = client.publish(settings, facts, wait=True)
+    if published.outcomes["dead-lettered"]:
+        raise client.ClientError("a turn is in the dead letters; its headers say why")
+    positions.remember(data, published.after)
 
 
 def turns(data: Path, session: str) -> list[tuple[str, str]]:
