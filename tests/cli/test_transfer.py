@@ -1,4 +1,4 @@
-"""`factstream memories export` and `import` as commands: files that are whole, errors of one line, no broker for a check."""
+"""`factstream memories export` and `import` as commands: whole files, errors of one line."""
 
 import json
 from pathlib import Path
