@@ -15,6 +15,7 @@ from schemas.changelog import MemoryRecord, PositionRecord
 from schemas.common import MEMORY_ID_PATTERN, NAMESPACE_PATTERN, REQUEST_ID_PATTERN, Message
 from schemas.encoding import FACT_ENCODINGS
 from schemas.fact import Conversation, Fact, Forget, ForgetAll, ForgetKey, Restore
+from schemas.files.exported import ExportedMemory
 from schemas.hits import MemoryHits
 from schemas.request import GenerationRequest
 from schemas.response import GenerationResponse, ResponseDelta
@@ -36,6 +37,9 @@ MESSAGES: dict[str, type[Message]] = {
     "response-delta": ResponseDelta,
 }
 """Every JSON message by the name of its file."""
+
+LINES: dict[str, type[Message]] = {"exported-memory": ExportedMemory}
+"""The lines of JSON Lines files, which are on no topic."""
 
 _NAMESPACE = {"type": "string", "pattern": NAMESPACE_PATTERN}
 _REQUEST_ID = {"type": "string", "pattern": REQUEST_ID_PATTERN}
@@ -202,7 +206,7 @@ def export(folder: Path = Path(__file__).parent) -> list[Path]:
     """Writes every schema and asyncapi.yaml into `folder`, and returns the files. The same models give the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, model in MESSAGES.items():
+    for name, model in (MESSAGES | LINES).items():
         path = folder / f"{name}.schema.json"
         path.write_bytes(orjson.dumps(json_schema(model), option=orjson.OPT_INDENT_2) + b"\n")
         written.append(path)

@@ -1,8 +1,10 @@
 """SQL queries over the data folder: one reading statement, with limits of time and result size.
 
-`run` runs the query in this process, `run_confined` in a process of its own, for SQL that others wrote.
+`run` runs the query in this process, `run_confined` in a process of its own, for SQL that others wrote. `stream` yields the rows
+of a query of ours that may have any number of them. Values come as parameters ($name in the SQL), never as parts of the SQL.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -35,14 +37,18 @@ class _FilesChanged(QueryError):
     """A listed file was removed meanwhile, by compaction or an erasure: list the files again."""
 
 
-def connect(data: Path) -> duckdb.DuckDBPyConnection:
-    """An in-memory DuckDB with the views of the files that exist now, in the sandbox.
+Parameters = Mapping[str, object]
+"""The value of each $name in a query."""
+
+
+def connect(data: Path, partition: int | None = None) -> duckdb.DuckDBPyConnection:
+    """An in-memory DuckDB with the views of the files that exist now, of all partitions or of one, in the sandbox.
 
     Raises `QueryError`, also where the history has a newer format.
     """
     data = data.resolve()
     try:
-        files = views.history_files(data)
+        files = views.history_files(data, partition)
     except HistoryError as error:
         gone = isinstance(error.__cause__, FileNotFoundError)
         raise (_FilesChanged if gone else QueryError)(str(error)) from error
@@ -58,9 +64,7 @@ def connect(data: Path) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def run(
-    data: Path, sql: str, timeout_s: float = TIMEOUT_S, parameters: Mapping[str, object] | None = None
-) -> pa.Table:
+def run(data: Path, sql: str, timeout_s: float = TIMEOUT_S, parameters: Parameters | None = None) -> pa.Table:
     """The result of one SELECT (or FROM, WITH, VALUES, DESCRIBE, SUMMARIZE, SHOW) over the views.
 
     `parameters`: the values of `$name` in the statement.
@@ -86,7 +90,32 @@ def run(
     raise AssertionError("not reached")
 
 
-def run_confined(data: Path, sql: str, timeout_s: float = TIMEOUT_S) -> pa.Table:
+def stream(
+    data: Path, sql: str, parameters: Parameters, partition: int, rows: int
+) -> Iterator[pa.RecordBatch]:
+    """The result of a SELECT over the views of one partition, in batches of about so many rows, without a limit of time.
+
+    Raises `QueryError`, also where it needs more memory than DuckDB may take.
+    """
+    begun = False
+    for attempt in range(_ATTEMPTS):
+        try:
+            with connect(data, partition) as connection:
+                for batch in connection.sql(sql, params=dict(parameters)).to_arrow_reader(rows):
+                    begun = True
+                    yield batch
+            return
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            failed = _query_error(error, str(error))
+        except _FilesChanged as error:
+            failed = error
+        if begun or not isinstance(failed, _FilesChanged) or attempt == _ATTEMPTS - 1:
+            raise failed
+
+
+def run_confined(
+    data: Path, sql: str, timeout_s: float = TIMEOUT_S, parameters: Parameters | None = None
+) -> pa.Table:
     """As `run`, in a process of its own, which is killed when it does not end in time.
 
     The process has the limits of `sandbox.limit_process` and nothing of our environment. Takes a third of a second longer.
@@ -96,8 +125,8 @@ def run_confined(data: Path, sql: str, timeout_s: float = TIMEOUT_S) -> pa.Table
     command = [sys.executable, "-m", "pipeline.query.run", str(data), str(timeout_s)]
     env = {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path), "OMP_NUM_THREADS": "1"}
     try:
-        done = subprocess.run(command, input=sql.encode("utf-8", "replace"), capture_output=True, env=env,
-                              timeout=timeout_s + GRACE_S)  # fmt: skip
+        query = json.dumps([sql, dict(parameters or {})], ensure_ascii=False).encode("utf-8", "replace")
+        done = subprocess.run(command, input=query, capture_output=True, env=env, timeout=timeout_s + GRACE_S)
     except subprocess.TimeoutExpired:
         raise _too_long(timeout_s) from None
     if done.returncode == _REFUSED:
@@ -112,12 +141,12 @@ def run_confined(data: Path, sql: str, timeout_s: float = TIMEOUT_S) -> pa.Table
 def _result(
     connection: duckdb.DuckDBPyConnection,
     sql: str,
-    parameters: Mapping[str, object] | None,
+    parameters: Parameters | None,
     late: threading.Event,
     timeout_s: float,
 ) -> pa.Table:
     try:
-        reader: Any = connection.sql(sql, params=parameters).to_arrow_reader()
+        reader: Any = connection.sql(sql, params=dict(parameters) if parameters else None).to_arrow_reader()
         batches, size = [], 0
         for batch in reader:
             size += batch.nbytes
@@ -167,10 +196,11 @@ def _too_long(timeout_s: float) -> QueryError:
 
 
 def _confined() -> int:
-    """The process of a confined query: SQL on stdin; an Arrow stream on stdout, or the error on stderr."""
+    """The process of a confined query: SQL and parameters on stdin; an Arrow stream on stdout, or the error on stderr."""
     sandbox.limit_process()
     try:
-        table = run(Path(sys.argv[1]), sys.stdin.buffer.read().decode(), float(sys.argv[2]))
+        sql, parameters = json.loads(sys.stdin.buffer.read())
+        table = run(Path(sys.argv[1]), sql, float(sys.argv[2]), parameters)
         with pa.ipc.new_stream(sys.stdout.buffer, table.schema) as writer:
             writer.write_table(table)
         return 0

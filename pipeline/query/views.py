@@ -214,7 +214,7 @@ SEMI JOIN (
 
 
 class HistoryFiles(NamedTuple):
-    """The files of all partitions' histories as they are now."""
+    """The files of the partitions' histories as they are now."""
 
     decisions: list[Path]
     later: list[Path]  # the files among them with decisions that no checkpoint has
@@ -222,10 +222,13 @@ class HistoryFiles(NamedTuple):
     since: dict[int, int]  # partition -> the first history_position that its checkpoint does not have
 
 
-def history_files(data: Path) -> HistoryFiles:
-    """Lists the files. Raises `HistoryError` where a history cannot be listed, or has a newer format."""
+def history_files(data: Path, only: int | None = None) -> HistoryFiles:
+    """Lists the files, of one partition only if it is given.
+
+    Raises `HistoryError` where a history cannot be listed, or has a newer format.
+    """
     found = HistoryFiles([], [], [], {})
-    for partition in layout.partitions(data):
+    for partition in layout.partitions(data) if only is None else [only]:
         if files := layout.live_files(data, partition):
             storage.check_format(files[-1].path)
             newest = checkpoint.newest(data, partition, files)

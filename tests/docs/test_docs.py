@@ -39,6 +39,8 @@ PAGES = (
     "consuming",
     "serving",
     "assistant",
+    "export",
+    "frameworks",
     "operating",
 )  # in this order, on one stack
 BLOCKS = {
@@ -52,6 +54,14 @@ PRINTED = {
     "consuming": ["walnut", "['The Harlow desk lamp is made of walnut.']", '"finish_reason"', "Juniper"],
     "serving": ["walnut", '"gate":', "learned True", "417"],
     "assistant": ["learned: Ana's dog is called Rex", "Gonzalo", "1 decided: 1 learned"],
+    "export": [
+        '"state":"superseded"',
+        "1 memories, 1 superseded ones",
+        "2 decided: 2 duplicate",
+        "1 were decided here before",
+        "tin",
+    ],
+    "frameworks": [],
     "operating": ["ready\n", "factstream_decisions_total{", "published"],
 }
 

@@ -96,13 +96,28 @@ def watch(
 def query(
     sql: Annotated[str, typer.Argument(help="A SELECT statement in DuckDB's SQL.")],
     data: Data,
+    param: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=VALUE: the text that $NAME stands for in the SQL; may be repeated. Quote the SQL with '."
+        ),
+    ] = None,
     format: Annotated[Format, typer.Option(help="How to print the rows.")] = Format.table,
 ) -> None:
     """Query the history with SQL: the views history, memories, generations and dead_letters.
 
+    A value from elsewhere belongs in a parameter, not in the SQL. It is a text: cast it where a number is needed.
+
     Example: factstream query "select outcome, count(*) from history group by outcome"
+
+    Example: factstream query 'select text from memories where category = $c limit $n' --param c=catalogue --param n=9
     """
-    show_query(data, sql, format)
+    with report_errors():
+        pairs = [text.partition("=") for text in param or []]
+        for name, sign, _ in pairs:
+            if not (name and sign):
+                raise ValueError(f"{name!r} is not NAME=VALUE")
+    show_query(data, sql, format, {name: value for name, _, value in pairs})
 
 
 app.command()(serve)

@@ -2,6 +2,7 @@
 
 import csv
 import sys
+from collections.abc import Mapping
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
@@ -23,12 +24,14 @@ class Format(StrEnum):
     json = "json"
 
 
-def show_query(data: Path, sql: str, format: Format) -> None:
-    """Runs a query over the data folder in a process of its own, and prints its rows."""
+def show_query(data: Path, sql: str, format: Format, parameters: Mapping[str, object] | None = None) -> int:
+    """Runs a query over the data folder in a process of its own, prints its rows, and returns their number."""
     from pipeline.query.run import run_confined
 
     with report_errors():
-        show(run_confined(data, sql), format)
+        table = run_confined(data, sql, parameters=parameters)
+        show(table, format)
+    return int(table.num_rows)
 
 
 def show(table: Any, format: Format) -> None:

@@ -45,6 +45,8 @@ class Published:
     sent: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     decided: list[Decided] = field(default_factory=list)
+    verdicts: dict[tuple[str, str], Decided] = field(default_factory=dict)
+    """The same for facts, by namespace and fact_id."""
     after: Positions = field(default_factory=dict)
     """The positions reached, for a request's `after`."""
 
@@ -215,10 +217,13 @@ class _Publication:
             where = (decided.partition, decided.offset)
             known = where in self._undecided or where == self._last
             if decided.topic_id == self._topic_ids[topics.FACTS] and known:
-                self._undecided.pop(where, None)
+                pending = self._undecided.pop(where, None)
+                fact = pending.fact if pending else None
                 self._last = where
                 self.result.outcomes[decided.outcome] += 1
                 self.result.decided.append(decided)
+                if isinstance(fact, Fact) and fact.fact_id is not None:
+                    self.result.verdicts[positions.namespace, fact.fact_id] = decided
                 self._reached(positions.namespace, decided.topic_id, decided.partition, decided.offset)
 
     def _reached(self, namespace: str, topic_id: str, partition: int, offset: int) -> None:

@@ -1,14 +1,17 @@
 """The queries behind the pages: the memories, the events of one, decisions over time, the map.
 
-Every function runs a bounded query, with values quoted and names taken from a list, or reads a bounded number
-of memories. Each raises `QueryError`, and `HistoryError` if a file is damaged.
+Every function runs a bounded query, with values as parameters or quoted and names taken from a list, or reads a bounded
+number of memories. Each raises `QueryError`, and `HistoryError` if a file is damaged.
 """
 
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline.query import filter as filters
 from pipeline.query import run as query
 from pipeline.query import views
 from pipeline.query.projection import mean_states, pca
@@ -17,6 +20,8 @@ TIMEOUT_S = 10.0
 PAGE = 50
 """Memories on a page of the table."""
 MAX_WORDS = 8
+MAX_FIELDS = 4
+"""Fields of the metadata in a filter."""
 MAX_EVENTS = 100
 """Events of one memory's life."""
 MAX_POINTS = 2_000
@@ -55,19 +60,28 @@ WITH learned AS (
 ), lives AS (
     SELECT learned.memory_id, learned.namespace, coalesce(learned.text, '') AS text, learned.category, learned.source,
         learned.decided_at AS learned_at, learned.loss_delta,
+        if(memories.memory_id IS NULL, learned.metadata, memories.metadata) AS metadata,
+        coalesce(memories.observed_at, learned.observed_at) AS observed_at,
         if(memories.memory_id IS NULL, coalesce(removed.state, 'forgotten'), 'remembered') AS state,  -- else with its key, or all
         coalesce(memories.uses, counts.uses, 0) AS uses,
-        coalesce(memories.reinforced, counts.reinforced, 0) AS reinforced,
-        learned.outcome = 'superseded' AS replaces
+        coalesce(memories.reinforced, counts.reinforced, 0) AS reinforced
     FROM learned LEFT JOIN memories USING (namespace, memory_id)
         LEFT JOIN removed USING (namespace, memory_id) LEFT JOIN counts USING (namespace, memory_id)
+)
+"""
+# Those of the view alone, which needs half of the time.
+_REMEMBERED = """
+WITH lives AS (
+    SELECT memory_id, namespace, text, category, source, learned_at, loss_delta, metadata, observed_at, 'remembered' AS state,
+        uses, reinforced
+    FROM memories
 )
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which memories the table shows, and in which order."""
+    """Which memories the table shows, and in which order; texts are as they were typed."""
 
     words: str = ""
     state: str = "remembered"
@@ -75,20 +89,73 @@ class Filter:
     sort: str = "learned"
     down: bool = True
     page: int = 1
+    namespace: str = ""
+    metadata: str = ""
+    """NAME=VALUE, and others after commas."""
+    time: str = "learned"
+    since: str = ""
+    before: str = ""
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether one of the filters is set that the page folds away."""
+        return any((self.namespace, self.metadata, self.since, self.before))
+
+    def params(self, sort: str, down: bool, page: int) -> dict[str, str | int]:
+        """The query string of another page or order of this table: see `filter_of`."""
+        params: dict[str, str | int] = {
+            "q": self.words,
+            "state": self.state,
+            "category": self.category,
+            "sort": sort,
+        }
+        params |= {"order": "down" if down else "up", "page": page}
+        names = ("namespace", "metadata", "since", "before", "time") if self.is_narrow else ()
+        return params | {name: value for name in names if (value := getattr(self, name))}
+
+    def condition(self) -> filters.Condition:
+        """The condition on a row of `lives`; what cannot be read is left out, as someone may still be typing it."""
+        fields, times = list[tuple[str, str]](), dict[str, datetime]()
+        for text in self.metadata.split(",")[:MAX_FIELDS]:
+            with suppress(ValueError):
+                fields.append(filters.field_of(text))
+        for name, text in (("since", self.since), ("before", self.before)):
+            with suppress(ValueError):
+                times[name] = filters.time_of(text)
+        words = self.words.split()[:MAX_WORDS]
+        return filters.Filter(words, self.namespace, self.category, fields, self.time, **times).condition()
+
+
+def filter_of(params: Mapping[str, str]) -> Filter:
+    """The filter in a query string; invalid values are ignored."""
+    page, state, sort, time = (params.get(name, "") for name in ("page", "state", "sort", "time"))
+    return Filter(
+        params.get("q", "")[:200],
+        state if state in STATES else "remembered",
+        params.get("category", "")[:256],
+        sort if sort in SORTS else "learned",
+        params.get("order") != "up",
+        int(page) if page.isdecimal() and 0 < len(page) < 6 and int(page) else 1,
+        params.get("namespace", "").strip()[:128],
+        params.get("metadata", "")[:400],
+        time if time in filters.TIMES else "learned",
+        params.get("since", "")[:40],
+        params.get("before", "")[:40],
+    )
 
 
 def memories(data: Path, filter: Filter) -> tuple[list[dict[str, Any]], int]:
     """One page of the table, and the number of memories on all pages."""
-    conditions = [STATES[filter.state]]
-    words = filter.words.lower().split()[:MAX_WORDS]
-    conditions += [f"contains(lower(text), {_text(word)})" for word in words]
-    if filter.category:
-        conditions.append(f"category = {_text(filter.category)}")
+    condition, lives = filter.condition(), _REMEMBERED if filter.state == "remembered" else _LIVES
+    order = f"{SORTS[filter.sort]} {'DESC' if filter.down else 'ASC'} NULLS LAST, namespace, memory_id"
     rows = _rows(
         data,
-        f"{_LIVES} SELECT *, count(*) OVER () AS total FROM lives WHERE {' AND '.join(conditions)} "
-        f"ORDER BY {SORTS[filter.sort]} {'DESC' if filter.down else 'ASC'} NULLS LAST, namespace, memory_id "
-        f"LIMIT {PAGE} OFFSET {(filter.page - 1) * PAGE}",
+        f"{lives}, page AS (SELECT *, count(*) OVER () AS total FROM lives "
+        f"WHERE {STATES[filter.state]} AND {condition.sql} ORDER BY {order} LIMIT $limit OFFSET $offset) "
+        "SELECT *, (SELECT arg_max(h.outcome, h.history_position) FROM history h WHERE h.namespace = page.namespace "
+        "AND h.memory_id = page.memory_id AND h.outcome IN ('learned', 'superseded')) = 'superseded' AS replaces "
+        f"FROM page ORDER BY {order}",
+        condition.parameters | {"limit": PAGE, "offset": (filter.page - 1) * PAGE},
     )
     return rows, rows[0]["total"] if rows else 0
 
@@ -187,8 +254,8 @@ def last_decided(data: Path) -> datetime | None:
     return _rows(data, sql)[0]["last"]  # type: ignore[no-any-return]
 
 
-def _rows(data: Path, sql: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = query.run(data, sql, TIMEOUT_S).to_pylist()
+def _rows(data: Path, sql: str, parameters: query.Parameters | None = None) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = query.run(data, sql, TIMEOUT_S, parameters).to_pylist()
     return rows
 
 

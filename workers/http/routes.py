@@ -194,7 +194,7 @@ class Site:
             return await run_in_threadpool(query, self.data, *arguments)
 
     async def memories(self, request: Request) -> Response:
-        filter = _filter(request.query_params)
+        filter = pages.filter_of(request.query_params)
         rows, count = await self.read(pages.memories, filter)
         context: dict[str, Any] = {
             "filter": filter, "rows": rows, "count": count, "pages": -(-count // pages.PAGE), "sorts": list(pages.SORTS)
@@ -235,19 +235,6 @@ def _generation_request(
         "use_memory": use_memory, "stream": True, "tokens": True,
     }  # fmt: skip
     return validate(GenerationRequest, question | options)
-
-
-def _filter(params: Mapping[str, str]) -> pages.Filter:
-    """The table's filter in a query string; invalid values are ignored."""
-    page, state, sort = (params.get(name, "") for name in ("page", "state", "sort"))
-    return pages.Filter(
-        params.get("q", "")[:200],
-        state if state in pages.STATES else "remembered",
-        params.get("category", "")[:256],
-        sort if sort in pages.SORTS else "learned",
-        params.get("order") != "up",
-        int(page) if page.isdecimal() and 0 < len(page) < 6 and int(page) else 1,
-    )
 
 
 def _coloured(token: Token) -> dict[str, Any]:

@@ -9,38 +9,21 @@ from rich.console import Console
 from schemas.common import DEFAULT_NAMESPACE, BadMessage, validate
 from schemas.fact import Forget, ForgetAll, ForgetKey, Request, Restore
 from workers.cli.errors import report_errors
+from workers.cli.memories import listing, transfer
 from workers.cli.options import Bootstrap, Data, Prefix, data_folder
 from workers.cli.tables import Format, show_query
 
 app = typer.Typer(help="List, search, show, forget or restore memories.", no_args_is_help=True)
 console = Console()
 
-Limit = Annotated[int, typer.Option(help="The most rows to print.")]
+Limit = Annotated[int, typer.Option(min=1, help="The most rows to print.")]
 MemoryId = Annotated[str, typer.Argument(help="The id that `factstream memories list` prints.")]
 InNamespace = Annotated[str, typer.Option(help="The memory's namespace.")]
 
-
-@app.command("list")
-def newest(data: Data, limit: Limit = 50, format: Format = Format.table) -> None:
-    """List the newest memories."""
-    columns = "memory_id, namespace, category, text, uses, learned_at"
-    show_query(data, f"select {columns} from memories order by learned_at desc limit {limit}", format)
-
-
-@app.command()
-def search(
-    text: Annotated[str, typer.Argument(help="Some words.")],
-    data: Data,
-    limit: Limit = 20,
-    format: Format = Format.table,
-) -> None:
-    """Find memories whose text contains some of these words; those that contain the most come first."""
-    from pipeline.text.words import terms_of
-
-    quoted = [term.replace("'", "''") for term in terms_of(text)[:32]]
-    hits = " + ".join(f"cast(contains(lower(text), '{word}') as int)" for word in quoted) or "0"
-    sql = f"select memory_id, namespace, category, text, {hits} as words from memories where words > 0"
-    show_query(data, f"{sql} order by words desc, learned_at desc limit {limit}", format)
+app.command("list")(listing.newest)
+app.command()(listing.search)
+app.command()(transfer.export)
+app.command("import")(transfer.import_)
 
 
 @app.command()
@@ -48,15 +31,16 @@ def show(memory_id: MemoryId, data: Data, format: Format = Format.table) -> None
     """Show every decision about one memory, the oldest first."""
     with report_errors():
         validate(Forget, {"forget": memory_id})
-    sql = f"select * from history where memory_id = '{memory_id}' or nearest = '{memory_id}' order by decided_at"
-    show_query(data, sql, format)
+    sql = "select * from history where memory_id = $id or nearest = $id order by decided_at"
+    show_query(data, sql, format, {"id": memory_id})
 
 
 @app.command()
 def superseded(data: Data, limit: Limit = 50, format: Format = Format.table) -> None:
     """List memories that speak no longer since another replaced them, by which rule, and by which memory."""
     columns = "memory_id, namespace, text, rule, superseded_by, superseded_at"
-    show_query(data, f"select {columns} from superseded order by superseded_at desc limit {limit}", format)
+    sql = f"select {columns} from superseded order by superseded_at desc limit $limit"
+    show_query(data, sql, format, {"limit": limit})
 
 
 @app.command()

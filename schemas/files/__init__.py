@@ -1,0 +1,1 @@
+"""Formats of files that leave the data folder."""
