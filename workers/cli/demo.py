@@ -143,7 +143,7 @@ def _publish(settings: KafkaSettings, rows: Sequence[dict[str, Any]]) -> None:
 def _ask(
     settings: KafkaSettings, prompts: Sequence[str], use_memory: Sequence[bool] = (True,)
 ) -> list[GenerationResponse]:
-    """The answers to all prompts, asked at once: the generator answers them together."""
+    """The answers to all prompts, asked at once: the generator answers them together. Raises ClientError, KafkaError."""
     bodies = [
         {"prompt": prompt, "use_memory": use, "max_new_tokens": 24, "stop": SENTENCE_ENDS}
         for prompt in prompts
@@ -151,7 +151,10 @@ def _ask(
     ]
     with client.Client(settings) as asking:
         requests = [decode(GenerationRequest, orjson.dumps(body)) for body in bodies]
-        return [answer.result() for answer in [asking.submit(request) for request in requests]]
+        answers = [answer.result() for answer in [asking.submit(request) for request in requests]]
+    if error := next((answer.error for answer in answers if answer.error), None):
+        raise client.ClientError(f"{error.reason}: {error.message}")
+    return answers
 
 
 def _compare(settings: KafkaSettings, prompts: Sequence[str], answers: Sequence[str] = ()) -> None:
