@@ -30,7 +30,7 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module", params=FILES or [None], ids=lambda file: file.stem if file else "none")
+@pytest.fixture(scope="module", params=FILES or [Path()], ids=lambda file: file.stem)
 def encoder(request: pytest.FixtureRequest) -> Iterator[Encoder]:
     yield Encoder.load(str(request.param))
 
