@@ -1,4 +1,4 @@
-"""Real models other than the default one: what holds for any model holds for each .gguf file of FACTSTREAM_TEST_MODELS.
+"""Real models: each .gguf file in the folder FACTSTREAM_TEST_MODELS learns, answers and forgets.
 
 Without that folder the tests are skipped: such models are never a dependency (docs/models.md). The first run converts and
 calibrates each, which takes minutes.

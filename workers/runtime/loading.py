@@ -1,4 +1,4 @@
-"""Loading without garbage collection: a worker loads modules and a model that it keeps until it ends.
+"""Loading without garbage collection, of modules and a model that are kept until the process ends.
 
 The million objects that torch and transformers make at their import never become garbage, but the collector goes through
 all of them again and again while they come: a fifth of the time to load. Afterwards it would go through them at each of
