@@ -1,4 +1,4 @@
-"""Loading without garbage collection: what is made is kept, and collection goes on afterwards.
+"""Loading without garbage collection: what is made is kept, and collection goes on afterwards."""
 
 import gc
 from collections.abc import Iterator
