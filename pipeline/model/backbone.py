@@ -3,13 +3,13 @@
 Works with any causal language model of transformers: nothing here names an architecture, and no weight is ever changed.
 """
 
+import threading
 from collections.abc import Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedTokenizerFast
 
@@ -45,11 +45,9 @@ class Backbone:
         self.max_positions: int = getattr(config, "max_position_embeddings", None) or 2048
         self.eos_ids = _eos_ids(model, tokenizer)
         self._accepts = set(signature(model.forward).parameters)
-        # A text is data: in it, "<|im_end|>" is eleven characters, not the end of a turn.
-        self._plain: Tokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        self._plain.encode_special_tokens = True
-        self._plain.no_truncation()
-        self._plain.no_padding()
+        self._encoding = threading.Lock()
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
         # The tokens before a text keep its words away from position 0, the attention sink (Xiao et al. 2023): the model's
         # own beginning-of-text token where its tokenizer adds one, else a line break.
         begun = tokenizer("a")["input_ids"][:1]
@@ -95,17 +93,28 @@ class Backbone:
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         """Each text's tokens as plain text: nothing is added, and markup in it has no effect."""
-        encoded = self._plain.encode_batch(list(texts), add_special_tokens=False)
         return [
             Tokens(e.ids, [_visible(text, *span) for span in e.offsets])
-            for text, e in zip(texts, encoded, strict=True)
+            for text, e in zip(texts, self._encode(texts, markup=False), strict=True)
         ]
 
     def tokenize_prompt(self, prompt: str) -> list[int]:
         """A prompt's token ids, the model's markup and own beginning included: for text made by `chat`."""
         begin = [self.tokenizer.bos_token_id]
-        ids: list[int] = self.tokenizer.backend_tokenizer.encode(prompt, add_special_tokens=False).ids
+        [encoded] = self._encode([prompt], markup=True)
+        ids: list[int] = encoded.ids
         return begin + ids if self.lead == begin and ids[:1] != begin else ids
+
+    def _encode(self, texts: Sequence[str], markup: bool) -> list[Any]:
+        """The texts' tokens. A text is data: without `markup`, "<|im_end|>" is ten characters in it, not the end of a turn.
+
+        One tokenizer serves both: a copy would take a quarter of a second to make, and its vocabulary again in memory.
+        """
+        tokenizer = self.tokenizer.backend_tokenizer
+        with self._encoding:
+            tokenizer.encode_special_tokens = not markup
+            encoded: list[Any] = tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return encoded
 
     def decode(self, ids: Sequence[int]) -> str:
         """The tokens' text, without markup."""

@@ -1,6 +1,7 @@
 """The frozen model: markup in a text is data, padding changes nothing, and no weight ever moves."""
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,16 @@ def test_markup_in_a_text_is_plain_characters(backbone: Backbone) -> None:
         text = f"before {mark}{mark} after"
         (tokens,) = backbone.tokenize([text])
         assert not special & set(tokens.ids) and backbone.decode(tokens.ids) == text
+
+
+def test_texts_and_prompts_are_read_at_once_each_in_its_way(backbone: Backbone) -> None:
+    mark = backbone.tokenizer.eos_token
+    with ThreadPoolExecutor(4) as pool:
+        texts = [pool.submit(backbone.tokenize, [mark] * 50) for _ in range(40)]
+        prompts = [pool.submit(backbone.tokenize_prompt, mark) for _ in range(40)]
+    end = backbone.tokenizer.eos_token_id
+    assert all(end not in tokens.ids for one in texts for tokens in one.result())
+    assert all(one.result()[-1] == end for one in prompts)
 
 
 def test_markup_is_removed_from_chat_contents(backbone: Backbone) -> None:

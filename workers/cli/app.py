@@ -8,8 +8,9 @@ import os
 import sys
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import orjson
 import typer
 
 from workers.cli.ask import ask
@@ -222,6 +223,51 @@ def model_fit(
         encoder = Encoder.load(model, device)
         fitted = fit(encoder, scenarios, progress)
         show(fitted, keep(fitted.content, out or weights_path(encoder.backbone)), as_json)
+
+
+@bench_app.command("models")
+def bench_models(
+    model: Annotated[
+        list[str] | None, typer.Option(help="default, a hub id, a folder or a .gguf file; may be repeated.")
+    ] = None,
+    wild: Annotated[Path, typer.Option(help="A JSON Lines file of asks, as for `bench wild`.")] = Path(
+        "examples/wild/dev.jsonl"
+    ),
+    facts: Annotated[
+        Path | None, typer.Option(help="A JSON Lines file, as for `bench recall`, to measure recall on, too.")
+    ] = None,
+    limit: Annotated[
+        int, typer.Option(min=1, help="Asks of a domain, and prompts that no fact answers.")
+    ] = 8,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure models side by side: recall, answers, silence, speed and memory, each in a process of its own.
+
+    Example: factstream bench models --model default --model qwen2.5-coder-0.5b.gguf
+    """
+    from workers.cli.bench import measuring
+
+    with report_errors(), measuring() as (progress, _):
+        from pipeline.bench.files import read_facts
+        from pipeline.bench.wild.scenario import read_scenarios
+
+        rows = read_facts(facts) if facts else []  # a bad file fails before torch is loaded
+        scenarios = read_scenarios([wild])
+        from dataclasses import asdict
+
+        from workers.bench.models import measure, measure_apart, show_models
+
+        results: list[dict[str, Any]] = []
+        try:
+            if len(models := model or ["default"]) == 1:
+                results.append(asdict(measure(models[0], device, scenarios, rows, limit, progress)))
+            else:
+                options = ["--wild", str(wild), "--limit", str(limit), "--device", device]
+                for result in measure_apart(models, options + (["--facts", str(facts)] if facts else [])):
+                    results.append(result)
+        finally:  # also where a model fails after others have been measured
+            print(orjson.dumps(results).decode()) if as_json else show_models(results)
 
 
 @schemas_app.command("export")

@@ -67,6 +67,9 @@ QUERIES = [
     "select category, count(*) as memories from memories group by 1 order by 2 desc, 1",
 ]
 
+SENTENCE_ENDS = ["\n", ". "]
+"""Where a bare answer ends; an answer of the memory ends by itself."""
+
 console = Console(highlight=False)
 
 
@@ -86,7 +89,8 @@ def run(facts: Path | None = None) -> int:
         _title("Facts that no model can know (one twice, one superseded, one late) and two that it knows")
         _publish(settings, NEW_FACTS)
         _title("What is the capital of France? The three best memories")
-        for memory in _ask(settings, "What is the capital of France?").memories:
+        (answer,) = _ask(settings, ["What is the capital of France?"])
+        for memory in answer.memories:
             console.print(f"  {memory.score:8.1f}  gate {memory.gate:.2f}  {memory.text}", markup=False)
         _title("Answers")
         _compare(settings, PROMPTS)
@@ -136,20 +140,35 @@ def _publish(settings: KafkaSettings, rows: Sequence[dict[str, Any]]) -> None:
     console.print(table)
 
 
-def _ask(settings: KafkaSettings, prompt: str, use_memory: bool = True) -> GenerationResponse:
-    body = {"prompt": prompt, "use_memory": use_memory, "max_new_tokens": 16}
-    *_, last = client.ask(settings, decode(GenerationRequest, orjson.dumps(body)))
-    assert isinstance(last, GenerationResponse)
-    return last
+def _ask(
+    settings: KafkaSettings, prompts: Sequence[str], use_memory: Sequence[bool] = (True,)
+) -> list[GenerationResponse]:
+    """The answers to all prompts, asked at once: the generator answers them together. Raises ClientError, KafkaError."""
+    bodies = [
+        {"prompt": prompt, "use_memory": use, "max_new_tokens": 24, "stop": SENTENCE_ENDS}
+        for prompt in prompts
+        for use in use_memory
+    ]
+    with client.Client(settings) as asking:
+        requests = [decode(GenerationRequest, orjson.dumps(body)) for body in bodies]
+        answers = [answer.result() for answer in [asking.submit(request) for request in requests]]
+    if error := next((answer.error for answer in answers if answer.error), None):
+        raise client.ClientError(f"{error.reason}: {error.message}")
+    return answers
 
 
 def _compare(settings: KafkaSettings, prompts: Sequence[str], answers: Sequence[str] = ()) -> None:
     """Prints the answers with and without memory; `answers` are the expected ones."""
     table = Table("prompt", "with memory", "without", *(["expected"] if answers else []), show_lines=True)
+    given = [_text(answer) for answer in _ask(settings, prompts, (True, False))]
     for i, prompt in enumerate(prompts):
-        with_memory, without = (_ask(settings, prompt, use).text.strip() for use in (True, False))
-        table.add_row(prompt, with_memory, without, *([answers[i]] if answers else []))
+        table.add_row(prompt, *given[2 * i : 2 * i + 2], *([answers[i]] if answers else []))
     console.print(table, markup=False)
+
+
+def _text(answer: GenerationResponse) -> str:
+    """The answer; one that the limit of tokens has cut off ends in an ellipsis."""
+    return answer.text.strip() + (" …" if answer.finish_reason == "length" else "")
 
 
 def _title(text: str) -> None:

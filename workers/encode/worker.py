@@ -25,6 +25,7 @@ from workers.kafka.dead_letters import dead_letter
 from workers.kafka.partitioner import partition_for
 from workers.kafka.producer import BATCH_OVERHEAD_BYTES, Producer
 from workers.observe import metrics, tracing
+from workers.runtime.loading import kept_objects
 from workers.runtime.signals import Stop
 from workers.runtime.worker import Done, Worker
 
@@ -68,6 +69,7 @@ class EncoderWorker(Worker):
         self._producer: Producer | None = None
         self._topic_id = ""
 
+    @kept_objects()
     def load(self, alone: bool) -> None:
         from pipeline.ingest.encoder import Encoder
 

@@ -30,6 +30,7 @@ from workers.kafka.dead_letters import dead_letter
 from workers.kafka.errors import KafkaError
 from workers.kafka.producer import Producer
 from workers.observe import log
+from workers.runtime.loading import kept_objects
 from workers.runtime.signals import Stop
 from workers.runtime.worker import Done, Retry, Worker
 
@@ -60,6 +61,7 @@ class GeneratorWorker(Worker):
         self._consumer: Any = None
         self._inflight = InFlight()
 
+    @kept_objects()
     def load(self, alone: bool) -> None:
         from pipeline.memory_lm import MemoryLM
 
