@@ -9,6 +9,9 @@ from torch import Tensor
 from pipeline.fusion.row import Row
 from pipeline.model.backbone import Backbone
 from pipeline.model.kv_cache import KVCache
+from pipeline.model.lean.cache import StaticCache
+
+Cache = KVCache | StaticCache  # transformers', or the lean decoder's
 
 
 class Stream(NamedTuple):
@@ -27,7 +30,7 @@ class Batch:
 
     def __init__(self) -> None:
         self.streams: list[Stream] = []
-        self.cache: KVCache | None = None
+        self.cache: Cache | None = None
 
     @property
     def rows(self) -> list[Row]:
@@ -46,12 +49,12 @@ class Batch:
         last = [row.tokens[-1] if row.tokens else 0 for row, _ in self.streams]
         return backbone.step(torch.tensor(last, device=backbone.device), self.cache)
 
-    def join(self, streams: Sequence[Stream], cache: KVCache) -> None:
+    def join(self, streams: Sequence[Stream], cache: Cache) -> None:
         """Adds the streams, but those that have finished with their first token."""
         joined = _select_unfinished(streams, cache)
         if joined and self.cache is not None:
             self.streams = _select_unfinished(self.streams, self.cache) + joined
-            self.cache.join(cache)
+            self.cache.join(cache)  # type: ignore[arg-type]  # one model makes one kind of cache
         elif joined:
             self.streams, self.cache = joined, cache
 
@@ -63,7 +66,7 @@ class Batch:
             self.cache = self.cache if self.streams else None
 
 
-def _select_unfinished(streams: Sequence[Stream], cache: KVCache) -> list[Stream]:
+def _select_unfinished(streams: Sequence[Stream], cache: Cache) -> list[Stream]:
     """The streams of rows that have not finished. If there are any, the cache keeps only these."""
     unfinished = [i for i, s in enumerate(streams) if not s.row.finish_reason]
     if 0 < len(unfinished) < len(streams):
