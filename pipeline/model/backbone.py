@@ -97,7 +97,7 @@ class Backbone:
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
             raise ModelError(f"{model} has no tokenizer.json, so its tokens' places in a text are not known")
         network.eval().requires_grad_(False)
-        return cls(network, tokenizer, model_hash(folder), str(model), dtype == "auto" and device == "cpu")
+        return cls(network, tokenizer, model_hash(folder), str(model), dtype == "auto" and _packs(device))
 
     # --- text ---
 
@@ -246,6 +246,11 @@ def _eos_ids(model: Any, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
     ends = model.generation_config.eos_token_id if model.generation_config else None
     several = ends if isinstance(ends, list) else [ends]
     return frozenset(int(i) for i in (*several, tokenizer.eos_token_id) if i is not None)
+
+
+def _packs(device: str) -> bool:
+    """Whether torch has fast kernels for weights of few bits there. Others than those of x86 were not tried."""
+    return device == "cpu" and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 
 
 def _best_device() -> str:

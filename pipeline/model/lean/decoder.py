@@ -16,10 +16,10 @@ from pipeline.model.lean.cache import StaticCache, rounded
 class _Places(NamedTuple):
     """What the layers of a pass share."""
 
-    written: (
-        Tensor  # [rows * 2 * heads * T] where keys and values go, of a layer's [rows * 2 * heads * width, d]
-    )
-    width: int  # tokens that any row has afterwards
+    written: Tensor  # [rows * 2 * heads * T] where keys and values go
+    slots: tuple[Tensor, ...]  # where to, of each layer: [rows * 2 * heads * width, d]
+    keys: tuple[Tensor, ...]  # what is seen, of each layer: [rows, heads, width, d]
+    values: tuple[Tensor, ...]
     masks: dict[int | None, Tensor | None]  # by window: [rows, 1, T * queries, width], added to the scores
     angles: dict[str, tuple[Tensor, Tensor]]  # by kind: cos and sin, [rows, T, 1, d]
 
@@ -71,13 +71,13 @@ class Decoder:
         blocks, places = self._blocks, self._places(cache, ids.shape[1])
         x = blocks.embed(ids)
         for number, block in enumerate(blocks.blocks):
-            x = self._block(block, x, cache.states[number], places)
+            x = self._block(block, x, number, places)
         cache.lengths = [length + count for length, count in zip(cache.lengths, counts, strict=True)]
         if ids.shape[1] > 1:
             x = x[range(len(counts)), [count - 1 for count in counts]]
         return blocks.head(blocks.norm(x.view(len(counts), -1))).float()
 
-    def _block(self, block: Block, x: Tensor, states: Tensor, places: _Places) -> Tensor:
+    def _block(self, block: Block, x: Tensor, number: int, places: _Places) -> Tensor:
         blocks = self._blocks
         rows, count, size = x.shape
         heads, d = blocks.heads, blocks.head_size
@@ -92,12 +92,11 @@ class Decoder:
         turned = qkv[:, :, : all_queries + heads]
         turned.copy_(torch.addcmul(turned * cos, turned.roll(d // 2, -1), sin))
         new = qkv[:, :, all_queries:].transpose(1, 2)  # [rows, 2 * heads, T, d]
-        states.view(-1, d).index_copy_(0, places.written, new.reshape(-1, d))
+        places.slots[number].index_copy_(0, places.written, new.reshape(-1, d))
         # The queries of one key's heads stand among the tokens: each key is read once for all of them.
         q = q.view(rows, count, heads, blocks.queries, d).permute(0, 2, 1, 3, 4)
         attended = nn.functional.scaled_dot_product_attention(
-            q.reshape(rows, heads, count * blocks.queries, d),
-            states[:, 0, :, : places.width], states[:, 1, :, : places.width],
+            q.reshape(rows, heads, count * blocks.queries, d), places.keys[number], places.values[number],
             attn_mask=places.masks[block.window], scale=blocks.scale,
         )  # fmt: skip
         attended = attended.view(rows, heads, count, blocks.queries, d).permute(0, 2, 1, 3, 4)
@@ -119,8 +118,12 @@ class Decoder:
         for kind in {block.kind for block in blocks.blocks}:
             cos, sin = self._table(kind, cache.width)
             angles[kind] = cos[positions][:, :, None], sin[positions][:, :, None]
-        written = (firsts + positions[:, None]).view(-1)
-        return _Places(written, width, {w: self._mask(positions, width, w) for w in self._windows}, angles)
+        keys, values = cache.states[..., :width, :].unbind(2)
+        return _Places(
+            (firsts + positions[:, None]).view(-1),
+            cache.states.view(len(blocks.blocks), -1, blocks.head_size).unbind(0), keys.unbind(0), values.unbind(0),
+            {window: self._mask(positions, width, window) for window in self._windows}, angles,
+        )  # fmt: skip
 
     def _mask(self, positions: Tensor, width: int, window: int | None) -> Tensor | None:
         """0 where a token of `positions` [rows, T] sees the one at a place, and -inf where it does not."""

@@ -6,7 +6,7 @@ A step of a few rows takes as long as its weights take to be read, so fewer bits
            32 weights of a row. They are found again, and nothing is lost but what bfloat16 rounds anyway.
   8 bits   all others: one scale a row. The weights are rounded, and the states are not.
 
-Many rows, such as a long prompt's, are multiplied by the model's own weights where the processor computes in their dtype.
+More rows, such as a prompt's, are multiplied by the model's own weights.
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,7 @@ import torch
 from torch import Tensor, nn
 
 GROUP = 32  # weights that have a scale and a least value together, in GGUF as here
-DENSE_FROM = 17  # rows from which the model's own bfloat16 weights are faster
-_EXACT = (
-    2**-7
-)  # of a group's largest weight: twice what bfloat16 rounds; other weights than those of 4 bits miss by 2**-4
+_EXACT = 2**-7  # of a group's largest weight: twice what bfloat16 rounds; weights of more bits miss by 2**-4
 
 
 class Matrix:
@@ -27,40 +24,42 @@ class Matrix:
 
     def __init__(self, weight: Tensor, bias: Tensor | None, packed: bool) -> None:
         self.weight, self.bias = weight, bias
-        self._few = _packed(weight) if packed else None
-        self._dense_from = DENSE_FROM if weight.dtype == torch.bfloat16 else 1 << 62
-        self.bits = 16 if self._few is None else self._few.bits
+        self.few = _packed(weight) if packed else None
+        fast = weight.dtype == torch.bfloat16  # as where it is computed in hardware
+        self._most_rows = 0 if self.few is None else self.few.most_rows[0 if fast else 1]
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self._few is None or len(x) >= self._dense_from:
+        if self.few is None or len(x) > self._most_rows:
             return nn.functional.linear(x, self.weight, self.bias)
-        y = self._few(x)
+        y = self.few(x)
         return y if self.bias is None else y + self.bias
 
 
 class _Four:
     """Weights of 4 bits."""
 
-    bits = 4
+    most_rows = 12, 4  # that are faster than with the model's own weights in bfloat16, in float32
 
     def __init__(self, quants: Tensor, scales: Tensor, middles: Tensor) -> None:
         self._packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(quants, 1)
         self._groups = torch.stack([scales, middles], dim=-1).transpose(0, 1).contiguous()
 
     def __call__(self, x: Tensor) -> Tensor:
-        found: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, self._packed, GROUP, self._groups)
-        return found
+        found: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
+            x.bfloat16(), self._packed, GROUP, self._groups
+        )
+        return found.to(x.dtype)
 
 
 class _Eight:
     """Weights of 8 bits."""
 
-    bits = 8
+    most_rows = 6, 4
 
     def __init__(self, weight: Tensor) -> None:
-        scales = weight.float().abs().amax(1).clamp(min=1e-9) / 127
-        self._weight = (weight.float() / scales[:, None]).round().to(torch.int8)
-        self._scales = scales.bfloat16()
+        scales = weight.float().abs().amax(1, keepdim=True).clamp_(min=1e-9).div_(127)
+        self._weight = (weight / scales).round_().to(torch.int8)
+        self._scales = scales[:, 0].bfloat16()
 
     def __call__(self, x: Tensor) -> Tensor:
         found: Tensor = torch.ops.aten._weight_int8pack_mm(x.bfloat16(), self._weight, self._scales)
@@ -84,7 +83,7 @@ def _four(weight: Tensor) -> _Four | None:
     missed = (quants * scales).add_(least).sub_(groups).abs_().amax(-1, keepdim=True)
     if bool((missed > _EXACT * torch.maximum(most, -least)).any()):
         return None
-    scales, middles = (t.squeeze(-1).to(weight.dtype) for t in (scales, least + 8 * scales))
+    scales, middles = (t.squeeze(-1).bfloat16() for t in (scales, least + 8 * scales))
     return _Four(quants.to(torch.int32).view(weight.shape), scales, middles)
 
 
