@@ -19,6 +19,7 @@ from transformers import (
 from pipeline.model.backbone import Backbone
 from pipeline.model.lean.cache import WIDTH
 from pipeline.model.lean.decoder import Decoder
+from pipeline.model.lean.graph import Step
 from pipeline.model.lean.matrix import GROUP, Matrix, _Eight, _Four
 
 SIZE: dict[str, Any] = {
@@ -135,6 +136,36 @@ def test_rows_leave_and_join_and_grow(model: Any) -> None:
     for own, whole in zip(found, want, strict=True):
         assert own == whole[: len(own)]
     assert cache.width < 8 * WIDTH and cache.states.shape[1] == cache.rows == 2
+
+
+def test_a_captured_step_is_replayed_until_its_cache_moves(model: Any) -> None:
+    """A GPU replays the kernels of a step on the same memory; here a stand-in runs the step on what it was captured with."""
+    captured: list[Step] = []
+
+    def capture(step: Step, ids: torch.Tensor, positions: torch.Tensor) -> Step:
+        mine = ids.clone(), positions.clone()
+        states = caches[-1].states
+
+        def replay(ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+            assert caches[-1].states is states, "the graph writes where the cache was"
+            mine[0].copy_(ids)
+            mine[1].copy_(positions)
+            return step(*mine)
+
+        captured.append(replay)
+        return replay
+
+    decoder, rows = decoder_of(model), PROMPTS[:2]
+    decoder.capture = capture
+    logits, cache = decoder.prefill([()] * 2, rows)
+    caches = [cache]
+    found = []
+    for _ in range(WIDTH + 10):
+        found.append(logits.argmax(-1))
+        logits = decoder.step(found[-1], cache)
+    assert len(captured) == 2, "once more in the wider cache"
+    want = [generated(model, prompt, WIDTH + 10) for prompt in rows]
+    assert torch.stack(found, dim=1).tolist() == want
 
 
 def test_kept_keys_and_values_are_read_as_their_tokens(model: Any) -> None:

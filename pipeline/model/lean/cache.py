@@ -6,7 +6,7 @@ A row's tokens stand from the left without gaps. Rows leave and join by copying,
 when a row needs it: a step allocates nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -22,6 +22,10 @@ class StaticCache:
     def __init__(self, states: Tensor, lengths: list[int]) -> None:
         """states: [layers, rows, 2, heads, width, d]; lengths: the tokens of each row."""
         self.states, self.lengths = states, lengths
+        self.steps = 0  # since the tensor was made
+        self.graph: Callable[[Tensor, Tensor], Tensor] | None = (
+            None  # a step that was captured with this tensor
+        )
 
     @property
     def rows(self) -> int:
@@ -59,7 +63,7 @@ class StaticCache:
         used = max(self.lengths[row] for row in rows)
         index = torch.tensor(list(rows), device=self.states.device)
         wider[:, : len(rows), :, :, :used] = self.states[..., :used, :].index_select(1, index)
-        self.states = wider
+        self.states, self.steps, self.graph = wider, 0, None
 
 
 def rounded(width: int) -> int:

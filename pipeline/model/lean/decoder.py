@@ -3,7 +3,7 @@
 What transformers computes with dozens of Python objects a layer is one loop here, over weights that are its own (blocks.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from pipeline.model.lean.blocks import Block, Blocks, blocks_of
 from pipeline.model.lean.cache import StaticCache, rounded
+from pipeline.model.lean.graph import Graph, Step
+
+CAPTURE_AFTER = 3  # steps of an unmoved cache: to capture one takes as long as a few
 
 
 class _Places(NamedTuple):
@@ -31,6 +34,8 @@ class Decoder:
         self._blocks, self._device, self._dtype = blocks, model.device, model.dtype
         self._tables: dict[str, tuple[Tensor, Tensor]] = {}  # cos and sin of every position so far, by kind
         self._windows = {block.window for block in blocks.blocks}
+        cuda = self._device.type == "cuda"
+        self.capture: Callable[[Step, Tensor, Tensor], Step] | None = Graph if cuda else None
 
     @classmethod
     def of(cls, model: Any, packed: bool) -> Self | None:
@@ -59,23 +64,46 @@ class Decoder:
                 at += part.shape[3]
         padded = torch.tensor([[*row, *[0] * (longest - len(row))] for row in ids], device=self._device)
         cache = StaticCache(states, lengths)
-        return self._read(padded, [len(row) for row in ids], cache), cache
+        counts = [len(row) for row in ids]
+        logits = self._pass(padded, self._positions(cache, longest), cache, max(lengths) + longest, counts)
+        _advance(cache, counts)
+        return logits, cache
 
     @torch.inference_mode()
     def step(self, ids: Tensor, cache: StaticCache) -> Tensor:
         """Reads one more token of each row, ids [rows]; the logits after it, float32 [rows, V]."""
-        return self._read(ids[:, None], [1] * len(ids), cache)
+        cache.reserve(max(cache.lengths) + 1)
+        ids, positions = ids[:, None], self._positions(cache, 1)
+        if cache.graph is None and self.capture is not None and cache.steps >= CAPTURE_AFTER:
+            cache.graph = self.capture(lambda i, p: self._pass(i, p, cache, cache.width), ids, positions)
+        if cache.graph is not None:
+            logits = cache.graph(ids, positions)
+        else:
+            logits = self._pass(ids, positions, cache, max(cache.lengths) + 1)
+        _advance(cache, [1] * len(ids))
+        cache.steps += 1
+        return logits
 
-    def _read(self, ids: Tensor, counts: list[int], cache: StaticCache) -> Tensor:
-        """ids: [rows, T], padded on the right to the longest of the counts."""
-        blocks, places = self._blocks, self._places(cache, ids.shape[1])
+    def _positions(self, cache: StaticCache, count: int) -> Tensor:
+        """[rows, count] of the next tokens of each row."""
+        firsts = torch.tensor(cache.lengths, device=self._device)
+        return firsts[:, None] + torch.arange(count, device=self._device)
+
+    def _pass(
+        self, ids: Tensor, positions: Tensor, cache: StaticCache, width: int, counts: Sequence[int] = ()
+    ) -> Tensor:
+        """The logits after each row's last token.
+
+        ids, positions: [rows, T], padded on the right to the longest of the counts; without counts, T is 1.
+        width: how much of the cache is seen; whatever is not a token of a row is masked.
+        """
+        blocks, places = self._blocks, self._places(positions, cache, width)
         x = blocks.embed(ids)
         for number, block in enumerate(blocks.blocks):
             x = self._block(block, x, number, places)
-        cache.lengths = [length + count for length, count in zip(cache.lengths, counts, strict=True)]
-        if ids.shape[1] > 1:
+        if counts:
             x = x[range(len(counts)), [count - 1 for count in counts]]
-        return blocks.head(blocks.norm(x.view(len(counts), -1))).float()
+        return blocks.head(blocks.norm(x.view(len(ids), -1))).float()
 
     def _block(self, block: Block, x: Tensor, number: int, places: _Places) -> Tensor:
         blocks = self._blocks
@@ -106,13 +134,8 @@ class Decoder:
         y = block.down(block.activation(gate) * up)
         return (x + (block.after_network(y) if block.after_network else y)).view(rows, count, size)
 
-    def _places(self, cache: StaticCache, count: int) -> _Places:
-        blocks, rows = self._blocks, cache.rows
-        width = max(cache.lengths) + count
-        cache.reserve(width)
-        positions = torch.tensor(cache.lengths, device=self._device)[:, None] + torch.arange(
-            count, device=self._device
-        )
+    def _places(self, positions: Tensor, cache: StaticCache, width: int) -> _Places:
+        blocks, rows = self._blocks, len(positions)
         firsts = torch.arange(rows * 2 * blocks.heads, device=self._device).view(rows, -1, 1) * cache.width
         angles = {}
         for kind in {block.kind for block in blocks.blocks}:
@@ -144,3 +167,7 @@ class Decoder:
             half = sin.shape[-1] // 2
             self._tables[kind] = cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=-1)
         return self._tables[kind]
+
+
+def _advance(cache: StaticCache, counts: Sequence[int]) -> None:
+    cache.lengths = [length + count for length, count in zip(cache.lengths, counts, strict=True)]
