@@ -103,7 +103,7 @@ def measure(
         backbone.eos_ids = ends
     return GenerateResult(
         backbone.name, str(backbone.dtype).removeprefix("torch."), str(backbone.device), torch.get_num_threads(),
-        tokens, rounds, sum(gates_open) / len(gates_open), against_bare, peer and peer.name, against_peer, mixed,
+        tokens, rounds, sum(gates_open) / len(gates_open), against_bare, peer.name if peer else None, against_peer, mixed,
     )  # fmt: skip
 
 
@@ -135,8 +135,11 @@ def _against_peer(
         )
     memory, without, theirs = memory[1:], without[1:], theirs[1:]  # the first round warms up
     told, untold = median_speedup(memory, theirs), median_speedup(without, theirs)
-    rates = [median_rate(size * tokens, timings) for timings in (memory, without, theirs)]
-    return AgainstPeer(size, *rates, told.wall, untold.wall, told.cpu, untold.cpu)
+    count = size * tokens
+    return AgainstPeer(
+        size, median_rate(count, memory), median_rate(count, without), median_rate(count, theirs),
+        told.wall, untold.wall, told.cpu, untold.cpu,
+    )  # fmt: skip
 
 
 def _batch(prompts: list[str], size: int, turn: int) -> list[str]:

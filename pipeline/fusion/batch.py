@@ -20,7 +20,6 @@ class Stream(NamedTuple):
     row: Row
     memory: bool
 
-
     @property
     def ended(self) -> bool:
         """Whether nobody needs its next token: its row has finished, or its facts have given their answer."""

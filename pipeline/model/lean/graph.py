@@ -18,7 +18,7 @@ class Graph:
     def __init__(self, step: Step, ids: Tensor, positions: Tensor) -> None:
         """Makes the step twice, with the same result: once as a rehearsal, which allocates, and once to capture it."""
         self._ids, self._positions = ids.clone(), positions.clone()
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             step(self._ids, self._positions)
