@@ -1,7 +1,7 @@
 """Speed of generation with a memory, compared with transformers' `generate` of the bare model.
 
-Both continue the same prompts by the same number of tokens, in turns. Then requests of mixed lengths are
-answered, all together and one after another.
+Both continue the same prompts by the same number of tokens, in turns, and so does another program where one is named (peer.py).
+Then requests of mixed lengths are answered, all together and one after another.
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,13 @@ from statistics import median
 import torch
 
 from pipeline.bench.harness import Progress, clock, in_turns, median_rate, median_speedup, median_timing
+from pipeline.bench.peer import LlamaCpp
 from pipeline.bench.synthetic.texts import made_up_facts
 from pipeline.memory_lm import Job, MemoryLM
 
 MEMORIES = 64
 REQUESTS = 16
+PEER_BATCHES = (1, 4, 16, 64)
 SHORTEST, LONGEST = 8, 64
 """Tokens of the mixed requests' answers, evenly spread."""
 
@@ -29,6 +31,20 @@ class AgainstBare:
     bare: float
     of_bare: float
     of_bare_cpu: float
+
+
+@dataclass(frozen=True)
+class AgainstPeer:
+    """The same, compared with another program: with a memory, and without."""
+
+    batch: int
+    memory: float
+    without: float
+    peer: float
+    memory_of_peer: float
+    without_of_peer: float
+    memory_of_peer_cpu: float
+    without_of_peer_cpu: float
 
 
 @dataclass(frozen=True)
@@ -54,13 +70,23 @@ class GenerateResult:
     rounds: int
     open_gates: float  # share of the mixed prompts with an open gate
     against_bare: list[AgainstBare]
+    peer: str | None
+    against_peer: list[AgainstPeer]
     mixed: Mixed
 
 
 def measure(
-    lm: MemoryLM, batches: Sequence[int], tokens: int, rounds: int, progress: Progress
+    lm: MemoryLM,
+    batches: Sequence[int],
+    tokens: int,
+    rounds: int,
+    progress: Progress,
+    peer: LlamaCpp | None = None,
 ) -> GenerateResult:
-    """Learns invented facts, and answers prompts about them. lm: with an empty memory; batches: their sizes."""
+    """Learns invented facts, and answers prompts about them. lm: with an empty memory; batches: their sizes.
+
+    With a peer, PEER_BATCHES are compared with it too.
+    """
     backbone = lm.encoder.backbone
     facts = made_up_facts(MEMORIES, 0)
     lm.learn(facts, min_loss_delta=0)
@@ -69,31 +95,61 @@ def measure(
     try:
         gates_open = [any(hit.gate > 0 for hit in hits) for hits in lm.retrieve(prompts[:REQUESTS])]
         against_bare = [_against_bare(lm, prompts, size, tokens, rounds, progress) for size in batches]
+        against_peer = [
+            _against_peer(lm, peer, prompts, size, tokens, rounds, progress) for size in PEER_BATCHES if peer
+        ]
         mixed = _mixed(lm, prompts[:REQUESTS], rounds, progress)
     finally:
         backbone.eos_ids = ends
     return GenerateResult(
         backbone.name, str(backbone.dtype).removeprefix("torch."), str(backbone.device), torch.get_num_threads(),
-        tokens, rounds, sum(gates_open) / len(gates_open), against_bare, mixed,
+        tokens, rounds, sum(gates_open) / len(gates_open), against_bare, peer.name if peer else None, against_peer, mixed,
     )  # fmt: skip
 
 
 def _against_bare(
     lm: MemoryLM, prompts: list[str], size: int, tokens: int, rounds: int, progress: Progress
 ) -> AgainstBare:
-    def batch(turn: int) -> list[str]:
-        return [prompts[(turn * size + i) % len(prompts)] for i in range(size)]
-
     memory, bare = in_turns(
         rounds + 1,
-        lambda turn: lm.generate(batch(turn), max_new_tokens=tokens),
-        lambda turn: bare_generate(lm, batch(turn), tokens),
+        lambda turn: _answer(lm, _batch(prompts, size, turn), tokens, True),
+        lambda turn: bare_generate(lm, _batch(prompts, size, turn), tokens),
         after=lambda: progress(f"batch {size}", 1, rounds + 1),
     )
     memory, bare = memory[1:], bare[1:]  # the first round warms up
     speedup = median_speedup(memory, bare)
     count = size * tokens
     return AgainstBare(size, median_rate(count, memory), median_rate(count, bare), speedup.wall, speedup.cpu)
+
+
+def _against_peer(
+    lm: MemoryLM, peer: LlamaCpp, prompts: list[str], size: int, tokens: int, rounds: int, progress: Progress
+) -> AgainstPeer:
+    with peer.serving(size, tokens) as generate:
+        memory, without, theirs = in_turns(
+            rounds + 1,
+            lambda turn: _answer(lm, _batch(prompts, size, turn), tokens, True),
+            lambda turn: _answer(lm, _batch(prompts, size, turn), tokens, False),
+            lambda turn: generate(_batch(prompts, size, turn)),
+            after=lambda: progress(f"batch {size}, {peer.name}", 1, rounds + 1),
+        )
+    memory, without, theirs = memory[1:], without[1:], theirs[1:]  # the first round warms up
+    told, untold = median_speedup(memory, theirs), median_speedup(without, theirs)
+    count = size * tokens
+    return AgainstPeer(
+        size, median_rate(count, memory), median_rate(count, without), median_rate(count, theirs),
+        told.wall, untold.wall, told.cpu, untold.cpu,
+    )  # fmt: skip
+
+
+def _batch(prompts: list[str], size: int, turn: int) -> list[str]:
+    return [prompts[(turn * size + i) % len(prompts)] for i in range(size)]
+
+
+def _answer(lm: MemoryLM, prompts: list[str], tokens: int, use_memory: bool) -> None:
+    """Answers that do not stop where their facts end, so that all have as many tokens."""
+    jobs = [Job(p, use_memory=use_memory, max_new_tokens=tokens, stop_at_answer=False) for p in prompts]
+    assert all(answer.completion_tokens == tokens for answer in lm.answer(jobs))
 
 
 def bare_generate(lm: MemoryLM, prompts: list[str], tokens: int) -> list[str]:

@@ -9,6 +9,9 @@ from torch import Tensor
 from pipeline.fusion.row import Row
 from pipeline.model.backbone import Backbone
 from pipeline.model.kv_cache import KVCache
+from pipeline.model.lean.cache import StaticCache
+
+Cache = KVCache | StaticCache  # transformers', or the lean decoder's
 
 
 class Stream(NamedTuple):
@@ -17,17 +20,21 @@ class Stream(NamedTuple):
     row: Row
     memory: bool
 
+    @property
+    def ended(self) -> bool:
+        """Whether nobody needs its next token: its row has finished, or its facts have given their answer."""
+        return bool(self.row.finish_reason) or (self.memory and self.row.answered)
+
 
 class Batch:
     """Streams with their cache. Between two steps each has a token that the model reads next.
 
-    A finished row keeps its streams and is ignored until half of the streams are finished: a CPU multiplies 16 rows by the weights
-    faster than 9 to 15, and removing a row copies the whole cache.
+    A stream that has ended stays and is ignored until half of the streams have ended: removing one copies the whole cache.
     """
 
     def __init__(self) -> None:
         self.streams: list[Stream] = []
-        self.cache: KVCache | None = None
+        self.cache: Cache | None = None
 
     @property
     def rows(self) -> list[Row]:
@@ -46,26 +53,26 @@ class Batch:
         last = [row.tokens[-1] if row.tokens else 0 for row, _ in self.streams]
         return backbone.step(torch.tensor(last, device=backbone.device), self.cache)
 
-    def join(self, streams: Sequence[Stream], cache: KVCache) -> None:
-        """Adds the streams, but those that have finished with their first token."""
-        joined = _select_unfinished(streams, cache)
+    def join(self, streams: Sequence[Stream], cache: Cache) -> None:
+        """Adds the streams, but those that have ended with their first token."""
+        joined = _select_unended(streams, cache)
         if joined and self.cache is not None:
-            self.streams = _select_unfinished(self.streams, self.cache) + joined
-            self.cache.join(cache)
+            self.streams = _select_unended(self.streams, self.cache) + joined
+            self.cache.join(cache)  # type: ignore[arg-type]  # one model makes one kind of cache
         elif joined:
             self.streams, self.cache = joined, cache
 
     def drop_finished(self) -> None:
-        """Removes the finished streams, once they are half of all."""
-        unfinished = sum(not s.row.finish_reason for s in self.streams)
-        if self.cache is not None and 2 * unfinished <= len(self.streams):
-            self.streams = _select_unfinished(self.streams, self.cache)
+        """Removes the streams that have ended, once they are half of all."""
+        unended = sum(not s.ended for s in self.streams)
+        if self.cache is not None and 2 * unended <= len(self.streams):
+            self.streams = _select_unended(self.streams, self.cache)
             self.cache = self.cache if self.streams else None
 
 
-def _select_unfinished(streams: Sequence[Stream], cache: KVCache) -> list[Stream]:
-    """The streams of rows that have not finished. If there are any, the cache keeps only these."""
-    unfinished = [i for i, s in enumerate(streams) if not s.row.finish_reason]
-    if 0 < len(unfinished) < len(streams):
-        cache.select(unfinished)
-    return [streams[i] for i in unfinished]
+def _select_unended(streams: Sequence[Stream], cache: Cache) -> list[Stream]:
+    """The streams that have not ended. If there are any, the cache keeps only these."""
+    unended = [i for i, s in enumerate(streams) if not s.ended]
+    if 0 < len(unended) < len(streams):
+        cache.select(unended)
+    return [streams[i] for i in unended]

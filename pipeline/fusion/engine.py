@@ -14,13 +14,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.fusion.batch import Batch, Stream
+from pipeline.fusion.batch import Batch, Cache, Stream
 from pipeline.fusion.row import Job, Prompt, Row
 from pipeline.fusion.sampling import choose
 from pipeline.model import contexts
 from pipeline.model.backbone import Backbone
 from pipeline.model.contexts import Contexts
-from pipeline.model.kv_cache import KVCache
 
 Prepare = Callable[[Sequence[Job]], Sequence[Prompt]]
 
@@ -124,7 +123,7 @@ class Engine:
                 self._append(streams, logits)
                 batch.join(streams, cache)
 
-    def _read(self, rows: Sequence[Row]) -> tuple[list[Stream], Tensor, KVCache]:
+    def _read(self, rows: Sequence[Row]) -> tuple[list[Stream], Tensor, Cache]:
         """The rows' streams, the next token's logits of each, and their cache.
 
         A model whose cache cannot be joined reads both streams in one batch, with their padding.

@@ -64,7 +64,7 @@ class Row:
         self.sampler: Sampler | None = None
         self._taken = 0  # characters that `take_text` has returned
         self._held = max(map(len, job.stop), default=1) - 1
-        self._answered = False  # whether the memories have given their answer
+        self.answered = False  # whether the memories have given their answer
         self._raised: Tensor | None = None  # [V] how far they raise each token's probability
         self._moved: list[tuple[float, int]] = []  # of each token: rise of its probability, end of its text
         self._logprobs: list[tuple[float, list[LikelyToken]]] = []  # of each token, if the job wants them
@@ -72,7 +72,7 @@ class Row:
     def start(self, prompt: Prompt, backbone: Backbone) -> None:
         """Begins the answer, for a retry again: the same seed draws the same tokens, and taken text stays taken."""
         self.prompt, self.tokens, self.text, self._moved, self._logprobs = prompt, [], "", [], []
-        self._answered = False
+        self.answered = False
         job = self.job
         self.sampler = Sampler(job.temperature, job.top_p, job.seed) if job.temperature > 0 else None
         self._stream = TextStream(backbone.tokenizer.backend_tokenizer)
@@ -80,7 +80,7 @@ class Row:
     def fuse(self, bare: Tensor, memory: Tensor) -> Tensor:
         """[V] the scores of the next token, from both streams' logits [V]; the bare ones once the answer has been given."""
         fusion = self.prompt.fusion
-        if fusion is None or self._answered:
+        if fusion is None or self.answered:
             return bare
         own = bare.log_softmax(-1)
         scores = fusion.fuse(own, memory.log_softmax(-1))
@@ -101,14 +101,14 @@ class Row:
     def append(self, token: int) -> None:
         """Takes the next token, which may finish the answer."""
         fusion, moved = self.prompt.fusion, 0.0
-        if fusion and not self._answered:
+        if fusion and not self.answered:
             moved = float(self._raised[token]) if self._raised is not None else 0.0
             fusion.advance(token)
         self.tokens.append(token)
         self.text = self._stream.append(token)
         ends = [at for stop in self.job.stop if (at := self.text.find(stop)) >= 0]
-        if fusion and not self._answered and (end := self._line_end()) is not None:
-            self._answered = True
+        if fusion and not self.answered and (end := self._line_end()) is not None:
+            self.answered = True
             ends += [end] if self.job.stop_at_answer else []
         if ends:
             self.text, self.finish_reason = self.text[: min(ends)], "stop"

@@ -5,6 +5,7 @@ Works with any causal language model of transformers: nothing here names an arch
 
 import threading
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -19,6 +20,8 @@ from pipeline.model.gguf import quiet
 from pipeline.model.hidden_states import HiddenStates
 from pipeline.model.hub import resolve
 from pipeline.model.kv_cache import KVCache
+from pipeline.model.lean.cache import StaticCache
+from pipeline.model.lean.decoder import Decoder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -33,8 +36,12 @@ class Tokens(NamedTuple):
 class Backbone:
     """A frozen causal language model and its tokenizer. Build it with `load`."""
 
-    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerFast, hash: str, name: str) -> None:
+    def __init__(
+        self, model: Any, tokenizer: PreTrainedTokenizerFast, hash: str, name: str, packed: bool = False
+    ) -> None:
+        """packed: whether answers are decoded with weights of few bits (lean/matrix.py)."""
         config = model.config.get_text_config()
+        self._packed = packed
         self.model = model
         self.tokenizer = tokenizer
         self.hash = hash
@@ -66,7 +73,8 @@ class Backbone:
         """Loads the model that `hub.resolve` finds. Raises ModelError.
 
         device: "auto" (CUDA, then Apple's GPU, then the CPU) or torch's name of one.
-        dtype: "auto" (bfloat16 where the hardware computes in it, else float32), or a key of DTYPES.
+        dtype: a key of DTYPES, or "auto": bfloat16 where the hardware computes in it, else float32; and on a CPU
+            answers are decoded with weights of 4 or 8 bits (lean/matrix.py).
         """
         folder = resolve(model, progress)
         if device == "auto":
@@ -87,7 +95,7 @@ class Backbone:
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
             raise ModelError(f"{model} has no tokenizer.json, so its tokens' places in a text are not known")
         network.eval().requires_grad_(False)
-        return cls(network, tokenizer, model_hash(folder), str(model))
+        return cls(network, tokenizer, model_hash(folder), str(model), dtype == "auto" and _packs(device))
 
     # --- text ---
 
@@ -160,11 +168,16 @@ class Backbone:
             padded, mask = padded.pin_memory(), mask.pin_memory()
         return padded.to(self.device, non_blocking=True), mask.to(self.device, non_blocking=True)
 
-    # --- decoding: prompts, padded on the left, one token after the other ---
+    # --- decoding: one token after the other ---
+
+    @cached_property
+    def decoder(self) -> Decoder | None:
+        """The lean loop; None for a model whose build it does not know, which transformers decodes."""
+        return Decoder.of(self.model, self._packed)
 
     @torch.inference_mode()
     def prefill(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, KVCache]:
-        """Reads the prompts: the next token's logits, float32 [B, V], and the cache that `step` goes on from.
+        """Reads the prompts with transformers: the next token's logits, float32 [B, V], and the cache for `step`.
 
         ids, mask: [B, T], padded on the left.
         """
@@ -172,8 +185,11 @@ class Backbone:
         return self._next(ids, cache), cache
 
     @torch.inference_mode()
-    def step(self, ids: Tensor, cache: KVCache) -> Tensor:
+    def step(self, ids: Tensor, cache: KVCache | StaticCache) -> Tensor:
         """Reads one more token of each row, ids [B]; the next token's logits, float32 [B, V]."""
+        if isinstance(cache, StaticCache):
+            assert self.decoder is not None, "which made the cache"
+            return self.decoder.step(ids, cache)
         cache.mask = torch.cat([cache.mask, cache.mask.new_ones(len(ids), 1)], dim=1)
         return self._next(ids[:, None], cache)
 
@@ -239,6 +255,11 @@ def _eos_ids(model: Any, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
     ends = model.generation_config.eos_token_id if model.generation_config else None
     several = ends if isinstance(ends, list) else [ends]
     return frozenset(int(i) for i in (*several, tokenizer.eos_token_id) if i is not None)
+
+
+def _packs(device: str) -> bool:
+    """Whether torch has fast kernels for weights of few bits there. Others than those of x86 were not tried."""
+    return device == "cpu" and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 
 
 def _best_device() -> str:

@@ -21,6 +21,7 @@ from transformers.cache_utils import DynamicLayer
 
 from pipeline.model.backbone import Backbone
 from pipeline.model.kv_cache import KVCache
+from pipeline.model.lean.cache import StaticCache
 
 MAX_BYTES = 256 << 20  # of the kept keys and values
 _READ_TOGETHER = 16  # contexts that are read in one pass
@@ -50,6 +51,9 @@ class _Kept(NamedTuple):
 
     ids: list[int]
     layers: list[tuple[Tensor, Tensor]]
+    whole: Tensor | None = (
+        None  # [layers, 2, heads, tokens, d] of which the layers are parts, for the lean decoder
+    )
 
     @property
     def size(self) -> int:
@@ -98,10 +102,19 @@ class Contexts:
         return torch.as_tensor(output.logits[:, -count:].float().log_softmax(-1))
 
     @torch.inference_mode()
-    def prefill(self, prompts: Sequence[Prompt]) -> tuple[Tensor, KVCache]:
+    def prefill(self, prompts: Sequence[Prompt]) -> tuple[Tensor, KVCache | StaticCache]:
         """The next token's logits, float32 [prompts, V], and the cache that `Backbone.step` goes on from."""
-        output, cache, _ = self._forward(prompts, last=True)
-        return output.logits[:, -1].float(), cache
+        decoder = self._backbone.decoder
+        if decoder is None:
+            output, cache, _ = self._forward(prompts, last=True)
+            return output.logits[:, -1].float(), cache
+        parts = self._parts([prompt.context for prompt in prompts])
+        kept = [_chain(prompt.context, parts) for prompt in prompts]
+        ids = [list(self._after_context(prompt).ids) for prompt in prompts]
+        if self.cacheable:
+            return decoder.prefill([[p.whole for p in chain if p.whole is not None] for chain in kept], ids)
+        unread = [[i for part in chain for i in part.ids] for chain in kept]
+        return decoder.prefill([()] * len(ids), [[*u, *own] for u, own in zip(unread, ids, strict=True)])
 
     def _forward(
         self, prompts: Sequence[Prompt], states: bool = False, last: bool = False
@@ -165,10 +178,13 @@ class Contexts:
         for row, own in enumerate(ids):
             part = slice(width, width + len(own))
             pairs = [
-                (layer.keys[row : row + 1, :, part].clone(), layer.values[row : row + 1, :, part].clone())
+                (layer.keys[row : row + 1, :, part], layer.values[row : row + 1, :, part])
                 for layer in _layers(cache)
             ]
-            found.append(_Kept(own, pairs))
+            if backbone.decoder is None:  # the layers' shapes may differ
+                found.append(_Kept(own, [(keys.clone(), values.clone()) for keys, values in pairs]))
+            else:
+                found.append(_of_whole(own, torch.stack([torch.cat(pair) for pair in pairs])))
         with self._lock:
             for context, kept in zip(contexts, found, strict=True):
                 if context not in self._kept:
@@ -205,9 +221,12 @@ def _joined(chains: Sequence[Sequence[_Kept]], backbone: Backbone) -> tuple[Dyna
 
 
 def _of_prefix(prefix: Tensor, backbone: Backbone) -> _Kept:
-    layers = prefix.to(backbone.device, backbone.dtype)[:, :, None]
     # Only the number of its tokens matters: no token stands for a tuned key.
-    return _Kept([0] * prefix.shape[3], [(keys, values) for keys, values in layers])
+    return _of_whole([0] * prefix.shape[3], prefix.to(backbone.device, backbone.dtype))
+
+
+def _of_whole(ids: list[int], whole: Tensor) -> _Kept:
+    return _Kept(ids, [(layer[0][None], layer[1][None]) for layer in whole], whole)
 
 
 def _layers(cache: DynamicCache) -> list[Any]:

@@ -14,7 +14,7 @@ import zipfile
 from pathlib import Path
 
 from pipeline.files import locked
-from pipeline.model.cache import file_sha256
+from pipeline.model.cache import cache_folder, file_sha256
 from pipeline.model.errors import ModelError, Progress, silent
 from pipeline.model.gguf import converted, converted_folder
 
@@ -45,6 +45,19 @@ def resolve(model: str | Path, progress: Progress = silent) -> Path:
         folder = _hub(name, progress)
     check_folder(folder, name)
     return folder
+
+
+def gguf_of(model: str, progress: Progress = silent) -> Path:
+    """The GGUF file of the model, for other programs: the default one's is kept in the cache. Raises ModelError."""
+    if model != "default":
+        if not model.endswith(".gguf"):
+            raise ModelError(f"{model} is no GGUF file, and the other program reads nothing else")
+        return Path(model).expanduser()
+    folder = cache_folder().resolve() / "gguf"
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / DEFAULT_GGUF
+    with locked(folder / ".lock"):
+        return kept if kept.is_file() else _fetch_default(folder, progress)
 
 
 def default_folder() -> Path:

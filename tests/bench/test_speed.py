@@ -1,5 +1,7 @@
 """The measurements of speed on a small model: both sides do the same work, and all of it is timed."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from typer.testing import CliRunner
 from pipeline import MemoryLM
 from pipeline.bench import encode as bench_encode
 from pipeline.bench import generate as bench_generate
+from pipeline.bench import peer
 from pipeline.bench.synthetic.texts import made_up_facts
 from pipeline.ingest.encoder import Encoder
 from workers import client
@@ -91,6 +94,40 @@ def test_both_sides_of_generate_make_the_same_tokens(gpt2: Path) -> None:
     prompts = ["The lamp of the", "Bado and rit"]
     ours = [g.text for g in lm.generate(prompts, max_new_tokens=6)]
     assert bench_generate.bare_generate(lm, prompts, 6) == ours
+
+
+def test_a_peer_that_is_missing_is_named_before_anything_is_loaded(
+    gpt2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["bench", "generate", "--peer", "llama.cpp", "--model"]
+    other = RUNNER.invoke(app, [*arguments, str(gpt2)])
+    assert other.exit_code == 1 and "no GGUF file" in other.output
+    monkeypatch.setattr(peer, "find_spec", lambda _: None)
+    missing = RUNNER.invoke(app, [*arguments, "model.gguf"])
+    assert missing.exit_code == 1 and "factstream[peer]" in missing.output
+
+
+def test_a_peer_continues_the_same_prompts_by_as_many_tokens(
+    gpt2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int, list[str]]] = []
+
+    class Peer:
+        name = "another program"
+
+        @contextmanager
+        def serving(self, rows: int, tokens: int) -> Iterator[Any]:
+            yield lambda prompts: asked.append((rows, tokens, prompts))
+
+    monkeypatch.setattr(bench_generate, "PEER_BATCHES", (1, 3))
+    lm = MemoryLM.load(str(gpt2), "cpu")
+    result = bench_generate.measure(lm, (), 4, 1, lambda *_: None, Peer())  # type: ignore[arg-type]
+    assert result.peer == "another program"
+    assert [one.batch for one in result.against_peer] == [1, 3]
+    assert [(rows, tokens, len(prompts)) for rows, tokens, prompts in asked] == [(1, 4, 1)] * 2 + [
+        (3, 4, 3)
+    ] * 2
+    assert len({prompt for _, _, prompts in asked for prompt in prompts}) > 3
 
 
 @pytest.mark.slow

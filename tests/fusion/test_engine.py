@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from pipeline import MemoryLM
-from pipeline.fusion.batch import Stream
+from pipeline.fusion.batch import Cache, Stream
 from pipeline.fusion.engine import Engine
 from pipeline.fusion.row import Job, Row
 from pipeline.fusion.text_stream import TextStream
+from pipeline.model.kv_cache import KVCache
 from tests.helpers.weights import encoder_of
 
 PROMPTS = ["The lamp of the", "Question: what is", "Bado and rit are in " * 4, "It"]
@@ -42,6 +43,13 @@ def finish(engine: Engine) -> dict[Row, list[str]]:
             assert finished == bool(row.finish_reason)
             texts.setdefault(row, []).append(text)
     return texts
+
+
+def shape(cache: Cache) -> tuple[int, int]:
+    """Its rows, and the tokens of the longest."""
+    if isinstance(cache, KVCache):
+        return len(cache.mask), cache.mask.shape[1]
+    return len(cache.lengths), max(cache.lengths)
 
 
 def outcome(row: Row) -> tuple[Any, ...]:
@@ -90,9 +98,12 @@ def test_a_finished_row_leaves_and_takes_its_padding_with_it(lm: MemoryLM) -> No
     while engine.busy:
         cache = engine._batches[0].cache
         assert cache is not None
-        widths.append(cache.mask.shape[1])
-        shapes = {layer.keys.shape[:1] + layer.keys.shape[2:3] for layer in cache.cache.layers}  # type: ignore[union-attr]
-        assert shapes == {cache.mask.shape}
+        widths.append(shape(cache)[1])
+        if isinstance(cache, KVCache):
+            shapes = {layer.keys.shape[:1] + layer.keys.shape[2:3] for layer in cache.cache.layers}  # type: ignore[union-attr]
+            assert shapes == {cache.mask.shape}
+        else:
+            assert cache.states.shape[1] == cache.rows and cache.width >= widths[-1]
         engine.step()
     assert max(widths) > widths[-1], "the longest prompt left with its row"
 
@@ -104,7 +115,7 @@ def test_both_streams_of_a_row_leave_together(lm: MemoryLM) -> None:
     while engine.busy:
         engine.step()
         if batch.cache is not None:
-            assert len(batch.streams) == len(batch.cache.mask)
+            assert len(batch.streams) == shape(batch.cache)[0]
             assert batch.streams.count(Stream(short, True)) == batch.streams.count(Stream(short, False))
         if short.finish_reason and engine.busy:
             assert batch.streams == [Stream(long, False), Stream(long, True)]
@@ -144,12 +155,15 @@ def test_a_cache_that_cannot_be_joined_gives_the_same(
     assert [outcome(row) for row in rows] == [alone[i] for i in order]
 
 
-def test_rows_wait_where_the_cache_cannot_be_joined(lm: MemoryLM, alone: list[Any]) -> None:
+def test_rows_wait_where_the_cache_cannot_be_joined(
+    lm: MemoryLM, alone: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lm.encoder.backbone, "decoder", None)  # transformers' cache
     engine = lm.engine()
     (first,) = engine.submit(JOBS[:1])
     engine.step()
     cache = engine._batches[0].cache
-    assert engine.open and cache is not None
+    assert engine.open and isinstance(cache, KVCache)
 
     class Other(type(cache.cache.layers[0])):  # type: ignore[misc]
         """As a sliding window or a recurrent state is: more than the keys and values of all tokens."""

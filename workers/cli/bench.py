@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,16 @@ from workers.bench import report
 from workers.cli.errors import report_errors
 from workers.cli.options import Device, Json, Model
 
-app = typer.Typer(help="Measure recall, and the speed of each step and of the stack.", no_args_is_help=True)
+
+class Peer(StrEnum):
+    """A program that generates from a GGUF, too."""
+
+    LLAMA_CPP = "llama.cpp"
+
+
+app = typer.Typer(
+    help="Measure recall, and the speed of each step and of the whole stack.", no_args_is_help=True
+)
 
 
 @app.command()
@@ -254,19 +264,28 @@ def encode(
 def generate(
     tokens: Annotated[int, typer.Option(min=2, help="Tokens per answer.")] = 64,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; the medians are shown.")] = 5,
+    peer: Annotated[
+        Peer | None, typer.Option(help="Another program that continues the same prompts from the same GGUF.")
+    ] = None,
     model: Model = "default",
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Measure the tokens per second with a memory, compared with transformers' generate of the bare model.
 
-    Requests of mixed lengths are measured too: all together, compared with one after another.
+    Requests of mixed lengths are measured too: all together, compared with one after another. With --peer, 1, 4, 16
+    and 64 prompts at once are compared with llama.cpp, which the extra "peer" installs.
+
+    Example: factstream bench generate --peer llama.cpp --tokens 96
     """
     with measuring() as (progress, _):
         from pipeline import MemoryLM
         from pipeline.bench.generate import measure
+        from pipeline.bench.peer import LlamaCpp
+        from pipeline.model.hub import gguf_of
 
-        result = measure(MemoryLM.load(model, device), (1, 8), tokens, rounds, progress)
+        other = LlamaCpp(gguf_of(model)) if peer else None  # what is missing shows before the model is loaded
+        result = measure(MemoryLM.load(model, device), (1, 8), tokens, rounds, progress, other)
     report.show(result, as_json)
 
 

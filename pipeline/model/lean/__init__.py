@@ -1,0 +1,1 @@
+"""Decoding without transformers' Python: the same arithmetic in one loop over the layers."""

@@ -1,0 +1,71 @@
+"""Static cache: keys and values in one tensor that is allocated ahead, with a length for each row.
+
+    [layers, rows, key or value, heads, width, d]
+
+A row's tokens stand from the left without gaps. Rows leave and join by copying, and a wider tensor is made, twice as wide,
+when a row needs it: a step allocates nothing.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+WIDTH = 64  # tokens: the least width, and what widths are multiples of
+
+
+class StaticCache:
+    """Keys and values of a batch so far."""
+
+    joinable = True
+
+    def __init__(self, states: Tensor, lengths: list[int]) -> None:
+        """states: [layers, rows, 2, heads, width, d]; lengths: the tokens of each row."""
+        self.states, self.lengths = states, lengths
+        self.steps = 0  # since the tensor was made
+        self.graph: Callable[[Tensor, Tensor], Tensor] | None = (
+            None  # a step that was captured with this tensor
+        )
+
+    @property
+    def rows(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def width(self) -> int:
+        """Tokens that a row has room for."""
+        return self.states.shape[4]
+
+    def reserve(self, width: int) -> None:
+        """Makes room for so many tokens in each row."""
+        if width > self.width:
+            self._move(range(self.rows), self.rows, max(width, 2 * self.width))
+
+    @torch.inference_mode()
+    def select(self, rows: Sequence[int]) -> None:
+        """Keeps only these rows, in this order, and only the width that they need."""
+        lengths = [self.lengths[row] for row in rows]
+        self._move(rows, len(rows), max(lengths) + 1)
+        self.lengths = lengths
+
+    @torch.inference_mode()
+    def join(self, other: "StaticCache") -> None:
+        """Appends the other batch's rows to this one's."""
+        before, width = self.rows, max(other.lengths)
+        self._move(range(before), before + other.rows, max(width + 1, self.width))
+        self.states[:, before:, :, :, :width] = other.states[..., :width, :]
+        self.lengths = self.lengths + other.lengths
+
+    def _move(self, rows: Sequence[int], count: int, width: int) -> None:
+        """Copies these rows to the beginning of a tensor with `count` rows."""
+        layers, _, two, heads, _, d = self.states.shape
+        wider = self.states.new_zeros(layers, count, two, heads, rounded(width), d)
+        used = max(self.lengths[row] for row in rows)
+        index = torch.tensor(list(rows), device=self.states.device)
+        wider[:, : len(rows), :, :, :used] = self.states[..., :used, :].index_select(1, index)
+        self.states, self.steps, self.graph = wider, 0, None
+
+
+def rounded(width: int) -> int:
+    """A width that a cache may have."""
+    return -(-width // WIDTH) * WIDTH

@@ -1,0 +1,99 @@
+"""Matrix of a layer's weights, kept in a few bits as well where few rows are multiplied by it.
+
+A step of a few rows takes as long as its weights take to be read, so fewer bits are faster:
+
+  4 bits   a model that comes from a file with 4 bits (GGUF's Q4_0, Q4_1, Q4_K) has sixteen evenly spaced values in every
+           32 weights of a row. They are found again, and nothing is lost but what bfloat16 rounds anyway.
+  8 bits   all others: one scale a row. The weights are rounded, and the states are not.
+
+More rows, such as a prompt's, are multiplied by the model's own weights.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+GROUP = 32  # weights that have a scale and a least value together, in GGUF as here
+_EXACT = 2**-7  # of a group's largest weight: twice what bfloat16 rounds; weights of more bits miss by 2**-4
+
+
+class Matrix:
+    """Weights [out, in] and a bias: a call maps states [rows, in] to [rows, out]."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, packed: bool) -> None:
+        self.weight, self.bias = weight, bias
+        self.few = _packed(weight) if packed else None
+        fast = weight.dtype == torch.bfloat16  # as where it is computed in hardware
+        self._most_rows = 0 if self.few is None else self.few.most_rows[0 if fast else 1]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.few is None or len(x) > self._most_rows:
+            return nn.functional.linear(x, self.weight, self.bias)
+        y = self.few(x)
+        return y if self.bias is None else y + self.bias
+
+
+class _Four:
+    """Weights of 4 bits."""
+
+    most_rows = 12, 4  # that are faster than with the model's own weights in bfloat16, in float32
+
+    def __init__(self, quants: Tensor, scales: Tensor, middles: Tensor) -> None:
+        self._packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(quants, 1)
+        self._groups = torch.stack([scales, middles], dim=-1).transpose(0, 1).contiguous()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        found: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
+            x.bfloat16(), self._packed, GROUP, self._groups
+        )
+        return found.to(x.dtype)
+
+
+class _Eight:
+    """Weights of 8 bits."""
+
+    most_rows = 6, 4
+
+    def __init__(self, weight: Tensor) -> None:
+        scales = weight.float().abs().amax(1, keepdim=True).clamp_(min=1e-9).div_(127)
+        self._weight = (weight / scales).round_().to(torch.int8)
+        self._scales = scales[:, 0].bfloat16()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        found: Tensor = torch.ops.aten._weight_int8pack_mm(x.bfloat16(), self._weight, self._scales)
+        return found.to(x.dtype)
+
+
+def _packed(weight: Tensor) -> _Four | _Eight:
+    rows, columns = weight.shape
+    fits = columns % GROUP == 0 and rows % 16 == 0  # what torch's kernel takes
+    if fits and _four(weight[:16]) and (found := _four(weight)):  # a few rows tell most others apart
+        return found
+    return _Eight(weight)
+
+
+def _four(weight: Tensor) -> _Four | None:
+    """The weight in 4 bits, if it has no more."""
+    groups = weight.float().view(len(weight), -1, GROUP)
+    least, most = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
+    scales = ((most - least) / 15).clamp(min=1e-9)
+    quants = (groups - least).div_(scales).round_()
+    missed = (quants * scales).add_(least).sub_(groups).abs_().amax(-1, keepdim=True)
+    if bool((missed > _EXACT * torch.maximum(most, -least)).any()):
+        return None
+    scales, middles = (t.squeeze(-1).bfloat16() for t in (scales, least + 8 * scales))
+    return _Four(quants.to(torch.int32).view(weight.shape), scales, middles)
+
+
+def fuse(linears: Sequence[Any], packed: bool) -> Matrix:
+    """Linear layers of the same input as one matrix. Their weights become parts of it, so that none is kept twice."""
+    if len(linears) == 1:
+        return Matrix(linears[0].weight, linears[0].bias, packed)
+    weight = torch.cat([linear.weight for linear in linears])
+    parts = torch.split(weight, [len(one.weight) for one in linears])
+    for linear, part in zip(linears, parts, strict=True):
+        linear.weight.data = part
+    biases = [linear.bias for linear in linears]
+    return Matrix(weight, None if None in biases else torch.cat(biases), packed)
