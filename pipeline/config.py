@@ -86,8 +86,8 @@ class DecisionConfig:
 class ConversationConfig:
     """Which statements of a conversation are learned."""
 
-    min_information: float = 21.5
-    """Nats: what a sentence must tell the model, in the sum of its words, to be learned. Fitted: docs/assistant.md."""
+    min_worth: float = 3.9
+    """Nats by which the rare words of a sentence exceed common ones, together. Fitted: `factstream bench talk --turns`."""
 
 
 TEXT = TextConfig()

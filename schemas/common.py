@@ -161,6 +161,7 @@ FactText = Annotated[
     ),
 ]
 ShortText = Annotated[str, AfterValidator(_printable), Field(min_length=1, max_length=256)]
+Printable = Annotated[str, AfterValidator(_printable)]
 SpeakerName = Annotated[
     str,
     AfterValidator(_printable),

@@ -23,6 +23,7 @@ from schemas.common import (
     Message,
     Metadata,
     Namespace,
+    Printable,
     ShortText,
     SpeakerName,
     Timestamp,
@@ -79,7 +80,7 @@ class Said(Message):
     """One message of a conversation."""
 
     role: Literal["user", "assistant", "system", "developer", "tool"]
-    content: Annotated[str, Field(max_length=MAX_CHARS)] = ""
+    content: Annotated[Printable, Field(max_length=MAX_CHARS)] = ""
     name: SpeakerName | None = Field(
         default=None, description="The speaker. Without it a fact speaks of `the user`."
     )
@@ -116,7 +117,7 @@ class Conversation(Message):
     min_loss_delta: Finite | None = Field(
         default=None,
         description="Learn what lowers the model's loss by this much (nats per token); 0 learns every new statement. By "
-        "default a sentence must also tell the model enough in all, because most of a conversation is not worth a memory.",
+        "default a sentence must also have words that are rare enough, because most of a conversation is not worth a memory.",
     )
 
     @model_validator(mode="after")

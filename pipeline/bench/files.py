@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -61,12 +61,31 @@ class TalkQuestion(Line):
     """1: several facts, 2: time, 3: open, 4: one fact, 5: not answered in the conversation."""
 
 
+class TalkTurn(Line):
+    """What somebody said."""
+
+    id: Text
+    """As the evidence of facts and questions names it."""
+    speaker: Text
+    at: AwareDatetime
+    said: str
+    worth: tuple[str, ...] = ()
+    """The sentences of it that are worth a memory."""
+
+
 class Talk(Line):
-    """A conversation, with its facts and questions about it."""
+    """A conversation, with its facts, or with its turns, and questions about it."""
 
     conversation: Text
-    facts: Annotated[tuple[TalkFact, ...], Field(min_length=1)]
+    facts: tuple[TalkFact, ...] = ()
+    turns: tuple[TalkTurn, ...] = ()
     questions: tuple[TalkQuestion, ...]
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.facts and not self.turns:
+            raise ValueError("neither facts nor turns")
+        return self
 
 
 L = TypeVar("L", bound=Line)

@@ -10,6 +10,7 @@ from pipeline.bench.files import Talk, TalkQuestion
 from pipeline.bench.harness import clock
 from pipeline.bench.prompting import WORDINGS
 from pipeline.bench.scores import Measure, f1, mean, share
+from pipeline.bench.turns import TurnsResult, learnable
 
 SEED = 20261123
 RANKS = (1, 3, 5, 10)
@@ -35,6 +36,8 @@ class TalkResult:
     evidence_by_category: dict[str, dict[str, float | None]]
     measures: list[Measure]
     seconds: float
+    turns: TurnsResult | None = None
+    """What the turns became, where they were learned instead of a file's own facts."""
 
 
 @dataclass
@@ -50,9 +53,11 @@ class _Answers:
 def measure(run: Comparison, talks: Sequence[Talk], limit: int | None = None) -> TalkResult:
     """Learns each conversation's facts in a namespace of its own, and answers at most `limit` of its questions.
 
-    run.lm: with an empty memory.
+    If any has turns, all are learned as their turns state them. run.lm: with an empty memory.
     """
-    begun, lm = clock(), run.lm
+    begun, lm, turns = clock(), run.lm, None
+    if any(talk.turns for talk in talks):
+        talks, turns = learnable(lm.encoder, talks)
     fact_count = sum(len(talk.facts) for talk in talks)
     ranks: dict[int, list[int | None]] = {category: [] for category in EVIDENCE_CATEGORIES}
     answers = _Answers([], [], [], {})
@@ -80,6 +85,7 @@ def measure(run: Comparison, talks: Sequence[Talk], limit: int | None = None) ->
         [_measure(answers, "f1", set(ANSWER_CATEGORIES))]
         + [_measure(answers, f"f1_{what.replace(' ', '_')}", {c}) for c, what in ANSWER_CATEGORIES.items()],
         clock() - begun,
+        turns,
     )
 
 
@@ -90,7 +96,7 @@ def evidence_ranks(
     turns: dict[str, set[str]] = {}
     for fact in talk.facts:
         turns.setdefault(fact.text, set()).update(fact.evidence)
-    covered = set().union(*turns.values())
+    covered = set[str]().union(*turns.values())
     ranks: list[tuple[TalkQuestion, int | None]] = []
     for question in questions:
         evidence = covered & set(question.evidence)

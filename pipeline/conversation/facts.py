@@ -10,7 +10,7 @@ from pipeline.conversation import dates, verbs
 from pipeline.conversation.sentences import sentences
 from pipeline.conversation.speaker import in_third_person, is_first_person
 from pipeline.conversation.statements import is_anaphoric, is_english, is_statement, without_lead
-from schemas.common import BadMessage, metadata_text
+from schemas.common import MAX_TEXT_BYTES, BadMessage, metadata_text, validate
 from schemas.fact import Conversation, Fact, Said
 
 MAX_FACTS = 256
@@ -26,10 +26,11 @@ class Statement(NamedTuple):
 
     said: str
     text: str
+    alone: bool  # else it begins with the statement before it
 
 
 class Stated(NamedTuple):
-    """A fact of a conversation, the sentence that states it, and how much that must tell the model (nats)."""
+    """A fact of a conversation, the sentence that states it, and what that must be worth (nats)."""
 
     fact: Fact
     said: str
@@ -42,26 +43,25 @@ def facts_of(conversation: Conversation, published_at: datetime) -> list[Stated]
     published_at: the time of what was said at no known time.
     """
     found = list[Stated]()
-    least = CONVERSATIONS.min_information if conversation.min_loss_delta is None else 0.0
+    least = CONVERSATIONS.min_worth if conversation.min_loss_delta is None else 0.0
+    before = ""
     for said in conversation.messages:
         at = said.timestamp or conversation.timestamp or published_at
-        for statement in statements(said, at, found[-1].fact.text if found else ""):
+        for statement in statements(said, at, before):
+            before = statement.text if statement.alone else before
             number, fact_id = len(found), conversation.fact_id
             if number == MAX_FACTS:
                 raise BadMessage(
                     "invalid-field",
                     f"messages: more than {MAX_FACTS} statements; send fewer messages a record",
                 )
-            fact = Fact(
-                text=statement.text,
-                category=conversation.category,
-                fact_id=None if fact_id is None else f"{fact_id}#{number}",
-                source=conversation.source,
-                metadata=_metadata(conversation.metadata, said, statement),
-                observed_at=at,
-                valid_until=conversation.valid_until,
-                min_loss_delta=conversation.min_loss_delta,
-            )
+            body = {
+                "text": statement.text, "category": conversation.category, "source": conversation.source,
+                "fact_id": None if fact_id is None else f"{fact_id}#{number}",
+                "metadata": _metadata(conversation.metadata, said, statement), "observed_at": at,
+                "valid_until": conversation.valid_until, "min_loss_delta": conversation.min_loss_delta,
+            }  # fmt: skip
+            fact = validate(Fact, body)
             found.append(Stated(fact, statement.said, least))
     return found
 
@@ -79,10 +79,11 @@ def statements(said: Said, at: datetime, before: str = "") -> Iterator[Statement
             continue
         if is_anaphoric(stated):  # alone it would say nothing
             if before:
-                yield Statement(sentence, f"{before} {_ended(_own(stated, said.name or USER, at))}")
+                own = _ended(_own(stated, said.name or USER, at))
+                yield Statement(sentence, f"{before} {own}", False)
             continue
         before = _ended(_text(stated, said.name or USER, at))
-        yield Statement(sentence, before)
+        yield Statement(sentence, before, True)
 
 
 def _text(sentence: str, name: str, at: datetime) -> str:
@@ -104,6 +105,8 @@ def _own(sentence: str, name: str, at: datetime) -> str:
     if words[verb].lower() in verbs.SUBJECTLESS:
         full = f"I {sentence[:1].lower()}{sentence[1:]}"
     own = in_third_person(full, name, dates.is_past(sentence)) if is_first_person(full) else None
+    if own and len(own.encode()) > MAX_TEXT_BYTES // 3:  # a long name, many times
+        own = None
     return dates.resolve(own or sentence, at.date())
 
 

@@ -4,8 +4,8 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-MAX_CHARS = 1_000
-"""Characters: a longer sentence is cut between two words."""
+MAX_CHARS = 900
+"""Characters: a longer sentence is cut between two words. Two of them fit into the text of a fact."""
 
 _CODE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 _QUOTED = re.compile(r"^\s*>.*$", re.MULTILINE)
@@ -13,6 +13,7 @@ _MARKER = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)])\s+")
 _SMILEY = re.compile(r"(?<!\S)(?:[:;=8xX]['’]?-?[)(DPpOo/|\\]+|<3+|\^\^|[xX]+[oO][xXoO]*)(?!\w)")
 _END = re.compile(r"(?:[.!?…]+[\"'”’»)\]]*(?=\s|$))|[。！？]+|\n+")
 _LAST_WORD = re.compile(r"(\w+(?:\.\w+)*)\.$")
+_LONGEST = 24  # characters that are searched for an abbreviation: a text may have thousands of points
 _ABBREVIATIONS = frozenset(
     "mr mrs ms dr prof st jr sr vs etc e.g i.e approx no inc ltd co dept fig mt ft p.m a.m u.s u.k".split()
 )
@@ -28,7 +29,8 @@ def sentences(text: str) -> list[str]:
 def _split(text: str) -> Iterator[str]:
     begin = 0
     for end in _END.finditer(text):
-        if not _is_abbreviation(text[begin : end.end()], text[end.end() :].lstrip()[:1]):
+        last = text[max(begin, end.end() - _LONGEST) : end.end()]
+        if not _is_abbreviation(last, text[end.end() : end.end() + 2].lstrip()[:1]):
             yield _clean(text[begin : end.end()])
             begin = end.end()
     yield _clean(text[begin:])

@@ -9,9 +9,8 @@ from pipeline.conversation import verbs
 
 _TOKEN = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*|\s+|.", re.DOTALL)
 _FIRST = frozenset("i i'm i've i'll i'd me my mine our ours myself am im ive".split())
-_UNSAFE = frozenset(
-    "we we're we've we'll we'd us ourselves you you're you've you'll you'd your yours yourself u ur".split()
-)
+_WE = frozenset("we we're we've we'll we'd us ourselves".split())
+_UNSAFE = _WE | frozenset("you you're you've you'll you'd your yours yourself u ur".split())
 _CONTRACTED = {"i'm": "is", "im": "is", "i've": "has", "ive": "has", "i'll": "will"}
 _PARTICIPLES = frozenset("been had gone done seen never better taken made come become".split())
 _AND = frozenset(("and", "but", "or", "then"))
@@ -24,11 +23,16 @@ def is_first_person(sentence: str) -> bool:
     return any(token.lower() in _FIRST | _UNSAFE for token in _TOKEN.findall(sentence))
 
 
-def in_third_person(sentence: str, name: str, past: bool = False) -> str | None:
-    """The sentence about its speaker by name; None where the grammar is not safe. `past`: it tells of the past."""
+def in_third_person(
+    sentence: str, name: str, past: bool = False, unsafe: frozenset[str] = _UNSAFE
+) -> str | None:
+    """The sentence about its speaker by name; None where the grammar is not safe: with any of the `unsafe` words, among others.
+
+    `past`: it tells of the past.
+    """
     tokens = _TOKEN.findall(sentence)
     lowers = [token.lower() for token in tokens]
-    if any(low in _UNSAFE for low in lowers) or any(quote in sentence for quote in '"“”«»'):
+    if any(low in unsafe for low in lowers) or any(quote in sentence for quote in '"“”«»'):
         return None
     written, present, i = list[str](), False, 0
     while i < len(tokens):
@@ -52,14 +56,10 @@ def in_third_person(sentence: str, name: str, past: bool = False) -> str | None:
             return None
         elif present and low in _AND:
             end, after = _next(lowers, i)
-            written += (
-                [token, *tokens[i : end - 1]] if after in verbs.BASE | verbs.IRREGULAR.keys() else [token]
-            )
-            if after in verbs.BASE | verbs.IRREGULAR.keys():
-                if _next(lowers, end)[1] == "":  # "swimming and work."
-                    written.append(tokens[end - 1])
-                else:
-                    written.append(verbs.third_person(after))
+            written.append(token)
+            if after in verbs.BASE or after in verbs.IRREGULAR:
+                ends = not _next(lowers, end)[1]  # "swimming and work."
+                written += [*tokens[i : end - 1], tokens[end - 1] if ends else verbs.third_person(after)]
                 i = end
         else:
             present = present and low not in _INFINITIVE
@@ -111,3 +111,27 @@ def _next(lowers: list[str], i: int) -> tuple[int, str]:
     if i < len(lowers) and lowers[i][0].isalpha():
         return i + 1, lowers[i]
     return i + 1, ""
+
+
+_INVERTED = re.compile(
+    r"\b(am|do|have|was|did|had|can|could|will|would|should|shall|may|might|must|don't|haven't|didn't|wasn't|can't|couldn't|"
+    r"won't|wouldn't|shouldn't) i\b",
+    re.IGNORECASE,
+)
+
+
+def asked_of(question: str, name: str) -> str:
+    """A question of a speaker with their name ("Where do I live?" is "Where does Ana live?"), as their facts have it.
+
+    As it is where the grammar is not safe.
+    """
+
+    def inverted(found: re.Match[str]) -> str:
+        auxiliary = found[1].lower()
+        form = verbs.third_person(auxiliary) if auxiliary in verbs.IRREGULAR else auxiliary
+        return f"{form[:1].upper()}{form[1:]} {name}" if found[1][0].isupper() else f"{form} {name}"
+
+    named = _INVERTED.sub(inverted, question)
+    if named == question and not is_first_person(question):
+        return question
+    return in_third_person(named, name, unsafe=_WE) or question  # "you" is whom they ask

@@ -57,7 +57,7 @@ _OTHER = re.compile(
     r"\b(?:que|con|mi|di|il|lo|el|los|las|de|du|des|les|le|la|et|est|und|ich|der|die|das|ist|een|het|ik|não|eu|em|è|je|een|och|jag|og|jeg)\b",
     re.IGNORECASE,
 )
-_MIN_WORDS = 3
+_MIN_WORDS = 3  # "I'm vegan" has as many, "I didn't" has not
 
 
 def without_lead(sentence: str) -> str:
@@ -75,12 +75,17 @@ def without_lead(sentence: str) -> str:
 
 def is_statement(sentence: str) -> bool:
     """Whether a sentence, without its lead, states something."""
-    words = re.findall(r"\w+(?:'\w+)?", sentence)
-    if len(words) < _MIN_WORDS and not _is_unspaced(sentence):
+    if len(re.findall(r"\w+(?:'t)?", sentence)) < _MIN_WORDS and not _is_unspaced(sentence):
         return False
-    if sentence.rstrip("\"')”’ !").endswith(("?", "？")) or sentence.startswith("¿"):
-        return False
-    return not any(pattern.match(sentence) for pattern in (_QUESTION, _REQUEST, _FILLER, _ADDRESSED))
+    return not is_question(sentence) and not any(
+        pattern.match(sentence) for pattern in (_REQUEST, _FILLER, _ADDRESSED)
+    )
+
+
+def is_question(sentence: str) -> bool:
+    """Whether a sentence, without its lead, asks something."""
+    marked = sentence.rstrip("\"')”’ !").endswith(("?", "？")) or sentence.startswith("¿")
+    return marked or bool(_QUESTION.match(sentence))
 
 
 def is_anaphoric(sentence: str) -> bool:

@@ -71,6 +71,25 @@ def test_publish_sends_known_fields_and_lists_the_others(
     assert json.loads(result.stdout)["left_out"] == ["price"]
 
 
+def test_a_line_with_messages_is_a_conversation(published: list[dict[str, Any]]) -> None:
+    line = {"messages": [{"role": "user", "content": "I moved.", "id": 7}], "price": 3}
+    result = RUNNER.invoke(
+        app, ["publish", "-", "--namespace", "ana", "--source", "s", "--json"], input=orjson.dumps(line)
+    )
+    assert result.exit_code == 0, result.output
+    assert published == [
+        {
+            "key": "ana",
+            "namespace": "ana",
+            "source": "s",
+            "messages": [{"role": "user", "content": "I moved."}],
+        }
+    ]
+    assert json.loads(result.stdout)["left_out"] == ["price", "messages.id"]
+    assert RUNNER.invoke(app, ["publish", "-"], input=b'{"forget_all": true}').exit_code == 1
+    assert len(published) == 1, "a request is no line of a file of facts"
+
+
 def test_publish_reports_refused_lines_and_sends_the_others(
     published: list[dict[str, Any]],
 ) -> None:

@@ -18,7 +18,7 @@ from kafka.errors import KafkaTimeoutError
 from schemas import topics
 from schemas.changelog import Decided, PositionRecord, changelog_key
 from schemas.common import encode
-from schemas.fact import Fact, Forget, decode_fact
+from schemas.fact import Conversation, Fact, Forget, Said, decode_fact
 from tests.conftest import wait_until
 from workers import client
 from workers.client import publishing
@@ -58,7 +58,8 @@ class Decider:
 
     def _decide(self, producer: Producer, record: Any) -> None:
         namespace, fact, _ = decode_fact(record.key, record.value)
-        if not isinstance(fact, Fact) or "bad" in fact.text:
+        statements = len(fact.messages) if isinstance(fact, Conversation) else 1
+        if not isinstance(fact, Fact | Conversation) or (isinstance(fact, Fact) and "bad" in fact.text):
             dead_letter(producer, record, "odd", "said the test", "test", datetime.now(UTC))
             return
         outcome = "duplicate" if fact.fact_id in self.fact_ids else "learned"
@@ -71,7 +72,7 @@ class Decider:
         }
         positions = PositionRecord(
             namespace=namespace, positions={f"{one['topic_id']}/{record.partition}": record.offset},
-            decided=[Decided(**one, outcome=outcome)],  # type: ignore[arg-type]
+            decided=[Decided(**one, outcome=outcome)] * statements,  # type: ignore[arg-type]
         )  # fmt: skip
         producer.send(topics.MEMORY_CHANGELOG, encode(positions), changelog_key(namespace), record.partition)
 
@@ -100,6 +101,13 @@ def test_each_fact_gets_an_id_of_its_own(settings: KafkaSettings, decider: Decid
         assert done.sent == done.outcomes.total() == 3
     mine = [one for one in decider.fact_ids if one == "mine"]
     assert len(mine) == 2 and len(set(decider.fact_ids)) == 1 + 4 and None not in decider.fact_ids
+
+
+def test_all_decisions_about_a_conversation_are_told(settings: KafkaSettings, decider: Decider) -> None:
+    talk = Conversation(messages=[Said(role="user", content=text) for text in ("I moved.", "I like tea.")])
+    done = client.publish(settings, [("default", talk), ("default", Fact(text="a"))], wait=True)
+    assert done.sent == 2 and done.outcomes == {"learned": 3} and len(done.decided) == 3
+    assert len(set(decider.fact_ids)) == 2 and None not in decider.fact_ids, "a conversation has an id, too"
 
 
 def test_positions_reached_are_those_of_decided_facts(settings: KafkaSettings, decider: Decider) -> None:

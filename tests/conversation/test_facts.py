@@ -33,6 +33,7 @@ def stated(content: str, name: str | None = "Ana", role: str = "user") -> list[s
         ("i've got two kids :)", "Ana has got two kids."),
         ("I'm allergic to penicillin 🤧", "Ana is allergic to penicillin."),
         ("I don't eat meat.", "Ana doesn't eat meat."),
+        ("I'm vegan.", "Ana is vegan."),
         ("I really study law.", "Ana really studies law."),
         ("I'd been to Rome, and I'd like to go again.", "Ana had been to Rome, and Ana would like to go again."),
         ("My sister Junia lives with me.", "Ana's sister Junia lives with Ana."),
@@ -64,7 +65,7 @@ def test_a_statement_is_a_fact_about_its_speaker(said: str, text: str) -> None:
         "Hi!", "Hello Ana, how are you?", "Where does she live?", "what is the capital of france", "Can you help me.", "¿Dónde vives?",
         "Thanks a lot for your help!", "Wow, that's so great!", "Sounds like a plan.", "Good luck with the move!", "No problem at all.",
         "Write me a poem about the sea.", "Please tell me more.", "You should go there.", "I'm so proud of you!", "See you on Sunday, dear.",
-        "Oh my!", "Ok.", "", "...", "```\nI am code.\n```", "> I was quoted.", "🎉🎉🎉", "Gracias por todo, Ana.", "It was great.",
+        "Oh my!", "No, I didn't.", "Ok.", "", "...", "```\nI am code.\n```", "> I was quoted.", "🎉🎉🎉", "Gracias por todo, Ana.", "It was great.",
     ],
 )  # fmt: skip
 def test_questions_requests_greetings_and_fillers_are_not_facts(said: str) -> None:
@@ -150,6 +151,23 @@ def test_any_message_becomes_valid_facts_and_the_same_again(content: str, name: 
     assert all(stated.fact.text and stated.said for stated in facts)
 
 
+def test_no_name_and_no_talk_makes_a_text_too_long() -> None:
+    for content in (
+        "my I'm my " * 2000,
+        "I like tea " + ("𐀀" * 30 + " ") * 90,
+        "I like tea. It is yesterday. " + "It was yesterday, yesterday " * 200,
+    ):
+        messages = [Said(role="user", content=content[:8000], name="𐀀" * 64)] * 8
+        assert facts_of(Conversation(messages=messages), AT)
+
+
+def test_context_does_not_grow_from_message_to_message() -> None:
+    said = [Said(role="user", content=text) for text in ("I have a dog.", "He is old.", "He is called Rex.")]
+    assert [stated.fact.text for stated in facts_of(Conversation(messages=said), AT)] == [
+        "The user has a dog.", "The user has a dog. He is old.", "The user has a dog. He is called Rex.",
+    ]  # fmt: skip
+
+
 def test_nearly_all_that_is_worth_it_is_stated_in_the_examples() -> None:
     worth, kept, others = 0, 0, 0
     for line in FILE.read_bytes().splitlines():
@@ -159,4 +177,4 @@ def test_nearly_all_that_is_worth_it_is_stated_in_the_examples() -> None:
             worth += len(turn["worth"])
             kept += sum(sentence in found for sentence in turn["worth"])
             others += sum(sentence not in turn["worth"] for sentence in found)
-    assert kept >= 0.95 * worth and others <= 0.3 * len(found) + 50
+    assert kept >= 0.95 * worth and others <= 0.55 * worth

@@ -38,6 +38,7 @@ PAGES = (
     "sources",
     "consuming",
     "serving",
+    "assistant",
     "operating",
 )  # in this order, on one stack
 BLOCKS = {
@@ -50,6 +51,7 @@ PRINTED = {
     "sources": ["is made of oak", "price: unchanged", "There are 3 of Harlow desk lamp."],
     "consuming": ["walnut", "['The Harlow desk lamp is made of walnut.']", '"finish_reason"', "Juniper"],
     "serving": ["walnut", '"gate":', "learned True", "417"],
+    "assistant": ["learned: Ana's dog is called Rex", "Gonzalo", "1 decided: 1 learned"],
     "operating": ["ready\n", "factstream_decisions_total{", "published"],
 }
 

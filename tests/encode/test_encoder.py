@@ -30,7 +30,7 @@ HOME = partition_for("default", PARTITIONS)
 
 
 class Model:
-    encoder_id = "e"
+    encoder_id, frequencies = "e", SimpleNamespace(max_nll=10.0)
 
     def encode_each(self, texts: Sequence[str], stop: Callable[[], bool]) -> list[FactEncoding | TooLong]:
         if stop():

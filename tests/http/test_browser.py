@@ -20,7 +20,7 @@ from workers.runtime.embedded_broker import free_port
 pytestmark = pytest.mark.browser
 
 HOSTILE = "<img src=x onerror=\"window.pwned=1\"><script>window.pwned=1</script> is a lamp's 'name'."
-PAGES = ["/", "/memories?state=all", "/time", "/map"]
+PAGES = ["/", "/chat", "/memories?state=all", "/time", "/map"]
 
 
 @pytest.fixture(scope="module")
@@ -242,14 +242,14 @@ def test_every_page_fits_the_screen_with_enough_contrast(
 def test_the_keyboard_reaches_everything_in_order(filled: Running, open_page: Callable[..., Page]) -> None:
     page = open_page(filled)
     reached = []
-    for _ in range(17):
+    for _ in range(18):
         page.keyboard.press("Tab")
         name = "(e => e.name || e.textContent.trim())(document.activeElement)"
         reached.append(page.evaluate(name))
         outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
         assert outline != "none", reached[-1]
     assert reached == [
-        "Skip to the content", "factstream", "Ask", "Memories", "Over time", "Map", "prompt", "length", "namespace",
+        "Skip to the content", "factstream", "Ask", "Chat", "Memories", "Over time", "Map", "prompt", "length", "namespace",
         "chat", "Ask", "text", "category", "source", "namespace", "always", "Publish",
     ]  # fmt: skip
 

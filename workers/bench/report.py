@@ -92,6 +92,15 @@ def show_recall(result: "Recall") -> None:
 
 
 def show_talk(result: "TalkResult") -> None:
+    if turns := result.turns:
+        console.print(
+            f"{turns.turns} turns, {turns.sentences} sentences: {turns.stated} state something, {turns.kept} are worth a memory"
+        )
+        if turns.marked:
+            console.print(
+                f"of {turns.marked} that are marked {turns.marked_stated} are found and {turns.marked_kept} kept; of "
+                f"{turns.stated - turns.marked_stated} others {turns.kept - turns.marked_kept}; least worth {turns.fitted:.2f} nats"
+            )
     table = Table("evidence among the first", *result.evidence)
     rows = {"categories 1 to 4": result.evidence}
     rows |= {f"category {c}": shares for c, shares in result.evidence_by_category.items()}

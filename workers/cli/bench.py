@@ -12,9 +12,7 @@ from workers.bench import report
 from workers.cli.errors import report_errors
 from workers.cli.options import Device, Json, Model
 
-app = typer.Typer(
-    help="Measure recall, and the speed of each step and of the whole stack.", no_args_is_help=True
-)
+app = typer.Typer(help="Measure recall, and the speed of each step and of the stack.", no_args_is_help=True)
 
 
 @app.command()
@@ -66,6 +64,7 @@ def recall(
 @app.command()
 def talk(
     talk: Annotated[Path, typer.Option(help="A JSON Lines file of conversations, facts and questions.")],
+    turns: Annotated[Path | None, typer.Option(help="LoCoMo's own file: learn its turns instead.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Questions per conversation.")] = None,
     model: Model = "default",
     device: Device = "auto",
@@ -74,15 +73,16 @@ def talk(
     """Learn the facts of conversations, each in a namespace of its own, and ask about them.
 
     Each line of the file has conversation, facts {text, evidence} and questions {question, answer, evidence,
-    category}. Retrieval is measured in categories 1 to 4, for questions whose evidence is in a fact; answers
-    in categories 1 and 4.
+    category}, or turns, which become facts as in the encoder (examples/conversations.jsonl). Categories: 1 to 4
+    where evidence is searched, 1 and 4 where answers are compared.
     """
     with measuring() as (progress, _):
         from pipeline.bench.comparison import Comparison, Limits
         from pipeline.bench.files import read_talks
         from pipeline.bench.talk import measure
+        from pipeline.bench.turns import with_turns
 
-        talks = read_talks(talk)  # a bad file fails before torch is loaded
+        talks = with_turns(read_talks(talk), turns)  # a bad file fails before torch is loaded
         from pipeline import MemoryLM
 
         result = measure(Comparison(MemoryLM.load(model, device), Limits(), progress), talks, limit)

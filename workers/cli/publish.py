@@ -12,8 +12,8 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from schemas.common import DEFAULT_NAMESPACE, BadMessage, validate
-from schemas.fact import Fact
+from schemas.common import DEFAULT_NAMESPACE, BadMessage
+from schemas.fact import Conversation, Fact, decode_fact
 from workers.cli.errors import report_errors, stderr
 from workers.cli.options import Bootstrap, Json, Prefix, data_folder
 
@@ -26,7 +26,10 @@ MAX_LISTED = 20
 
 
 def publish(
-    file: Annotated[str, typer.Argument(help="JSON Lines or lines of plain text; - is standard input.")],
+    file: Annotated[
+        str,
+        typer.Argument(help="JSON Lines (facts, conversations) or lines of plain text; - is standard input."),
+    ],
     namespace: Annotated[
         str | None, typer.Option(help="The namespace of facts that do not name one.")
     ] = None,
@@ -83,8 +86,8 @@ class FactLines:
     refused: list[str] = field(default_factory=list)
     left_out: dict[str, None] = field(default_factory=dict)  # a set that keeps its order
 
-    def read(self, lines: Iterable[bytes]) -> Iterator[tuple[str, Fact]]:
-        """The (namespace, fact) of every line that is a fact."""
+    def read(self, lines: Iterable[bytes]) -> Iterator[tuple[str, Fact | Conversation]]:
+        """The (namespace, fact) of every line that is a fact, or a conversation."""
         for number, line in enumerate(lines, 1):
             if self.limit is not None and number > self.limit:
                 return
@@ -99,8 +102,8 @@ class FactLines:
             yield fact.namespace or DEFAULT_NAMESPACE, fact
 
 
-def fact_of(line: bytes, defaults: dict[str, Any]) -> tuple[Fact, list[str]]:
-    """The fact in a line of JSON or plain text, and the names of fields that a fact does not have.
+def fact_of(line: bytes, defaults: dict[str, Any]) -> tuple[Fact | Conversation, list[str]]:
+    """The fact or the conversation in a line of JSON or plain text, and the names of fields that it does not have.
 
     Raises BadMessage.
     """
@@ -108,8 +111,11 @@ def fact_of(line: bytes, defaults: dict[str, Any]) -> tuple[Fact, list[str]]:
         body = orjson.loads(line) if line.lstrip().startswith(b"{") else {"text": line.decode().strip()}
     except (orjson.JSONDecodeError, UnicodeDecodeError) as error:
         raise BadMessage("invalid-json", f"neither JSON nor text: {error}") from None
-    known = {name: value for name, value in body.items() if name in Fact.model_fields and value is not None}
-    return validate(Fact, defaults | known), [name for name in body if name not in Fact.model_fields]
+    own = {name: value for name, value in body.items() if value is not None}
+    _, message, unknown = decode_fact(None, orjson.dumps(defaults | own))
+    if not isinstance(message, Fact | Conversation):
+        raise BadMessage("invalid-field", "a request; a line is a fact or a conversation")
+    return message, unknown
 
 
 def _opened(file: str) -> Any:

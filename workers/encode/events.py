@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.conversation.facts import Stated, facts_of
-from pipeline.conversation.information import information
+from pipeline.conversation.worth import worth
 from pipeline.ingest.encoding import FactEncoding, TooLong
 from pipeline.memory.events import (
     Event,
@@ -64,8 +64,11 @@ def decode(record: Any, topic_id: str, strict: bool) -> Decoded:
     return Decoded(namespace, own, published_at, cause)
 
 
-def events_of(decoded: Decoded, encodings: Iterator[FactEncoding | TooLong]) -> Sequence[Event]:
-    """The events of a record, at least one; each of its facts takes the next encoding. Raises BadMessage."""
+def events_of(decoded: Decoded, encodings: Iterator[FactEncoding | TooLong], most: float) -> Sequence[Event]:
+    """The events of a record, at least one; each of its facts takes the next encoding. Raises BadMessage.
+
+    most: nats, the largest possible unigram_nll of a word.
+    """
     namespace, message, published_at, cause = decoded
     measured = [next(encodings) for _ in decoded.facts]  # all of them, also if one is refused
     if isinstance(message, Fact):
@@ -75,12 +78,12 @@ def events_of(decoded: Decoded, encodings: Iterator[FactEncoding | TooLong]) -> 
     facts = [
         _fact(decoded, stated.fact, encoding) for stated, encoding in zip(message, measured, strict=True)
     ]
-    worth = [
+    kept = [
         fact
         for fact, stated in zip(facts, message, strict=True)
-        if information(stated.said, stated.fact.text, fact.encoding.surprisals) >= stated.least
+        if worth(stated.said, stated.fact.text, fact.encoding.priors, most) >= stated.least
     ]
-    return worth or [NothingStated(namespace, published_at, cause)]
+    return kept or [NothingStated(namespace, published_at, cause)]
 
 
 def _fact(decoded: Decoded, fact: Fact, encoding: FactEncoding | TooLong) -> NewFact:

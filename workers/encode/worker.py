@@ -1,10 +1,9 @@
 """The encoder worker: facts in, encoded facts out; a conversation becomes the facts that it states.
 
-A record that is not a valid fact, or that the model cannot measure, goes to the dead letters: a whole conversation, if one of its
-facts does. Delivery is at least once:
-encodings are flushed before the facts' offsets are committed, and the writer decides each fact once, by the source offset
-that is sent with it. A batch is encoded in pieces. It ends after a few seconds, however long its texts are, and at once
-when the worker must stop; the rest is read again.
+A record that is not a valid fact, or that the model cannot measure, goes to the dead letters: a whole conversation, if one of
+its facts does. Delivery is at least once: encodings are flushed before the facts' offsets are committed, and the writer decides
+each record once, by the source offset that is sent with it. A batch is encoded in pieces. It ends after a few seconds, however
+long its texts are, and at once when the worker must stop; the rest is read again.
 """
 
 import time
@@ -139,7 +138,7 @@ class EncoderWorker(Worker):
         self, decoded: Decoded, encodings: Iterator[FactEncoding | TooLong]
     ) -> Sequence[Event] | BadMessage:
         try:
-            events = events_of(decoded, encodings)
+            events = events_of(decoded, encodings, self._encoder.frequencies.max_nll)
             self._check_sizes(events)
         except BadMessage as error:
             return error

@@ -27,6 +27,7 @@ from schemas.fact import Fact, Forget
 from schemas.request import GenerationRequest
 from schemas.response import GenerationResponse, Token
 from workers.http import pages, streams
+from workers.http.chat import Chat
 from workers.http.guard import form
 from workers.http.lag import Sampler
 from workers.kafka.config import KafkaSettings
@@ -54,6 +55,7 @@ class Site:
     def __init__(self, settings: KafkaSettings, data: Path) -> None:
         self.settings, self.data = replace(settings, connect_timeout_s=3.0), data
         self.tickets, self.sampler = streams.Tickets(), Sampler(self.settings)
+        self.chat = Chat(self.settings, data, self.tickets, render)
         self._queries = asyncio.Semaphore(MAX_QUERIES)
         # The time of the last decision, and the map's points at that time.
         self._map: tuple[object, list[dict[str, Any]]] = (None, [])
@@ -64,6 +66,7 @@ class Site:
             ("/ask", self.ask, "POST"),
             ("/publish", self.publish, "POST"),
             ("/stream/{ticket}", self.stream, "GET"),
+            *self.chat.handlers(),
             ("/memories", self.memories, "GET"),
             ("/memories/{namespace:path}/{memory_id}", self.life, "GET"),
             ("/time", partial(self.page, "time.html"), "GET"),

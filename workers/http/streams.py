@@ -94,7 +94,7 @@ def answer(
 ) -> Iterator[str | GenerationResponse]:
     """The pieces of the answer's text, and last the whole answer. Raises `Failed`."""
     recent = positions.recall(data, request.namespaces) if request.use_memory else None
-    with _as_failed():
+    with as_failed():
         for piece in client.ask(settings, request, recent, TIMEOUT_S, wanted):
             if isinstance(piece, ResponseDelta):
                 yield piece.delta
@@ -106,14 +106,14 @@ def answer(
 
 def publish(settings: KafkaSettings, data: Path, namespace: str, fact: Fact) -> client.Published:
     """Returns when the fact is decided. Raises `Failed`."""
-    with _as_failed():
+    with as_failed():
         published = client.publish(settings, [(namespace, fact)], wait=True)
         positions.remember(data, published.after)
         return published
 
 
 @contextmanager
-def _as_failed() -> Iterator[None]:
+def as_failed() -> Iterator[None]:
     """Turns the errors of the client and of Kafka into `Failed`."""
     try:
         yield

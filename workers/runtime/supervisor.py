@@ -10,17 +10,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.files import Locked, locked
 from workers.kafka.admin import ensure_topics, ensure_upstream
 from workers.kafka.config import KafkaSettings
+from workers.kafka.errors import KafkaUnavailable
 from workers.observe import health, log
 from workers.runtime import embedded_broker
 from workers.runtime.child import RESTARTS, Child, Deaths, log_tail
 from workers.runtime.drain import drain
-from workers.runtime.processes import exit_name, stop_process
+from workers.runtime.processes import die_with_parent, exit_name, stop_process
 from workers.runtime.ready import ALONE
 from workers.runtime.signals import Stop, stopped_by_signals
 
@@ -105,25 +107,51 @@ def up(
 
 @contextmanager
 def running(
-    data: Path, model: str | None = None, device: str | None = None
+    data: Path, model: str | None = None, device: str | None = None, log: Path | None = None
 ) -> Iterator[tuple[KafkaSettings, str]]:
     """`factstream up` as a process on a free port, for the length of the block: its settings and its ready line.
 
     Where `model` or `device` is None the environment decides. Raises StackError if it does not start; the reason is on
-    standard error.
+    standard error, or in the file `log`. Ctrl-C in the terminal does not reach it.
     """
     port = embedded_broker.free_port()
     command = [sys.executable, "-m", "workers.cli", "up", "--data", str(data), "--port", str(port)]
     given = {"FACTSTREAM_MODEL": model, "FACTSTREAM_DEVICE": device}
     env = os.environ | {name: value for name, value in given.items() if value is not None}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
+    with ExitStack() as files:
+        errors = None
+        if log is not None:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            errors = files.enter_context(log.open("wb"))
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=env,
+            start_new_session=True,
+            preexec_fn=die_with_parent(),
+        )
+    with process:
         try:
             assert process.stdout is not None
             if not (line := process.stdout.readline().strip()):
-                raise StackError("the stack did not start; its message is above")
+                raise StackError(
+                    f"the stack did not start{log_tail(log) if log else '; its message is above'}"
+                )
             yield KafkaSettings.from_env(bootstrap=f"{embedded_broker.HOST}:{port}"), line
         finally:
             stop_process(process, 30.0)
+
+
+def answers(settings: KafkaSettings) -> bool:
+    """Whether a cluster answers where the settings say, at this moment."""
+    try:
+        replace(settings, connect_timeout_s=1.0).admin().close()
+    except KafkaUnavailable:
+        return False
+    return True
 
 
 class _Stack:

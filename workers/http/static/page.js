@@ -1,6 +1,7 @@
 // What htmx does not do: Enter in a text field, the dialog of a memory's life, and the plots. Texts are only ever set as text.
 "use strict";
 
+const TALK = 200;  // messages of a chat that stay on the page
 const find = (id) => document.getElementById(id);
 
 document.addEventListener("keydown", (event) => {
@@ -14,6 +15,11 @@ document.addEventListener("keydown", (event) => {
 document.addEventListener("htmx:afterSwap", (event) => {
   const target = event.detail.target ?? event.target;
   if (target.id === "life" && !target.open) target.showModal();
+  if (target.id === "talk") {
+    target.querySelectorAll(":scope > .empty").forEach((old) => old.remove());
+    while (target.children.length > TALK) target.firstElementChild.remove();
+    target.lastElementChild.scrollIntoView({ block: "nearest" });
+  }
   const kept = target.closest?.("[data-keeps]");
   if (kept) {
     kept.querySelectorAll(":scope > .empty, :scope > .problem:not(:first-child)").forEach((old) => old.remove());
@@ -22,7 +28,10 @@ document.addEventListener("htmx:afterSwap", (event) => {
 });
 document.addEventListener("htmx:afterRequest", (event) => {
   const form = event.detail.elt;
-  if (event.detail.successful && form.matches?.("form[hx-post='/publish']")) find("text").value = "";
+  if (event.detail.successful && form.matches?.("form[data-clears]")) form.querySelector("textarea").value = "";
+});
+find("chat-namespace")?.addEventListener("input", (event) => {
+  find("chat-export").href = `/chat/memories.jsonl?namespace=${encodeURIComponent(event.target.value.trim())}`;
 });
 document.addEventListener("click", (event) => {
   if (event.target.matches("dialog")) event.target.close();  // beside what it shows

@@ -1,0 +1,1 @@
+"""`factstream chat`: its command, and the screens on which it is shown."""
