@@ -56,14 +56,10 @@ def in_third_person(
             return None
         elif present and low in _AND:
             end, after = _next(lowers, i)
-            written += (
-                [token, *tokens[i : end - 1]] if after in verbs.BASE | verbs.IRREGULAR.keys() else [token]
-            )
-            if after in verbs.BASE | verbs.IRREGULAR.keys():
-                if _next(lowers, end)[1] == "":  # "swimming and work."
-                    written.append(tokens[end - 1])
-                else:
-                    written.append(verbs.third_person(after))
+            written.append(token)
+            if after in verbs.BASE or after in verbs.IRREGULAR:
+                ends = not _next(lowers, end)[1]  # "swimming and work."
+                written += [*tokens[i : end - 1], tokens[end - 1] if ends else verbs.third_person(after)]
                 i = end
         else:
             present = present and low not in _INFINITIVE
