@@ -46,9 +46,14 @@ class Cluster:
             ids = self.outcomes if isinstance(message, Conversation) else {"f" * 32: "forgotten"}
             for number, (own, outcome) in enumerate(ids.items()):
                 kept = None if outcome == "skipped" else own
-                done.decided.append(
-                    Decided(topic_id="id", partition=0, offset=number, outcome=outcome, memory_id=kept)
-                )  # type: ignore[arg-type]
+                body = {
+                    "topic_id": "id",
+                    "partition": 0,
+                    "offset": number,
+                    "outcome": outcome,
+                    "memory_id": kept,
+                }
+                done.decided.append(Decided.model_validate(body))
                 done.outcomes[outcome] += 1
         return done
 

@@ -11,7 +11,7 @@ from tests.http.test_browser import ui  # noqa: F401
 
 pytestmark = pytest.mark.browser
 
-HOSTILE = 'My parrot is called <img src=x onerror="window.pwned=1"> Gonzalo.'
+HOSTILE = "My parrot is called <img src=x onerror=window.pwned=1> Gonzalo."
 
 
 def say(page: Page, text: str) -> None:
