@@ -45,7 +45,7 @@ browser:  ## find a Chromium for the tests of the web page, or install Debian's 
 
 hostile: $(STAMP)  ## the long runs: 20,000 hostile messages over all topics, and as many HTTP requests; prints what it saw
 	HOSTILE_MESSAGES=20000 HOSTILE_REQUESTS=20000 $(BIN)/python -m pytest -s --show-capture=no tests/faults/test_hostile.py \
-		tests/faults/test_hostile_http.py
+		tests/http/test_hostile_http.py
 
 fuzz: $(STAMP)  ## fuzz the decoders of all consumed topics, a minute each (Linux on x86-64)
 	for target in facts fact-encodings memory-hits memory-changelog generation-requests dead-letters record-batches; do \

@@ -1,4 +1,4 @@
-"""Requests that generate nothing are answered as the others are: in order, with deadlines, replies and dead letters."""
+"""Requests that generate nothing: answered as the others are, with deadlines, replies, dead letters."""
 
 from typing import Any
 

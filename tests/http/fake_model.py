@@ -1,4 +1,4 @@
-"""A model that repeats what it is asked, word by word, with one memory of the request's own namespace."""
+"""A model that repeats what it is asked, word by word, with one memory of the namespace."""
 
 import hashlib
 

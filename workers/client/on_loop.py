@@ -1,4 +1,4 @@
-"""The client on an event loop, for servers: it asks and publishes for many at once, and never blocks the loop.
+"""The client on an event loop, for servers: it asks and publishes, and never blocks the loop.
 
 One connection serves all requests. It is made at the first one, and anew after it has failed or after the broker came back
 empty. A task that is cancelled gives up its request at once.

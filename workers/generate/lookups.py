@@ -1,4 +1,4 @@
-"""Lookups: the tasks that generate nothing, which are the memories found for a prompt and the pooled states of texts."""
+"""Lookups: the tasks that generate nothing, memories found for a prompt and states of texts."""
 
 from __future__ import annotations
 

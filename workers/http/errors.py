@@ -1,4 +1,4 @@
-"""Errors of the APIs: every failure as a status, a stable code and a sentence. Each API tells them in its own shape."""
+"""Errors of the APIs: every failure as a status, a stable code and a sentence."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

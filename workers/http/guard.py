@@ -1,4 +1,4 @@
-"""Guard of every address: allowed hosts and origins, the token, the size of forms, and what a browser may do.
+"""Guard of every address: hosts, origins, the token, the size of forms, what a browser may do.
 
 A page on this machine can be reached by every site that its user visits. A foreign name in Host is refused
 (DNS rebinding), and so is what another origin sends (CSRF: Fetch Metadata and Origin). An API is called by programs, which

@@ -1,4 +1,4 @@
-"""The server of `factstream serve`: its start, its stop, the addresses it accepts, and who may use it."""
+"""The server of `factstream serve`: its start, its stop, its addresses, and who may use it."""
 
 import socket
 import threading
@@ -19,6 +19,8 @@ from workers.runtime.signals import Stop, stopped_by_signals
 STOP_S = 2
 """Seconds that running requests get after the request to stop."""
 MAX_CONNECTIONS = 512
+KEEP_ALIVE_S = 75
+"""Longer than clients keep an idle connection: one that is closed just before it is used again is an error to them."""
 MIN_TOKEN = 16
 """Characters of a token: a shorter one can be guessed."""
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -59,6 +61,7 @@ def serve(
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, proxy_headers=False, server_header=False, ws="none",
             timeout_graceful_shutdown=STOP_S, limit_concurrency=MAX_CONNECTIONS,
+            timeout_keep_alive=KEEP_ALIVE_S,
         )  # fmt: skip
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="http")

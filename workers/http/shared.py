@@ -1,4 +1,4 @@
-"""What the APIs share: the data folder, the client of the topics on the event loop, and what was published last."""
+"""What the APIs share: the data folder, and the client of the topics on the event loop."""
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing

@@ -1,4 +1,4 @@
-"""Streams that end otherwise than with their answer: the client leaves, is slow, or the server stops."""
+"""Streams that end without their answer: the client leaves, is slow, or the server stops."""
 
 import http.client
 import json
@@ -42,7 +42,9 @@ def test_a_client_that_leaves_frees_its_request(gateway: Gateway) -> None:
     assert all(response.read(20).startswith(b"data: ") for response in responses)
     whole = begin(gateway.running.port, "silence", stream=False)
     wait_until(lambda: gateway.topics.running == 4 and waiting(gateway) == 4)
-    for connection in (*responses, *streams, whole):
+    for response in responses:
+        response.close()
+    for connection in (*streams, whole):
         connection.close()
     wait_until(lambda: gateway.topics.running == 0 and waiting(gateway) == 0, limit_s=10)
     assert post(gateway.running, COMPLETION, completion(prompt="still here"))[0] == 200

@@ -1,4 +1,4 @@
-"""OpenAI's API over the frozen model with its memory: chats, completions, embeddings, and the list of models."""
+"""OpenAI's API over the model with its memory: chats, completions, embeddings, models."""
 
 from workers.http.openai.routes import routes
 from workers.http.openai.shapes import problem

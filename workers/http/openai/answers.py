@@ -1,4 +1,4 @@
-"""Answers in OpenAI's two kinds, a chat and a completion: the whole one, and the chunks of a streamed one."""
+"""Answers of OpenAI's two kinds, a chat and a completion: the whole one, and streamed chunks."""
 
 import time
 import uuid

@@ -1,4 +1,4 @@
-"""The bodies of OpenAI's requests: what is read, what is refused, and the request on the topic that they become.
+"""The bodies of OpenAI's requests: what is read, what is refused, and what they become.
 
 Parameters that change nothing here are left out. Those that would change the answer and cannot be followed are refused, so that
 nobody believes that they were.

@@ -1,4 +1,4 @@
-"""The addresses of OpenAI's API: each reads its body, asks on the topics, and answers in OpenAI's shape."""
+"""The addresses of OpenAI's API: each reads its body, asks, and answers in OpenAI's shape."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial

@@ -1,4 +1,4 @@
-"""The shapes of OpenAI's responses: chats, completions, their chunks, log-probabilities, usage and errors.
+"""The shapes of OpenAI's responses: log-probabilities, usage, embeddings and errors.
 
 Beside OpenAI's own fields a response has `factstream`: the namespace, and the memories that spoke, with their gates.
 """
