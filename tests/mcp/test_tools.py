@@ -172,12 +172,12 @@ def test_the_schemas_say_what_a_tool_takes_and_gives(tmp_path: Path, settings: A
                     tool.name in ("search_memories", "get_memories", "ask", "why")
                 )
             assert "search" in (client.instructions or "").lower()
-            for tool, arguments in (
+            for name, arguments in (
                 ("get_memories", {"page": 0}), ("get_memories", {"page_size": 10_000}), ("search_memories", {"query": ""}),
                 ("search_memories", {"query": "x", "metadata": {"a": {"gt": [1]}}}), ("ask", {"question": "x" * 20_000}),
                 ("delete_memory", {"memory_id": "x"}), ("add_memory", {"text": "x" * 9000}), ("no_such_tool", {}),
             ):  # fmt: skip
-                assert await refusal(client, tool, **arguments)
+                assert await refusal(client, name, **arguments)
         topics.close()
 
     anyio.run(run)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.memory.events import Decision
 from schemas.common import BadMessage
 from tests.memories.samples import NOW, learned, write
 from workers.memories import reading
@@ -35,7 +36,7 @@ METADATA = [
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four memories of each namespace, told apart by their text."""
-    rows = []
+    rows: list[Decision] = []
     for space in SPACES:
         for n, metadata in enumerate(METADATA):
             fields: dict[str, Any] = {"metadata": metadata, "category": ["food", "Foodstuff", None, "art"][n]}
@@ -131,11 +132,10 @@ def test_a_filter_of_any_depth_or_size_ends_with_an_error() -> None:
 names = st.sampled_from(
     [*SPACES, "ann", "guide", "7", "*", "x", "'", '"', "; SELECT 1", "$namespace", "%"]
 ) | st.text(max_size=5)
-conditions = st.one_of(
-    st.fixed_dictionaries(
+conditions: st.SearchStrategy[dict[str, Any]] = st.sampled_from(FIELDS).flatmap(
+    lambda field: st.fixed_dictionaries(
         {field: names | st.fixed_dictionaries({"in": st.lists(names, min_size=1, max_size=3)})}
     )
-    for field in FIELDS
 )
 extras = st.one_of(
     st.fixed_dictionaries({"categories": names}),

@@ -20,7 +20,7 @@ from workers.http.mem0 import bodies, shapes
 from workers.memories.entities import ANY, FIELDS, entities_of, namespace_of
 from workers.memories.errors import NotFound
 from workers.memories.filters import where
-from workers.memories.service import Memories
+from workers.memories.service import MAX_FOUND, Memories
 
 Handler = Callable[[Memories, Request], Awaitable[Any]]
 """Its answer is written as JSON."""
@@ -65,7 +65,7 @@ async def add(memories: Memories, request: Request) -> Any:
 
 async def search(memories: Memories, request: Request) -> Any:
     body = await bodies.body_of(bodies.Search, request)
-    hits = await memories.search(body.query, body.where(), bodies.MAX_FOUND)
+    hits = await memories.search(body.query, body.where(), MAX_FOUND)
     found = [one for one in hits if shapes.score(one) >= body.threshold][: body.top_k]
     return {"results": [shapes.found(one, body.fields) for one in found]}
 
