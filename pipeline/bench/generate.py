@@ -17,6 +17,7 @@ from pipeline.memory_lm import Job, MemoryLM
 
 MEMORIES = 64
 REQUESTS = 16
+BATCHES = (1, 8)
 PEER_BATCHES = (1, 4, 16, 64)
 SHORTEST, LONGEST = 8, 64
 """Tokens of the mixed requests' answers, evenly spread."""
@@ -73,6 +74,14 @@ class GenerateResult:
     peer: str | None
     against_peer: list[AgainstPeer]
     mixed: Mixed
+
+
+def measure_model(
+    model: str, device: str, tokens: int, rounds: int, progress: Progress, beside_peer: bool
+) -> GenerateResult:
+    """Loads the model, and the peer if it is wanted, and measures. Raises ModelError."""
+    peer = LlamaCpp(model) if beside_peer else None  # if it is missing, that shows before the model is loaded
+    return measure(MemoryLM.load(model, device), BATCHES, tokens, rounds, progress, peer)
 
 
 def measure(

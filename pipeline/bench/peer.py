@@ -1,4 +1,4 @@
-"""llama.cpp beside us: the same prompts continued from the same GGUF, in the same process and on as many threads.
+"""llama.cpp beside us: the same prompts continued from the same GGUF, on as many threads.
 
 The wheel xllamacpp (the extra `peer`) has its server, which batches what is asked together. Nothing else of it is used.
 """
@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from pipeline.model.errors import ModelError
+from pipeline.model.hub import gguf_of
 
 PROMPT_TOKENS = 64
 """Tokens of a prompt for which there is room; those of the measurement are shorter."""
@@ -23,11 +23,11 @@ class LlamaCpp:
 
     name = "llama.cpp"
 
-    def __init__(self, gguf: Path) -> None:
-        """Raises ModelError if the wheel is missing."""
+    def __init__(self, model: str) -> None:
+        """model: "default" or a .gguf file. Raises ModelError, also if the wheel is missing."""
         if find_spec("xllamacpp") is None:
             raise ModelError("--peer needs xllamacpp: pip install 'factstream[peer]'")
-        self._gguf = gguf
+        self._gguf = gguf_of(model)
 
     @contextmanager
     def serving(self, rows: int, tokens: int) -> Iterator[Callable[[Sequence[str]], object]]:

@@ -121,6 +121,19 @@ def test_both_streams_of_a_row_leave_together(lm: MemoryLM) -> None:
             assert batch.streams == [Stream(long, False), Stream(long, True)]
 
 
+def test_the_stream_that_reads_the_facts_leaves_once_they_have_answered(lm: MemoryLM) -> None:
+    engine = lm.engine()
+    (row,) = engine.submit([Job(ASKED[1], max_new_tokens=12, stop_at_answer=False)])
+    engine.step()
+    batch = engine._batches[1]
+    assert batch.streams == [Stream(row, False), Stream(row, True)]
+    row.answered = True
+    engine.step()
+    assert batch.streams == [Stream(row, False)] and batch.cache is not None and shape(batch.cache)[0] == 1
+    finish(engine)
+    assert len(row.tokens) == 12 and row.finish_reason == "length"
+
+
 def test_a_row_without_an_open_gate_is_rounded_as_without_memory(lm: MemoryLM) -> None:
     """Each step's logits of its rows are the same numbers, whatever rows with an open gate run beside it."""
 

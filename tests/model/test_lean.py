@@ -1,4 +1,4 @@
-"""The lean decoder: the tokens that transformers generates, in any batch, and weights of few bits that lose nothing."""
+"""The lean decoder: the tokens that transformers generates, in any batch, and packed weights."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -3,7 +3,6 @@
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,14 +10,7 @@ import typer
 
 from workers.bench import report
 from workers.cli.errors import report_errors
-from workers.cli.options import Device, Json, Model
-
-
-class Peer(StrEnum):
-    """A program that generates from a GGUF, too."""
-
-    LLAMA_CPP = "llama.cpp"
-
+from workers.cli.options import Device, Json, Model, Peer
 
 app = typer.Typer(
     help="Measure recall, and the speed of each step and of the whole stack.", no_args_is_help=True
@@ -264,28 +256,19 @@ def encode(
 def generate(
     tokens: Annotated[int, typer.Option(min=2, help="Tokens per answer.")] = 64,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; the medians are shown.")] = 5,
-    peer: Annotated[
-        Peer | None, typer.Option(help="Another program that continues the same prompts from the same GGUF.")
-    ] = None,
+    peer: Peer = None,
     model: Model = "default",
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Measure the tokens per second with a memory, compared with transformers' generate of the bare model.
 
-    Requests of mixed lengths are measured too: all together, compared with one after another. With --peer, 1, 4, 16
-    and 64 prompts at once are compared with llama.cpp, which the extra "peer" installs.
-
-    Example: factstream bench generate --peer llama.cpp --tokens 96
+    Requests of mixed lengths are measured too: all together, compared with one after another.
     """
     with measuring() as (progress, _):
-        from pipeline import MemoryLM
-        from pipeline.bench.generate import measure
-        from pipeline.bench.peer import LlamaCpp
-        from pipeline.model.hub import gguf_of
+        from pipeline.bench.generate import measure_model
 
-        other = LlamaCpp(gguf_of(model)) if peer else None  # what is missing shows before the model is loaded
-        result = measure(MemoryLM.load(model, device), (1, 8), tokens, rounds, progress, other)
+        result = measure_model(model, device, tokens, rounds, progress, beside_peer=peer is not None)
     report.show(result, as_json)
 
 

@@ -53,3 +53,17 @@ class WorkerName(StrEnum):
 class LogFormat(StrEnum):
     text = "text"
     json = "json"
+
+
+class PeerName(StrEnum):
+    """A program that generates from a GGUF, too."""
+
+    LLAMA_CPP = "llama.cpp"
+
+
+Peer = Annotated[
+    PeerName | None,
+    typer.Option(
+        help="Compare 1, 4, 16 and 64 prompts at once with this program on the same GGUF; needs the extra peer."
+    ),
+]

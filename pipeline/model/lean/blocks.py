@@ -1,6 +1,6 @@
-"""Blocks: the weights of a transformers model, as the lean loop takes them. The only file that knows how models are built.
+"""Blocks: the weights of a transformers model, as the lean loop takes them.
 
-One family is known: rotary positions, RMS norms, a gated network, keys and values that several query heads share. Its members
+The only file that knows how models are built. One family is known: rotary positions, RMS norms, a gated network, keys and values that several query heads share. Its members
 differ in biases (Qwen 2), in norms of each head (Qwen 3, Gemma 3), in norms after a part (Gemma 3), and in layers that see only
 the last tokens (Gemma 3).
 """

@@ -1,4 +1,4 @@
-"""Decoder: reads the tokens after those in a static cache, a prompt's or one of each row, and tells the next token's logits.
+"""Decoder: reads the tokens after those in a static cache, and tells the next token's logits.
 
 What transformers computes with dozens of Python objects a layer is one loop here, over weights that are its own (blocks.py).
 """

@@ -1,6 +1,6 @@
-"""Graph: a step on a GPU as one launch. The GPU computes a small model's layer faster than Python can ask for it.
+"""Graph: a step on a GPU as one launch.
 
-A CUDA graph replays the same kernels on the same memory, so a step's inputs are copied into those that it was captured with.
+The GPU computes a small model's layer faster than Python can ask for it. A CUDA graph replays the same kernels on the same memory, so a step's inputs are copied into those that it was captured with.
 """
 
 from collections.abc import Callable
