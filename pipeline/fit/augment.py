@@ -1,7 +1,7 @@
 """Scenarios made from a scenario: with more prompts that no fact answers, or with only a few facts.
 
-A near name is an ask with one name or number of its fact exchanged: another name of the scenario, or another digit. An ordinary
-prompt is the beginning of a text that the model wrote by itself, about nothing that anybody learned. An open prompt asks for what is
+A near name is an ask with one name or number of its fact exchanged: another name of the scenario, one that is spelled alike, or
+another digit. An ordinary prompt is the beginning of a text that the model wrote by itself, about nothing that anybody learned. An open prompt asks for what is
 known of a name.
 """
 
@@ -16,6 +16,10 @@ from pipeline.text.words import split
 
 NEAR, ORDINARY, OPEN = 1 / 3, 12, 4
 """Near names, as a share of the asks; ordinary prompts of a scenario, and open ones."""
+SPELLED = 0.5
+"""Share of the exchanged names whose other name is spelled alike, and no name of the scenario."""
+FEWEST_LETTERS = 4
+"""Letters of a name for which one is made that is spelled alike."""
 REQUESTS = (
     "Tell me about {}.", "What do you know about {}?", "Write a sentence about {}.", "Describe {}.", "Tell me something about {}",
     "{}:",
@@ -73,11 +77,28 @@ def near_name(scenario: Scenario, ask: WildAsk, random: Random) -> str | None:
             return None
     elif plain := [word for word in others if word.isalpha() and word.lower() not in ask.text.lower()]:
         new = random.choice(plain)
+        if old.isalpha() and len(old) >= FEWEST_LETTERS and random.random() < SPELLED:
+            new = spelled_alike(old, new, random)
         new = new if old[0].isupper() else new.lower()
+        if new.lower() == old.lower() or any(new.lower() in text.lower() for text in own):
+            return None
     else:
         return None
     text = ask.text[: place.start] + new + ask.text[place.end :]
     return ask.prompt.replace(ask.text, text)
+
+
+def spelled_alike(name: str, other: str, random: Random) -> str:
+    """A word that begins or ends as the name does: with the other name's end, or with one letter less, more or exchanged."""
+    name, other = name.lower(), other.lower()
+    if random.random() < 0.5:
+        kept = random.randint(max(2, len(name) // 2), max(2, len(name) - 2))
+        made = name[:kept] + other[-random.randint(2, min(4, len(other))) :] if len(other) > 1 else name[:kept]
+    else:
+        at = random.randrange(len(name))
+        letter = random.choice(other)
+        made = name[:at] + random.choice(("", letter, letter + name[at])) + name[at + 1 :]
+    return made.capitalize()
 
 
 def ordinary_prompts(backbone: Backbone, random: Random) -> list[str]:

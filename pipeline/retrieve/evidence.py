@@ -1,6 +1,6 @@
 """Evidence that a fact answers a prompt: how their words agree, and what reading the fact changes.
 
-The words tell whether both are about the same thing: names, numbers, wording. The model tells whether the fact makes the
+The words tell whether both are about the same thing: names, numbers, spelling, wording. The model tells whether the fact makes the
 prompt, and what comes next, more likely: d is the rise of each prompt token's log-probability by the fact, p and q are
 the distributions of the next token with the fact and without it, and p_none is the probability of the token by which a tuned
 model says that the fact does not answer.
@@ -18,11 +18,13 @@ from torch import Tensor
 from pipeline.ingest.encoding import PromptEncoding
 from pipeline.model.contexts import Reading
 from pipeline.retrieve.alignment import Alignment
+from pipeline.retrieve.spelling import SPELLING, spelling_evidence
 from pipeline.retrieve.word_arrays import Floats
+from pipeline.text.annotate import AnnotatedText
 
 WORDS = (
     "score", "share_of_best", "matching_share", "matching_share_undated", "idf_shared", "idf_missing",
-    "share_of_idf", "names_missing", "names_shared", "most_missing", "fact_words", "prompt_words",
+    "share_of_idf", "names_missing", "names_shared", "most_missing", "fact_words", "prompt_words", *SPELLING,
 )  # fmt: skip
 READ = (
     "d_sum", "d_mean", "d_last_half", "d_most", "d_least", "p_of_fact", "q_of_fact", "entropy_p", "entropy_q",
@@ -37,17 +39,18 @@ _CONTRAST, _PLAUSIBLE = 1.5, 3.0  # of the token that reading this fact would sa
 
 
 def word_evidence(
-    prompt: PromptEncoding, idf: Floats, terms: Sequence[str], alignment: Alignment, score: float, best: float
+    prompt: PromptEncoding, idf: Floats, fact: AnnotatedText, alignment: Alignment, score: float, best: float
 ) -> NDArray[np.float64]:
-    """[WORDS] of one pair. idf: [words] of the prompt; terms: of the fact; best: the best candidate's score."""
-    known, names = set(terms), np.array(prompt.name_scores, float)
+    """[WORDS] of one pair. idf: [words] of the prompt; best: the best candidate's score."""
+    known, names = set(fact.terms), np.array(prompt.name_scores, float)
     has = np.array([term in known for term in prompt.terms], float)
     shared, missing = idf * has, idf * (1 - has)
     return np.array(
         [
             score, score / (best or 1.0), alignment.share, alignment.opening, shared.sum(), missing.sum(),
             shared.sum() / max(idf.sum(), 1e-6), (names * (1 - has)).sum(), (names * has).sum(),
-            missing.max(initial=0.0), len(terms), len(prompt.terms),
+            missing.max(initial=0.0), len(fact.terms), len(prompt.terms),
+            *spelling_evidence(prompt, fact.terms, fact.unigram_nll),
         ]
     )  # fmt: skip
 

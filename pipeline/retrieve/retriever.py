@@ -105,7 +105,7 @@ def best_hits(
         top = ranked[0][0] if ranked else 1.0
         found.append(
             [
-                Hit(memory, score, word_evidence(prompt, weights, text.terms, alignment, score, top), read)
+                Hit(memory, score, word_evidence(prompt, weights, text, alignment, score, top), read)
                 for score, memory, text, alignment, read in ranked[:k]
             ]
         )

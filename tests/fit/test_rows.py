@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from pipeline.bench.wild.scenario import Scenario, WildAsk, WildFact
-from pipeline.fit.augment import MOST_FACTS, NEAR_NAME, augmented, near_name, small
+from pipeline.fit.augment import MOST_FACTS, NEAR_NAME, augmented, near_name, small, spelled_alike
 from pipeline.fit.rows import TuneRow, answer_of, rows_of
 from tests.bench.test_wild import FEW, SCENARIO
 
@@ -100,6 +100,26 @@ def test_a_near_name_exchanges_a_name_or_a_digit_of_the_facts() -> None:
     assert numbers and all(re.fullmatch(r"Room \d\d is called by", text or "") for text in numbers)
     assert "Room 12 is called by" not in numbers
     assert near_name(more, autoclave.model_copy(update={"text": "it beeps at"}), Random(0)) is None
+
+
+def test_some_near_names_are_spelled_as_no_name_of_the_scenario() -> None:
+    clinic = Scenario.model_validate(FEW)
+    badge = clinic.asks[0]
+    facts = (*clinic.facts, WildFact(id="f9", day=4, text="Call Tamar Quill about room 12."))
+    more = clinic.model_copy(update={"facts": facts})
+    found = {near_name(more, badge, Random(seed)) for seed in range(60)} - {None}
+    known = {word for fact in facts for word in re.findall(r"\w+", fact.text)}
+    spelled = [text for text in found if text and not set(re.findall(r"[A-Z]\w+", text)[2:-1]) <= known]
+    assert spelled and len(spelled) < len(found)
+    assert not any("Ysolde Marrin" in text for text in spelled)
+
+
+def test_a_word_that_is_spelled_alike_keeps_the_name_s_beginning_or_differs_in_a_letter() -> None:
+    made = {spelled_alike("Lindqvist", "Bramwell", Random(seed)) for seed in range(200)}
+    assert "Lindqwell" in made or "Lindqvell" in made
+    edited = [word for word in made if not word.startswith("Lind")]
+    assert edited and all(abs(len(word) - len("Lindqvist")) <= 1 for word in edited)
+    assert spelled_alike("Li", "B", Random(1)).istitle()
 
 
 def test_an_augmented_scenario_has_more_silent_prompts_and_open_ones() -> None:

@@ -19,6 +19,7 @@ from pipeline.retrieve.evidence import (
     reading_evidence,
     word_evidence,
 )
+from pipeline.text.annotate import AnnotatedText
 from tests.retrieve.samples import prompt_encoding
 
 V = 12
@@ -90,17 +91,20 @@ def test_word_evidence_is_finite(text: str, fact: list[str]) -> None:
     prompt, none = prompt_encoding(text), np.zeros(0)
     for idf in (np.zeros(len(prompt.terms)), np.full(len(prompt.terms), 9.0)):
         for best in (0.0, -2.0, 4.0):
-            found = word_evidence(prompt, idf, fact, Alignment(none > 0, (0, 0), 0.0, 0.0, none), 1.0, best)
+            text_of_fact = AnnotatedText(" ".join(fact), np.full(len(fact), 9.0, np.float32))
+            alignment = Alignment(none > 0, (0, 0), 0.0, 0.0, none)
+            found = word_evidence(prompt, idf, text_of_fact, alignment, 1.0, best)
             assert found.shape == (len(WORDS),) and np.isfinite(found).all()
 
 
 def test_word_evidence_tells_names_that_the_fact_lacks() -> None:
     prompt, none = prompt_encoding("Mira Holt lives in"), np.zeros(0)
     whole = Alignment(none > 0, (0, 0), 0.5, 0.75, none)
+    fact = AnnotatedText("Mira lives", np.array([12.0, 4.0], np.float32))
     found = dict(
         zip(
             WORDS,
-            word_evidence(prompt, np.array([4.0, 5.0, 2.0, 1.0]), ["mira", "lives"], whole, 3.0, 6.0),
+            word_evidence(prompt, np.array([4.0, 5.0, 2.0, 1.0]), fact, whole, 3.0, 6.0),
             strict=True,
         )
     )
@@ -108,7 +112,7 @@ def test_word_evidence_tells_names_that_the_fact_lacks() -> None:
         {
             "score": 3.0, "share_of_best": 0.5, "matching_share": 0.5, "matching_share_undated": 0.75, "idf_shared": 6.0,
             "idf_missing": 6.0, "share_of_idf": 0.5, "names_missing": 1.0, "names_shared": 1.0, "most_missing": 5.0,
-            "fact_words": 2.0, "prompt_words": 4.0,
+            "fact_words": 2.0, "prompt_words": 4.0, "alike_nats": 0.0, "alike_share": 0.0, "alike_letters": 0.0, "alike_name": 0.0,
         }
     )  # fmt: skip
 
