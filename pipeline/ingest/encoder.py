@@ -112,7 +112,9 @@ class Encoder:
         rows, limit = [self.backbone.lead + t.ids for t in tokens], self.backbone.max_positions
         fitting = [row for row in rows if len(row) <= limit]
         measured = iter(
-            token_states(self.backbone, self.calibration, fitting, fixed=True, stop=stop, packing=self._packing)
+            token_states(
+                self.backbone, self.calibration, fitting, fixed=True, stop=stop, packing=self._packing
+            )
         )
         return [
             self._fact_encoding(text, t.offsets, *next(measured))

@@ -24,7 +24,7 @@ from safetensors.numpy import load, save
 from torch import Tensor, nn
 
 from pipeline.config import CALIBRATION
-from pipeline.files import atomic_file, locked
+from pipeline.files import atomic_file, is_locked, locked
 from pipeline.model.backbone import Backbone
 from pipeline.model.batching import Batch, close_batches, run_each
 from pipeline.model.cache import cache_folder
@@ -75,15 +75,23 @@ def calibration_of(backbone: Backbone, progress: Progress = silent) -> Calibrati
 
     Workers on several machines must have the same: give them the same file (`factstream model calibrate` prints its path).
     """
-    return Calibration.from_bytes((path := ensure(backbone, lines(backbone, progress))).read_bytes(), path)
+    path = calibration_path(backbone)
+    if not path.is_file() and is_locked(path.with_suffix(".lock")):
+        progress(f"another process calibrates {backbone.name}: waiting for it")
+    path = ensure(backbone, lines(backbone, progress))
+    return Calibration.from_bytes(path.read_bytes(), path)
 
 
 def ensure(backbone: Backbone, step: Step = no_step) -> Path:
     """The file with the model's calibration, which is computed if there is none, by one process while others wait."""
     path, shipped = calibration_path(backbone), Path(str(resources.files("pipeline.model") / SHIPPED))
-    if not path.is_file() and shipped.is_file():
-        if Calibration.from_bytes(shipped.read_bytes(), shipped).model_hash == backbone.hash:
-            return shipped
+    if path.is_file():
+        return path
+    if (
+        shipped.is_file()
+        and Calibration.from_bytes(shipped.read_bytes(), shipped).model_hash == backbone.hash
+    ):
+        return shipped
     with locked(path.with_suffix(".lock")):  # else all workers of a first start would compute it
         return path if path.is_file() else keep(calibrate(backbone, written(backbone, step)), path)
 
@@ -101,16 +109,17 @@ def replace(backbone: Backbone, texts: Sequence[str], step: Step = no_step) -> P
 
 def lines(backbone: Backbone, progress: Progress, clock: Callable[[], float] = time.monotonic) -> Step:
     """Steps told as lines of text: one at once, and one with the time left every LINE_EVERY_S seconds."""
-    began = last = clock()
+    began = last = seen = clock()
     current, done = "", 0
 
     def step(what: str, more: int, total: int) -> None:
-        nonlocal began, last, current, done
+        nonlocal began, last, seen, current, done
         now = clock()
         if not current:
             progress(f"calibrating {backbone.name}, once: the file is kept")
         if what != current:
-            current, done, began = what, 0, now
+            current, done, began = what, 0, seen  # a step takes time before its first item is told
+        seen = now
         done += more
         if now - last >= LINE_EVERY_S:
             last, left = now, (now - began) * (total - done) / done

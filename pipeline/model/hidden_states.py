@@ -36,7 +36,9 @@ class HiddenStates:
 
         ids: [B, T], padded on the right; layer: 1 … n_layers; positions: [B, T], 0 … T - 1 by default.
         """
-        states, head_input = self._run(ids, layer, "head", {} if positions is None else {"position_ids": positions})
+        states, head_input = self._run(
+            ids, layer, "head", {} if positions is None else {"position_ids": positions}
+        )
         return head_input, states.float()
 
     @torch.inference_mode()

@@ -54,7 +54,9 @@ def test_short_facts_leave_little_room() -> None:
 
 
 def test_a_texts_numbers_are_the_same_in_any_company(backbone: Backbone, packing: Packing) -> None:
-    rows = [backbone.lead + t.ids for t in backbone.tokenize([f"{fact} {n}" for n in range(7) for fact in FACTS])]
+    rows = [
+        backbone.lead + t.ids for t in backbone.tokenize([f"{fact} {n}" for n in range(7) for fact in FACTS])
+    ]
     calibration: Any = Plain()
     together = token_states(backbone, calibration, rows, fixed=True, packing=packing)
     for i in (0, 1, 2, 10, 20):

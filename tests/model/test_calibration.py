@@ -55,9 +55,7 @@ def test_the_states_of_the_texts_become_white(backbone: Backbone, texts: list[li
     assert np.diag(covariance)[:4].min() > 0.7, "the shrinkage takes little from the largest"
 
 
-def test_the_texts_do_not_depend_on_the_number_of_cores(
-    backbone: Backbone, texts: list[list[int]]
-) -> None:
+def test_the_texts_do_not_depend_on_the_number_of_cores(backbone: Backbone, texts: list[list[int]]) -> None:
     cores = torch.get_num_threads()
     try:
         torch.set_num_threads(3 if cores != 3 else 2)
