@@ -177,8 +177,8 @@ def model_calibrate(
 
     Example: factstream model calibrate my-model.gguf --samples notes.jsonl
     """
+    from pipeline.ingest.samples import read_samples
     from workers.cli.bench import measuring
-    from workers.cli.samples import read_samples
 
     with report_errors(), measuring() as (progress, _):
         texts = None if samples is None else read_samples(samples)  # a bad file fails before torch is loaded

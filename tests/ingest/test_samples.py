@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from workers.cli import samples
-from workers.cli.samples import read_samples
+from pipeline.ingest import samples
+from pipeline.ingest.samples import read_samples
 
 
 def file_of(folder: Path, content: bytes) -> Path:
