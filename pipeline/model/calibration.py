@@ -93,7 +93,7 @@ def ensure(backbone: Backbone, step: Step = no_step) -> Path:
     ):
         return shipped
     with locked(path.with_suffix(".lock")):  # else all workers of a first start would compute it
-        return path if path.is_file() else keep(calibrate(backbone, written(backbone, step)), path)
+        return path if path.is_file() else keep(calibrate(backbone, written(backbone, step), step), path)
 
 
 def replace(backbone: Backbone, texts: Sequence[str], step: Step = no_step) -> Path:
