@@ -52,7 +52,7 @@ class CalibrationConfig:
     """Texts that the model writes: half of them begin with nothing, half with a line break. Facts."""
     tokens: int = 32
     """Tokens of each. Facts."""
-    texts_together: int = 48
+    texts_together: int = 72
     """Texts written in one batch; the sampled tokens depend on it. Set."""
     least_tokens: int = 4
     """Tokens: a shorter text is left out. Set."""

@@ -29,6 +29,7 @@ from pipeline.memory.pooled import pool
 from pipeline.memory.record import Memory
 from pipeline.model import contexts
 from pipeline.model.batching import close_batches
+from pipeline.model.errors import Progress, silent
 from pipeline.retrieve.hit import Hit
 from schemas.changelog import MAX_CHANGELOG_BYTES, MemoryRecord
 from schemas.common import decode, encode
@@ -91,9 +92,10 @@ class MemoryLM:
         memory: Path | str | None = None,
         settings: Settings | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        progress: Progress = silent,
     ) -> Self:
         """model: "default", a hub id, a folder or a .gguf file; memory: a folder that `save` wrote. Raises ModelError."""
-        lm = cls(Encoder.load(model, device, dtype), settings, clock)
+        lm = cls(Encoder.load(model, device, dtype, progress), settings, clock)
         if memory is not None:
             with (Path(memory) / MEMORIES).open("rb") as lines:
                 for line in lines:

@@ -6,6 +6,7 @@ else is in the batch. Prompts are not stored, so they are computed in the least 
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline.config import DECISIONS, TEXT, Settings
 from pipeline.ingest.encoding import FactEncoding, PromptEncoding, TooLong
 from pipeline.ingest.loss_delta import losses_of_answer
+from pipeline.ingest.packing import Packing, packing_of
 from pipeline.ingest.quantize import pack
 from pipeline.ingest.token_states import token_states
 from pipeline.model.backbone import Backbone, Tokens
@@ -27,7 +29,7 @@ from pipeline.text.frequencies import Frequencies
 from pipeline.text.names import name_scores
 from pipeline.text.words import Word, split
 
-VERSION = "3"  # of the encodings, and part of the encoder id: raise it whenever they change
+VERSION = "4"  # of the encodings, and part of the encoder id: raise it whenever they change
 TEXTS_AT_ONCE = 1024  # a bound of the states in memory
 
 
@@ -62,6 +64,10 @@ class Encoder:
         """An encoder of the model (see Backbone.load). Raises ModelError."""
         backbone = Backbone.load(model, device, dtype, progress)
         return cls(backbone, calibration=calibration_of(backbone, progress))
+
+    @cached_property
+    def _packing(self) -> Packing | None:
+        return packing_of(self.backbone)
 
     @property
     def informative(self) -> float:
@@ -105,7 +111,11 @@ class Encoder:
         tokens = self.backbone.tokenize(texts)
         rows, limit = [self.backbone.lead + t.ids for t in tokens], self.backbone.max_positions
         fitting = [row for row in rows if len(row) <= limit]
-        measured = iter(token_states(self.backbone, self.calibration, fitting, fixed=True, stop=stop))
+        measured = iter(
+            token_states(
+                self.backbone, self.calibration, fitting, fixed=True, stop=stop, packing=self._packing
+            )
+        )
         return [
             self._fact_encoding(text, t.offsets, *next(measured))
             if len(row) <= limit

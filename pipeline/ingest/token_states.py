@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.ingest.encoding import Stopped
+from pipeline.ingest.packing import TOKENS, Pack, Packing, packs
 from pipeline.model.backbone import Backbone
 from pipeline.model.batching import Batch, close_batches, fixed_batches, run_each
 from pipeline.model.calibration import Calibration
@@ -28,17 +29,20 @@ def token_states(
     rows: Sequence[list[int]],
     fixed: bool,
     stop: Callable[[], bool] = lambda: False,
+    packing: Packing | None = None,
 ) -> list[TokenStates]:
     """The losses and states of each row (the lead, then the text's token ids), in order. Raises Stopped.
+
+    packing: computes fixed rows that are no longer than its own, without padding.
 
     fixed: a row's numbers do not depend, not even in their last bits, on the other rows, nor on how many cores a CPU has.
     Otherwise all cores compute one batch at a time, with little padding: the least time for a few rows.
     """
     lead, on_cpu = len(backbone.lead), backbone.device.type == "cpu"
     batch_tokens, parallel = CPU_BATCH_TOKENS if on_cpu else GPU_BATCH_TOKENS, fixed and on_cpu
-    batches = (fixed_batches if fixed else close_batches)([len(row) for row in rows], batch_tokens)
+    batches = _batches([len(row) for row in rows], batch_tokens, fixed, packing is not None)
     order = [i for batch in batches for i in batch.indices]
-    read = partial(_read, backbone, calibration, rows, stop)
+    read = partial(_read, backbone, calibration, packing, rows, stop)
     parts = [row for batch in run_each(read, batches, parallel) for row in batch]
     if not parts:
         return []
@@ -59,23 +63,45 @@ def token_states(
     return [results[i] for i in range(len(rows))]
 
 
+def _batches(lengths: Sequence[int], tokens: int, fixed: bool, packed: bool) -> list[Batch | Pack]:
+    if not fixed:
+        return [*close_batches(lengths, tokens)]
+    short = [i for i, length in enumerate(lengths) if packed and length <= TOKENS]
+    long = sorted(set(range(len(lengths))) - set(short))
+    return [
+        *(Pack([short[i] for i in pack.indices]) for pack in packs([lengths[i] for i in short])),
+        *(
+            Batch([long[i] for i in b.indices], b.rows, b.length)
+            for b in fixed_batches([lengths[i] for i in long], tokens)
+        ),
+    ]
+
+
 @torch.inference_mode()
 def _read(
     backbone: Backbone,
     calibration: Calibration,
+    packing: Packing | None,
     rows: Sequence[list[int]],
     stop: Callable[[], bool],
-    batch: Batch,
+    batch: Batch | Pack,
 ) -> list[tuple[Tensor, NDArray[np.float32]]]:
     """The head's input [tokens, d] and the whitened states [tokens, d] of each row of the batch."""
     if stop():
         raise Stopped
+    own = [rows[i] for i in batch.indices]
+    if packing and isinstance(batch, Pack):
+        head_input, states = packing.read(own, calibration.layer)
+        starts = np.cumsum([0, *map(len, own)])
+    else:
+        assert isinstance(batch, Batch)
+        length = min(batch.length, backbone.max_positions)
+        ids, _ = backbone.pad(own, batch.rows, length)
+        head_input, states = (part.flatten(0, 1) for part in backbone.hidden.read(ids, calibration.layer))
+        starts = np.arange(len(own) + 1) * length
+    white = calibration.whiten(states).cpu().numpy()
     lead = len(backbone.lead)
-    length = min(batch.length, backbone.max_positions)
-    ids, _ = backbone.pad([rows[i] for i in batch.indices], batch.rows, length)
-    head_input, states = backbone.hidden.read(ids, calibration.layer)
-    white = calibration.whiten(states.flatten(0, 1)).view(states.shape).cpu().numpy()
     return [
-        (head_input[r, lead - 1 : len(rows[i]) - 1], white[r, lead : len(rows[i])])
-        for r, i in enumerate(batch.indices)
+        (head_input[start + lead - 1 : start + len(row) - 1], white[start + lead : start + len(row)])
+        for start, row in zip(starts.tolist(), own, strict=False)
     ]

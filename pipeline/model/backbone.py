@@ -51,7 +51,7 @@ class Backbone:
         self.n_layers: int = config.num_hidden_layers
         self.max_positions: int = getattr(config, "max_position_embeddings", None) or 2048
         self.eos_ids = _eos_ids(model, tokenizer)
-        self._accepts = set(signature(model.forward).parameters)
+        self.accepts = set(signature(model.forward).parameters)
         self._encoding = threading.Lock()
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
@@ -229,10 +229,10 @@ class Backbone:
         states: with the states after each layer; last: the logits after the last of the ids are enough.
         """
         optional: dict[str, Any] = {}  # arguments that not every model takes
-        if "position_ids" in self._accepts:  # padding takes up no positions
+        if "position_ids" in self.accepts:  # padding takes up no positions
             positions = (cache.mask.cumsum(dim=1) - 1).clamp(min=0)
             optional["position_ids"] = positions[:, -ids.shape[1] :]
-        if last and "logits_to_keep" in self._accepts:
+        if last and "logits_to_keep" in self.accepts:
             optional["logits_to_keep"] = 1
         return self.model(
             input_ids=ids,

@@ -6,8 +6,9 @@ whose numbers differ in the last bits.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -30,12 +31,14 @@ class HiddenStates:
         self._head.register_forward_pre_hook(self._before_head)
 
     @torch.inference_mode()
-    def read(self, ids: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    def read(self, ids: Tensor, layer: int, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The head's input in the model's dtype, for `losses`, and the states after `layer` layers, float32; both [B, T, d].
 
-        ids: [B, T], padded on the right; layer: 1 … n_layers.
+        ids: [B, T], padded on the right; layer: 1 … n_layers; positions: [B, T], 0 … T - 1 by default.
         """
-        states, head_input = self._run(ids, layer, "head")
+        states, head_input = self._run(
+            ids, layer, "head", {} if positions is None else {"position_ids": positions}
+        )
         return head_input, states.float()
 
     @torch.inference_mode()
@@ -80,12 +83,14 @@ class HiddenStates:
     def _probe(self) -> Tensor:
         return torch.tensor([[self._probe_token]], device=self._model.device)
 
-    def _run(self, ids: Tensor, layer: int, until: str) -> tuple[Tensor, Tensor]:
+    def _run(
+        self, ids: Tensor, layer: int, until: str, inputs: Mapping[str, Tensor] = MappingProxyType({})
+    ) -> tuple[Tensor, Tensor]:
         """The states after `layer` layers and, where the pass goes on until the "head", the head's input."""
         current = self._pass
         current.layer, current.until = layer, until
         try:
-            self._model(input_ids=ids, use_cache=False)
+            self._model(input_ids=ids, use_cache=False, **inputs)
         except _Reached:
             pass
         finally:

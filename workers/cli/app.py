@@ -178,18 +178,35 @@ def model_pull(model: ModelName = "default") -> None:
 
 
 @model_app.command("calibrate")
-def model_calibrate(model: ModelName = "default") -> None:
+def model_calibrate(
+    model: ModelName = "default",
+    samples: Annotated[
+        Path | None,
+        typer.Option(
+            help="Your own texts: one a line, or JSON Lines with `text`. They take the place of what the model writes by "
+            "itself, and of a calibration that exists."
+        ),
+    ] = None,
+    device: Device = "auto",
+) -> None:
     """Calibrate the comparison of a model's word states, and print the file.
 
-    A worker that has no such file makes it. All workers must have the same file: make it once and copy it.
-    """
-    from pipeline.model.backbone import Backbone
-    from pipeline.model.calibration import calibrate, calibration_path, keep
+    A calibration that exists, or is shipped, is kept: it is never computed twice. A worker that has no such file makes it. All
+    workers must have the same file: make it once and copy it. With --samples the model gets another calibration: what it
+    learned with the one before is not read any more, so calibrate before the first fact.
 
-    with report_errors():
-        backbone = Backbone.load(model)
-        stderr.print(f"calibrating {model}: the model generates a few hundred short texts")
-        print(keep(calibrate(backbone), calibration_path(backbone)))
+    Example: factstream model calibrate my-model.gguf --samples notes.jsonl
+    """
+    from pipeline.ingest.samples import read_samples
+    from workers.cli.bench import measuring
+
+    with report_errors(), measuring() as (progress, _):
+        texts = None if samples is None else read_samples(samples)  # a bad file fails before torch is loaded
+        from pipeline.model.backbone import Backbone
+        from pipeline.model.calibration import ensure, replace
+
+        backbone = Backbone.load(model, device)
+        print(ensure(backbone, progress) if texts is None else replace(backbone, texts, progress))
 
 
 @model_app.command("fit")

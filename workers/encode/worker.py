@@ -24,7 +24,7 @@ from workers.kafka.config import KafkaSettings
 from workers.kafka.dead_letters import dead_letter
 from workers.kafka.partitioner import partition_for
 from workers.kafka.producer import BATCH_OVERHEAD_BYTES, Producer
-from workers.observe import metrics, tracing
+from workers.observe import log, metrics, tracing
 from workers.runtime.loading import kept_objects
 from workers.runtime.signals import Stop
 from workers.runtime.worker import Done, Worker
@@ -73,7 +73,7 @@ class EncoderWorker(Worker):
     def load(self, alone: bool) -> None:
         from pipeline.ingest.encoder import Encoder
 
-        self._encoder = Encoder.load(self._model, self._device)
+        self._encoder = Encoder.load(self._model, self._device, "auto", log.line)
 
     def start(self, consumer: Any, topic_ids: dict[str, str]) -> None:
         self._topic_id = topic_ids[topics.FACTS]

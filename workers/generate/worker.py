@@ -65,7 +65,7 @@ class GeneratorWorker(Worker):
     def load(self, alone: bool) -> None:
         from pipeline.memory_lm import MemoryLM
 
-        self._lm: MemoryLM = MemoryLM.load(self._model, self._device)
+        self._lm: MemoryLM = MemoryLM.load(self._model, self._device, progress=log.line)
         self._engine = self._lm.engine()
 
     def start(self, consumer: Any, topic_ids: dict[str, str]) -> None:
