@@ -93,7 +93,9 @@ def spelled_alike(name: str, other: str, random: Random) -> str:
     name, other = name.lower(), other.lower()
     if random.random() < 0.5:
         kept = random.randint(max(2, len(name) // 2), max(2, len(name) - 2))
-        made = name[:kept] + other[-random.randint(2, min(4, len(other))) :] if len(other) > 1 else name[:kept]
+        made = (
+            name[:kept] + other[-random.randint(2, min(4, len(other))) :] if len(other) > 1 else name[:kept]
+        )
     else:
         at = random.randrange(len(name))
         letter = random.choice(other)

@@ -16,7 +16,7 @@ import typer
 from workers.cli.ask import ask
 from workers.cli.bench import app as bench_app
 from workers.cli.chat.command import chat
-from workers.cli.errors import report_errors, stderr
+from workers.cli.errors import report_errors
 from workers.cli.memories import app as memories_app
 from workers.cli.options import Bootstrap, Data, Device, Json, Model, Prefix
 from workers.cli.publish import publish
