@@ -66,7 +66,7 @@ def packing_of(backbone: Backbone) -> Packing | None:
     rows = [backbone.lead + ids for ids in ([1, 2, 3, 4], [5, 6, 7, 8], [3, 1, 2])]
     try:
         packing = Packing(backbone)
-        together = packing.read(rows, 1)[0].split([*map(len, rows), TOKENS - sum(map(len, rows))])
+        together = torch.split(packing.read(rows, 1)[0], [*map(len, rows), TOKENS - sum(map(len, rows))])
         if _row.layers != backbone.n_layers:
             return None
     except Exception:  # each model has errors of its own for what it does not know
@@ -112,7 +112,7 @@ def _attention(
     parts, at = [], 0
     for length, count in _row.groups:
         q, k, v = (
-            states[0, :, at : at + count * length].unflatten(1, (count, length)).transpose(0, 1)
+            states[0, :, at : at + count * length].view(-1, count, length, states.shape[3]).transpose(0, 1)
             for states in (query, key, value)
         )
         part = nn.functional.scaled_dot_product_attention(
