@@ -25,7 +25,7 @@ def test_a_message_is_learned_answered_and_forgotten(ui: Running, open_page: Cal
     page = open_page(ui, "/chat")
     page.fill("[name=name]", "Ana")
     say(page, HOSTILE)
-    reply = page.locator(".reply").last
+    reply = page.locator(".reply").first
     assert reply.locator(".learned .facttext").inner_text() == HOSTILE.replace("My", "Ana's")
     assert page.locator(".question").last.inner_text() == HOSTILE
     assert page.input_value("#said") == ""
