@@ -6,6 +6,7 @@ All of it is drawn from a `random.Random` that is passed in, so that a run can b
 import json
 import random
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 from tests.helpers.hostile import WRONG
@@ -94,5 +95,5 @@ def _spoil(dice: random.Random, value: Any) -> None:
             del value[key]
             return
         else:
-            value[key] = dice.choice(WRONG)
+            value[key] = deepcopy(dice.choice(WRONG))
             return
