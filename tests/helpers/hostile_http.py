@@ -74,9 +74,8 @@ def _body(dice: random.Random, path: str) -> bytes:
     body: dict[str, Any] = json.loads(text)
     for _ in range(dice.randint(1, 3)):
         if dice.random() < 0.2:
-            body[dice.choice(["tools", "__proto__", "x" * 500, "\x00", "learn", "response_format"])] = (
-                dice.choice(WRONG)
-            )
+            name = dice.choice(["tools", "__proto__", "x" * 500, "\x00", "learn", "response_format"])
+            body[name] = deepcopy(dice.choice(WRONG))
         else:
             _spoil(dice, body)
     return json.dumps(body).encode()
