@@ -6,6 +6,7 @@ All of it is drawn from a `random.Random` that is passed in, so that a run can b
 import json
 import random
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 from tests.helpers.hostile import WRONG
@@ -73,9 +74,8 @@ def _body(dice: random.Random, path: str) -> bytes:
     body: dict[str, Any] = json.loads(text)
     for _ in range(dice.randint(1, 3)):
         if dice.random() < 0.2:
-            body[dice.choice(["tools", "__proto__", "x" * 500, "\x00", "learn", "response_format"])] = (
-                dice.choice(WRONG)
-            )
+            name = dice.choice(["tools", "__proto__", "x" * 500, "\x00", "learn", "response_format"])
+            body[name] = deepcopy(dice.choice(WRONG))
         else:
             _spoil(dice, body)
     return json.dumps(body).encode()
@@ -94,5 +94,5 @@ def _spoil(dice: random.Random, value: Any) -> None:
             del value[key]
             return
         else:
-            value[key] = dice.choice(WRONG)
+            value[key] = deepcopy(dice.choice(WRONG))
             return
