@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.memory.events import Decision
@@ -132,9 +132,10 @@ def test_a_filter_of_any_depth_or_size_ends_with_an_error() -> None:
 names = st.sampled_from(
     [*SPACES, "ann", "guide", "7", "*", "x", "'", '"', "; SELECT 1", "$namespace", "%"]
 ) | st.text(max_size=5)
+known = st.sampled_from(["ann", "bob", "guide", "7", "*"])
 conditions: st.SearchStrategy[dict[str, Any]] = st.sampled_from(FIELDS).flatmap(
     lambda field: st.fixed_dictionaries(
-        {field: names | st.fixed_dictionaries({"in": st.lists(names, min_size=1, max_size=3)})}
+        {field: known | names | st.fixed_dictionaries({"in": st.lists(known, min_size=1, max_size=3)})}
     )
 )
 extras = st.one_of(
@@ -154,7 +155,8 @@ trees = st.recursive(
 
 
 @settings(max_examples=60)
-@given(st.fixed_dictionaries({"user_id": names}), trees)
+@given(st.fixed_dictionaries({"user_id": known | names}), trees)
+@example({"user_id": "ann"}, {"OR": [{"user_id": "ann"}, {"user_id": "bob"}]})
 def test_whatever_else_a_filter_says_it_stays_with_its_user(
     data: Path, pin: dict[str, str], tree: dict[str, Any]
 ) -> None:
