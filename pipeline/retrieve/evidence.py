@@ -18,13 +18,14 @@ from torch import Tensor
 from pipeline.ingest.encoding import PromptEncoding
 from pipeline.model.contexts import Reading
 from pipeline.retrieve.alignment import Alignment
-from pipeline.retrieve.spelling import SPELLING, spelling_evidence
 from pipeline.retrieve.word_arrays import Floats
 from pipeline.text.annotate import AnnotatedText
+from pipeline.text.spelling import most_alike
 
 WORDS = (
     "score", "share_of_best", "matching_share", "matching_share_undated", "idf_shared", "idf_missing",
-    "share_of_idf", "names_missing", "names_shared", "most_missing", "fact_words", "prompt_words", *SPELLING,
+    "share_of_idf", "names_missing", "names_shared", "most_missing", "fact_words", "prompt_words",
+    "alike_nats", "alike_share", "alike_letters", "alike_name",
 )  # fmt: skip
 READ = (
     "d_sum", "d_mean", "d_last_half", "d_most", "d_least", "p_of_fact", "q_of_fact", "entropy_p", "entropy_q",
@@ -43,6 +44,7 @@ def word_evidence(
 ) -> NDArray[np.float64]:
     """[WORDS] of one pair. idf: [words] of the prompt; best: the best candidate's score."""
     known, names = set(fact.terms), np.array(prompt.name_scores, float)
+    alike = most_alike(prompt.terms, prompt.unigram_nll, fact.terms, fact.unigram_nll)
     has = np.array([term in known for term in prompt.terms], float)
     shared, missing = idf * has, idf * (1 - has)
     return np.array(
@@ -50,7 +52,7 @@ def word_evidence(
             score, score / (best or 1.0), alignment.share, alignment.opening, shared.sum(), missing.sum(),
             shared.sum() / max(idf.sum(), 1e-6), (names * (1 - has)).sum(), (names * has).sum(),
             missing.max(initial=0.0), len(fact.terms), len(prompt.terms),
-            *spelling_evidence(prompt, fact.terms, fact.unigram_nll),
+            alike.nats, alike.share, alike.letters, names[alike.word] if alike.letters else 0.0,
         ]
     )  # fmt: skip
 

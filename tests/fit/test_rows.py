@@ -114,7 +114,7 @@ def test_some_near_names_are_spelled_as_no_name_of_the_scenario() -> None:
     assert not any("Ysolde Marrin" in text for text in spelled)
 
 
-def test_a_word_that_is_spelled_alike_keeps_the_name_s_beginning_or_differs_in_a_letter() -> None:
+def test_a_word_spelled_alike_keeps_a_beginning_or_differs_in_a_letter() -> None:
     made = {spelled_alike("Lindqvist", "Bramwell", Random(seed)) for seed in range(200)}
     assert "Lindqwell" in made or "Lindqvell" in made
     edited = [word for word in made if not word.startswith("Lind")]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.bench.recall import Recall
     from pipeline.bench.retrieve import Retrieval
     from pipeline.bench.scores import Measure
-    from pipeline.bench.talk import TalkResult
+    from pipeline.bench.talk.measure import TalkResult
 
 LINE_EVERY_S = 30.0
 """Seconds between two lines of progress without a terminal."""

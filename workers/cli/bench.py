@@ -12,9 +12,7 @@ from workers.bench import report
 from workers.cli.errors import report_errors
 from workers.cli.options import Device, Json, Model, Peer
 
-app = typer.Typer(
-    help="Measure recall, and the speed of each step and of the whole stack.", no_args_is_help=True
-)
+app = typer.Typer(help="Measure recall, and the speed of each step and of the stack.", no_args_is_help=True)
 
 
 @app.command()
@@ -81,8 +79,8 @@ def talk(
     with measuring() as (progress, _):
         from pipeline.bench.comparison import Comparison, Limits
         from pipeline.bench.files import read_talks
-        from pipeline.bench.talk import measure
-        from pipeline.bench.turns import with_turns
+        from pipeline.bench.talk.measure import measure
+        from pipeline.bench.talk.turns import with_turns
 
         talks = with_turns(read_talks(talk), turns)  # a bad file fails before torch is loaded
         from pipeline import MemoryLM

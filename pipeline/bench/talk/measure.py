@@ -10,7 +10,7 @@ from pipeline.bench.files import Talk, TalkQuestion
 from pipeline.bench.harness import clock
 from pipeline.bench.prompting import WORDINGS
 from pipeline.bench.scores import Measure, f1, mean, share
-from pipeline.bench.turns import TurnsResult, learnable
+from pipeline.bench.talk.turns import TurnsResult, learnable
 
 SEED = 20261123
 RANKS = (1, 3, 5, 10)
