@@ -68,7 +68,7 @@ def test_packed_numbers_are_the_models_own(llama: Path) -> None:
     backbone = Backbone.load(llama, device="cpu", dtype="float32")
     rows = [backbone.lead + t.ids for t in backbone.tokenize(FACTS * 2)]
     calibration: Any = Plain()
-    packed = token_states(backbone, calibration, rows, fixed=True, packing=packing_of(backbone))
+    packed = token_states(backbone, calibration, rows, fixed=True, packing=Packing(backbone))
     for row, (losses, states) in zip(rows, packed, strict=True):
         ids = torch.tensor([row])
         with torch.inference_mode():
