@@ -106,20 +106,6 @@ def test_a_finished_row_leaves_and_takes_its_padding_with_it(lm: MemoryLM) -> No
     assert max(widths) > widths[-1], "the longest prompt left with its row"
 
 
-def test_a_row_that_ended_at_the_last_position_fails_no_other(
-    lm: MemoryLM, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    failed, engine, backbone = list[Exception](), lm.engine(), lm.encoder.backbone
-    monkeypatch.setattr(engine, "_retry", lambda rows, error: failed.append(error))
-    monkeypatch.setattr(backbone, "eos_ids", frozenset())
-    whole = Job("a b " * backbone.max_positions, use_memory=False, max_new_tokens=2)
-    others = [Job(prompt, use_memory=False, max_new_tokens=8) for prompt in PROMPTS[:2]]
-    rows = engine.submit([whole, *others])
-    for _ in range(8):
-        engine.step()
-    assert not failed and [len(row.tokens) for row in rows] == [2, 8, 8]
-
-
 def test_both_streams_of_a_row_leave_together(lm: MemoryLM) -> None:
     engine = lm.engine()
     short, long = engine.submit([JOBS[4], Job(ASKED[1], max_new_tokens=30)])
