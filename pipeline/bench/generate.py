@@ -177,14 +177,15 @@ def _mixed(lm: MemoryLM, prompts: list[str], rounds: int, progress: Progress) ->
     step = (LONGEST - SHORTEST) / (len(prompts) - 1)
     # Seven and sixteen have no common divisor: long and short answers take turns.
     lengths = [SHORTEST + round(step * (7 * i % len(prompts))) for i in range(len(prompts))]
-    jobs = [Job(p, max_new_tokens=n) for p, n in zip(prompts, lengths, strict=True)]
+    jobs = [Job(p, max_new_tokens=n, stop_at_answer=False) for p, n in zip(prompts, lengths, strict=True)]
     first, last = list[float](), list[float]()
 
     def together(_: int) -> None:
         begun, answered, engine = clock(), list[float](), lm.engine()
-        engine.submit(jobs)
+        rows = engine.submit(jobs)
         while engine.busy:
             answered.extend(clock() for one in engine.step() if one.finished)
+        assert [len(row.tokens) for row in rows] == lengths
         first.append(answered[0] - begun)
         last.append(answered[-1] - begun)
 

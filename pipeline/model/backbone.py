@@ -230,7 +230,8 @@ class Backbone:
         """
         optional: dict[str, Any] = {}  # arguments that not every model takes
         if "position_ids" in self.accepts:  # padding takes up no positions
-            positions = (cache.mask.cumsum(dim=1) - 1).clamp(min=0)
+            # A row that has ended goes on until its batch drops it, maybe beyond the last position that the model has.
+            positions = (cache.mask.cumsum(dim=1) - 1).clamp(0, self.max_positions - 1)
             optional["position_ids"] = positions[:, -ids.shape[1] :]
         if last and "logits_to_keep" in self.accepts:
             optional["logits_to_keep"] = 1

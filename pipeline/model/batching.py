@@ -60,18 +60,26 @@ def close_batches(lengths: Sequence[int], tokens: int) -> list[Batch]:
     return batches
 
 
-def run_each(do: Callable[[A], B], pieces: Sequence[A], parallel: bool) -> list[B]:
+def run_each(
+    do: Callable[[A], B], pieces: Sequence[A], parallel: bool, failed: Callable[[], None] = lambda: None
+) -> list[B]:
     """do(piece) of each piece, in order.
 
     parallel: as many pieces at a time as torch has threads, each on one thread. On two cores a small model's matrix products
     run twice as fast side by side, and little faster one after another on both. Otherwise the pieces are computed one after
     another, on all threads or on a GPU.
+
+    failed: called once a piece has raised an error, or Ctrl-C was pressed: until the others have ended, nothing returns.
     """
     if not parallel or not pieces:
         return [do(piece) for piece in pieces]
     cores = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(min(cores, len(pieces)), "core", torch.set_num_threads, (1,)) as pool:
-            return list(pool.map(do, pieces))
+            try:
+                return list(pool.map(do, pieces))
+            except BaseException:
+                failed()
+                raise
     finally:
         torch.set_num_threads(cores)  # for threads that start later: this one's number has not changed

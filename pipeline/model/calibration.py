@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 from typing import Self
 
 import numpy as np
@@ -196,7 +196,7 @@ def written(backbone: Backbone, step: Step = no_step) -> list[list[int]]:
         begin if None not in begin else backbone.lead,
         backbone.tokenize(["\n"])[0].ids or backbone.lead,
     ]
-    batches = range(CALIBRATION.texts // CALIBRATION.texts_together)
+    batches, failed = range(CALIBRATION.texts // CALIBRATION.texts_together), Event()
 
     def write(number: int) -> list[list[int]]:
         start = starts[number * len(starts) // len(batches)]
@@ -205,12 +205,15 @@ def written(backbone: Backbone, step: Step = no_step) -> list[list[int]]:
         logits, cache = backbone.prefill(ids, mask)
         tokens: list[Tensor] = []
         for _ in range(CALIBRATION.tokens):
+            if failed.is_set():  # an interrupted batch of a large model would be written for minutes
+                return []
             tokens.append(drawn(backbone.step(tokens[-1], cache) if tokens else logits, generator))
             with _TELLING:
                 step("writing samples", 1, len(batches) * CALIBRATION.tokens)
         return [_until_end(row, backbone) for row in torch.stack(tokens, 1).tolist()]
 
-    texts = [text for part in run_each(write, batches, backbone.device.type == "cpu") for text in part]
+    parts = run_each(write, batches, backbone.device.type == "cpu", failed.set)
+    texts = [text for part in parts for text in part]
     return [text for text in texts if len(text) >= CALIBRATION.least_tokens]
 
 

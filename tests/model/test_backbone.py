@@ -216,6 +216,15 @@ def test_prefill_select_and_step_equal_one_prefill(backbone: Backbone) -> None:
         assert int(got.argmax()) == int(want[0].argmax())
 
 
+def test_a_row_that_has_ended_is_stepped_beyond_the_last_position(gpt2: Path) -> None:
+    """It stays until its batch drops it, and must not fail the rows beside it."""
+    backbone = Backbone.load(gpt2, "cpu", "float32")
+    whole, short = [5] * backbone.max_positions, [5, 6, 7]
+    _, cache = backbone.prefill(*backbone.pad([whole, short], left=True))
+    stepped = backbone.step(torch.tensor([5, 8]), cache)
+    assert torch.allclose(stepped[1], backbone.prefill(*backbone.pad([[*short, 8]]))[0][0], atol=1e-3)
+
+
 # --- frozen ---
 
 

@@ -1,5 +1,7 @@
 """Calibration: written once for all, the same on any number of cores, or from a user's own texts."""
 
+import os
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -136,3 +138,16 @@ def test_many_samples_are_read_in_part(backbone: Backbone, monkeypatch: pytest.M
     found = calibration.given(backbone, [f"{n} lamps are made of walnut, and so on." * 3 for n in range(100)])
     assert 250 <= sum(map(len, found)) <= 500 and max(map(len, found)) == 10
     assert backbone.decode(found[0]).startswith("0 lamp") and backbone.decode(found[-1])[0] in "89"
+
+
+def test_an_interrupted_calibration_ends_at_once(backbone: Backbone) -> None:
+    steps = list[str]()
+
+    def step(what: str, more: int, total: int) -> None:
+        steps.append(what)
+        if len(steps) == 3:
+            os.kill(os.getpid(), signal.SIGINT)  # raised in the thread that waits for those that write
+
+    with pytest.raises(KeyboardInterrupt):
+        ensure(backbone, step)
+    assert len(steps) < CALIBRATION.tokens and not calibration_path(backbone).exists()

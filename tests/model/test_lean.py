@@ -1,5 +1,6 @@
 """The lean decoder: the tokens that transformers generates, in any batch, and packed weights."""
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers import (
 )
 
 from pipeline.model.backbone import Backbone
+from pipeline.model.lean import decoder as lean
 from pipeline.model.lean.cache import WIDTH
 from pipeline.model.lean.decoder import Decoder
 from pipeline.model.lean.graph import Step
@@ -107,6 +109,35 @@ def test_the_logits_are_those_of_transformers(model: Any) -> None:
         assert torch.allclose(torch.stack([first, second]), want, rtol=1e-4, atol=1e-4)
 
 
+def test_long_prompts_are_read_in_passes_with_small_masks(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder, before = decoder_of(model), [4, 5, 6, 7]
+    kept = decoder.prefill([()], [before])[1].states[:, 0, :, :, : len(before)]
+    want, _ = decoder.prefill([(kept,), (), ()], PROMPTS)
+    monkeypatch.setattr(lean, "MASK_NUMBERS", 13 * len(PROMPTS) * decoder._blocks.queries * 2 * WIDTH)
+    masks, mask = list[int](), decoder._mask
+
+    def seen(*arguments: Any) -> torch.Tensor | None:
+        made = mask(*arguments)
+        masks.append(0 if made is None else made.numel())
+        return made
+
+    monkeypatch.setattr(decoder, "_mask", seen)
+    logits, cache = decoder.prefill([(kept,), (), ()], PROMPTS)
+    assert torch.allclose(logits, want, rtol=1e-4, atol=1e-4) and cache.lengths == [11, 1, 90]
+    assert max(masks) <= lean.MASK_NUMBERS and len(masks) >= 7
+
+
+def test_a_model_can_still_be_fitted_after_its_decoder_is_made() -> None:
+    model = network("llama")
+    with torch.inference_mode():  # as where a context is read for the first time
+        decoder_of(model)
+    x = torch.ones((1, SIZE["hidden_size"]), requires_grad=True)
+    model.model.layers[0].self_attn.q_proj(x).sum().backward()
+    assert x.grad is not None
+
+
 def test_the_default_models_tokens_are_those_of_transformers() -> None:
     backbone = Backbone.load("default", "cpu", "float32")
     prompts = [backbone.tokenize([text])[0].ids for text in ("The capital of France is", "Once upon a time")]
@@ -166,6 +197,19 @@ def test_a_captured_step_is_replayed_until_its_cache_moves(model: Any) -> None:
     assert len(captured) == 2, "once more in the wider cache"
     want = [generated(model, prompt, WIDTH + 10) for prompt in rows]
     assert torch.stack(found, dim=1).tolist() == want
+
+
+def test_the_positions_that_a_captured_step_reads_stay_in_memory(model: Any) -> None:
+    decoder = decoder_of(model)
+    decoder.capture = lambda step, ids, positions: step
+    logits, cache = decoder.prefill([()], [[3]])
+    for _ in range(lean.CAPTURE_AFTER + 1):
+        logits = decoder.step(logits.argmax(-1), cache)
+    read = [weakref.ref(part) for table in decoder._tables.values() for part in table]
+    decoder.prefill([()], [[3] * (WIDTH + 1)])  # in another cache, which has more positions
+    assert cache.graph is not None and all(part() is not None for part in read)
+    cache.reserve(WIDTH + 1)
+    assert cache.graph is None and not any(part() is not None for part in read)
 
 
 def test_kept_keys_and_values_are_read_as_their_tokens(model: Any) -> None:

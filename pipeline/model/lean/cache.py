@@ -26,6 +26,7 @@ class StaticCache:
         self.graph: Callable[[Tensor, Tensor], Tensor] | None = (
             None  # a step that was captured with this tensor
         )
+        self.graph_reads: object = None  # whose memory the graph reads, and which nobody else may keep
 
     @property
     def rows(self) -> int:
@@ -63,7 +64,7 @@ class StaticCache:
         used = max(self.lengths[row] for row in rows)
         index = torch.tensor(list(rows), device=self.states.device)
         wider[:, : len(rows), :, :, :used] = self.states[..., :used, :].index_select(1, index)
-        self.states, self.steps, self.graph = wider, 0, None
+        self.states, self.steps, self.graph, self.graph_reads = wider, 0, None, None
 
 
 def rounded(width: int) -> int:

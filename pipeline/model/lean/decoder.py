@@ -14,6 +14,7 @@ from pipeline.model.lean.cache import StaticCache, rounded
 from pipeline.model.lean.graph import Graph, Step
 
 CAPTURE_AFTER = 3  # steps of an unmoved cache: to capture one takes as long as a few
+MASK_NUMBERS = 1 << 23  # of a pass: a longer prompt is read in several, as a mask grows with its square
 
 
 class _Places(NamedTuple):
@@ -38,6 +39,9 @@ class Decoder:
         self.capture: Callable[[Step, Tensor, Tensor], Step] | None = Graph if cuda else None
 
     @classmethod
+    @torch.inference_mode(
+        False
+    )  # the model's weights become parts of others; a fit needs gradients through them
     def of(cls, model: Any, packed: bool) -> Self | None:
         """packed: whether few rows are multiplied by packed weights. None: the model's build is not known."""
         blocks = blocks_of(model, packed)
@@ -64,10 +68,15 @@ class Decoder:
                 at += part.shape[3]
         padded = torch.tensor([[*row, *[0] * (longest - len(row))] for row in ids], device=self._device)
         cache = StaticCache(states, lengths)
-        counts = [len(row) for row in ids]
-        logits = self._pass(padded, self._positions(cache, longest), cache, max(lengths) + longest, counts)
+        counts, positions = [len(row) for row in ids], self._positions(cache, longest)
+        at_once = max(1, MASK_NUMBERS // (len(ids) * blocks.queries * cache.width))
+        ends: dict[int, Tensor] = {}
+        for at in range(0, longest, at_once):
+            end = min(at + at_once, longest)
+            x = self._states(padded[:, at:end], positions[:, at:end], cache, max(lengths) + end)
+            ends |= {row: x[row, n - 1 - at] for row, n in enumerate(counts) if at < n <= end}
         _advance(cache, counts)
-        return logits, cache
+        return self._logits(torch.stack([ends[row] for row in range(len(ids))])), cache
 
     @torch.inference_mode()
     def step(self, ids: Tensor, cache: StaticCache) -> Tensor:
@@ -76,6 +85,7 @@ class Decoder:
         ids, positions = ids[:, None], self._positions(cache, 1)
         if cache.graph is None and self.capture is not None and cache.steps >= CAPTURE_AFTER:
             cache.graph = self.capture(lambda i, p: self._pass(i, p, cache, cache.width), ids, positions)
+            cache.graph_reads = [*self._tables.values()]
         if cache.graph is not None:
             logits = cache.graph(ids, positions)
         else:
@@ -89,21 +99,24 @@ class Decoder:
         firsts = torch.tensor(cache.lengths, device=self._device)
         return firsts[:, None] + torch.arange(count, device=self._device)
 
-    def _pass(
-        self, ids: Tensor, positions: Tensor, cache: StaticCache, width: int, counts: Sequence[int] = ()
-    ) -> Tensor:
-        """The logits after each row's last token.
+    def _pass(self, ids: Tensor, positions: Tensor, cache: StaticCache, width: int) -> Tensor:
+        """The logits after the next token of each row, [rows, 1]."""
+        return self._logits(self._states(ids, positions, cache, width)[:, 0])
 
-        ids, positions: [rows, T], padded on the right to the longest of the counts; without counts, T is 1.
-        width: how much of the cache is seen; whatever is not a token of a row is masked.
+    def _states(self, ids: Tensor, positions: Tensor, cache: StaticCache, width: int) -> Tensor:
+        """The last layer's states of the tokens, [rows, T, d], whose keys and values the cache gets.
+
+        ids, positions: [rows, T], padded on the right; width: how much of the cache is seen; whatever is not a token of a row
+        is masked.
         """
-        blocks, places = self._blocks, self._places(positions, cache, width)
-        x = blocks.embed(ids)
-        for number, block in enumerate(blocks.blocks):
+        places = self._places(positions, cache, width)
+        x = self._blocks.embed(ids)
+        for number, block in enumerate(self._blocks.blocks):
             x = self._block(block, x, number, places)
-        if counts:
-            x = x[range(len(counts)), [count - 1 for count in counts]]
-        return blocks.head(blocks.norm(x.view(len(ids), -1))).float()
+        return x
+
+    def _logits(self, x: Tensor) -> Tensor:
+        return self._blocks.head(self._blocks.norm(x)).float()
 
     def _block(self, block: Block, x: Tensor, number: int, places: _Places) -> Tensor:
         blocks = self._blocks
@@ -161,12 +174,14 @@ class Decoder:
 
     def _table(self, kind: str, width: int) -> tuple[Tensor, Tensor]:
         """cos and sin of the positions below `width`, [width, d]; the sine's first half with the sign that a turn needs."""
-        if kind not in self._tables or len(self._tables[kind][0]) < width:
+        table = self._tables.get(kind)
+        if table is None or len(table[0]) < width:
             example = torch.empty((), dtype=self._dtype, device=self._device)
             cos, sin = self._blocks.rotary(example, torch.arange(width, device=self._device)[None], kind)
             half = sin.shape[-1] // 2
-            self._tables[kind] = cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=-1)
-        return self._tables[kind]
+            table = cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=-1)
+            self._tables[kind] = table
+        return table
 
 
 def _advance(cache: StaticCache, counts: Sequence[int]) -> None:
