@@ -15,6 +15,7 @@ from schemas.changelog import Decided
 from schemas.fact import Conversation, FactMessage, Forget, Restore, decode_fact
 from schemas.request import GenerationRequest
 from schemas.response import GenerationResponse, ResponseDelta, UsedMemory
+from tests.memories.samples import learned, write
 from workers import client
 from workers.assistant import learning, remembered
 from workers.assistant.learning import Learned
@@ -237,7 +238,7 @@ def test_an_export_is_a_file_of_facts_and_replaces_none(
         def to_pylist(self) -> list[dict[str, Any]]:
             return [dict(row)]
 
-    monkeypatch.setattr(query, "run", lambda data, sql: Table())
+    monkeypatch.setattr(query, "run", lambda data, sql, parameters: Table())
     shown, chat, file = Shown(), session(tmp_path), tmp_path / "out.jsonl"
     assert chat.take(f"/export {file}", shown) and "1 memories" in shown.last()[1]
     (line,) = file.read_bytes().splitlines()
@@ -249,3 +250,10 @@ def test_an_export_is_a_file_of_facts_and_replaces_none(
 def test_words_of_a_search_are_only_words(tmp_path: Path) -> None:
     """Whatever they are, they reach the query as words: with no history there is nothing to find."""
     assert Counter(map(len, (remembered.find(tmp_path, "me'; --", 'o\'neill \0 "x" ; drop'),))) == {0: 1}
+
+
+def test_a_namespace_is_only_itself(tmp_path: Path) -> None:
+    """Also one with signs that no namespace has: the address of the page's export names any."""
+    data = write(tmp_path, [learned(0, "ann", "Ann likes tea.")])
+    for name, count in (("ann", 1), ("an\0n", 0), ("ann' --", 0), ("' OR true --", 0)):
+        assert len(remembered.as_facts(data, name)) == len(remembered.find(data, name, "tea")) == count

@@ -1,5 +1,6 @@
 """The file of positions that were published: it survives damage, and stays small."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,12 @@ def test_only_the_last_thousand_namespaces_are_kept(tmp_path: Path) -> None:
         positions.remember(tmp_path, {f"n{n}": {"id/0": n} for n in range(begin, begin + 600)})
     kept = positions.recall(tmp_path)
     assert list(kept) == [f"n{n}" for n in range(200, 1200)] and not list(tmp_path.glob(".*"))
+
+
+def test_no_position_is_lost_between_threads(tmp_path: Path) -> None:
+    def remember(number: int) -> None:
+        positions.remember(tmp_path, {f"n{number}": {"id/0": number}})
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(remember, range(200)))
+    assert positions.recall(tmp_path) == {f"n{n}": {"id/0": n} for n in range(200)}

@@ -87,6 +87,16 @@ def test_a_conversation_is_refused_whole(sent: Sent, monkeypatch: pytest.MonkeyP
     assert sent.texts() == ["Ana likes tea.", "Ana likes milk."]
 
 
+def test_the_labels_of_a_conversation_count_for_its_size(
+    sent: Sent,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each fact has them, so together they are more than a record holds, and the producer would end the encoder."""
+    monkeypatch.setattr(KafkaSettings, "max_bytes", lambda self, name: 2 * BATCH_OVERHEAD_BYTES + 10_000)
+    worker().process(batch(said("I like tea. " * 9, metadata={"note": "x" * 2_000}), said("I like milk.")))
+    assert list(sent.reasons().values()) == ["too-large"] and sent.texts() == ["Ana likes milk."]
+
+
 def test_an_encoding_is_not_taken_from_the_next_record(sent: Sent) -> None:  # noqa: F811
     """A record that is refused for its first sentence has taken the encodings of all."""
     worker().process(batch(said("I have a long cat. I like tea."), b'{"text": "mine"}'))

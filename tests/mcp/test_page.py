@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from tests.helpers.served import served
 from workers.cli.app import app
-from workers.mcp.server import HEADER, PATH
+from workers.http.headers import NAMESPACE
+from workers.mcp.server import PATH
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs" / "mcp.md").read_text(encoding="utf-8")
@@ -27,7 +28,7 @@ def test_a_hosts_configuration_names_a_command_or_an_address_that_is_there(page:
         (host,) = json.loads(text)["mcpServers"].values()
         if "url" in host:
             assert host["url"].endswith(f":8642{PATH}") and [name.lower() for name in host["headers"]] == [
-                HEADER
+                NAMESPACE
             ]
         else:
             help = CliRunner(env={"COLUMNS": "200"}).invoke(app, [host["args"][0], "--help"])

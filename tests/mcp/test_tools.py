@@ -3,18 +3,23 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import anyio
 import pytest
 from mcp.client import Client
 from mcp.client.stdio import StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
+from mcp.server.mcpserver.exceptions import ToolError
 from mcp.shared._httpx_utils import create_mcp_http_client
+from starlette.datastructures import Headers
 
 from tests.helpers.served import Served, call, served
 from tests.http.conftest import serve
 from workers.client import LoopClient
+from workers.http.headers import NAMESPACE
 from workers.mcp.server import server
 from workers.memories.service import Memories
 
@@ -159,6 +164,30 @@ def test_no_tool_reaches_the_memories_of_another_namespace(stack: Served) -> Non
         topics.close()
 
     anyio.run(run)
+
+
+@pytest.mark.parametrize(
+    ("header", "read"),
+    [
+        ({}, "all memories of 'default'"),
+        ({NAMESPACE: "Zoë".encode().decode("latin-1")}, "all memories of 'Zoë'"),
+        ({NAMESPACE: ""}, "is not a namespace"),
+        ({NAMESPACE: "\xff"}, "is not a namespace"),
+    ],
+)
+def test_a_header_is_read_as_the_other_apis_read_it(header: dict[str, str], read: str) -> None:
+    """A wrong one is refused: it must not become another's namespace."""
+    memories = AsyncMock(spec=Memories)
+    tool = server(memories)._tool_manager.get_tool("delete_all_memories")
+    assert tool is not None
+
+    async def run() -> str:
+        try:
+            return str(await tool.run({"confirm": True}, SimpleNamespace(headers=Headers(header))))  # type: ignore[arg-type]
+        except ToolError as error:
+            return str(error)
+
+    assert read in anyio.run(run)
 
 
 def test_the_schemas_say_what_a_tool_takes_and_gives(tmp_path: Path, settings: Any) -> None:

@@ -68,11 +68,11 @@ def undo(settings: KafkaSettings, data: Path, namespace: str, learned: list[Lear
 def _older(data: Path, memory_id: str) -> list[dict[str, str]]:
     """The memory that this one superseded; none if the history is elsewhere."""
     sql = (
-        f"SELECT nearest FROM history WHERE memory_id = '{memory_id}' AND outcome = 'superseded' AND nearest IS NOT NULL "
+        "SELECT nearest FROM history WHERE memory_id = $memory_id AND outcome = 'superseded' AND nearest IS NOT NULL "
         "ORDER BY history_position DESC LIMIT 1"
     )
     try:
-        found: list[dict[str, str]] = query.run(data, sql).to_pylist()
+        found: list[dict[str, str]] = query.run(data, sql, parameters={"memory_id": memory_id}).to_pylist()
     except query.QueryError:
         return []
     return found

@@ -109,13 +109,18 @@ class LoopClient:
             raise Busy(f"{MAX_RUNNING} publications wait already; try again")
         self._publishing += 1
         try:
-            send = partial(publish, self._settings, facts, wait)
+            send = partial(publish, self._settings, facts, wait, self._goes_on)
             return await asyncio.get_running_loop().run_in_executor(self._publishers, send)
         finally:
             self._publishing -= 1
 
+    def _goes_on(self, sent: int, decided: int) -> None:
+        """Ends a publication that waits while the process stops: its thread would hold the process."""
+        if self._closed:
+            raise ClientError("the server is stopping: what was sent is decided later")
+
     def close(self) -> None:
-        """Ends the requests that wait, with ClientError. It may be called from any thread, and twice."""
+        """Ends the requests and publications that wait, with ClientError. It may be called from any thread, and twice."""
         self._closed = True
         self._senders.shutdown(wait=False, cancel_futures=True)
         self._publishers.shutdown(wait=False, cancel_futures=True)

@@ -5,6 +5,7 @@ does not record their cluster: a caller drops positions whose topic id is not on
 """
 
 import contextlib
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +18,9 @@ NAMESPACES = 1_000
 """Most namespaces that are kept: those that were published to last."""
 MAX_BYTES = 4 * 1024 * 1024
 
+_changing = threading.Lock()
+"""Of the file, which is read, changed and written: a server publishes on several threads."""
+
 Positions = dict[str, dict[str, int]]
 """By namespace and "topic id/partition": the last offset that was decided."""
 
@@ -26,12 +30,12 @@ def remember(data: Path, after: Mapping[str, Mapping[str, int]]) -> None:
 
     If the folder cannot be written, nothing is kept, and no error is raised: the facts are published.
     """
-    kept = recall(data)
-    for namespace, logs in after.items():
-        old = kept.pop(namespace, {})
-        kept[namespace] = {log: max(offset, old.get(log, -1)) for log, offset in logs.items()}
-    kept = dict(list(kept.items())[-NAMESPACES:])
-    with contextlib.suppress(OSError):
+    with _changing, contextlib.suppress(OSError):
+        kept = recall(data)
+        for namespace, logs in after.items():
+            old = kept.pop(namespace, {})
+            kept[namespace] = {log: max(offset, old.get(log, -1)) for log, offset in logs.items()}
+        kept = dict(list(kept.items())[-NAMESPACES:])
         with atomic_file(data / FILE, durable=False) as file:
             file.write(orjson.dumps(kept))
 

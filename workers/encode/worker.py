@@ -203,12 +203,14 @@ def _messages(own: Sequence[Encoded]) -> Iterator[list[Encoded]]:
 
 
 def _state_bytes(event: Event) -> int:
-    """The part of an event's bytes that grows with its text."""
+    """The part of an event's bytes that its sender makes large: text, states and labels."""
     if not isinstance(event, NewFact):
         return 0
     encoding = event.encoding
     arrays = (encoding.vectors, encoding.priors, encoding.surprisals)
-    return len(encoding.text) * 4 + sum(array.nbytes for array in arrays)
+    labels = (event.category, event.source, event.metadata, event.key, event.fact_id)
+    texts = sum(len((text or "").encode()) for text in labels)
+    return len(encoding.text) * 4 + texts + sum(array.nbytes for array in arrays)
 
 
 def _observed(taken: Sequence[tuple[Any, Sequence[Event]]], since: int) -> list[Encoded]:

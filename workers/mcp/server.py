@@ -20,13 +20,12 @@ from starlette.routing import Route
 
 from schemas.common import DEFAULT_NAMESPACE, Namespace
 from workers.client import LoopClient
+from workers.http.headers import NAMESPACE, namespace_in
 from workers.kafka.config import KafkaSettings
 from workers.mcp.tools import Tools
 from workers.memories.service import Memories
 
 PATH = "/mcp"
-HEADER = "x-factstream-namespace"
-"""Of a request over HTTP: its namespace."""
 MAX_BODY_BYTES = 1024 * 1024
 INSTRUCTIONS = (
     "A long-term memory. Search it before you answer what may depend on earlier conversations or on facts of this user or team; "
@@ -43,11 +42,11 @@ def server(memories: Memories, namespace: str | None = None) -> MCPServer[Any]:
     """The server of these memories: of one namespace, or without one of that which a request's header names."""
 
     def space(context: Context[Any, Any]) -> str:
-        named = namespace or (context.headers or {}).get(HEADER) or DEFAULT_NAMESPACE
+        named = namespace or namespace_in(context.headers or {})
         try:
-            return _NAMESPACE.validate_python(named)
+            return DEFAULT_NAMESPACE if named is None else _NAMESPACE.validate_python(named)
         except ValidationError:
-            raise ToolError(f"the header {HEADER} is not a namespace") from None
+            raise ToolError(f"the header {NAMESPACE} is not a namespace") from None
 
     if (
         not logging.root.handlers

@@ -50,7 +50,6 @@ class Changes:
         self._client, self._data = client, data
         self._kept: OrderedDict[str, Change] = OrderedDict()
         self._sending: set[asyncio.Task[None]] = set()
-        self._remembering = asyncio.Lock()  # the file of positions is read, changed and written
 
     async def send(self, id: str, records: Records) -> Change:
         """Publishes records, and returns when they are decided, or after `WAIT_S` with the status PENDING. Raises Busy."""
@@ -77,8 +76,7 @@ class Changes:
         try:
             published = await self._client.publish(records, wait=True)
             change.refused = published.outcomes["dead-lettered"]
-            async with self._remembering:
-                await to_thread.run_sync(positions.remember, self._data, published.after)
+            await to_thread.run_sync(positions.remember, self._data, published.after)
         except Busy:
             self._kept.pop(change.id, None)
             raise

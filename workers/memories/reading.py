@@ -26,6 +26,8 @@ MAX_EVENTS = 200
 """Of one memory's history."""
 
 _ID = f"if(regexp_full_match(key, '{KEY}[0-9a-f]{{32}}'), right(key, 32), memory_id)"
+_BORN = "outcome IN ('learned', 'superseded')"
+"""Of the decisions that made a memory: anybody may ask another namespace to forget the same id."""
 _LISTED = f"""listed AS (
     SELECT {_ID} AS id, memory_id, namespace, text AS memory, category, source, key, cardinality, metadata, observed_at, valid_until,
         least(learned_at, observed_at) AS created_at, greatest(learned_at, observed_at) AS updated_at,
@@ -118,7 +120,7 @@ def find(data: Path, ids: Sequence[str], namespace: str | None = None) -> dict[s
         return {}
     rows = _rows(
         data,
-        f"WITH homes AS (SELECT DISTINCT memory_id, namespace FROM history WHERE list_contains($ids, memory_id)), {_LISTED} "
+        f"WITH homes AS (SELECT DISTINCT memory_id, namespace FROM history WHERE list_contains($ids, memory_id) AND {_BORN}), {_LISTED} "
         f"SELECT {_COLUMNS} FROM listed SEMI JOIN homes ON homes.memory_id = listed.id AND homes.namespace = listed.namespace "
         "ORDER BY id, key IS NULL",
         {"ids": list(ids)},
@@ -136,7 +138,9 @@ def history(data: Path, id: str, namespace: str | None = None) -> list[dict[str,
         data,
         """
 WITH home AS (
-    SELECT any_value(namespace) AS namespace FROM history WHERE memory_id = $id AND coalesce(namespace = $namespace, $namespace IS NULL)
+    SELECT any_value(namespace) AS namespace FROM history WHERE memory_id = $id AND """
+        + _BORN
+        + """ AND coalesce(namespace = $namespace, $namespace IS NULL)
 ), life AS (
     SELECT * FROM history SEMI JOIN home USING (namespace)
     WHERE outcome NOT IN ('used', 'unknown', 'duplicate', 'skipped', 'outdated') AND rule IS DISTINCT FROM 'key_taken_up'

@@ -187,7 +187,12 @@ def test_the_first_namespace_that_is_given_counts(gateway: Gateway) -> None:
     assert namespace(header, user="u", metadata={"other": "x"}) == "Zoë Müller"
     assert namespace({}, user="u") == "u"
     assert namespace({}) == "default"
-    for headers, body in (({"X-Factstream-Namespace": ""}, {}), (header, {"metadata": {"namespace": ""}})):
+    not_utf8 = {"X-Factstream-Namespace": "\xff"}
+    for headers, body in (
+        ({"X-Factstream-Namespace": ""}, {}),
+        (not_utf8, {}),
+        (header, {"metadata": {"namespace": ""}}),
+    ):
         status, answer = post(gateway.running, COMPLETION, completion(user="u", **body), headers)
         assert status == 400 and "namespace" in answer["error"]["message"], "it must not become another's"
 

@@ -15,14 +15,15 @@ from schemas.request import MAX_PROMPT_CHARS, MAX_PROMPTS, GenerationRequest
 from schemas.response import GenerationResponse
 from workers.http.endpoint import MAX_BODY_BYTES, Handler, route
 from workers.http.errors import ApiError
+from workers.http.headers import NAMESPACE, namespace_in
 from workers.http.openai import shapes
 from workers.http.openai.answers import Chat, Completion
 from workers.http.openai.bodies import BARE, MODEL, Body, ChatBody, CompletionBody, EmbeddingBody, Sampled
 from workers.http.openai.streaming import streamed
 from workers.http.shared import Shared, trace_of
 
-NAMESPACE, LEARN = "x-factstream-namespace", "x-factstream-learn"
-"""Headers that say what a client cannot put into the body."""
+LEARN = "x-factstream-learn"
+"""The header that says what a client cannot put into the body."""
 
 SOURCE = "chat"
 """Of what is learned from a chat."""
@@ -121,10 +122,9 @@ def namespace_of(request: Request, body: Sampled) -> str:
 
     One that is given and is no namespace is refused: it must not become another's. Raises BadMessage.
     """
-    header = request.headers.get(NAMESPACE)
     given = [
         ("metadata.namespace", body.metadata.namespace if body.metadata else None),
-        (NAMESPACE, None if header is None else header.encode("latin-1").decode("utf-8", "replace")),
+        (NAMESPACE, namespace_in(request.headers)),
         ("user", body.user),
     ]
     for name, value in given:
