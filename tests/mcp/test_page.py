@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from tests.helpers.served import served
 from workers.cli.app import app
-from workers.http.headers import NAMESPACE
 from workers.mcp.server import PATH
+from workers.memories.headers import NAMESPACE
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs" / "mcp.md").read_text(encoding="utf-8")

@@ -19,8 +19,8 @@ from starlette.datastructures import Headers
 from tests.helpers.served import Served, call, served
 from tests.http.conftest import serve
 from workers.client import LoopClient
-from workers.http.headers import NAMESPACE
 from workers.mcp.server import server
+from workers.memories.headers import NAMESPACE
 from workers.memories.service import Memories
 
 TOOLS = {

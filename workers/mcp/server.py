@@ -20,9 +20,9 @@ from starlette.routing import Route
 
 from schemas.common import DEFAULT_NAMESPACE, Namespace
 from workers.client import LoopClient
-from workers.http.headers import NAMESPACE, namespace_in
 from workers.kafka.config import KafkaSettings
 from workers.mcp.tools import Tools
+from workers.memories.headers import NAMESPACE, namespace_in
 from workers.memories.service import Memories
 
 PATH = "/mcp"

@@ -15,12 +15,12 @@ from schemas.request import MAX_PROMPT_CHARS, MAX_PROMPTS, GenerationRequest
 from schemas.response import GenerationResponse
 from workers.http.endpoint import MAX_BODY_BYTES, Handler, route
 from workers.http.errors import ApiError
-from workers.http.headers import NAMESPACE, namespace_in
 from workers.http.openai import shapes
 from workers.http.openai.answers import Chat, Completion
 from workers.http.openai.bodies import BARE, MODEL, Body, ChatBody, CompletionBody, EmbeddingBody, Sampled
 from workers.http.openai.streaming import streamed
 from workers.http.shared import Shared, trace_of
+from workers.memories.headers import NAMESPACE, namespace_in
 
 LEARN = "x-factstream-learn"
 """The header that says what a client cannot put into the body."""

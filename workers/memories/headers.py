@@ -1,4 +1,4 @@
-"""The header that names a namespace, as every API of the server reads it."""
+"""The header that names a namespace, as every interface over HTTP reads it."""
 
 from collections.abc import Mapping
 
