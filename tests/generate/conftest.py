@@ -22,7 +22,7 @@ def sent() -> Sent:
 @pytest.fixture
 def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: Sent) -> GeneratorWorker:
     stop = Stop()
-    monkeypatch.setattr(MemoryLM, "load", lambda *_: FakeModel(stop))
+    monkeypatch.setattr(MemoryLM, "load", lambda *_, **__: FakeModel(stop))
     worker = GeneratorWorker(KafkaSettings(), tmp_path, "default", "cpu", stop)
     worker.load(alone=False)
     worker._producer, worker._topic_id = sent, "id"  # type: ignore[assignment]

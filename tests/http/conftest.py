@@ -51,7 +51,7 @@ def serve(settings: KafkaSettings, data: Path, token: str | None = None) -> Runn
     return Running(urls[0], stop, thread)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while Playwright runs, no other test can start an event loop
 def browser() -> Iterator[Browser]:
     path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:

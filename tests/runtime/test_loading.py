@@ -49,7 +49,7 @@ def test_the_workers_of_a_model_load_so(monkeypatch: pytest.MonkeyPatch) -> None
         def engine(self) -> None:
             return None
 
-    def load(*_: object) -> Loaded:
+    def load(*_: object, **__: object) -> Loaded:
         seen.append(gc.isenabled())
         return Loaded()
 

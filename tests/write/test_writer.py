@@ -60,8 +60,8 @@ def test_facts_that_are_delivered_again_are_not_decided_again(tmp_path: Path) ->
     worker.process(facts())  # by the same writer
     other, _ = writer(tmp_path)
     other.process(facts())  # and by one that starts anew
-    twice = message(row(3, TEXTS[3]), row(4, "Ines Okafor keeps the rota."), row(4, "Not this one."))
-    other.process(batch(twice, start=4))
+    twice = message(row(3, TEXTS[3]), row(4, "Ines Okafor keeps the rota."))
+    other.process(batch(twice, message(row(4, "Not this one.")), start=4))
     assert [d.cause.offset for d in decided(tmp_path)] == [0, 1, 2, 3, 4]
     held = other._held[HOME].bank
     assert held.digest() == load(tmp_path, HOME, worker._bank_settings).bank.digest() != digest

@@ -209,7 +209,7 @@ def test_a_slow_addition_is_pending_and_its_event_tells_its_end(
         ("/v3/memories/add/", {"messages": [{"role": "user", "content": "x"}], "user_id": "a", "includes": "y"}, "includes"),
         ("/v3/memories/add/", {"messages": [{"role": "user", "content": "x"}], "user_id": "*"}, "user_id"),
         ("/v3/memories/add/", {"messages": [{"role": "user", "content": "x"}], "user_id": "a", "expiration_date": "soon"}, "YYYY"),
-        ("/v3/memories/add/", {"messages": [{"role": "user", "content": [{"type": "image_url", "text": ""}]}], "user_id": "a"}, "text"),
+        ("/v3/memories/add/", {"messages": [{"role": "user", "content": [{"type": "image_url", "text": ""}]}], "user_id": "a"}, "content"),
         ("/v3/memories/search/", {"query": "x", "user_id": "a"}, "user_id"),
         ("/v3/memories/search/", {"query": "x", "filters": {"categories": "a"}}, "user_id"),
         ("/v3/memories/search/", {"query": "x", "filters": {"user_id": "a"}, "top_k": 1000}, "top_k"),
