@@ -83,8 +83,9 @@ def test_logprobs_are_those_of_the_distribution_that_is_drawn_from(lm: MemoryLM)
     assert said.likeliest and said.likeliest[0].text == said.text
     assert all(token.likeliest == [] for token in bare.tokens)
     total = sum(token.logprob or 0.0 for token in bare.tokens[:3])
+    # Decoded with weights of few bits, and scored with the model's own.
     scored = lm.score([PROMPT], ["".join(token.text for token in bare.tokens[:3])], use_memory=False)[0] * 3
-    assert total == pytest.approx(scored, abs=0.25)  # decoded with weights of few bits, scored with the model's
+    assert total == pytest.approx(scored, abs=0.25)
 
 
 def test_embeddings_are_unit_vectors_near_for_what_is_alike(lm: MemoryLM) -> None:
