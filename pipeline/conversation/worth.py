@@ -13,7 +13,7 @@ from pipeline.text.names import has_digit
 from pipeline.text.words import terms_of
 
 LOSS = 2.0
-"""How many needless memories one lost fact outweighs, as shares: a needless one is seldom read, a lost one never found."""
+"""How many needless memories one lost fact outweighs, as shares: a needless one is seldom read, a lost one never found. Set."""
 
 
 def worth(said: str, text: str, unigram_nll: NDArray[np.float32], most: float) -> float:

@@ -25,7 +25,7 @@ def embedded(text: str) -> list[float]:
 def repeat(responder: Responder, p: Pending) -> None:
     """Answers with the prompt, until a word of `stop` or max_new_tokens.
 
-    "silence" is not answered, "fail" fails, "pause" begins and does not end, and "behind" fails if it is to wait for a fact.
+    "silence" is not answered, "fail" fails, "pause" begins and does not end, and "behind" fails where it should wait for a fact.
     """
     request, text = p.request, p.request.query
     if text == "silence":

@@ -47,7 +47,7 @@ class Checked:
 
 
 def check(path: Path) -> Checked:
-    """Looks at every line. Raises BadMessage where the file is no export at all; OSError."""
+    """Checks every line. Raises BadMessage for a file that is not an export, and OSError."""
     with path.open("rb") as file:
         checked = Checked(hashlib.file_digest(file, "sha256").hexdigest())
     seen, successor = set[bytes](), dict[bytes, bytes]()

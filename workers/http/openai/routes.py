@@ -120,7 +120,7 @@ def _known(name: str) -> str:
 def namespace_of(request: Request, body: Sampled) -> str:
     """The first of metadata.namespace, the header and `user` that is given; none of them: `default`.
 
-    One that is given and is no namespace is refused: it must not become another's. Raises BadMessage.
+    A value that is not a valid namespace is refused, and not replaced by another one. Raises BadMessage.
     """
     given = [
         ("metadata.namespace", body.metadata.namespace if body.metadata else None),
