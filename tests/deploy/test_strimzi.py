@@ -11,7 +11,7 @@ from workers.generate.worker import BATCH
 from workers.kafka.admin import topic_configs
 from workers.kafka.config import KafkaSettings
 from workers.runtime import loop
-from workers.runtime.drain import CONSUMED
+from workers.runtime.stack.drain import CONSUMED
 
 ACCESS = (ROOT / "docs" / "operating.md").read_text().split("## Access control")[1].split("\n## ")[0]
 ROLES = {

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.helpers.apache import MISSING, SCRIPT, Apache
+from tests.runtime.local_up import Up
 from tests.runtime.recorder import Running
 from workers.kafka.config import KafkaSettings
 from workers.runtime.worker import Worker
@@ -35,3 +37,17 @@ def apache(kafka: str | None, tmp_path: Path) -> Iterator[KafkaSettings]:
         cluster = Apache(tmp_path / "kafka")
         yield KafkaSettings(cluster.bootstrap, session_timeout_ms=6000)
         cluster.stop()
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Callable[..., Up]]:
+    started: list[Up] = []
+
+    def make(scripts: dict[str, str], **options: Any) -> Up:
+        started.append(Up(tmp_path / "data", scripts, options))
+        return started[-1]
+
+    yield make
+    for running in started:
+        if running.thread.ident:
+            running.end()

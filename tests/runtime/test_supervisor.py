@@ -6,37 +6,24 @@ import re
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from schemas.topics import FACTS
 from tests.conftest import runs, wait_until
+from tests.runtime.local_up import DIES_EARLY, DIES_ONCE, DIES_READY, WAITS, Up
 from workers.kafka.admin import ensure_topics
 from workers.kafka.config import KafkaSettings
-from workers.runtime import child
 from workers.runtime import embedded_broker as broker
 from workers.runtime import supervisor as stack
-from workers.runtime.child import Deaths
-from workers.runtime.signals import Stop
+from workers.runtime.stack import child, states
+from workers.runtime.stack.child import Deaths
+from workers.runtime.stack.local_stack import LONGEST_PAUSE_S, restart_pause
 
 ROOT = Path(__file__).parent.parent.parent
-STAND_IN = """
-import os, sys, time
-from pathlib import Path
-from workers.runtime.ready import tell_ready
-starts = Path(sys.argv[1])
-with starts.open("a") as file:
-    file.write(f"{os.getpid()}\\n")
-count = len(starts.read_text().split())
-"""
-WAITS = STAND_IN + "tell_ready({'memories': 2})\ntime.sleep(120)"
-DIES_ONCE = STAND_IN + "tell_ready({})\ntime.sleep(120 if count > 1 else 0)\nsys.exit('a bad day')"
-DIES_READY = STAND_IN + "tell_ready({})\nsys.exit('no luck')"
-DIES_EARLY = STAND_IN + "sys.exit('no such model')"
 CONSUMES = """
 import os, sys, time
 from pathlib import Path
@@ -55,69 +42,6 @@ def process(worker, batch):
 sys.exit(loop.run(Encoder(process), KafkaSettings.from_env(), Path(os.environ["FACTSTREAM_DATA"]),
 max_records=5))
 """
-
-
-class Up:
-    """A stack on a thread of the test's process, on a broker of its own."""
-
-    def __init__(self, data: Path, scripts: dict[str, str], options: dict[str, Any]) -> None:
-        self.data, self.stop = data, Stop()
-        self.settings = KafkaSettings(f"127.0.0.1:{broker.free_port()}", session_timeout_ms=1500)
-        self.said: list[str] = []
-        self.error: BaseException | None = None
-        self.commands = {
-            name: [sys.executable, "-c", script, str(data.parent / f"{name}.starts")]
-            for name, script in scripts.items()
-        }
-        self.options = options
-        self.thread = threading.Thread(target=self._run)
-
-    def _run(self) -> None:
-        try:
-            stack.up(
-                self.data,
-                self.settings,
-                self.commands,
-                "tiny",
-                True,
-                self.stop,
-                self.said.append,
-                **self.options,
-            )
-        except Exception as error:
-            self.error = error
-
-    def start(self) -> None:
-        self.thread.start()
-
-    def until_ready(self) -> None:
-        self.start()
-        wait_until(lambda: self.said or not self.thread.is_alive())
-        assert self.said, self.error
-
-    def end(self) -> None:
-        self.stop.set()
-        self.thread.join(60)
-        assert not self.thread.is_alive()
-
-    def starts(self, name: str) -> list[int]:
-        """The pids that a worker has had."""
-        path = self.data.parent / f"{name}.starts"
-        return [int(pid) for pid in path.read_text().split()] if path.exists() else []
-
-
-@pytest.fixture
-def up(tmp_path: Path) -> Iterator[Callable[..., Up]]:
-    started: list[Up] = []
-
-    def make(scripts: dict[str, str], **options: Any) -> Up:
-        started.append(Up(tmp_path / "data", scripts, options))
-        return started[-1]
-
-    yield make
-    for running in started:
-        if running.thread.ident:
-            running.end()
 
 
 def test_stack_gets_ready_and_stops_with_all_its_processes(up: Callable[..., Up]) -> None:
@@ -166,15 +90,35 @@ def test_dead_worker_is_restarted(up: Callable[..., Up]) -> None:
     assert "a bad day" in (running.data / "logs" / "encoder.log").read_text()
 
 
-def test_gives_up_after_five_restarts_with_the_reason(up: Callable[..., Up]) -> None:
-    running = up({"encoder": DIES_READY, "writer": WAITS}, restart_delay=lambda deaths: 0.0)
-    running.start()
-    running.thread.join(60)
-    assert isinstance(running.error, stack.StackError)
-    assert re.search(r"the encoder ended 6 times within a minute, .*exit code 1", str(running.error))
-    assert str(running.error).endswith("no luck")
-    assert len(running.starts("encoder")) == 6
-    assert not runs(running.starts("writer")[0])
+def test_a_worker_that_keeps_dying_is_restarted_and_the_others_stay_up(
+    up: Callable[..., Up], caplog: pytest.LogCaptureFixture
+) -> None:
+    pauses: list[int] = []
+
+    def pause(deaths: int) -> float:
+        pauses.append(deaths)
+        return 0.0 if deaths < 8 else 60.0
+
+    running = up({"encoder": DIES_READY, "writer": WAITS}, restart_delay=pause)
+    running.until_ready()
+    wait_until(lambda: len(pauses) == 8)
+    assert pauses == list(range(1, 9)) and len(running.starts("encoder")) == 8
+    assert running.thread.is_alive() and runs(running.starts("writer")[0])
+    assert len(running.starts("writer")) == 1
+    wait_until(lambda: states.read(running.data)["encoder"]["deaths"] == 8)
+    state = states.read(running.data)
+    assert state["writer"] == {"ready": True, "deaths": 0}
+    assert state["encoder"]["end"] == "exit code 1" and not state["encoder"]["ready"]
+    assert state["encoder"]["restarts_at"] > time.time() + 30
+    last = [r.__dict__["fields"] for r in caplog.records if r.getMessage() == "worker ended"][-1]
+    assert last["name"] == "encoder" and last["deaths"] == 8 and last["last"] == "no luck"
+    running.end()
+    assert running.error is None and states.read(running.data) == {}
+
+
+def test_pauses_grow_up_to_half_a_minute() -> None:
+    pauses = [restart_pause(deaths) for deaths in range(1, 2000)]
+    assert pauses[:4] == [0.5, 1, 2, 4] and pauses == sorted(pauses) and pauses[-1] == LONGEST_PAUSE_S
 
 
 def test_gives_up_soon_on_a_worker_that_never_gets_ready(up: Callable[..., Up]) -> None:
@@ -185,9 +129,9 @@ def test_gives_up_soon_on_a_worker_that_never_gets_ready(up: Callable[..., Up]) 
     assert len(running.starts("encoder")) == 2 and running.said == []
 
 
-def test_only_deaths_of_the_last_minute_count() -> None:
+def test_a_long_life_ends_a_row_of_deaths() -> None:
     deaths = Deaths()
-    assert [deaths.add(now) for now in (0.0, 1.0, 59.0, 59.5, 62.0)] == [1, 2, 3, 4, 3]
+    assert [deaths.add(lived_s) for lived_s in (0.0, 59.0, 0.0, 60.0, 1.0)] == [1, 2, 3, 1, 2]
 
 
 def test_dead_broker_restarts_the_workers_too(up: Callable[..., Up]) -> None:

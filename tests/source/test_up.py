@@ -16,8 +16,8 @@ from tests.conftest import wait_until
 from tests.kafka.conftest import read_records
 from tests.source.records import TOPIC, envelope
 from workers.kafka.config import KafkaSettings
-from workers.runtime import drain
 from workers.runtime.embedded_broker import free_port
+from workers.runtime.stack import drain
 from workers.runtime.supervisor import worker_commands
 
 CONFIG = f"""
@@ -38,8 +38,9 @@ def test_the_source_worker_has_its_file_and_the_port_after_the_others(tmp_path: 
 
 
 def test_what_a_source_worker_has_not_read_counts_as_left() -> None:
-    found = {TopicPartition("a", 0): (1, 3), TopicPartition("a", 1): (0, 4), TopicPartition("b", 0): (2, 2)}
-    assert drain._left_upstream(found) == {"a": 6}
+    found = {TopicPartition("a", 0): (1, 3), TopicPartition("a", 1): (0, 4)}
+    assert drain.count_by_topic(KafkaSettings(), found) == {"a": 6}
+    assert drain.consumed_topics(KafkaSettings(), ["a"])["source"] == ["a"]
 
 
 @pytest.mark.slow

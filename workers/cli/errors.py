@@ -29,7 +29,7 @@ def _mendable() -> tuple[type[Exception], ...]:
     from workers.client import ClientError
     from workers.kafka.errors import KafkaError, KafkaUnavailable, TopicsMismatch, TopicsMissing
     from workers.runtime.embedded_broker import BrokerError
-    from workers.runtime.supervisor import StackError
+    from workers.runtime.stack.local_stack import StackError
 
     return (
         KafkaError, HistoryError, ModelError, QueryError, BrokerError, ClientError, KafkaUnavailable,

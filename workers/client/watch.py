@@ -17,8 +17,8 @@ from workers.kafka.admin import topic_ids
 from workers.kafka.config import KafkaSettings
 from workers.kafka.errors import KafkaError, KafkaUnavailable, TopicsMissing
 from workers.kafka.offsets import group_progress
-from workers.runtime.drain import CONSUMED
 from workers.runtime.signals import Stop
+from workers.runtime.stack.drain import CONSUMED
 
 RATE_WINDOW_S = 10.0
 RECONNECT_S = 1.0

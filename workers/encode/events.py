@@ -25,6 +25,7 @@ from schemas import topics
 from schemas.common import BadMessage
 from schemas.fact import Conversation, Fact, Forget, ForgetKey, Request, Restore, decode_fact
 from workers.kafka.consumer import check_readable
+from workers.kafka.first_offset import first_offset
 from workers.observe import metrics
 
 MAX_MIN_LOSS_DELTA = 1e6
@@ -46,8 +47,11 @@ class Decoded(NamedTuple):
         return [stated.fact for stated in self.message] if isinstance(self.message, list) else []
 
 
-def decode(record: Any, topic_id: str, strict: bool) -> Decoded:
-    """A record of the topic. `strict`: refuse unknown fields, which otherwise are counted. Raises BadMessage."""
+def decode(record: Any, topic_id: str, strict: bool, embedded: bool = False) -> Decoded:
+    """A record of the topic. `strict`: refuse unknown fields, which otherwise are counted. Raises BadMessage.
+
+    `embedded`: it is on the embedded broker, where it may have been published again.
+    """
     check_readable(record)
     namespace, message, unknown = decode_fact(record.key, record.value, strict)
     metrics.UNKNOWN_FIELDS.inc(len(unknown))
@@ -59,7 +63,8 @@ def decode(record: Any, topic_id: str, strict: bool) -> Decoded:
         ) from None
     if isinstance(message, Fact | Conversation) and abs(message.min_loss_delta or 0.0) > MAX_MIN_LOSS_DELTA:
         raise BadMessage("invalid-field", f"min_loss_delta: more than {MAX_MIN_LOSS_DELTA:g} nats")
-    cause = SourceOffset(topics.FACTS, topic_id, record.partition, record.offset)
+    first = first_offset(record.headers, topic_id) if embedded else None
+    cause = first or SourceOffset(topics.FACTS, topic_id, record.partition, record.offset)
     own = facts_of(message, published_at) if isinstance(message, Conversation) else message
     return Decoded(namespace, own, published_at, cause)
 

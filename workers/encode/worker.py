@@ -68,11 +68,13 @@ class EncoderWorker(Worker):
         self._stop = stop or Stop()
         self._producer: Producer | None = None
         self._topic_id = ""
+        self._alone = False
 
     @kept_objects()
     def load(self, alone: bool) -> None:
         from pipeline.ingest.encoder import Encoder
 
+        self._alone = alone
         self._encoder = Encoder.load(self._model, self._device, "auto", log.line)
 
     def start(self, consumer: Any, topic_ids: dict[str, str]) -> None:
@@ -122,7 +124,7 @@ class EncoderWorker(Worker):
         size = 0
         for record in records:
             try:
-                decoded.append(one := decode(record, self._topic_id, self._strict))
+                decoded.append(one := decode(record, self._topic_id, self._strict, self._alone))
                 size += sum(len(fact.text.encode()) for fact in one.facts)
             except BadMessage as error:
                 decoded.append(error)

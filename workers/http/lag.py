@@ -8,7 +8,7 @@ from typing import NamedTuple
 from workers.kafka.admin import topic_ids
 from workers.kafka.config import KafkaSettings
 from workers.kafka.offsets import lag
-from workers.runtime.drain import CONSUMED
+from workers.runtime.stack.drain import CONSUMED
 
 EVERY_S = 10.0
 KEPT = 360

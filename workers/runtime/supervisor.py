@@ -1,7 +1,8 @@
 """The supervisor of the local stack: the embedded broker and one process of each worker.
 
-It starts the processes, restarts a process that ends, and at the end drains the broker and stops everything. Children run
-in sessions of their own, so that Ctrl-C reaches only the supervisor, and they are killed if it is killed.
+It starts the processes, and restarts a worker that ends, after a pause that grows while it keeps ending. At the end it drains the
+broker, keeps what the workers have not read, and stops everything. Children run in sessions of their own, so that Ctrl-C reaches only
+the supervisor, and they are killed if it is killed.
 """
 
 import json
@@ -15,25 +16,21 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.files import Locked, locked
-from workers.kafka.admin import ensure_topics, ensure_upstream
 from workers.kafka.config import KafkaSettings
 from workers.kafka.errors import KafkaUnavailable
-from workers.observe import health, log
+from workers.observe import health
 from workers.runtime import embedded_broker
-from workers.runtime.child import RESTARTS, Child, Deaths, log_tail
-from workers.runtime.drain import drain
-from workers.runtime.processes import die_with_parent, exit_name, stop_process
-from workers.runtime.ready import ALONE
+from workers.runtime.processes import die_with_parent, stop_process
 from workers.runtime.signals import Stop, stopped_by_signals
+from workers.runtime.stack.child import log_tail
+from workers.runtime.stack.drain import drain
+from workers.runtime.stack.local_stack import LocalStack, StackError, restart_pause
+
+__all__ = ["StackError", "answers", "running", "up", "worker_commands"]
 
 READY_TIMEOUT_S = 900.0
 """A first start may download the model."""
-STOP_TIMEOUT_S = 10.0
 TICK_S = 0.1
-
-
-class StackError(RuntimeError):
-    """The stack cannot run, or cannot go on. The text says what to do."""
 
 
 def worker_commands(
@@ -77,30 +74,26 @@ def up(
     say: Callable[[str], object] = print,
     as_json: bool = False,
     drain_s: float = 8.0,
-    restart_delay: Callable[[int], float] = lambda deaths: min(0.5 * 2 ** (deaths - 1), 8.0),
+    restart_delay: Callable[[int], float] = restart_pause,
     upstream: Sequence[str] = (),
 ) -> None:
     """Run the stack until `stop`, SIGINT or SIGTERM; a second signal ends the drain. `say` gets one line when all is
     ready. `upstream`: the topics that a source worker reads, by their full names.
 
-    With `embedded` a broker is started on the port of `settings.bootstrap`. Stopping takes at most
-    `drain_s` for the drain, then 10 s for the workers and 3 s for the broker.
-    Raises StackError (the folder is in use; a worker dies too often), BrokerError, KafkaUnavailable,
+    With `embedded` a broker is started on the port of `settings.bootstrap`. Stopping takes at most `drain_s` for the drain, then
+    10 s for the workers, the time to write what they have not read, and 3 s for the broker.
+    Raises StackError (the folder is in use; a worker has never become ready; records are lost), BrokerError, KafkaUnavailable,
     TopicsMismatch.
     """
     data = data.absolute()
     stop = stop or Stop()
     with _locked(data), stopped_by_signals(stop):
-        stack = _Stack(data, settings, commands, embedded, restart_delay, upstream)
+        stack = LocalStack(data, settings, commands, embedded, restart_delay, upstream, stop)
         try:
             stack.start()
             _watch(stack, stop, lambda: say(_ready_line(stack, model, as_json)))
-            if stack.holds_records():
+            if stack.ready and stack.broker and stack.broker.alive():
                 drain(settings, drain_s, stop, upstream)
-        except StackError:
-            if stack.holds_records():
-                drain(settings, 0.0, stop, upstream)  # logs what is lost
-            raise
         finally:
             stack.stop()
 
@@ -154,85 +147,7 @@ def answers(settings: KafkaSettings) -> bool:
     return True
 
 
-class _Stack:
-    """The processes: the broker, if it is embedded, and the workers."""
-
-    def __init__(
-        self,
-        data: Path,
-        settings: KafkaSettings,
-        commands: Mapping[str, Sequence[str]],
-        embedded: bool,
-        restart_delay: Callable[[int], float],
-        upstream: Sequence[str],
-    ) -> None:
-        self.upstream = upstream
-        self.data, self.settings, self.embedded, self.restart_delay = data, settings, embedded, restart_delay
-        self.logs = data / "logs"
-        self.logs.mkdir(parents=True, exist_ok=True)
-        self.broker: embedded_broker.EmbeddedBroker | None = None
-        self.broker_deaths = Deaths()
-        self.children = [Child(name, c, self.logs / f"{name}.log") for name, c in commands.items()]
-        self.ready = False
-
-    def start(self) -> None:
-        """The broker, the topics, then the workers."""
-        if self.embedded:
-            self.broker = embedded_broker.start(self.settings.hosts()[0][1], self.logs / "broker.log")
-        ensure_topics(self.settings)
-        if self.embedded:
-            ensure_upstream(self.settings, self.upstream)
-        for child in self.children:
-            child.start(self._env())
-
-    def _env(self) -> dict[str, str]:
-        alone = "1" if self.embedded else ""
-        return self.settings.env() | {"FACTSTREAM_DATA": str(self.data), ALONE: alone}
-
-    def holds_records(self) -> bool:
-        """Whether the embedded broker may hold records that a stop would lose."""
-        return self.ready and self.broker is not None and self.broker.alive()
-
-    def check(self, now: float) -> None:
-        """Restart the processes that have ended. Raises StackError."""
-        if self.broker and not self.broker.alive():
-            if self.broker_deaths.add(now) > RESTARTS:
-                raise StackError(f"the embedded broker keeps ending{log_tail(self.broker.log)}")
-            log.line("broker ended", log.WARNING, lost="what was published and not yet decided")
-            self.stop()  # its topics are gone: the workers' offsets mean nothing on the next one
-            self.start()
-        for child in self.children:
-            self._check_child(child, now)
-
-    def _check_child(self, child: Child, now: float) -> None:
-        code = child.poll()
-        if code is not None and child.restart_at is None:
-            deaths = child.deaths.add(now)
-            came_up = self.ready or child.ready is not None
-            if deaths > (RESTARTS if came_up else 1):
-                raise StackError(
-                    f"the {child.name} ended {deaths} times within a minute, "
-                    f"the last time with {exit_name(code)}{log_tail(child.log)}"
-                )
-            child.restart_at = now + self.restart_delay(deaths)
-            log.line("worker ended", log.WARNING, name=child.name, end=exit_name(code), deaths=deaths)
-        elif child.restart_at is not None and now >= child.restart_at:
-            child.stop()
-            child.start(self._env())
-            log.line("worker started again", log.WARNING, name=child.name, pid=child.pid)
-
-    def stop(self) -> None:
-        """Send SIGTERM to the workers, and SIGKILL after 10 s; then stop the broker."""
-        for child in self.children:
-            child.terminate()
-        deadline = time.monotonic() + STOP_TIMEOUT_S
-        for child in self.children:
-            child.stop(max(0.0, deadline - time.monotonic()))
-        if self.broker:
-            self.broker.stop()
-
-
-def _watch(stack: _Stack, stop: Stop, on_ready: Callable[[], object]) -> None:
+def _watch(stack: LocalStack, stop: Stop, on_ready: Callable[[], object]) -> None:
     """Watch the processes until `stop`. Raises StackError."""
     deadline = time.monotonic() + READY_TIMEOUT_S
     while not stop.wait(TICK_S):
@@ -246,7 +161,7 @@ def _watch(stack: _Stack, stop: Stop, on_ready: Callable[[], object]) -> None:
             raise StackError(f"the {late.name} was not ready in {READY_TIMEOUT_S:.0f} s{log_tail(late.log)}")
 
 
-def _ready_line(stack: _Stack, model: str, as_json: bool) -> str:
+def _ready_line(stack: LocalStack, model: str, as_json: bool) -> str:
     states = {name: value for child in stack.children for name, value in (child.ready or {}).items()}
     where = {"bootstrap": stack.settings.bootstrap, "model": model, "data": str(stack.data)}
     if as_json:

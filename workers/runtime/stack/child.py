@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -10,21 +9,21 @@ from pathlib import Path
 from workers.runtime.processes import die_with_parent, stop_process
 from workers.runtime.ready import READY_FD, ReadyState, read_ready
 
-RESTARTS = 5
-RESTART_WINDOW_S = 60.0
+LONG_LIFE_S = 60.0
+"""A process that was ready for so long starts its row of deaths anew."""
 LOG_BYTES = 8 * 1024 * 1024
 
 
 class Deaths:
-    """The last times at which a process ended by itself."""
+    """How often a process has ended by itself in a row, without a long life in between."""
 
     def __init__(self) -> None:
-        self._times: deque[float] = deque(maxlen=RESTARTS + 1)
+        self.count = 0
 
-    def add(self, now: float) -> int:
-        """Count one more. Returns how many there were in the last `RESTART_WINDOW_S`."""
-        self._times.append(now)
-        return sum(now - death < RESTART_WINDOW_S for death in self._times)
+    def add(self, lived_s: float) -> int:
+        """Count one more, after a life of so many seconds. Returns how many there are."""
+        self.count = 1 if lived_s >= LONG_LIFE_S else self.count + 1
+        return self.count
 
 
 class Child:
@@ -34,7 +33,13 @@ class Child:
         self.name, self.command, self.log = name, list(command), log
         self.ready: ReadyState | None = None
         """The contents of its ready line; None until it is ready."""
+        self.ready_at: float | None = None
+        """When it was found to be ready."""
+        self.was_ready = False
+        """Whether any of its processes was ready."""
         self.deaths = Deaths()
+        self.end = ""
+        """How the last one of them ended, in words."""
         self.restart_at: float | None = None
         """When to start it again, after it ended by itself."""
         self._process: subprocess.Popen[bytes] | None = None
@@ -66,15 +71,22 @@ class Child:
         finally:
             os.close(write)
         os.set_blocking(read, False)
-        self._pipe, self.ready, self.restart_at = read, None, None
+        self._pipe, self.ready, self.ready_at, self.restart_at = read, None, None, None
 
-    def poll(self) -> int | None:
+    def poll(self, now: float) -> int | None:
         """The return code if the process has ended; also reads the ready line and bounds the log."""
         bound_log(self.log)
         code = self._process.poll() if self._process else None
         if self._pipe is not None and self.ready is None:  # after the poll, so that a last line is not missed
             self.ready = read_ready(self._pipe)
+            if self.ready is not None:
+                self.ready_at, self.was_ready = now, True
         return code
+
+    def died(self, now: float, end: str) -> int:
+        """Note that the process has ended by itself. Returns how many did in a row."""
+        self.end = end
+        return self.deaths.add(0.0 if self.ready_at is None else now - self.ready_at)
 
     def terminate(self) -> None:
         """Send SIGTERM, and do not wait."""
@@ -96,6 +108,15 @@ def bound_log(path: Path) -> None:
     if path.exists() and path.stat().st_size > LOG_BYTES:
         path.with_suffix(".log.1").write_bytes(path.read_bytes()[-LOG_BYTES:])
         os.truncate(path, 0)
+
+
+def last_line(path: Path) -> str:
+    """The last line of a log that says something."""
+    with suppress(OSError), open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - 8192))
+        lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines()]
+        return next((line for line in reversed(lines) if line), "")[-300:]
+    return ""
 
 
 def log_tail(path: Path, lines: int = 15) -> str:
