@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tests.helpers.apache import MISSING, SCRIPT, Apache
-from tests.runtime.local_up import Up
 from tests.runtime.recorder import Running
+from tests.runtime.stack.local_up import Up
 from workers.kafka.config import KafkaSettings
 from workers.runtime.worker import Worker
 

@@ -14,7 +14,7 @@ import pytest
 
 from schemas.topics import FACTS
 from tests.conftest import runs, wait_until
-from tests.runtime.local_up import DIES_EARLY, DIES_ONCE, DIES_READY, WAITS, Up
+from tests.runtime.stack.local_up import DIES_EARLY, DIES_ONCE, DIES_READY, WAITS, Up
 from workers.kafka.admin import ensure_topics
 from workers.kafka.config import KafkaSettings
 from workers.runtime import embedded_broker as broker

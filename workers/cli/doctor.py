@@ -139,9 +139,7 @@ def _unread(data: Path) -> str:
         raise Wrong(
             f"what was published and not read could not be read back: {names}; move it away when you have seen it"
         )
-    files = unread.files(data)
-    return (
-        f"{len(files)} topics, for the next `factstream up`"
-        if files and not is_locked(data / "up.lock")
-        else ""
-    )
+    if is_locked(data / "up.lock"):  # they have been published again
+        return ""
+    topics = ", ".join(path.name.removesuffix(unread.SUFFIX) for path in unread.files(data))
+    return f"{topics}, for the next `factstream up`" if topics else ""

@@ -1,4 +1,4 @@
-"""The header by which a fact that is published again keeps its first source offset, so that it is decided once.
+"""The header by which a fact that is published again keeps its first source offset.
 
 Only what the embedded broker lost is published again (`workers.runtime.stack.unread`), so only its encoder heeds the header: on a cluster
 any producer could set it.

@@ -1,1 +1,1 @@
-"""The parts of the supervisor: its processes, their states, and the records that the embedded broker holds at the end."""
+"""The parts of the supervisor: processes, their states, and what they have not read."""

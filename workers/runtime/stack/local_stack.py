@@ -1,4 +1,4 @@
-"""The processes of the local stack: started, restarted when they end, and stopped without losing what they have not read."""
+"""The processes of the local stack: started, restarted when they end, and stopped."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -73,6 +73,9 @@ class LocalStack:
                 log.line("published again", **published)
                 self.check_unread_at = time.monotonic() + UNREAD_CHECK_S
             self.serves = True
+        elif waiting := unread.files(self.data):
+            reason = "they were sent to the embedded broker; `factstream up` without --bootstrap publishes them again"
+            log.line("unread records wait", log.WARNING, files=", ".join(map(str, waiting)), reason=reason)
         for child in self.children:
             child.start(self._env())
         states.write(self.data, self.children, time.monotonic())

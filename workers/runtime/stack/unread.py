@@ -1,9 +1,9 @@
-"""The records that no worker has read when the embedded broker stops: kept in the data folder, published again at the next start.
+"""The records that no worker has read when `up` ends: kept, and published again.
 
-A file of `unread/` has those of one topic, in their order. It stays until the workers have read everything, so that no crash loses
-them; until then it may be published more than once. That doubles nothing: a fact has its first source offset in a header, and an
-encoding that of its fact in each row, by which the writer decides each once; uses are counted once for each request_id, and a request
-that is answered twice has the same one.
+Only the embedded broker loses its topics when it stops. A file of `unread/` has the records of one topic, in their order. It stays until
+the workers have read everything, so that no crash loses them; until then they may be published more than once. That doubles nothing: a
+fact has its first source offset in a header, and an encoding that of its fact in each row, by which the writer decides each once; uses
+are counted once for each request_id, and a request that is answered twice has the same one.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""Every fact that the embedded broker acknowledged is in the memory once, however workers die and `up` ends.
+"""Facts that the embedded broker acknowledged: in the memory once, whoever dies.
 
 The writer is the real one; the encoder is, too, but for the numbers of its model.
 """
@@ -18,7 +18,7 @@ from pipeline.history import log as history
 from pipeline.memory.events import Decision
 from schemas.topics import FACT_ENCODINGS, FACTS
 from tests.conftest import wait_until
-from tests.runtime.local_up import STAND_IN, WAITS, Up
+from tests.runtime.stack.local_up import STAND_IN, WAITS, Up
 from workers.kafka.config import KafkaSettings
 from workers.runtime.stack import unread
 
@@ -32,7 +32,7 @@ settings, data = KafkaSettings.from_env(), Path(os.environ["FACTSTREAM_DATA"])
 sys.exit(loop.run(WriterWorker(settings, data), settings, data, poll_ms=50, max_records=10))
 """
 )
-ENCODER = "import runpy; runpy.run_module('tests.runtime.without_model', run_name='__main__')"
+ENCODER = "import runpy; runpy.run_module('tests.runtime.stack.without_model', run_name='__main__')"
 WORKERS = {"encoder": ENCODER, "writer": WRITER}
 
 
@@ -63,6 +63,7 @@ def check(data: Path, count: int) -> None:
     assert len({decision.text for decision in found}) == count
 
 
+@pytest.mark.slow
 def test_six_kills_in_a_row_lose_nothing_and_up_goes_on(up: Callable[..., Up]) -> None:
     running = up(WORKERS, restart_delay=lambda deaths: 0.05)
     running.until_ready()
@@ -103,6 +104,7 @@ def test_facts_that_one_worker_has_not_read_are_learned_at_the_next_start(
     assert unread.files(second.data) == []
 
 
+@pytest.mark.slow
 def test_facts_that_are_published_again_after_their_decision_count_once(up: Callable[..., Up]) -> None:
     """As after a crash between the publication and the removal of the file, and after one before a commit."""
     first = up({"encoder": WAITS, "writer": WAITS}, drain_s=0.1)

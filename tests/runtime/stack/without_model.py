@@ -1,4 +1,4 @@
-"""An encoder in a process of its own whose numbers come from no model, for tests of what workers do when they die."""
+"""An encoder in a process of its own, whose numbers come from no model."""
 
 import os
 import sys
