@@ -1,16 +1,14 @@
 """A worker in its consumer group: joining, rebalances, and leaving."""
 
 import os
-import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
-from pipeline.model.errors import ModelError
 from tests.conftest import wait_until
 from tests.runtime.recorder import Recorder, Running, committed, publish
+from workers.kafka import KafkaConsumer
 from workers.kafka.config import KafkaSettings
 from workers.runtime import loop
 from workers.runtime.group import Rebalances
@@ -49,55 +47,23 @@ def test_worker_that_cannot_join_its_group_ends_with_the_reason(
     assert "after 3 s of joining" in failed.__dict__["fields"]["reason"]
 
 
-@pytest.mark.parametrize("alone", [True, False])
-def test_worker_alone_in_its_group_joins_while_it_loads(
-    settings: KafkaSettings, run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch, alone: bool
+def test_worker_alone_takes_all_partitions_and_goes_on_from_its_commits(
+    settings: KafkaSettings, run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(settings, b"a", b"b")
-    joined = threading.Event()
-    assigned = Rebalances.on_partitions_assigned
-
-    def tell(rebalances: Any, partitions: Any) -> None:
-        assigned(rebalances, partitions)
-        joined.set()
-
-    class Loading(Recorder):
-        def load(self, alone: bool) -> None:
-            self.before = joined.wait(30 if alone else 1)
-            self.calls.append(f"loaded {alone}")
-
-        def start(self, *told: Any) -> None:
-            self.calls.append("started")
-            super().start(*told)
-
-    monkeypatch.setattr(Rebalances, "on_partitions_assigned", tell)
-    monkeypatch.setenv(ALONE, "1" if alone else "")
-    worker = Loading()
+    monkeypatch.setattr(KafkaConsumer, "subscribe", lambda *_, **__: pytest.fail("it must not join"))
+    monkeypatch.setenv(ALONE, "1")
+    worker = Recorder()
     running = run(worker)
     wait_until(lambda: committed(settings, worker) == 2)
-    assert worker.before == alone and worker.values == [b"a", b"b"]
-    assert running.end() == 0
-    assert worker.calls == [f"loaded {alone}", "started", "assigned", "process", "closed"]
-    assert ALONE not in os.environ
-
-
-def test_failed_load_ends_the_process_and_leaves_the_group(
-    settings: KafkaSettings,
-    run: Callable[..., Running],
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    class Broken(Recorder):
-        def load(self, alone: bool) -> None:
-            raise ModelError("there is no folder x")
-
+    assert ALONE not in os.environ and worker.partitions == {0, 1, 2, 3} and worker.values == [b"a", b"b"]
+    assert worker.calls[0] == "assigned" and running.end() == 0
+    publish(settings, b"c")
     monkeypatch.setenv(ALONE, "1")
-    assert run(Broken()).join() == 1
-    (failed,) = [record for record in caplog.records if record.getMessage() == "failed"]
-    assert failed.__dict__["fields"]["reason"] == "there is no folder x"
-    worker = Recorder()
-    run(worker)
-    wait_until(lambda: len(worker.partitions) == 4)
+    again = Recorder()
+    running = run(again)
+    wait_until(lambda: committed(settings, again) == 3)
+    assert again.values == [b"c"] and running.end() == 0
 
 
 def test_partitions_move_to_a_new_member_and_back(

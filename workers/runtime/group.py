@@ -1,13 +1,9 @@
 """A worker's membership in its consumer group: joining, and the rebalances that the group decides."""
 
-import threading
-import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Sequence
 
 from workers.kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
-from workers.kafka.errors import KafkaError
 
 JOIN_POLL_MS = 100
 
@@ -41,33 +37,16 @@ def subscribe(consumer: KafkaConsumer, topics: Sequence[str], rebalances: Rebala
         consumer.partitions_for_topic(topic)
 
 
-def join_while(
-    load: Callable[[], object], consumer: KafkaConsumer, rebalances: Rebalances, timeout_s: float
-) -> None:
-    """Run `load` while another thread joins the group to which the consumer has subscribed.
+def take_all(consumer: KafkaConsumer, topics: Sequence[str], rebalances: Rebalances) -> None:
+    """Read all partitions of the topics (full names) without joining the group; only its commits are the group's.
 
-    A broker lets a group's first member wait for others (Apache Kafka for 3 s, group.initial.rebalance.delay.ms; the
-    embedded broker for half of the session timeout), and the worker loads meanwhile. Only for a worker that is alone in
-    its group: others would lose partitions to a worker that is not ready.
+    For a worker that is alone in its group, since `up` started it on a broker of its own: a join would take seconds, the embedded
+    broker's half of the session timeout, and after a kill as long as the session of the dead one lasts.
     """
-    loaded = threading.Event()
-    thread = threading.Thread(target=_join, args=(consumer, lambda: not loaded.is_set()), daemon=True)
-    thread.start()
-    try:
-        load()
-    finally:
-        loaded.set()
-        thread.join()
-        # Also where loading failed: leaving the embedded broker in the middle of a join keeps others out for minutes.
-        until = time.monotonic() + timeout_s
-        _join(consumer, lambda: rebalances.joining and time.monotonic() < until)
-    consumer.resume(*consumer.paused())
-
-
-def _join(consumer: KafkaConsumer, more: Callable[[], bool]) -> None:
-    """Poll only to join: fetched records are read again later, and an error comes again in the loop's first poll."""
-    with suppress(KafkaError):
-        while more():
-            for tp, records in consumer.poll(timeout_ms=JOIN_POLL_MS).items():
-                consumer.seek(tp, records[0].offset)
-            consumer.pause(*consumer.assignment())
+    partitions = [
+        TopicPartition(topic, number)
+        for topic in topics
+        for number in consumer.partitions_for_topic(topic) or ()
+    ]
+    consumer.assign(partitions)
+    rebalances.on_partitions_assigned(partitions)

@@ -24,7 +24,7 @@ from workers.kafka.errors import (
 from workers.observe import log, metrics
 from workers.observe.health import Health
 from workers.runtime.failures import TopicsReplaced, log_failure, reason
-from workers.runtime.group import JOIN_POLL_MS, Rebalances, join_while, subscribe
+from workers.runtime.group import JOIN_POLL_MS, Rebalances, subscribe, take_all
 from workers.runtime.ready import ALONE, tell_ready
 from workers.runtime.signals import Stop, stopped_by_signals
 from workers.runtime.worker import Done, Retry, Worker
@@ -134,22 +134,13 @@ class Loop:
         metrics.RETRIES.labels(worker.name)  # the series exists from the start
 
     def load(self) -> None:
-        if self.alone:
-            self._subscribe()
-            timeout_s = self.settings.session_timeout_ms / 1000
-            join_while(lambda: self.worker.load(True), self.consumer, self.rebalances, timeout_s)
-        else:
-            self.worker.load(False)
+        self.worker.load(self.alone)
 
     def start(self) -> None:
         self.worker.start(self.consumer, self.topic_ids)
-        if not self.alone:
-            self._subscribe()
-        self.joined_at = time.monotonic()
-
-    def _subscribe(self) -> None:
         topics = [*(self.settings.topic(name) for name in self.worker.topics), *self.worker.upstream]
-        subscribe(self.consumer, topics, self.rebalances)
+        (take_all if self.alone else subscribe)(self.consumer, topics, self.rebalances)
+        self.joined_at = time.monotonic()
 
     def turn(self) -> None:
         """Poll once, and handle rebalances, the records, or the lack of them."""

@@ -7,10 +7,22 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol
 
 
-def stop_process(process: subprocess.Popen[Any], timeout_s: float) -> None:
+class Process(Protocol):
+    """What a `subprocess.Popen` has in common with other processes."""
+
+    @property
+    def pid(self) -> int: ...
+    def poll(self) -> int | None: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
+    def wait(self, timeout: float | None = None) -> object:
+        """Raises subprocess.TimeoutExpired."""
+
+
+def stop_process(process: Process, timeout_s: float) -> None:
     """SIGTERM, wait, SIGKILL; reaps the process. Does nothing for one that has ended."""
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
@@ -22,8 +34,8 @@ def stop_process(process: subprocess.Popen[Any], timeout_s: float) -> None:
         process.wait()
 
 
-def die_with_parent() -> Callable[[], None] | None:
-    """For `preexec_fn`: the kernel sends SIGKILL to the child when its parent ends, however that ends.
+def die_with_parent(parent: int | None = None) -> Callable[[], None] | None:
+    """For `preexec_fn`: the kernel sends SIGKILL to the child when its parent (this process) ends, however that ends.
 
     Linux only (prctl PR_SET_PDEATHSIG); elsewhere None: there a parent that was killed with SIGKILL leaves
     its children. The signal follows the parent's *thread*, so start children from the thread that lives as
@@ -32,7 +44,7 @@ def die_with_parent() -> Callable[[], None] | None:
     if not sys.platform.startswith("linux"):
         return None
     libc = ctypes.CDLL(None, use_errno=True)  # loaded here: code between fork and exec must not block
-    parent = os.getpid()
+    parent = parent or os.getpid()
 
     def set_signal() -> None:
         libc.prctl(1, signal.SIGKILL)

@@ -12,7 +12,7 @@ from workers.observe import log
 READY_FD = "FACTSTREAM_READY_FD"
 """The environment variable with the pipe's file descriptor."""
 ALONE = "FACTSTREAM_ALONE"
-"""Set to 1 for a worker that is alone in its group: it may join before it can work."""
+"""Set to 1 for a worker that is alone in its group: it takes all partitions without joining."""
 
 ReadyState = dict[str, str | int]
 """What a worker reports when it is ready: its model, or its number of memories."""

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from workers.runtime.processes import die_with_parent, stop_process
+from workers.observe import log
+from workers.runtime.processes import Process, die_with_parent, stop_process
 from workers.runtime.ready import READY_FD, ReadyState, read_ready
+from workers.runtime.stack.forked import Forked
 
 LONG_LIFE_S = 60.0
 """A process that was ready for so long starts its row of deaths anew."""
@@ -29,8 +31,9 @@ class Deaths:
 class Child:
     """A worker's process. It runs in a session of its own and dies with the supervisor."""
 
-    def __init__(self, name: str, command: Sequence[str], log: Path) -> None:
-        self.name, self.command, self.log = name, list(command), log
+    def __init__(self, name: str, command: Sequence[str], log: Path, forked: bool = False) -> None:
+        """`forked`: whether it is forked from the server that `forked.start_server` has started."""
+        self.name, self.command, self.log, self.forked = name, list(command), log, forked
         self.ready: ReadyState | None = None
         """The contents of its ready line; None until it is ready."""
         self.ready_at: float | None = None
@@ -42,7 +45,7 @@ class Child:
         """How the last one of them ended, in words."""
         self.restart_at: float | None = None
         """When to start it again, after it ended by itself."""
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self._pipe: int | None = None
 
     @property
@@ -54,17 +57,7 @@ class Child:
         read, write = os.pipe()
         bound_log(self.log)
         try:
-            with open(self.log, "ab") as output:
-                self._process = subprocess.Popen(
-                    self.command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    env=os.environ | env | {READY_FD: str(write)},
-                    pass_fds=[write],
-                    start_new_session=True,  # Ctrl-C in the terminal reaches only the supervisor
-                    preexec_fn=die_with_parent(),
-                )
+            self._process = (self._fork(env, write) if self.forked else None) or self._spawn(env, write)
         except BaseException:
             os.close(read)
             raise
@@ -72,6 +65,27 @@ class Child:
             os.close(write)
         os.set_blocking(read, False)
         self._pipe, self.ready, self.ready_at, self.restart_at = read, None, None, None
+
+    def _fork(self, env: Mapping[str, str], ready: int) -> Process | None:
+        """The process, or None if the server is gone."""
+        try:
+            return Forked(self.command, env, self.log, (READY_FD, ready))
+        except (OSError, EOFError) as error:
+            log.line("not forked", log.WARNING, name=self.name, reason=f"{type(error).__name__}: {error}")
+            return None
+
+    def _spawn(self, env: Mapping[str, str], ready: int) -> Process:
+        with open(self.log, "ab") as output:
+            return subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=os.environ | env | {READY_FD: str(ready)},
+                pass_fds=[ready],
+                start_new_session=True,  # Ctrl-C in the terminal reaches only the supervisor
+                preexec_fn=die_with_parent(),
+            )
 
     def poll(self, now: float) -> int | None:
         """The return code if the process has ended; also reads the ready line and bounds the log."""

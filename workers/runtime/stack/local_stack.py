@@ -13,7 +13,7 @@ from workers.runtime import embedded_broker
 from workers.runtime.processes import exit_name
 from workers.runtime.ready import ALONE
 from workers.runtime.signals import Stop
-from workers.runtime.stack import states, unread
+from workers.runtime.stack import forked, states, unread
 from workers.runtime.stack.child import Child, Deaths, last_line, log_tail
 
 STOP_TIMEOUT_S = 10.0
@@ -24,6 +24,8 @@ UNREAD_CHECK_S = 5.0
 LONGEST_PAUSE_S = 30.0
 """Before a worker that keeps ending is started again."""
 BROKER_RESTARTS = 5
+PRELOADED, PRELOAD = ("encoder", "generator"), "workers.cli.preload"
+"""The workers that load a model, and the module with what they import."""
 
 
 class StackError(RuntimeError):
@@ -54,7 +56,10 @@ class LocalStack:
         self.logs.mkdir(parents=True, exist_ok=True)
         self.broker: embedded_broker.EmbeddedBroker | None = None
         self.broker_deaths, self.started_at = Deaths(), 0.0
-        self.children = [Child(name, c, self.logs / f"{name}.log") for name, c in commands.items()]
+        self.children = [
+            Child(name, command, self.logs / f"{name}.log", name in PRELOADED and forked.available(command))
+            for name, command in commands.items()
+        ]
         self.ready = False
         self.serves = False
         """Whether the broker may have records that clients sent it."""
@@ -64,6 +69,8 @@ class LocalStack:
     def start(self) -> None:
         """The broker, the topics, what the last one's workers have not read, then the workers."""
         self.started_at = time.monotonic()
+        if any(child.forked for child in self.children):
+            forked.start_server(PRELOAD)  # it imports meanwhile
         if self.embedded:
             self.broker = embedded_broker.start(self.settings.hosts()[0][1], self.logs / "broker.log")
         ensure_topics(self.settings)
@@ -76,7 +83,7 @@ class LocalStack:
         elif waiting := unread.files(self.data):
             reason = "they were sent to the embedded broker; `factstream up` without --bootstrap publishes them again"
             log.line("unread records wait", log.WARNING, files=", ".join(map(str, waiting)), reason=reason)
-        for child in self.children:
+        for child in sorted(self.children, key=lambda child: child.forked):  # the others need not wait
             child.start(self._env())
         states.write(self.data, self.children, time.monotonic())
 

@@ -1,0 +1,88 @@
+"""Processes of `python -m MODULE …`, forked from one process that has imported what they import.
+
+torch and transformers take seconds of processor time to import, in each process. The standard library's fork server imports them
+once, before it has threads, clients or a model, and its forks share their memory. They differ from processes of their own only in that.
+"""
+
+import atexit
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from workers.runtime.processes import die_with_parent
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+
+
+class Forked:
+    """A forked process, with the methods of `subprocess.Popen` that a supervisor needs."""
+
+    def __init__(
+        self, command: Sequence[str], env: Mapping[str, str], log: Path, ready: tuple[str, int]
+    ) -> None:
+        """`command`: an interpreter, "-m", a module and its arguments. `ready`: the variable that gets the descriptor of a pipe, and
+        the descriptor. Waits until the server has imported. Raises OSError, EOFError if it has ended.
+        """
+        _, _, module, *arguments = command
+        name, number = ready
+        with Connection(os.dup(number), readable=False) as pipe:
+            self._process = _CONTEXT.Process(
+                target=_run, args=(module, arguments, dict(env), str(log), name, pipe), daemon=True
+            )
+            self._process.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid or 0
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def terminate(self) -> None:
+        self._process.terminate()
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if (code := self._process.exitcode) is None:
+            raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
+        return code
+
+
+def start_server(preload: str) -> None:
+    """Start the process that is forked, which imports the module `preload` at once. This does not wait for it."""
+    _CONTEXT.set_forkserver_preload([preload])
+    forkserver.ensure_running()
+
+
+def available(command: Sequence[str]) -> bool:
+    """Whether a command can be forked: on Linux, where no library minds, and with the interpreter that runs this."""
+    return sys.platform.startswith("linux") and list(command[:2]) == [sys.executable, "-m"]
+
+
+def _run(
+    module: str, arguments: list[str], env: dict[str, str], log: str, name: str, pipe: Connection
+) -> None:
+    """The new process, as `subprocess` would have made it, until the module ends."""
+    os.setsid()  # Ctrl-C in the terminal reaches only the supervisor
+    if set_signal := die_with_parent(os.getppid()):
+        set_signal()
+    with open(log, "ab") as output, open(os.devnull, "rb") as nothing:
+        for file, number in ((nothing, 0), (output, 1), (output, 2)):
+            os.dup2(file.fileno(), number)
+    os.environ.update(env)
+    os.environ[name] = str(os.dup(pipe.fileno()))  # whoever uses it closes it
+    pipe.close()
+    sys.argv = [module, *arguments]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    finally:
+        atexit._run_exitfuncs()  # a process of multiprocessing leaves them out
