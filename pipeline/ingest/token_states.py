@@ -15,9 +15,9 @@ from pipeline.model.batching import Batch, close_batches, fixed_batches, run_eac
 from pipeline.model.calibration import Calibration
 
 # Tokens of a batch, padding included; tuned for speed. On a CPU larger batches leave the last one emptier, on a GPU smaller
-# ones leave it idle.
+# ones leave it idle: there `Backbone.batch_tokens` counts.
 CPU_BATCH_TOKENS = 256
-GPU_BATCH_TOKENS = 8192
+OTHER_BATCH_TOKENS = 8192
 
 TokenStates = tuple[NDArray[np.float32], NDArray[np.float32]]
 """One text's -log p of each token after the lead, nats, [tokens], and these tokens' whitened states, [tokens, d]."""
@@ -39,7 +39,8 @@ def token_states(
     Otherwise all cores compute one batch at a time, with little padding: the least time for a few rows.
     """
     lead, on_cpu = len(backbone.lead), backbone.device.type == "cpu"
-    batch_tokens, parallel = CPU_BATCH_TOKENS if on_cpu else GPU_BATCH_TOKENS, fixed and on_cpu
+    batch_tokens = CPU_BATCH_TOKENS if on_cpu else backbone.batch_tokens or OTHER_BATCH_TOKENS
+    parallel = fixed and on_cpu
     batches = _batches([len(row) for row in rows], batch_tokens, fixed, packing is not None)
     order = [i for batch in batches for i in batch.indices]
     read = partial(_read, backbone, calibration, packing, rows, stop)

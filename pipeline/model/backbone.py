@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedTokenizerFast
 
+from pipeline.model import room
 from pipeline.model.cache import model_hash
 from pipeline.model.errors import ModelError, Progress, silent
 from pipeline.model.gguf import quiet
@@ -96,6 +97,22 @@ class Backbone:
             raise ModelError(f"{model} has no tokenizer.json, so its tokens' places in a text are not known")
         network.eval().requires_grad_(False)
         return cls(network, tokenizer, model_hash(folder), str(model), dtype == "auto" and _packs(device))
+
+    # --- room on a GPU ---
+
+    @cached_property
+    def batch_tokens(self) -> int | None:
+        """Tokens of a batch of facts, from the free memory of the GPU at first; None on other devices."""
+        free = room.free_bytes(self.device)
+        config = self.model.config.get_text_config()
+        return None if free is None else room.tokens_at_once(config, self.dtype, free)
+
+    @cached_property
+    def batch_rows(self) -> int | None:
+        """Requests that are answered together, likewise."""
+        free = room.free_bytes(self.device)
+        config = self.model.config.get_text_config()
+        return None if free is None else room.rows_at_once(config, self.dtype, self.max_positions, free)
 
     # --- text ---
 

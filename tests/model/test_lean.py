@@ -199,6 +199,26 @@ def test_a_captured_step_is_replayed_until_its_cache_moves(model: Any) -> None:
     assert torch.stack(found, dim=1).tolist() == want
 
 
+def test_a_step_that_cannot_be_captured_is_computed_without(model: Any) -> None:
+    tries: list[Step] = []
+
+    def capture(step: Step, ids: torch.Tensor, positions: torch.Tensor) -> Step:
+        tries.append(step)
+        step(ids, positions)  # a rehearsal, and then the capture fails
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    decoder = decoder_of(model)
+    decoder.capture = capture
+    logits, cache = decoder.prefill([()], PROMPTS[:1])
+    found = []
+    with pytest.warns(RuntimeWarning, match="without a CUDA graph: operation not permitted"):
+        for _ in range(WIDTH + 10):
+            found.append(int(logits.argmax(-1)))
+            logits = decoder.step(logits.argmax(-1), cache)
+    assert len(tries) == 1, "it is not tried again"
+    assert found == generated(model, PROMPTS[0], WIDTH + 10)
+
+
 def test_the_positions_that_a_captured_step_reads_stay_in_memory(model: Any) -> None:
     decoder = decoder_of(model)
     decoder.capture = lambda step, ids, positions: step

@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -46,6 +47,8 @@ def test_the_workers_of_a_model_load_so(monkeypatch: pytest.MonkeyPatch) -> None
     seen: list[bool] = []
 
     class Loaded:
+        encoder = SimpleNamespace(backbone=SimpleNamespace(batch_rows=40))
+
         def engine(self) -> None:
             return None
 
@@ -57,5 +60,7 @@ def test_the_workers_of_a_model_load_so(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(MemoryLM, "load", load)
     settings, stop = KafkaSettings(), Stop()
     EncoderWorker(settings, "default", "cpu", stop).load(True)
-    GeneratorWorker(settings, Path(), "default", "cpu", stop).load(True)
+    generator = GeneratorWorker(settings, Path(), "default", "cpu", stop)
+    generator.load(True)
+    assert generator._batch == 40  # on a GPU with room for so many; none on a CPU says how many
     assert seen == [False, False] and gc.isenabled()

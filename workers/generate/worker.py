@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pipeline.fusion.row import Row
     from pipeline.memory_lm import MemoryLM
 
-BATCH = 16  # requests that are answered together
+BATCH = 16  # requests that are answered together, unless a GPU has room for more
 WAIT_S = 5.0  # how long a request waits for the facts that its `after` names
 SLICE_S = 0.1  # how long it generates between two polls
 SETTLE_S = 0.5  # how long ended answers are collected into one commit, which costs a file and a flush
@@ -60,6 +60,7 @@ class GeneratorWorker(Worker):
         self._replica: Replica | None = None
         self._consumer: Any = None
         self._inflight = InFlight()
+        self._batch = BATCH
 
     @kept_objects()
     def load(self, alone: bool) -> None:
@@ -67,6 +68,7 @@ class GeneratorWorker(Worker):
 
         self._lm: MemoryLM = MemoryLM.load(self._model, self._device, progress=log.line)
         self._engine = self._lm.engine()
+        self._batch = self._lm.encoder.backbone.batch_rows or BATCH
 
     def start(self, consumer: Any, topic_ids: dict[str, str]) -> None:
         self._consumer = consumer
@@ -162,7 +164,7 @@ class GeneratorWorker(Worker):
     def _admit(self) -> None:
         """Submits waiting requests in their order, as long as the batch has room; those too late get an error."""
         assert self._replica is not None
-        waiting, room = self._inflight.waiting, BATCH - len(self._inflight.running)
+        waiting, room = self._inflight.waiting, self._batch - len(self._inflight.running)
         chosen: list[Pending] = []
         for p in list(waiting) if self._engine.open else ():
             if len(chosen) >= room:
@@ -230,7 +232,7 @@ class GeneratorWorker(Worker):
 
     def _throttle(self) -> None:
         """Pauses the consumer while a whole batch of requests waits, and resumes it afterwards."""
-        if self._consumer and len(self._inflight.waiting) >= BATCH:
+        if self._consumer and len(self._inflight.waiting) >= self._batch:
             self._consumer.pause(*self._consumer.assignment())
         elif self._consumer and (paused := self._consumer.paused()):
             self._consumer.resume(*paused)

@@ -3,6 +3,7 @@
 What transformers computes with dozens of Python objects a layer is one loop here, over weights that are its own (blocks.py).
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -84,8 +85,16 @@ class Decoder:
         cache.reserve(max(cache.lengths) + 1)
         ids, positions = ids[:, None], self._positions(cache, 1)
         if cache.graph is None and self.capture is not None and cache.steps >= CAPTURE_AFTER:
-            cache.graph = self.capture(lambda i, p: self._pass(i, p, cache, cache.width), ids, positions)
-            cache.graph_reads = [*self._tables.values()]
+            try:
+                cache.graph = self.capture(lambda i, p: self._pass(i, p, cache, cache.width), ids, positions)
+                cache.graph_reads = [*self._tables.values()]
+            except (
+                RuntimeError
+            ) as error:  # a kernel that cannot be captured, or no memory for it: the step works without
+                self.capture = None
+                warnings.warn(
+                    f"steps are computed without a CUDA graph: {error}", RuntimeWarning, stacklevel=2
+                )
         if cache.graph is not None:
             logits = cache.graph(ids, positions)
         else:
