@@ -21,7 +21,7 @@ FOLDERS = {
     ),
     "workers": (
         ("observe",), ("kafka",), ("runtime",), ("encode", "write", "generate", "client", "source"), ("assistant", "memories"), ("mcp",),
-        ("http", "bench"), ("cli",),
+        ("http", "bench"), ("cli",), ("preload",),
     ),
 }  # fmt: skip
 ABOVE_LIBRARY = {

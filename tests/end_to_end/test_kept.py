@@ -54,6 +54,7 @@ def responses(settings: KafkaSettings) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_unread_facts_are_learned_and_unread_requests_answered_at_the_next_start(
     tmp_path: Path, llama: Path
 ) -> None:

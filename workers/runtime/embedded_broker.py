@@ -1,7 +1,7 @@
 """The embedded broker: a process of Tansu, a small broker with Kafka's protocol, on loopback.
 
 It keeps topics in memory only: after a restart it is empty and has new topic ids. A group of several members may stand
-still for minutes when one leaves while others join; `up` has one member in each group.
+still for minutes when one leaves while others join; the workers of `up` join none (`workers.runtime.group.take_all`).
 """
 
 import contextlib

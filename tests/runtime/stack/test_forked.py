@@ -40,7 +40,6 @@ def order(tmp_path: Path) -> Iterator[Path]:
 
 
 def child(order: Path) -> Child:
-    assert forked.available([*SAYS, str(order)])
     forked.start_server("json")
     made = Child("encoder", [*SAYS, str(order)], order.parent / "log", forked=True)
     made.start({"SAYS": "a word"})
@@ -72,6 +71,14 @@ def test_a_forked_process_is_killed_stopped_and_forked_again(order: Path) -> Non
     wait_until(lambda: one.poll(time.monotonic()) is None and one.ready)
     one.stop(5.0)  # SIGTERM
     assert not runs(pid)
+
+
+def test_nothing_is_forked_where_a_gpu_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forked, "GPU_DEVICES", ("/dev/no-such-device",))
+    assert forked.available(SAYS) and not forked.available(["/another/python", "-m", "x"])
+    assert not forked.available([sys.executable, "-c", "pass"])
+    monkeypatch.setattr(forked, "GPU_DEVICES", (str(tmp_path),))
+    assert not forked.available(SAYS)
 
 
 def test_without_the_server_a_worker_is_started(order: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,8 @@ from pathlib import Path
 
 from workers.runtime.processes import die_with_parent
 
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+"""Of Nvidia's driver, AMD's, and Windows' for Linux."""
 _CONTEXT = multiprocessing.get_context("forkserver")
 
 
@@ -64,8 +66,12 @@ def start_server(preload: str) -> None:
 
 
 def available(command: Sequence[str]) -> bool:
-    """Whether a command can be forked: on Linux, where no library minds, and with the interpreter that runs this."""
-    return sys.platform.startswith("linux") and list(command[:2]) == [sys.executable, "-m"]
+    """Whether a command can be forked: on Linux, without a GPU, and with the interpreter that runs this.
+
+    A fork cannot use a GPU that its parent has looked at, as a library may at its import.
+    """
+    fit = sys.platform.startswith("linux") and not any(map(os.path.exists, GPU_DEVICES))
+    return fit and list(command[:2]) == [sys.executable, "-m"]
 
 
 def _run(

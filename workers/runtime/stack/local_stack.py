@@ -24,7 +24,7 @@ UNREAD_CHECK_S = 5.0
 LONGEST_PAUSE_S = 30.0
 """Before a worker that keeps ending is started again."""
 BROKER_RESTARTS = 5
-PRELOADED, PRELOAD = ("encoder", "generator"), "workers.cli.preload"
+PRELOADED, PRELOAD = ("encoder", "generator"), "workers.preload"
 """The workers that load a model, and the module with what they import."""
 
 
