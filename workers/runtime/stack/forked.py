@@ -8,8 +8,10 @@ import atexit
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
@@ -60,9 +62,18 @@ class Forked:
 
 
 def start_server(preload: str) -> None:
-    """Start the process that is forked, which imports the module `preload` at once. This does not wait for it."""
+    """Start the process that is forked, which imports the module `preload` at once. This does not wait for it.
+
+    It ignores Ctrl-C from its beginning, which would end it with a traceback in the middle of an import.
+    """
     _CONTEXT.set_forkserver_preload([preload])
-    forkserver.ensure_running()
+    is_main = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if is_main else None
+    try:
+        forkserver.ensure_running()
+    finally:
+        if is_main:
+            signal.signal(signal.SIGINT, handler)
 
 
 def available(command: Sequence[str]) -> bool:
