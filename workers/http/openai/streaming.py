@@ -28,7 +28,7 @@ async def streamed(
 ) -> Response:
     """The response of a streamed answer. What fails before the first piece is an error with a status.
 
-    Raises as `Shared.stream` does.
+    Raises as `LoopClient.stream` does.
     """
     try:
         first = await anext(pieces)
