@@ -53,17 +53,17 @@ def repeat(responder: Responder, p: Pending) -> None:
     if len(words) > request.max_new_tokens:
         words, finish = words[: request.max_new_tokens], "length"
     pieces = [word if n == 0 else f" {word}" for n, word in enumerate(words)]
+    tokens = None
+    if request.logprobs is not None:
+        likely = [LikelyToken(text=f"w{n}", logprob=-1.0 - n) for n in range(request.logprobs)]
+        tokens = [Token(text=piece, moved=0.0, logprob=-0.5, likeliest=likely) for piece in pieces]
     if request.stream:
-        for piece in pieces:
-            responder.delta(p, piece)
+        for n, piece in enumerate(pieces):
+            responder.delta(p, piece, tokens and tokens[n : n + 1])
             if piece == " break":
                 responder.fail(p.address, "failed", "broken off")
             if piece in (" break", " pause"):
                 return
     memories = [memory_of(name) for name in request.namespaces] if request.use_memory else []
-    tokens = None
-    if request.logprobs is not None:
-        likely = [LikelyToken(text=f"w{n}", logprob=-1.0 - n) for n in range(request.logprobs)]
-        tokens = [Token(text=piece, moved=0.0, logprob=-0.5, likeliest=likely) for piece in pieces]
     used_up = len(text.split())
     responder.answer(p, Generation("".join(pieces), finish, memories, used_up, len(pieces), tokens))
