@@ -1,7 +1,6 @@
 """A model that repeats what it is asked, word by word, with one memory of the namespace."""
 
-import hashlib
-
+from pipeline.memory.bank import memory_id
 from pipeline.memory_lm import Generation, Retrieved
 from schemas.response import GenerationResponse, LikelyToken, Token, Usage
 from workers.generate.inflight import Pending
@@ -11,8 +10,8 @@ DIMENSIONS = 4
 
 
 def memory_of(namespace: str) -> Retrieved:
-    memory_id = hashlib.md5(namespace.encode(), usedforsecurity=False).hexdigest()
-    return Retrieved(memory_id, namespace, f"a memory of {namespace}", "c", 1.0, 0.9, metadata='{"page":3}')
+    text = f"a memory of {namespace}"
+    return Retrieved(memory_id(namespace, text), namespace, text, "c", 1.0, 0.9, metadata='{"page":3}')
 
 
 def embedded(text: str) -> list[float]:

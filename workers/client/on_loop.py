@@ -28,6 +28,11 @@ from workers.observe import tracing
 MAX_RUNNING = 256
 """Requests, and apart from them publications, that run at the same time."""
 SENDERS, PUBLISHERS = 8, 4
+WAITERS = 32
+"""Publications that wait for their decisions at the same time, a thread each, apart from those that do not wait.
+
+Where a decision took one second, the last of 200 was decided after 67 s with 4 threads, 24 s with 16 and 17 s with 32.
+"""
 CONNECT_TIMEOUT_S = 3.0
 FAILED_FOR_S = 1.0
 """How long a failed connection is not tried again: those that waited for it fail with it."""
@@ -49,6 +54,7 @@ class LoopClient:
         self._publishing, self._closed = 0, False
         self._senders = ThreadPoolExecutor(SENDERS, "asking")
         self._publishers = ThreadPoolExecutor(PUBLISHERS, "publishing")
+        self._waiters = ThreadPoolExecutor(WAITERS, "deciding")
         self._lock = threading.Lock()  # of the connection
         self._client: Client | None = None
         self._failed: tuple[float, Exception] | None = None  # when the last connection failed, and how
@@ -125,9 +131,10 @@ class LoopClient:
         if self._publishing >= MAX_RUNNING:
             raise Busy(f"{MAX_RUNNING} publications wait already; try again")
         self._publishing += 1
+        threads = self._waiters if wait else self._publishers
         try:
             send = partial(publish, self._settings, facts, wait, self._goes_on, parent=tracing.current())
-            return await asyncio.get_running_loop().run_in_executor(self._publishers, send)
+            return await asyncio.get_running_loop().run_in_executor(threads, send)
         finally:
             self._publishing -= 1
 
@@ -141,6 +148,7 @@ class LoopClient:
         self._closed = True
         self._senders.shutdown(wait=False, cancel_futures=True)
         self._publishers.shutdown(wait=False, cancel_futures=True)
+        self._waiters.shutdown(wait=False, cancel_futures=True)
         self._drop()
 
     def _submit(
