@@ -67,7 +67,7 @@ class Attack(NamedTuple):
 
 def attack(dice: random.Random, others: Sequence[tuple[str, str]]) -> Attack:
     """One request. `others`: the methods and paths of further addresses."""
-    path = dice.choice(sorted(GOOD))
+    path = dice.choice(sorted(GOOD) + [CHAT, COMPLETION, EMBEDDING] * 2)  # the others may read files
     body, method, headers = _body(dice, path), "POST", ACCEPTED | dice.choice(HEADERS)
     if others and dice.random() < 0.1:
         method, path = dice.choice(others)

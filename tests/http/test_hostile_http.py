@@ -165,6 +165,9 @@ def test_random_requests_are_refused_or_answered_and_memory_stays_flat(served: S
             for _ in range(5):
                 await asyncio.gather(*[send(client, REQUESTS // 5 // TOGETHER) for _ in range(TOGETHER)])
                 sizes.append(served.resident())
+                print(
+                    f"\n{sum(statuses.values())} requests, {sizes[-1] >> 20} MB resident", end="", flush=True
+                )
 
     asyncio.run(rounds())
     print(f"\n{sum(statuses.values())} requests: {dict(sorted(statuses.items()))}")
