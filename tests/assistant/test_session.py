@@ -226,9 +226,13 @@ def test_an_export_can_be_imported_and_replaces_no_file(tmp_path: Path, cluster:
     rows = [learned(0, "me", "Ana's dog is called Rex."), learned(1, "you", "Ben likes tea.")]
     write(tmp_path, rows)
     shown, chat, file = Shown(), session(tmp_path), tmp_path / "out.jsonl"
-    assert chat.take(f"/export {file}", shown) and "1 memories" in shown.last()[1]
+    assert chat.take(f"/export {file}", shown) and "1 remembered, 0 superseded" in shown.last()[1]
     assert exported.check(file).remembered == 1 and b"Rex" in file.read_bytes()
-    assert not chat.take(f"/export {file}", shown) and not chat.take("/export", shown)
+    assert (
+        not chat.take(f"/export {file}", shown)
+        and shown.last()[1] == f"{file} is there already: give another name"
+    )
+    assert not chat.take("/export", shown)
     assert file.read_bytes().count(b"\n") == 1
 
 

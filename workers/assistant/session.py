@@ -165,11 +165,13 @@ class Session:
         if not file:
             raise BadMessage("invalid-field", "to which file? /export FILE")
         path = Path(file).expanduser()
-        with atomic_file(path, exclusive=True) as out:  # never over a file that is there
-            counts = export(self._data, Filter(namespace=self._namespace), out, False, lambda _: None)
-        screen.said(
-            f"{counts['remembered']} memories written to {path}, and {counts['superseded']} superseded ones"
-        )
+        try:
+            with atomic_file(path, exclusive=True) as out:  # never over a file that is there
+                counts = export(self._data, Filter(namespace=self._namespace), out, False, lambda _: None)
+        except FileExistsError:
+            raise BadMessage("invalid-field", f"{path} is there already: give another name") from None
+        told = ", ".join(f"{count} {state}" for state, count in counts.items())
+        screen.said(f"memories written to {path}: {told}")
 
     def _help(self, _: str, screen: Screen) -> None:
         screen.said("\n".join(f"{command:20} {text}" for command, text in HELP.items()))
