@@ -1,4 +1,4 @@
-"""What a hostile HTTP client sends to any of the APIs: bodies of noise, and good ones with something wrong.
+"""What a hostile HTTP client sends to the APIs: noise, and good bodies with something wrong.
 
 All of it is drawn from a `random.Random` that is passed in, so that a run can be repeated.
 """

@@ -1,4 +1,4 @@
-"""The header that names a namespace, as every interface over HTTP reads it."""
+"""The namespace of a request, as every interface over HTTP reads it: its header, and its check."""
 
 from collections.abc import Mapping
 
