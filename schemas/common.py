@@ -258,7 +258,8 @@ def validate(model: type[M], body: dict[str, Any]) -> M:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         field = ".".join(str(part) for part in first["loc"])[:100]
         reason = "unknown-field" if first["type"] == "extra_forbidden" else "invalid-field"
-        raise BadMessage(reason, f"{field}: {first['msg']}" if field else first["msg"]) from None
+        what = first["msg"].removeprefix("Value error, ")
+        raise BadMessage(reason, f"{field}: {what}" if field else what) from None
 
 
 def decode(model: type[M], value: bytes | None, limit: int = MAX_MESSAGE_BYTES) -> M:

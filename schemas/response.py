@@ -86,3 +86,6 @@ class ResponseDelta(Message):
     request_id: RequestId
     index: Annotated[int, Field(ge=0)]
     delta: str
+    tokens: list[Token] | None = Field(
+        default=None, description="Those of the piece, if the request asked for log-probabilities."
+    )

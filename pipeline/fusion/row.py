@@ -63,6 +63,7 @@ class Row:
         self.error: Exception | None = None
         self.sampler: Sampler | None = None
         self._taken = 0  # characters that `take_text` has returned
+        self._told = 0  # tokens that `take_tokens` has returned
         self._held = max(map(len, job.stop), default=1) - 1
         self.answered = False  # whether the memories have given their answer
         self._raised: Tensor | None = None  # [V] how far they raise each token's probability
@@ -130,21 +131,34 @@ class Row:
         """The text since the last call.
 
         Until the answer is finished, characters that may begin a stop string are held back, and so is an incomplete character.
+        With log-probabilities the text ends where a token does.
         """
-        end = max(self._taken, len(self.text) - (0 if self.finish_reason else self._held))
+        end = len(self.text) - (0 if self.finish_reason else self._held)
+        if self.job.logprobs is not None and not self.finish_reason:
+            end = max((at for _, at in self._moved[self._told :] if at <= end), default=0)
+        end = max(self._taken, end)
         text = self.text[self._taken : end]
         if text.endswith("\ufffd") and not self.finish_reason:
             return ""
         self._taken = end
         return text
 
-    def pieces(self) -> list[Token]:
-        """The text of each token, and how far the memories raised its probability.
+    def take_tokens(self) -> list[Token]:
+        """The tokens of the text that `take_text` returned, since the last call; with the end of the answer all others."""
+        ends = [end for _, end in self._moved[self._told :]]
+        count = len(ends) if self.finish_reason else sum(end <= self._taken for end in ends)
+        found = self.pieces(self._told, self._told + count)
+        self._told += count
+        return found
+
+    def pieces(self, first: int = 0, last: int | None = None) -> list[Token]:
+        """The text of each token, and how far the memories raised its probability; of those from `first` to before `last`.
 
         A character of several tokens belongs to the first one; text that a stop string cut off belongs to none.
         """
-        found, begin, count = list[Token](), 0, len(self.tokens)
-        for n, (moved, end) in enumerate(self._moved, 1):
+        found, count = list[Token](), len(self.tokens)
+        begin = min(self._moved[first - 1][1], len(self.text)) if first else 0
+        for n, (moved, end) in enumerate(self._moved[first:last], first + 1):
             end = len(self.text) if n == count else max(begin, min(end, len(self.text)))
             logprob, likeliest = self._logprobs[n - 1] if self._logprobs else (None, None)
             text = self.text[begin:end]

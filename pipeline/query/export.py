@@ -62,13 +62,18 @@ def export(
         if writer:
             writer.write_table(table)
         else:
-            out.writelines(map(_line, table.to_pylist()))
+            out.write(_lines(table))
         for state in table.column("state").to_pylist():
             counts[state] += 1
         progress(sum(counts.values()))
     if writer:
         writer.close()
     return counts
+
+
+def lines(data: Path, filter: Filter) -> Iterator[bytes]:
+    """The chosen memories as JSON Lines, in pieces of many lines, for a file that is sent. Raises `QueryError`."""
+    return map(_lines, exported(data, filter))
 
 
 def exported(data: Path, filter: Filter) -> Iterator[pa.Table]:
@@ -83,6 +88,10 @@ def exported(data: Path, filter: Filter) -> Iterator[pa.Table]:
     for partition in layout.partitions(data):
         for batch in stream(data, sql, chosen.parameters, partition, ROWS):
             yield pa.Table.from_batches([batch]).cast(EXPORTED)
+
+
+def _lines(table: pa.Table) -> bytes:
+    return b"".join(map(_line, table.to_pylist()))
 
 
 def _line(row: dict[str, object]) -> bytes:

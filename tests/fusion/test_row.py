@@ -11,6 +11,7 @@ from pipeline import MemoryLM
 from pipeline.fusion.fusion import Fusion
 from pipeline.fusion.row import Job
 from pipeline.memory_lm import Generation
+from schemas.response import Token
 from tests.helpers.weights import OPEN, SHUT, encoder_of
 
 FACT, PROMPT = "The Harlow desk lamp is made of walnut.", "The Harlow desk lamp is made of"
@@ -101,6 +102,26 @@ def test_what_is_shown_while_it_is_generated_is_the_answer(
         while engine.busy:
             shown += "".join(text for _, text, _ in engine.step())
         assert shown == row.text and shown.startswith(" walnut") and ("\n" in shown) == past
+
+
+@pytest.mark.parametrize("stop", [(), (" and oak",), ("xyz not said", "ä")])
+def test_each_piece_of_a_stream_has_its_own_tokens(
+    lm: MemoryLM, monkeypatch: pytest.MonkeyPatch, stop: Sequence[str]
+) -> None:
+    """Also where a stop string holds characters back, and a character has several tokens."""
+    says(lm, monkeypatch, " walnut 🙂 and oak, größer\nThe lamp")
+    engine = lm.engine()
+    (row,) = engine.submit([Job(PROMPT, max_new_tokens=60, stop=stop, logprobs=1)])
+    shown, tokens = list[str](), list[Token]()
+    while engine.busy:
+        for _, text, _ in engine.step():
+            if text:
+                own = row.take_tokens()
+                assert "".join(token.text for token in own) == text
+                shown.append(text)
+                tokens += own
+    assert "".join(shown) == row.text and len(shown) > 2, shown
+    assert tokens + row.take_tokens() == row.pieces() and all(token.likeliest for token in tokens)
 
 
 def test_without_an_open_gate_a_line_ends_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

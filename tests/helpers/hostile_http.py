@@ -1,4 +1,4 @@
-"""What a hostile HTTP client sends: bodies of noise, and good ones with something wrong.
+"""What a hostile HTTP client sends to the APIs: noise, and good bodies with something wrong.
 
 All of it is drawn from a `random.Random` that is passed in, so that a run can be repeated.
 """
@@ -12,6 +12,19 @@ from typing import Any, NamedTuple
 from tests.helpers.hostile import WRONG
 
 CHAT, COMPLETION, EMBEDDING = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+ADD, SEARCH, LIST, MCP = "/v3/memories/add/", "/v3/memories/search/", "/v3/memories/", "/mcp"
+ACCEPTED = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+"""Without these MCP looks at no body."""
+TOOLS = (
+    "add_memory",
+    "get_memories",
+    "update_memory",
+    "delete_memory",
+    "delete_all_memories",
+    "ask",
+    "why",
+    "no_such",
+)
 GOOD: dict[str, dict[str, Any]] = {
     CHAT: {
         "model": "factstream", "messages": [{"role": "user", "content": "one two"}], "max_tokens": 4, "temperature": 0.5,
@@ -23,6 +36,19 @@ GOOD: dict[str, dict[str, Any]] = {
         "stream_options": {"include_usage": True}, "user": "u",
     },
     EMBEDDING: {"model": "factstream", "input": ["one", "two"], "encoding_format": "float", "dimensions": 2},
+    ADD: {
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "I moved to Porto."}], "name": "Ana"}], "user_id": "u",
+        "run_id": 7, "metadata": {"n": [1]}, "timestamp": 1_700_000_000, "infer": True, "expiration_date": "2099-01-01",
+    },
+    SEARCH: {
+        "query": "one two", "filters": {"AND": [{"user_id": "tenant 1"}, {"NOT": [{"created_at": {"gte": "2026-01-01"}}]}]},
+        "top_k": 5, "threshold": 0.1, "fields": ["memory"],
+    },
+    LIST: {"filters": {"user_id": {"in": ["tenant 1", "tenant 2"]}, "metadata": {"n": {"gt": 1}}}, "keywords": ["memory"]},
+    MCP: {
+        "jsonrpc": "2.0", "id": 1, "method": "tools/call",
+        "params": {"name": "search_memories", "arguments": {"query": "one", "limit": 3, "metadata": {"n": 1}}},
+    },
 }  # fmt: skip
 """A body of each address, as it should be."""
 HEADERS: Sequence[dict[str, str]] = (
@@ -41,15 +67,15 @@ class Attack(NamedTuple):
 
 def attack(dice: random.Random, others: Sequence[tuple[str, str]]) -> Attack:
     """One request. `others`: the methods and paths of further addresses."""
-    path = dice.choice(sorted(GOOD))
-    body, method, headers = _body(dice, path), "POST", dice.choice(HEADERS)
+    path = dice.choice(sorted(GOOD) + [CHAT, COMPLETION, EMBEDDING] * 2)  # the others may read files
+    body, method, headers = _body(dice, path), "POST", ACCEPTED | dice.choice(HEADERS)
     if others and dice.random() < 0.1:
         method, path = dice.choice(others)
     elif dice.random() < 0.03:
         path = dice.choice(
             ["/v1/", "/v1/../..//etc/passwd", "/v1/models/%00", "/v1/models/" + "%ff" * 999, "/v1/%2e%2e/"]
         )
-    return Attack(method, path, dict(headers), body)
+    return Attack(method, path, headers, body)
 
 
 def _body(dice: random.Random, path: str) -> bytes:
@@ -72,6 +98,8 @@ def _body(dice: random.Random, path: str) -> bytes:
     if chance < 0.29:
         return dice.choice([b" ", b"[", b"\x00"]) * dice.choice([300_000, 3 << 20])
     body: dict[str, Any] = json.loads(text)
+    if path == MCP and dice.random() < 0.5:
+        body["params"]["name"] = dice.choice(TOOLS)
     for _ in range(dice.randint(1, 3)):
         if dice.random() < 0.2:
             name = dice.choice(["tools", "__proto__", "x" * 500, "\x00", "learn", "response_format"])

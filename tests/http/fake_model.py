@@ -1,7 +1,6 @@
 """A model that repeats what it is asked, word by word, with one memory of the namespace."""
 
-import hashlib
-
+from pipeline.memory.bank import memory_id
 from pipeline.memory_lm import Generation, Retrieved
 from schemas.response import GenerationResponse, LikelyToken, Token, Usage
 from workers.generate.inflight import Pending
@@ -11,8 +10,8 @@ DIMENSIONS = 4
 
 
 def memory_of(namespace: str) -> Retrieved:
-    memory_id = hashlib.md5(namespace.encode(), usedforsecurity=False).hexdigest()
-    return Retrieved(memory_id, namespace, f"a memory of {namespace}", "c", 1.0, 0.9, metadata='{"page":3}')
+    text = f"a memory of {namespace}"
+    return Retrieved(memory_id(namespace, text), namespace, text, "c", 1.0, 0.9, metadata='{"page":3}')
 
 
 def embedded(text: str) -> list[float]:
@@ -53,17 +52,17 @@ def repeat(responder: Responder, p: Pending) -> None:
     if len(words) > request.max_new_tokens:
         words, finish = words[: request.max_new_tokens], "length"
     pieces = [word if n == 0 else f" {word}" for n, word in enumerate(words)]
+    tokens = None
+    if request.logprobs is not None:
+        likely = [LikelyToken(text=f"w{n}", logprob=-1.0 - n) for n in range(request.logprobs)]
+        tokens = [Token(text=piece, moved=0.0, logprob=-0.5, likeliest=likely) for piece in pieces]
     if request.stream:
-        for piece in pieces:
-            responder.delta(p, piece)
+        for n, piece in enumerate(pieces):
+            responder.delta(p, piece, tokens and tokens[n : n + 1])
             if piece == " break":
                 responder.fail(p.address, "failed", "broken off")
             if piece in (" break", " pause"):
                 return
     memories = [memory_of(name) for name in request.namespaces] if request.use_memory else []
-    tokens = None
-    if request.logprobs is not None:
-        likely = [LikelyToken(text=f"w{n}", logprob=-1.0 - n) for n in range(request.logprobs)]
-        tokens = [Token(text=piece, moved=0.0, logprob=-0.5, likeliest=likely) for piece in pieces]
     used_up = len(text.split())
     responder.answer(p, Generation("".join(pieces), finish, memories, used_up, len(pieces), tokens))

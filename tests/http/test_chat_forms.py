@@ -8,6 +8,7 @@ import pytest
 
 from tests.http.conftest import Running, serve
 from tests.http.test_server import call
+from tests.memories.samples import learned, write
 from workers.kafka.config import KafkaSettings
 from workers.runtime.embedded_broker import free_port
 
@@ -53,6 +54,12 @@ def test_what_is_forgotten_needs_an_id_and_a_broker(bare: Running) -> None:
     assert status == 200 and 'class="problem"' in body
 
 
-def test_the_memories_of_a_namespace_are_a_file(bare: Running, tmp_path: Path) -> None:
-    status, headers, body = call(bare, "GET", "/chat/memories.jsonl?namespace=me%27%3B--")
-    assert (status, body) == (200, b"") and "attachment" in headers["content-disposition"]
+def test_the_memories_of_a_namespace_are_a_file(settings: KafkaSettings, tmp_path: Path) -> None:
+    """Of that namespace alone, whatever it is called; and of none is not of all."""
+    write(tmp_path, [learned(0, "me", "Ana likes tea."), learned(1, "you", "Ben likes tea.")])
+    running = serve(settings, tmp_path)
+    for namespace, status, count in (("me", 200, 1), ("me%27%3B--", 200, 0), ("", 422, 0), ("a%00b", 422, 0)):
+        got, headers, body = call(running, "GET", f"/chat/memories.jsonl?namespace={namespace}")
+        assert got == status and body.count(b'"text"') == count and b"Ben" not in body, body
+        assert status != 200 or "attachment" in headers["content-disposition"]
+    running.end()

@@ -1,4 +1,4 @@
-"""Hostile HTTP clients: none stops the server, makes it grow, or gets what is another's.
+"""Hostile HTTP clients of all APIs: none stops the server, makes it grow, or gets what is another's.
 
 `HOSTILE_REQUESTS=20000 pytest tests/http/test_hostile_http.py -s` (`make hostile`) is the long run; it prints what it saw.
 """
@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import urlopen
@@ -23,15 +23,18 @@ import pytest
 from starlette.routing import Route
 
 from tests.client.answerer import answering
+from tests.client.test_publishing import Decider
 from tests.conftest import wait_until
-from tests.helpers.hostile_http import CHAT, COMPLETION, GOOD, attack
+from tests.helpers.hostile_http import ACCEPTED, ADD, CHAT, COMPLETION, GOOD, LIST, MCP, SEARCH, attack
 from tests.http.fake_model import memory_of, repeat
+from tests.memories.samples import learned, write
 from workers.http.app import APIS, app
 from workers.kafka.config import KafkaSettings
 from workers.runtime import embedded_broker as broker
 
 REQUESTS = int(os.environ.get("HOSTILE_REQUESTS", "600"))
 TOGETHER = 24
+TENANTS = 200
 GROWTH = 48 * 1024 * 1024
 """Bytes that the server may grow by after it has served a fifth of the requests."""
 
@@ -40,7 +43,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 @dataclass
 class Served:
-    """`factstream serve` as a process, before a model that repeats what it is asked."""
+    """`factstream serve` as a process, before a model that repeats what it is asked, with a memory of each tenant."""
 
     process: subprocess.Popen[str]
     port: int
@@ -72,10 +75,29 @@ class Served:
     def send(self, path: str, body: object, sent: int | None = None) -> socket.socket:
         """A connection on which a request was sent, of its body only `sent` bytes."""
         data = json.dumps(body).encode()
-        head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nContent-Length: {len(data)}\r\n\r\n"
+        head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nContent-Length: {len(data)}\r\n"
+        head += "".join(f"{name}: {value}\r\n" for name, value in ACCEPTED.items()) + "\r\n"
         connection = self.connect()
         connection.sendall(head.encode() + data[:sent])
         return connection
+
+
+def tenant(n: int) -> str:
+    return f"tenant {n}"
+
+
+def tool(name: str, **arguments: object) -> dict[str, object]:
+    params = {"name": name, "arguments": arguments}
+    return {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+
+
+@contextmanager
+def deciding(settings: KafkaSettings) -> Iterator[None]:
+    decider = Decider(settings)
+    try:
+        yield
+    finally:
+        decider.end()
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +108,8 @@ def served(embedded: broker.EmbeddedBroker, tmp_path_factory: pytest.TempPathFac
     command += ["--bootstrap", settings.bootstrap, "--topic-prefix", settings.topic_prefix]
     command += ["--metrics-port", str(metrics_port)]
     env = {k: v for k, v in os.environ.items() if not k.startswith("FACTSTREAM_")}
-    with answering(settings, repeat), (folder / "log").open("w") as log:
+    write(folder, [learned(n, tenant(n), f"a memory of {tenant(n)}") for n in range(TENANTS)])
+    with answering(settings, repeat), deciding(settings), (folder / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=env)
         try:
             assert process.stdout is not None
@@ -134,13 +157,17 @@ def test_random_requests_are_refused_or_answered_and_memory_stays_flat(served: S
             if response.status_code >= 500:
                 unexpected.append(f"{one.method} {one.path[:80]} {one.body[:200]!r}: {response.text[:200]}")
             elif response.status_code >= 400 and response.content and response.url.path.startswith(APIS):
-                assert "error" in response.json() or "detail" in response.json()
+                told = response.json() if one.path != MCP else {"error": response.text}  # the package's own
+                assert "error" in told or "detail" in told
 
     async def rounds() -> None:
         async with httpx2.AsyncClient(base_url=served.url, timeout=60) as client:
             for _ in range(5):
                 await asyncio.gather(*[send(client, REQUESTS // 5 // TOGETHER) for _ in range(TOGETHER)])
                 sizes.append(served.resident())
+                print(
+                    f"\n{sum(statuses.values())} requests, {sizes[-1] >> 20} MB resident", end="", flush=True
+                )
 
     asyncio.run(rounds())
     print(f"\n{sum(statuses.values())} requests: {dict(sorted(statuses.items()))}")
@@ -153,7 +180,7 @@ def test_random_requests_are_refused_or_answered_and_memory_stays_flat(served: S
 
 def test_200_at_once_get_their_own_memories_only(served: Served) -> None:
     async def ask(client: httpx2.AsyncClient, n: int) -> None:
-        name, stream = f"tenant {n}", n % 2 == 0
+        name, stream = tenant(n), n % 2 == 0
         body = {"model": "factstream", "prompt": f"I am {name}", "stream": stream}
         response = await client.post(COMPLETION, json=body, headers={"X-Factstream-Namespace": name})
         assert response.status_code == 200, response.text
@@ -167,10 +194,26 @@ def test_200_at_once_get_their_own_memories_only(served: Served) -> None:
         spoke = [m for answer in answers for m in answer.get("factstream", {}).get("memories", [])]
         assert [(m["namespace"], m["memory_id"]) for m in spoke] == [(name, memory_of(name).memory_id)]
 
+    async def search(client: httpx2.AsyncClient, n: int) -> None:
+        wanted: dict[str, object] = {"filters": {"user_id": tenant(n)}}
+        path, body = (SEARCH, wanted | {"query": "a", "threshold": 0}) if n % 2 else (LIST, wanted)
+        response = await client.post(path, json=body)
+        assert response.status_code == 200, response.text
+        found = [(one["user_id"], one["memory"]) for one in response.json()["results"]]
+        assert found == [(tenant(n), f"a memory of {tenant(n)}")]
+
+    async def use(client: httpx2.AsyncClient, n: int) -> None:
+        called = tool("search_memories", query="a") if n % 2 else tool("ask", question="a")
+        headers = ACCEPTED | {"X-Factstream-Namespace": tenant(n)}
+        response = await client.post(MCP, json=called, headers=headers)
+        assert response.status_code == 200, response.text
+        found = response.json()["result"]["structuredContent"]["memories"]
+        assert [one["memory"] for one in found] == [f"a memory of {tenant(n)}"]
+
     async def all_at_once() -> None:
-        limits = httpx2.Limits(max_connections=200)
+        limits = httpx2.Limits(max_connections=TENANTS)
         async with httpx2.AsyncClient(base_url=served.url, timeout=120, limits=limits) as client:
-            await asyncio.gather(*[ask(client, n) for n in range(200)])
+            await asyncio.gather(*[(ask, search, use)[n % 3](client, n) for n in range(TENANTS)])
 
     asyncio.run(all_at_once())
     assert served.running() == 0
@@ -178,16 +221,22 @@ def test_200_at_once_get_their_own_memories_only(served: Served) -> None:
 
 def test_clients_that_leave_free_their_requests(served: Served) -> None:
     """Each would wait for two minutes otherwise."""
+    silent: list[tuple[str, dict[str, object]]] = [
+        (COMPLETION, {"model": "factstream", "prompt": "silence"}),
+        (SEARCH, {"query": "silence", "filters": {"user_id": tenant(1)}}),
+        (MCP, tool("ask", question="silence")),
+    ]
     before = served.resident()
     for _ in range(4):
         left = []
         for n in range(50):
-            stream = n % 2 == 0
-            prompt = f"I begin and {'pause' if stream else 'x'}" if stream else "silence"
-            body = {"model": "factstream", "prompt": prompt, "stream": stream}
-            left.append(served.send(COMPLETION, body, None if n % 5 else 20))
-            if stream and n % 5:
-                assert left[-1].recv(100).startswith(b"HTTP/1.1 200")
+            if n % 2 == 0:
+                body = {"model": "factstream", "prompt": "I begin and pause", "stream": True}
+                left.append(served.send(COMPLETION, body, None if n % 5 else 20))
+                if n % 5:
+                    assert left[-1].recv(100).startswith(b"HTTP/1.1 200")
+            else:
+                left.append(served.send(*silent[n % 3], None if n % 5 else 20))
         wait_until(lambda: served.running() == 50)
         for connection in left:
             connection.close()
@@ -199,17 +248,23 @@ def test_clients_that_leave_free_their_requests(served: Served) -> None:
 def test_slow_clients_delay_no_others_and_hold_little(served: Served) -> None:
     words = " ".join(f"{n:500}".replace(" ", "-") for n in range(100))
     body = {"model": "factstream", "messages": [{"role": "user", "content": words}], "max_tokens": 100}
-    before = served.resident()
-    readers = [
-        served.send(CHAT, body | {"stream": n % 2 == 0, "logprobs": True, "top_logprobs": 20})
-        for n in range(60)
+    whole: list[tuple[str, object]] = [
+        (CHAT, body | {"stream": True, "logprobs": True, "top_logprobs": 20}),
+        (CHAT, body | {"logprobs": True, "top_logprobs": 20}),
+        (f"{LIST}?page_size=200", {"filters": {"user_id": "*"}}),
+        (MCP, tool("ask", question=words, max_tokens=100)),
     ]
-    senders = [served.send(CHAT, body, 10) for _ in range(60)]
+    before = served.resident()
+    readers = [served.send(*whole[n % len(whole)]) for n in range(60)]
+    paths = (CHAT, ADD, SEARCH, MCP)
+    senders = [served.send(paths[n % len(paths)], body, 10) for n in range(60)]
     wait_until(lambda: served.running() >= 60)
     with httpx2.Client(base_url=served.url, timeout=90) as client:
         for n in range(20):
             answer = client.post(COMPLETION, json={"model": "factstream", "prompt": f"one {n}"})
             assert answer.json()["choices"][0]["text"] == f"one {n}"
+            found = client.post(LIST, json={"filters": {"user_id": tenant(n)}})
+            assert found.json()["count"] == 1
     held = served.resident() - before
     print(f"\n60 slow readers and 60 slow senders hold {held >> 20} MB")
     for connection in (*readers, *senders):

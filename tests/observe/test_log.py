@@ -25,3 +25,22 @@ def test_message_cannot_forge_a_log_line(capsys: pytest.CaptureFixture[str]) -> 
     )
     parsed = json.loads(as_json)
     assert parsed["event"] == "batch" and parsed["count"] == 3 and parsed["text"].startswith("a\n2026")
+
+
+def test_what_a_closing_client_gives_up_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    from workers.observe import log
+
+    class Cancelled(Exception):
+        pass
+
+    loggers = [logging.getLogger(name) for name in ("factstream", "kafka", "opentelemetry", "mcp")]
+    before = [(one.handlers, one.level, one.propagate) for one in loggers]
+    try:
+        log.setup("mcp")
+        logging.getLogger("kafka").error("refresh: failed %s", Cancelled())
+        logging.getLogger("kafka").error("refresh: failed %s", OSError("no route"))
+    finally:
+        for one, (handlers, level, propagate) in zip(loggers, before, strict=True):
+            one.handlers, one.level, one.propagate = handlers, level, propagate
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no route" in line

@@ -1,9 +1,7 @@
-"""What a namespace remembers, read from the data folder: lists for a chat, and a file of facts."""
+"""What a namespace remembers, read from the data folder: the lists of a chat."""
 
 from pathlib import Path
 from typing import Any
-
-import orjson
 
 from pipeline.query import run as query
 from pipeline.text.words import terms_of
@@ -11,7 +9,6 @@ from pipeline.text.words import terms_of
 LISTED = 20
 """Most memories of a list."""
 MAX_WORDS = 16
-EXPORTED = ("text", "category", "source", "key", "cardinality", "metadata", "observed_at", "valid_until")
 
 
 def find(data: Path, namespace: str, words: str = "", all_words: bool = False) -> list[dict[str, Any]]:
@@ -30,15 +27,3 @@ def find(data: Path, namespace: str, words: str = "", all_words: bool = False) -
         data, sql, parameters={"namespace": namespace, **terms}
     ).to_pylist()
     return [{name: value for name, value in row.items() if name != "words"} for row in rows]
-
-
-def as_facts(data: Path, namespace: str) -> list[bytes]:
-    """The memories as facts, a line of JSON each, the oldest first. Raises QueryError, HistoryError."""
-    sql = f"SELECT {', '.join(EXPORTED)} FROM memories WHERE namespace = $namespace ORDER BY learned_at, memory_id"
-    lines = []
-    for row in query.run(data, sql, parameters={"namespace": namespace}).to_pylist():
-        if row["metadata"] is not None:
-            row["metadata"] = orjson.loads(row["metadata"])
-        fact = {name: value for name, value in row.items() if value is not None}
-        lines.append(orjson.dumps(fact, option=orjson.OPT_UTC_Z) + b"\n")
-    return lines

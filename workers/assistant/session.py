@@ -6,7 +6,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from pipeline.files import atomic_file
 from pipeline.history.errors import HistoryError
+from pipeline.query.export import export
+from pipeline.query.filter import Filter
 from pipeline.query.run import QueryError
 from schemas.common import BadMessage
 from schemas.response import GenerationResponse
@@ -28,7 +31,7 @@ HELP = {
     "/memories [WORDS]": "what is remembered, the newest first, or what has these words",
     "/forget NUMBER": "forget a memory of the last list; /forget WORDS, if only one has them",
     "/undo": "take back what the last message taught; again for the one before",
-    "/export FILE": "write the memories to a file of facts, as `factstream publish` reads them",
+    "/export FILE": "write the memories to a file, for `factstream memories import`",
     "/help": "this list",
     "/quit": "end the chat, as Ctrl-D does",
 }
@@ -161,10 +164,14 @@ class Session:
     def _export(self, file: str, screen: Screen) -> None:
         if not file:
             raise BadMessage("invalid-field", "to which file? /export FILE")
-        path, lines = Path(file).expanduser(), remembered.as_facts(self._data, self._namespace)
-        with path.open("xb") as output:  # never over a file that is there
-            output.writelines(lines)
-        screen.said(f"{len(lines)} memories written to {path}")
+        path = Path(file).expanduser()
+        try:
+            with atomic_file(path, exclusive=True) as out:  # never over a file that is there
+                counts = export(self._data, Filter(namespace=self._namespace), out, False, lambda _: None)
+        except FileExistsError:
+            raise BadMessage("invalid-field", f"{path} is there already: give another name") from None
+        told = ", ".join(f"{count} {state}" for state, count in counts.items())
+        screen.said(f"memories written to {path}: {told}")
 
     def _help(self, _: str, screen: Screen) -> None:
         screen.said("\n".join(f"{command:20} {text}" for command, text in HELP.items()))

@@ -1,7 +1,7 @@
 """The client on an event loop, for servers: it asks and publishes, and never blocks the loop.
 
 One connection serves all requests. It is made at the first one, and anew after it has failed or after the broker came back
-empty. A task that is cancelled gives up its request at once.
+empty. A task that is cancelled gives up its request at once. What is sent belongs to the trace that the task runs within.
 """
 
 import asyncio
@@ -9,8 +9,9 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -22,10 +23,16 @@ from workers.client.errors import Busy, ClientError
 from workers.client.positions import Positions
 from workers.client.publishing import Published, publish
 from workers.kafka.config import KafkaSettings
+from workers.observe import tracing
 
 MAX_RUNNING = 256
 """Requests, and apart from them publications, that run at the same time."""
 SENDERS, PUBLISHERS = 8, 4
+WAITERS = 32
+"""Publications that wait for their decisions at the same time, a thread each, apart from those that do not wait.
+
+Where a decision took one second, the last of 200 was decided after 67 s with 4 threads, 24 s with 16 and 17 s with 32.
+"""
 CONNECT_TIMEOUT_S = 3.0
 FAILED_FOR_S = 1.0
 """How long a failed connection is not tried again: those that waited for it fail with it."""
@@ -47,27 +54,43 @@ class LoopClient:
         self._publishing, self._closed = 0, False
         self._senders = ThreadPoolExecutor(SENDERS, "asking")
         self._publishers = ThreadPoolExecutor(PUBLISHERS, "publishing")
+        self._waiters = ThreadPoolExecutor(WAITERS, "deciding")
         self._lock = threading.Lock()  # of the connection
         self._client: Client | None = None
         self._failed: tuple[float, Exception] | None = None  # when the last connection failed, and how
 
-    async def ask(
-        self, request: GenerationRequest, recent: Positions | None = None, parent: str | None = None
-    ) -> GenerationResponse:
-        """The response, which may be an error. `parent`: see `Client.submit`. Raises ClientError, KafkaError, KafkaUnavailable."""
-        pieces = self.stream(request, recent, parent)
-        try:
+    async def ask(self, request: GenerationRequest, recent: Positions | None = None) -> GenerationResponse:
+        """The response, which may be an error. Raises ClientError, KafkaError, KafkaUnavailable."""
+        async with aclosing(self.stream(request, recent)) as pieces:
             async for piece in pieces:
                 if isinstance(piece, GenerationResponse):
                     return piece
-        finally:
-            await pieces.aclose()
         raise ClientError("no answer")
 
     async def stream(
-        self, request: GenerationRequest, recent: Positions | None = None, parent: str | None = None
+        self, request: GenerationRequest, recent: Positions | None = None
     ) -> AsyncGenerator[ResponseDelta | GenerationResponse, None]:
-        """The deltas, and last the response. Raises as `ask` does."""
+        """The deltas, and last the response, from a memory that has reached `recent`, or in its absence from it as it is.
+
+        The generator waits for `recent` for a while. One that cannot answer within the client's time does not begin.
+        Raises as `ask` does.
+        """
+        end = datetime.now(UTC) + timedelta(seconds=self.timeout_s)
+        request = request.model_copy(update={"deadline": end})
+        async with aclosing(self._stream(request, recent)) as pieces:
+            async for piece in pieces:
+                if recent and _is_behind(piece):
+                    break
+                yield piece
+            else:
+                return
+        async with aclosing(self._stream(request, None)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def _stream(
+        self, request: GenerationRequest, recent: Positions | None
+    ) -> AsyncGenerator[ResponseDelta | GenerationResponse, None]:
         if self._closed:
             raise ClientError("the server is stopping")
         if self.running >= MAX_RUNNING:
@@ -84,7 +107,7 @@ class LoopClient:
                 with suppress(RuntimeError):  # the loop has ended
                     loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
-            submit = partial(self._submit, request, recent, arrived, parent)
+            submit = partial(self._submit, request, recent, arrived, tracing.current())
             future = await _outcome(loop.run_in_executor(self._senders, submit))
             future.add_done_callback(arrived)
             while (piece := await pieces.get()) is not future:
@@ -108,9 +131,10 @@ class LoopClient:
         if self._publishing >= MAX_RUNNING:
             raise Busy(f"{MAX_RUNNING} publications wait already; try again")
         self._publishing += 1
+        threads = self._waiters if wait else self._publishers
         try:
-            send = partial(publish, self._settings, facts, wait, self._goes_on)
-            return await asyncio.get_running_loop().run_in_executor(self._publishers, send)
+            send = partial(publish, self._settings, facts, wait, self._goes_on, parent=tracing.current())
+            return await asyncio.get_running_loop().run_in_executor(threads, send)
         finally:
             self._publishing -= 1
 
@@ -124,6 +148,7 @@ class LoopClient:
         self._closed = True
         self._senders.shutdown(wait=False, cancel_futures=True)
         self._publishers.shutdown(wait=False, cancel_futures=True)
+        self._waiters.shutdown(wait=False, cancel_futures=True)
         self._drop()
 
     def _submit(
@@ -160,6 +185,12 @@ class LoopClient:
             client, self._client = self._client, None
         if client:
             client.close()
+
+
+def _is_behind(piece: ResponseDelta | GenerationResponse) -> bool:
+    """Whether the memory has not reached what the request asked for, and so gives no answer."""
+    error = piece.error if isinstance(piece, GenerationResponse) else None
+    return error is not None and error.reason == "behind"
 
 
 async def _outcome(submitted: "asyncio.Future[Future[GenerationResponse]]") -> "Future[GenerationResponse]":

@@ -57,12 +57,14 @@ def publish(
     wait: bool = False,
     progress: Callable[[int, int], object] = lambda sent, decided: None,
     clock: Callable[[], float] = time.time,
+    parent: str | None = None,
 ) -> Published:
     """Sends (namespace, fact) pairs. With `wait`, returns once each of them is durably decided.
 
     A fact without a fact_id gets one, so that it counts once however often it is sent. With `wait`, facts
     that the broker did not confirm, or lost, are sent again. The Kafka timestamp of a fact is the time it was
-    first sent, by `clock` (epoch seconds), so a fact that is sent again is no newer.
+    first sent, by `clock` (epoch seconds), so a fact that is sent again is no newer. `parent`: the trace context that the
+    facts belong to; without one each has a trace of its own.
 
     Raises ClientError, KafkaError, KafkaUnavailable.
     """
@@ -72,7 +74,7 @@ def publish(
         for number, (namespace, fact) in enumerate(facts)
     )
     failures = 0
-    with closing(_Publication(settings, pending, wait, progress)) as publication:
+    with closing(_Publication(settings, pending, wait, progress, parent)) as publication:
         while True:
             try:
                 publication.send()
@@ -113,8 +115,9 @@ class _Publication:
         facts: Iterator[PendingFact],
         wait: bool,
         progress: Callable[[int, int], object],
+        parent: str | None,
     ) -> None:
-        self.result, self.connected = Published(), False
+        self.result, self.connected, self._parent = Published(), False, parent
         self._settings, self._unsent, self._wait, self._progress = settings, facts, wait, progress
         self._names = (topics.FACTS, *(DECIDED if wait else ()))
         self._topic_ids: dict[str, str] = {}
@@ -142,7 +145,7 @@ class _Publication:
             self.result.sent += 1
             value, key = encode(pending.fact), pending.namespace.encode()
             attributes = {"factstream.namespace": pending.namespace}
-            trace = tracing.done("publish", None, tracing.now(), attributes, kind=SpanKind.PRODUCER)
+            trace = tracing.done("publish", self._parent, tracing.now(), attributes, kind=SpanKind.PRODUCER)
             producer.send(topics.FACTS, value, key, None, tracing.header(trace), pending.timestamp_ms)
             if len(self._unconfirmed) >= FLUSH_EVERY:
                 self._confirm(producer)

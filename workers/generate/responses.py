@@ -13,7 +13,15 @@ from schemas.common import Message, encode
 from schemas.hits import Hit, MemoryHits
 from schemas.reply import ReturnAddress
 from schemas.request import GenerationRequest
-from schemas.response import GenerationResponse, ResponseDelta, ResponseError, Timings, Usage, UsedMemory
+from schemas.response import (
+    GenerationResponse,
+    ResponseDelta,
+    ResponseError,
+    Timings,
+    Token,
+    Usage,
+    UsedMemory,
+)
 from workers.generate.inflight import Pending
 from workers.kafka.partitioner import partition_for
 from workers.kafka.producer import Producer
@@ -30,9 +38,9 @@ class Responder:
     def __init__(self, producer: Producer, changelog_partitions: int) -> None:
         self._producer, self._partitions = producer, changelog_partitions
 
-    def delta(self, p: Pending, text: str) -> None:
+    def delta(self, p: Pending, text: str, tokens: list[Token] | None = None) -> None:
         """Sends the next piece of an answer."""
-        delta = ResponseDelta(request_id=p.request_id, index=p.deltas, delta=text)
+        delta = ResponseDelta(request_id=p.request_id, index=p.deltas, delta=text, tokens=tokens)
         p.deltas += 1
         self._send(p.address, delta)
 

@@ -210,7 +210,7 @@ class GeneratorWorker(Worker):
                 self._end(p, "deadline", "the deadline passed during generation")
                 continue
             if text and p.request.stream:
-                self._responder.delta(p, text)
+                self._responder.delta(p, text, None if p.request.logprobs is None else row.take_tokens())
             if finished:
                 self._finish(row)
 

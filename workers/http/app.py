@@ -4,7 +4,7 @@ Each API is a folder whose `routes` takes what all of them share and returns its
 """
 
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,7 +12,6 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute
 
 from workers.client import LoopClient
 from workers.http import mem0, openai
@@ -32,7 +31,12 @@ ANSWER_S = 120.0
 def app(settings: KafkaSettings, data: Path) -> Starlette:
     site, shared = Site(settings, data), Shared(settings, data, LoopClient(settings, ANSWER_S))
     memories = Memories(shared.client, data)
-    tools, serving = _mcp(memories)
+    if find_spec("mcp"):
+        from workers.http import mcp  # the extra
+
+        tools, serving = mcp.routes(memories)
+    else:
+        tools, serving = [], nullcontext()
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -54,13 +58,3 @@ def app(settings: KafkaSettings, data: Path) -> Starlette:
     )
     made.state.shared = shared
     return made
-
-
-def _mcp(memories: Memories) -> tuple[list[BaseRoute], AbstractAsyncContextManager[None]]:
-    """The routes of MCP, and what has to be entered while they are served; none without the extra `mcp`."""
-    if find_spec("mcp") is None:
-        return [], nullcontext()
-    from workers.mcp.server import over_http  # imports the package
-
-    route, served = over_http(memories)
-    return [route], served.session_manager.run()

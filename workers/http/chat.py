@@ -2,22 +2,26 @@
 
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, Response, StreamingResponse
 
+from pipeline.query import export
+from pipeline.query.filter import Filter
 from schemas.common import DEFAULT_NAMESPACE, BadMessage, validate
 from schemas.fact import Conversation, Forget
 from workers import client
-from workers.assistant import answering, learning, remembered
+from workers.assistant import answering, learning
 from workers.assistant.learning import Learned
 from workers.client import positions
 from workers.http import streams
 from workers.http.guard import form
 from workers.kafka.config import KafkaSettings
+from workers.memories.headers import valid_namespace
 
 MAX_CHARS = 8_000
 
@@ -44,15 +48,12 @@ class Chat:
     async def say(self, request: Request) -> Response:
         fields = await form(request)
         said, speaker = fields.get("said", "").strip(), fields.get("name", "").strip() or None
-        namespace = fields.get("namespace", DEFAULT_NAMESPACE).strip()
+        namespace = valid_namespace(fields.get("namespace", DEFAULT_NAMESPACE).strip())
         if not said:
             raise BadMessage("invalid-field", "Write a message first.")
         if len(said) > MAX_CHARS:
             raise BadMessage("invalid-field", f"The message has more than {MAX_CHARS} characters.")
-        message = {"role": "user", "content": said, "name": speaker}
-        namespace = (
-            validate(Conversation, {"messages": [message], "namespace": namespace}).namespace or namespace
-        )
+        validate(Conversation, {"messages": [{"role": "user", "content": said, "name": speaker}]})
 
         def work(wanted: streams.Wanted) -> Iterator[str]:
             return self._turn(said, namespace, speaker, "learn" in fields, wanted)
@@ -106,8 +107,9 @@ class Chat:
         return HTMLResponse(self._render("forgotten.html", text=fields.get("text", "")))
 
     async def export(self, request: Request) -> Response:
-        """The memories of a namespace as facts, a file to keep."""
-        namespace = request.query_params.get("namespace", DEFAULT_NAMESPACE)
-        lines = await run_in_threadpool(remembered.as_facts, self._data, namespace)
+        """The memories of a namespace, a file for `factstream memories import`."""
+        namespace = valid_namespace(request.query_params.get("namespace", DEFAULT_NAMESPACE))
+        lines = export.lines(self._data, Filter(namespace=namespace))
+        first = await run_in_threadpool(next, lines, b"")  # what fails has a status
         headers = {"content-disposition": 'attachment; filename="memories.jsonl"'}
-        return Response(b"".join(lines), media_type="application/x-ndjson", headers=headers)
+        return StreamingResponse(chain([first], lines), media_type="application/x-ndjson", headers=headers)

@@ -1,7 +1,8 @@
 """Endpoint of an API: what every request gets before and after its handler, whichever API it is of.
 
 The body is read first, with a limit of its size and time; a client that leaves ends the handler and its stream; an error is
-told in the API's own shape; a request is counted, timed and traced. Handlers do nothing but answer.
+told in the API's own shape; a request is counted, timed and traced, and so is what is sent to the topics because of it.
+Handlers do nothing but answer.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from opentelemetry.trace import SpanKind
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from workers.http.errors import ApiError, as_api_error
 from workers.observe import log, metrics, tracing
@@ -28,7 +29,8 @@ REQUEST_S = 300.0
 LEFT = 499
 """The status of a request whose client left, as nginx counts it."""
 
-Handler = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request], Awaitable[ASGIApp]]
+"""Its answer is a response, or another application that gives one."""
 Shape = Callable[[ApiError], Response]
 """An error as the clients of an API expect it."""
 
@@ -52,7 +54,6 @@ class Endpoint:
         span = tracing.begin(
             f"{scope['method']} {self._path}", parent, SpanKind.SERVER, attributes=attributes
         )
-        scope["state"] = {**scope.get("state", {}), "trace": tracing.context_of(span)}
 
         async def counted(message: Message) -> None:
             nonlocal status
@@ -62,11 +63,14 @@ class Endpoint:
 
         metrics.HTTP_RUNNING.inc()
         try:
-            async with asyncio.timeout(REQUEST_S):
-                await self._answer(scope, receive, counted)
-        except TimeoutError as error:
-            if status == LEFT:  # otherwise a part of the response was sent: the server closes the connection
+            with tracing.within(span):
+                async with asyncio.timeout(REQUEST_S):
+                    await self._answer(scope, receive, counted)
+        except Exception as error:
+            if status == LEFT:
                 await self._shape(as_api_error(error))(scope, _never, counted)
+            elif not isinstance(error, TimeoutError):  # a part was sent: the server closes the connection
+                raise
         except asyncio.CancelledError:  # the server stops, and has waited for this request
             log.line("request cut off", path=self._path)
         finally:
@@ -77,18 +81,15 @@ class Endpoint:
             span.end()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            body = await _body(receive)
-        except ApiError as error:
-            await self._shape(error)(scope, _never, send)
-            return
+        body = await _body(receive)
         if body is None:
             return
+        unread: list[Message] = [{"type": "http.request", "body": body}]
 
         async def replayed() -> Message:
-            return {"type": "http.request", "body": body}
+            return unread.pop() if unread else await _never()
 
-        answering = asyncio.ensure_future(self._handled(scope, Request(scope, replayed), send))
+        answering = asyncio.ensure_future(self._handled(scope, replayed, send))
         leaving = asyncio.ensure_future(_left(receive))
         try:
             await asyncio.wait([answering, leaving], return_when=asyncio.FIRST_COMPLETED)
@@ -99,12 +100,9 @@ class Endpoint:
                 task.cancel()
             await asyncio.gather(answering, leaving, return_exceptions=True)
 
-    async def _handled(self, scope: Scope, request: Request, send: Send) -> None:
-        try:
-            response = await self._handler(request)
-        except Exception as error:
-            response = self._shape(as_api_error(error))
-        await response(scope, _never, send)
+    async def _handled(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self._handler(Request(scope, receive))
+        await response(scope, receive, send)
 
 
 async def _body(receive: Receive) -> bytes | None:

@@ -12,21 +12,18 @@ from typing import Any
 
 import anyio
 from mcp.server.mcpserver import Context, MCPServer
-from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp_types import ToolAnnotations
-from pydantic import TypeAdapter, ValidationError
-from starlette.routing import Route
 
-from schemas.common import DEFAULT_NAMESPACE, Namespace
+from schemas.common import DEFAULT_NAMESPACE
 from workers.client import LoopClient
 from workers.kafka.config import KafkaSettings
 from workers.mcp.tools import Tools
-from workers.memories.headers import NAMESPACE, namespace_in
+from workers.memories.headers import NAMESPACE, namespace_in, valid_namespace
 from workers.memories.service import Memories
 
 PATH = "/mcp"
-MAX_BODY_BYTES = 1024 * 1024
 INSTRUCTIONS = (
     "A long-term memory. Search it before you answer what may depend on earlier conversations or on facts of this user or team; "
     "add what is worth remembering, one statement a call, with its subject named; update or delete what turns out to be wrong."
@@ -35,7 +32,6 @@ INSTRUCTIONS = (
 _READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 _ADDS = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
 _CHANGES = ToolAnnotations(read_only_hint=False, destructive_hint=True, open_world_hint=False)
-_NAMESPACE: TypeAdapter[str] = TypeAdapter(Namespace)
 
 
 def server(memories: Memories, namespace: str | None = None) -> MCPServer[Any]:
@@ -43,10 +39,7 @@ def server(memories: Memories, namespace: str | None = None) -> MCPServer[Any]:
 
     def space(context: Context[Any, Any]) -> str:
         named = namespace or namespace_in(context.headers or {})
-        try:
-            return DEFAULT_NAMESPACE if named is None else _NAMESPACE.validate_python(named)
-        except ValidationError:
-            raise ToolError(f"the header {NAMESPACE} is not a namespace") from None
+        return DEFAULT_NAMESPACE if named is None else valid_namespace(named, f"the header {NAMESPACE}")
 
     if (
         not logging.root.handlers
@@ -68,18 +61,17 @@ def server(memories: Memories, namespace: str | None = None) -> MCPServer[Any]:
     return served
 
 
-def over_http(memories: Memories) -> tuple[Route, MCPServer[Any]]:
-    """The route of streamable HTTP, each request by itself, and its server: enter `session_manager.run()` while it serves.
+def over_http(memories: Memories) -> StreamableHTTPSessionManager:
+    """Streamable HTTP, each POST by itself: `handle_request` is its application; enter `run()` while it serves.
 
-    Who may call it, and from which origin, is for the application to check.
+    Who may call it, from which origin and with how large a body is for its caller to check.
     """
     served = server(memories)
-    app = served.streamable_http_app(
-        streamable_http_path=PATH, stateless_http=True, json_response=True, max_request_body_size=MAX_BODY_BYTES,
+    served.streamable_http_app(
+        stateless_http=True, json_response=True,
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )  # fmt: skip
-    (route,) = [one for one in app.routes if isinstance(one, Route)]
-    return route, served
+    return served.session_manager
 
 
 def over_stdio(settings: KafkaSettings, data: Path, namespace: str) -> None:

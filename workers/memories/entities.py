@@ -9,9 +9,8 @@ import unicodedata
 from collections.abc import Mapping
 from itertools import combinations
 
-from pydantic import TypeAdapter, ValidationError
-
-from schemas.common import BadMessage, Namespace
+from schemas.common import BadMessage
+from workers.memories.headers import valid_namespace
 
 FIELDS = ("user_id", "agent_id", "app_id", "run_id")
 ANY = "*"
@@ -28,7 +27,6 @@ _SHAPES = {
     for fields in combinations(FIELDS, count)
 }
 """The fields, by what a namespace names in this order."""
-_NAMESPACE: TypeAdapter[str] = TypeAdapter(Namespace)
 
 
 def namespace_of(entities: Entities) -> str:
@@ -42,13 +40,8 @@ def namespace_of(entities: Entities) -> str:
     user = named.get("user_id")
     alone = user is not None and len(named) == 1 and entities_of(user) == named
     namespace = user if alone and user else _written(named)
-    try:
-        valid = _NAMESPACE.validate_python(namespace)
-    except ValidationError as error:
-        what = error.errors(include_url=False, include_input=False, include_context=False)[0]["msg"]
-        raise BadMessage(
-            "invalid-field", f"{' and '.join(named)}: {what}; together they are {namespace[:200]!r}"
-        ) from None
+    where = " and ".join(named) + (f", together {namespace[:200]!r}" if len(named) > 1 else "")
+    valid = valid_namespace(namespace, where)
     if entities_of(valid) != named:  # a combining mark joined the sign before it
         raise BadMessage("invalid-field", f"{' and '.join(named)}: begin a name with another sign")
     return valid

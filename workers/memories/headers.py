@@ -1,6 +1,10 @@
-"""The header that names a namespace, as every interface over HTTP reads it."""
+"""The namespace of a request, as every interface over HTTP reads it: its header, and its check."""
 
 from collections.abc import Mapping
+
+from pydantic import TypeAdapter, ValidationError
+
+from schemas.common import BadMessage, Namespace
 
 NAMESPACE = "x-factstream-namespace"
 
@@ -12,3 +16,15 @@ def namespace_in(headers: Mapping[str, str]) -> str | None:
     """
     value = headers.get(NAMESPACE)
     return None if value is None else value.encode("latin-1").decode("utf-8", "surrogateescape")
+
+
+def valid_namespace(value: str, where: str = "namespace") -> str:
+    """The namespace that somebody named. where: its place in the request, for the error's text. Raises BadMessage."""
+    try:
+        return _NAMESPACE.validate_python(value)
+    except ValidationError as error:
+        what = error.errors(include_url=False, include_input=False, include_context=False)[0]["msg"]
+        raise BadMessage("invalid-field", f"{where}: {what.removeprefix('Value error, ')}") from None
+
+
+_NAMESPACE: TypeAdapter[str] = TypeAdapter(Namespace)

@@ -144,8 +144,6 @@ class Memories:
         """
         recent = await to_thread.run_sync(positions.recall, self._data, request.namespaces)
         answer = await self._client.ask(request, recent)
-        if recent and answer.error and answer.error.reason == "behind":
-            answer = await self._client.ask(request)
         if answer.error:
             raise ClientError(f"{answer.error.message} ({answer.error.reason})")
         return answer

@@ -43,7 +43,10 @@ def setup(worker: str, log_format: LogFormat = "text", stream: TextIO | None = N
 
 
 class _OncePerPlace(logging.Filter):
-    """Passes our own lines, and one line per `REPEAT_S` from each place in a library's source."""
+    """Passes our own lines, and one line per `REPEAT_S` from each place in a library's source.
+
+    Not what the Kafka client says of requests that it gives up because it is closed: that is no failure.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,6 +55,8 @@ class _OncePerPlace(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if record.name == _log.name:
             return True
+        if isinstance(record.args, tuple) and any(type(one).__name__ == "Cancelled" for one in record.args):
+            return False
         place, now = (record.name, record.lineno), time.monotonic()
         if now - self._last.get(place, -REPEAT_S) < REPEAT_S:
             return False

@@ -107,6 +107,18 @@ def begin(
     return _tracer.start_span(name, context, kind, {"messaging.system": "kafka", **known}, start_time=since)
 
 
+@contextmanager
+def within(span: trace.Span) -> Iterator[None]:
+    """The span is the `current` one in this block, and in the tasks that it starts; the caller ends it."""
+    with trace.use_span(span, record_exception=False, set_status_on_exception=False):
+        yield
+
+
+def current() -> str | None:
+    """The context of the span that this code runs within; None outside of any."""
+    return context_of(trace.get_current_span())
+
+
 def context_of(span: trace.Span) -> str | None:
     carrier: dict[str, str] = {}
     _W3C.inject(carrier, trace.set_span_in_context(span))

@@ -8,7 +8,6 @@ of a worker run on the main thread; heartbeats to the group run on the client's 
 import os
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from workers.observe.health import Health
 from workers.runtime.failures import TopicsReplaced, log_failure, reason
 from workers.runtime.group import JOIN_POLL_MS, Rebalances, subscribe, take_all
 from workers.runtime.ready import ALONE, tell_ready
-from workers.runtime.signals import Stop, stopped_by_signals
+from workers.runtime.signals import Interrupted, Stop, interrupted_by_signals, stopped_by_signals
 from workers.runtime.worker import Done, Retry, Worker
 
 MAX_FAILURES = 10
@@ -51,27 +50,28 @@ def run(
 ) -> int:
     """Run a worker. Returns the exit code: 0 if it was stopped, 1 if it failed, with the reason in the log.
 
-    After SIGTERM, SIGINT or `stop` it finishes and commits the current batch, and leaves the group.
-    `sleep` waits after a failure; it must return early when `stop` is set (the default does).
+    After SIGTERM, SIGINT or `stop` it finishes and commits the current batch, and leaves the group; a signal while it loads ends
+    that at once. `sleep` waits after a failure; it must return early when `stop` is set (the default does).
     """
     stop = stop or Stop()
     loop = None
-    with ExitStack() as handlers:
+    with stopped_by_signals(stop):
         try:
-            loop = Loop(worker, settings, data, health or Health(), poll_ms, max_records)
-            loop.load()
-            # Until here a signal ends the process at once: there is nothing to finish.
-            handlers.enter_context(stopped_by_signals(stop))
+            with interrupted_by_signals(stop):  # until it has loaded there is nothing to finish
+                loop = Loop(worker, settings, data, health or Health(), poll_ms, max_records)
+                loop.load()
             loop.start()
             _turns(loop, stop, sleep or stop.wait)
-            log.line("stopped")
-            return 0
+        except Interrupted:
+            pass
         except Exception as error:
             log_failure(error)
             return 1
         finally:
             if loop is not None:
                 loop.close()
+        log.line("stopped")
+        return 0
 
 
 def _turns(loop: "Loop", stop: Stop, sleep: Callable[[float], object]) -> None:

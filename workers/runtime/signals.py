@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 POLL_S = 0.05
@@ -38,14 +38,41 @@ class Stop:
         return self.is_set()
 
 
+class Interrupted(BaseException):
+    """A signal has ended what the main thread was doing."""
+
+
 @contextmanager
 def stopped_by_signals(stop: Stop) -> Iterator[None]:
     """Within the block SIGINT and SIGTERM set `stop`. Only the main thread can have handlers: elsewhere nothing changes."""
+    with _handled(lambda *_: stop.set()):
+        yield
+
+
+@contextmanager
+def interrupted_by_signals(stop: Stop) -> Iterator[None]:
+    """Within the block the first SIGINT or SIGTERM also raises Interrupted, for work that has nothing to finish.
+
+    Not the default of SIGTERM: the first process of a container would ignore it, and no other would clean up.
+    """
+
+    def handle(*_: object) -> None:
+        first = not stop.is_set()
+        stop.set()
+        if first:
+            raise Interrupted
+
+    with _handled(handle):
+        yield
+
+
+@contextmanager
+def _handled(handle: Callable[..., object]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     numbers = (signal.SIGINT, signal.SIGTERM)
-    previous = {number: signal.signal(number, lambda *_: stop.set()) for number in numbers}
+    previous = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield
     finally:

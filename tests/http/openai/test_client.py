@@ -96,14 +96,18 @@ def test_completions_whole_and_streamed(gateway: Gateway) -> None:
         whole = client.completions.create(
             model="factstream", prompt="one two END three", stop=["END"], logprobs=2
         )
-        chunks = list(client.completions.create(model="factstream", prompt=["one two"], stream=True))
+        chunks = list(
+            client.completions.create(model="factstream", prompt=["one two"], stream=True, logprobs=1)
+        )
     choice = whole.choices[0]
     assert whole.object == "text_completion" and choice.text == "one two" and choice.finish_reason == "stop"
     assert choice.logprobs and choice.logprobs.tokens == ["one", " two"]
     assert choice.logprobs.token_logprobs == [-0.5, -0.5] and choice.logprobs.text_offset == [0, 3]
     assert choice.logprobs.top_logprobs == [{"w0": -1.0, "w1": -2.0}] * 2
     assert "".join(chunk.choices[0].text for chunk in chunks) == "one two"
-    assert chunks[-1].choices[0].finish_reason == "stop"
+    assert chunks[-1].choices[0].finish_reason == "stop" and chunks[-1].choices[0].logprobs is None
+    offsets = [part.text_offset for chunk in chunks if (part := chunk.choices[0].logprobs)]
+    assert offsets == [[0], [3]], "of the whole answer"
     assert gateway.asked[0].max_new_tokens == 16 and gateway.asked[0].prompt == "one two END three"
 
 
@@ -113,6 +117,7 @@ def test_logprobs_of_a_chat_whole_and_streamed(gateway: Gateway) -> None:
             model="factstream", messages=HI, logprobs=True, top_logprobs=2
         ).choices[0]
         parts = [chunk.choices[0].logprobs for chunk in chunks_of(client, logprobs=True, top_logprobs=2)]
+    assert [len(part.content or []) if part else 0 for part in parts] == [0, 1, 1, 1, 0], "with their chunk"
     streamed = [token for part in parts if part for token in part.content or []]
     assert whole.logprobs and whole.logprobs.content and streamed == whole.logprobs.content
     token = whole.logprobs.content[1]

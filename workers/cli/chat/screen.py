@@ -68,7 +68,7 @@ def _details(memory: dict[str, Any]) -> list[str]:
     if memory.get("observed_at"):
         found.append(f"{memory['observed_at']:%Y-%m-%d %H:%M} UTC")
     if memory.get("uses"):
-        found.append(f"used {memory['uses']} times")
+        found.append("used once" if memory["uses"] == 1 else f"used {memory['uses']} times")
     return found
 
 

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from datetime import datetime, time
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from starlette.requests import Request
 
 from schemas.common import BadMessage, Finite, Message, Metadata, parse_json, validate
 from schemas.fact import MAX_MESSAGES, Conversation, Fact, FactMessage
+from workers.http.parts import Content, Listed, text_of
 from workers.memories.entities import ANY, FIELDS
 from workers.memories.filters import SPEAKS, Where, day_of, time_of, where
 from workers.memories.service import MAX_FOUND, end_of
@@ -48,27 +49,27 @@ REFUSED = {
 _LATEST = "a replaced memory does not speak; the history of its id has it, so leave latest_only out"
 
 Text = Annotated[str, Field(min_length=1, max_length=64 * 1024)]
-EntityId = Annotated[str | int, Field(union_mode="left_to_right")]
+EntityId = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
 Filters = dict[str, Any]
 
 
-class Part(Message):
-    """A part of a message's content; only text is taken."""
+def _is_moment(value: Any) -> Any:
+    if type(value) not in (str, int, float):
+        raise ValueError("expected a time in ISO 8601 or epoch seconds")
+    return value
 
-    type: Literal["text"]
-    text: str
+
+Moment = Annotated[str | Finite, BeforeValidator(_is_moment)]
 
 
 class Said(Message):
     role: Literal["user", "assistant", "system"]
-    content: str | list[Part]
+    content: Content
     name: str | None = None
 
     @property
     def text(self) -> str:
-        if isinstance(self.content, str):
-            return self.content
-        return "\n".join(part.text for part in self.content)
+        return text_of(self.content)
 
 
 class Add(Message):
@@ -83,8 +84,8 @@ class Add(Message):
     metadata: Metadata | None = None
     infer: bool = True
     expiration_date: str | None = None
-    timestamp: str | Finite | None = None
-    observation_date: str | Finite | None = None
+    timestamp: Moment | None = None
+    observation_date: Moment | None = None
 
     @property
     def entities(self) -> dict[str, str]:
@@ -171,12 +172,11 @@ class GetAll(_Filtered):
 
     start_date: str | None = None
     end_date: str | None = None
-    keywords: str | list[str] | None = None
+    keywords: Annotated[list[str], Listed] | None = None
 
     def conditions(self) -> list[Filters]:
         found = super().conditions()
-        keywords = [self.keywords] if isinstance(self.keywords, str) else self.keywords or []
-        found += [{"keywords": {"icontains": word}} for word in keywords]
+        found += [{"keywords": {"icontains": word}} for word in self.keywords or []]
         if self.start_date is not None:
             found.append({"created_at": {"gte": self.start_date}})
         if self.end_date is not None:
@@ -189,7 +189,7 @@ class Update(Message):
 
     text: Text | None = None
     metadata: Metadata | None = None
-    timestamp: str | Finite | None = None
+    timestamp: Moment | None = None
     expiration_date: str | None = None
 
     @model_validator(mode="after")

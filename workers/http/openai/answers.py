@@ -5,7 +5,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-from schemas.response import GenerationResponse
+from schemas.response import GenerationResponse, ResponseDelta
 from workers.http.openai import shapes
 
 
@@ -26,12 +26,18 @@ class Chat:
         """The chunk before any text."""
         return [self._chunk({"delta": {"role": "assistant", "content": ""}})]
 
-    def piece(self, text: str) -> dict[str, Any]:
-        return self._chunk({"delta": {"content": text}})
+    def piece(self, piece: ResponseDelta, at: int) -> dict[str, Any]:
+        """The chunk of a piece of the text, which begins after `at` characters."""
+        return self._chunk(
+            {"delta": {"content": piece.delta}, "logprobs": shapes.chat_logprobs(piece.tokens)}
+        )
 
-    def last(self, answer: GenerationResponse) -> dict[str, Any]:
-        """The chunk after all text, with the log-probabilities of all tokens."""
-        return self._chunk({"delta": {}} | self._choice(answer))
+    def last(self, answer: GenerationResponse, told: int) -> dict[str, Any]:
+        """The chunk after all text; with the log-probabilities of the tokens after those that were told."""
+        rest = answer.tokens and answer.tokens[told:]
+        return self._chunk(
+            {"delta": {}} | self._choice(answer) | {"logprobs": shapes.chat_logprobs(rest or None)}
+        )
 
     def counted(self, answer: GenerationResponse) -> dict[str, Any]:
         """The chunk of the usage."""
@@ -64,11 +70,17 @@ class Completion:
     def first(self) -> list[dict[str, Any]]:
         return []
 
-    def piece(self, text: str) -> dict[str, Any]:
-        return self._of({"index": 0, "text": text, "logprobs": None, "finish_reason": None})
+    def piece(self, piece: ResponseDelta, at: int) -> dict[str, Any]:
+        logprobs = shapes.completion_logprobs(piece.tokens, at)
+        return self._of({"index": 0, "text": piece.delta, "logprobs": logprobs, "finish_reason": None})
 
-    def last(self, answer: GenerationResponse) -> dict[str, Any]:
-        return self._of(self._choice(answer) | {"text": ""})
+    def last(self, answer: GenerationResponse, told: int) -> dict[str, Any]:
+        rest, at = (
+            answer.tokens and answer.tokens[told:],
+            sum(len(one.text) for one in (answer.tokens or [])[:told]),
+        )
+        logprobs = shapes.completion_logprobs(rest or None, at)
+        return self._of(self._choice(answer) | {"text": "", "logprobs": logprobs})
 
     def counted(self, answer: GenerationResponse) -> dict[str, Any]:
         return self._of() | {"usage": shapes.usage(answer.usage)}

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from schemas.common import Finite, Message, validate
 from schemas.request import MAX_LOGPROBS, MAX_PROMPT_CHARS, GenerationRequest
+from workers.http.parts import Content, Listed, text_of
 
 MODEL, BARE = "factstream", "factstream-bare"
 """The model with its memory, and the frozen model alone, to compare with."""
@@ -36,23 +37,14 @@ class Body(Message):
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
 
-class Part(Body):
-    """A part of a message."""
-
-    type: Literal["text"] = Field(description="Images, sound and files are not read.")
-    text: str
-
-
 class ChatTurn(Body):
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part] | None = None
+    content: Content | None = None
     name: str | None = None
 
     @property
     def text(self) -> str:
-        if isinstance(self.content, list):
-            return "\n".join(part.text for part in self.content)
-        return self.content or ""
+        return text_of(self.content or [])
 
 
 class StreamOptions(Body):
@@ -75,7 +67,7 @@ class Sampled(Body):
     temperature: Annotated[Finite, Field(ge=0, le=2)] | None = None
     top_p: Annotated[Finite, Field(ge=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
-    stop: str | list[str] | None = None
+    stop: Annotated[list[str], Listed] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -115,7 +107,7 @@ class Sampled(Body):
         return {
             "namespace": namespace, "max_new_tokens": min(length, MAX_TOKENS),
             "temperature": 0.0 if greedy else self.temperature, "top_p": self.top_p or 1.0, "seed": seed,
-            "stop": [self.stop] if isinstance(self.stop, str) else self.stop or [], "stream": self.streams,
+            "stop": self.stop or [], "stream": self.streams,
             "use_memory": self.model == MODEL, "logprobs": logprobs,
         }  # fmt: skip
 
@@ -153,7 +145,7 @@ class ChatBody(Sampled):
 
 
 class CompletionBody(Sampled):
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
+    prompt: Annotated[list[str], Field(min_length=1, max_length=1), Listed]
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     echo: Literal[False] | None = None
     best_of: Literal[1] | None = None
@@ -164,15 +156,11 @@ class CompletionBody(Sampled):
         return validate(GenerationRequest, {"prompt": self.said()} | options)
 
     def said(self) -> str:
-        return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
+        return self.prompt[0]
 
 
 class EmbeddingBody(Body):
     model: str
-    input: Text | Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS)]
+    input: Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS), Listed]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None
-
-    @property
-    def texts(self) -> list[str]:
-        return [self.input] if isinstance(self.input, str) else self.input

@@ -4,12 +4,11 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 
-from schemas.common import DEFAULT_NAMESPACE, BadMessage, Namespace, parse_json, validate
+from schemas.common import DEFAULT_NAMESPACE, parse_json, validate
 from schemas.fact import Conversation
 from schemas.request import MAX_PROMPT_CHARS, MAX_PROMPTS, GenerationRequest
 from schemas.response import GenerationResponse
@@ -19,8 +18,8 @@ from workers.http.openai import shapes
 from workers.http.openai.answers import Chat, Completion
 from workers.http.openai.bodies import BARE, MODEL, Body, ChatBody, CompletionBody, EmbeddingBody, Sampled
 from workers.http.openai.streaming import streamed
-from workers.http.shared import Shared, trace_of
-from workers.memories.headers import NAMESPACE, namespace_in
+from workers.http.shared import Shared, checked
+from workers.memories.headers import NAMESPACE, namespace_in, valid_namespace
 
 LEARN = "x-factstream-learn"
 """The header that says what a client cannot put into the body."""
@@ -29,7 +28,6 @@ SOURCE = "chat"
 """Of what is learned from a chat."""
 
 B = TypeVar("B", bound=Body)
-_NAMESPACE: TypeAdapter[str] = TypeAdapter(Namespace)
 
 
 def routes(shared: Shared) -> list[BaseRoute]:
@@ -70,18 +68,17 @@ async def _answer(shared: Shared, request: Request, body: Sampled, kind: Chat | 
     def extra(answer: GenerationResponse) -> dict[str, Any]:
         return shapes.extra(answer, namespace, more)
 
-    trace = trace_of(request)
     if body.streams:
         usage = body.stream_options is not None and body.stream_options.include_usage
-        return await streamed(kind, shared.stream(asked, trace, recent), usage, extra)
-    answer = await shared.ask(asked, trace, recent)
+        return await streamed(kind, shared.client.stream(asked, recent), usage, extra)
+    answer = checked(await shared.client.ask(asked, recent))
     return JSONResponse(kind.whole(answer) | {"factstream": extra(answer)})
 
 
 async def _embeddings(shared: Shared, request: Request) -> Response:
-    body, trace = await _read(EmbeddingBody, request), trace_of(request)
-    asked = [GenerationRequest(task="embed", prompts=texts) for texts in _groups(body.texts)]
-    answers = [await shared.ask(one, trace) for one in asked]
+    body = await _read(EmbeddingBody, request)
+    asked = [GenerationRequest(task="embed", prompts=texts) for texts in _groups(body.input)]
+    answers = [checked(await shared.client.ask(one)) for one in asked]
     vectors = [vector for answer in answers for vector in answer.embeddings or ()]
     if body.dimensions and body.dimensions > len(vectors[0]):
         raise ApiError(400, "invalid-field", f"an embedding has {len(vectors[0])} dimensions", "dimensions")
@@ -129,11 +126,7 @@ def namespace_of(request: Request, body: Sampled) -> str:
     ]
     for name, value in given:
         if value is not None:
-            try:
-                return _NAMESPACE.validate_python(value)
-            except ValidationError as error:
-                what = error.errors(include_url=False, include_input=False, include_context=False)[0]["msg"]
-                raise BadMessage("invalid-field", f"{name}: {what}") from None
+            return valid_namespace(value, name)
     return DEFAULT_NAMESPACE
 
 

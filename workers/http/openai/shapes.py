@@ -65,10 +65,11 @@ def chat_logprobs(tokens: Sequence[Token] | None) -> dict[str, Any] | None:
     return {"content": content, "refusal": None}
 
 
-def completion_logprobs(tokens: Sequence[Token] | None) -> dict[str, Any] | None:
+def completion_logprobs(tokens: Sequence[Token] | None, at: int = 0) -> dict[str, Any] | None:
+    """Of tokens whose text begins after `at` characters of the answer."""
     if tokens is None:
         return None
-    offsets, at = [], 0
+    offsets = []
     for token in tokens:
         offsets.append(at)
         at += len(token.text)
