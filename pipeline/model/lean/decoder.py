@@ -21,7 +21,7 @@ class _Places(NamedTuple):
     """What the layers of a pass share."""
 
     written: Tensor  # [rows * 2 * heads * T] where keys and values go
-    slots: tuple[Tensor, ...]  # where to, of each layer: [rows * 2 * heads * width, d]
+    slots: tuple[Tensor, ...]  # where to, of each layer: [2 * rows * heads * width, d]
     keys: tuple[Tensor, ...]  # what is seen, of each layer: [rows, heads, width, d]
     values: tuple[Tensor, ...]
     masks: dict[int | None, Tensor | None]  # by window: [rows, 1, T * queries, width], added to the scores
@@ -58,13 +58,13 @@ class Decoder:
         blocks, lengths = self._blocks, [sum(part.shape[3] for part in parts) for parts in before]
         longest = max(map(len, ids))
         states = torch.zeros(
-            len(blocks.blocks), len(ids), 2, blocks.heads, rounded(max(lengths) + longest + 1), blocks.head_size,
+            len(blocks.blocks), 2, len(ids), blocks.heads, rounded(max(lengths) + longest + 1), blocks.head_size,
             dtype=self._dtype, device=self._device,
         )  # fmt: skip
         for row, parts in enumerate(before):
             at = 0
             for part in parts:
-                states[:, row, :, :, at : at + part.shape[3]] = part
+                states[:, :, row, :, at : at + part.shape[3]] = part
                 at += part.shape[3]
         padded = torch.tensor([[*row, *[0] * (longest - len(row))] for row in ids], device=self._device)
         cache = StaticCache(states, lengths)
@@ -149,12 +149,14 @@ class Decoder:
 
     def _places(self, positions: Tensor, cache: StaticCache, width: int) -> _Places:
         blocks, rows = self._blocks, len(positions)
-        firsts = torch.arange(rows * 2 * blocks.heads, device=self._device).view(rows, -1, 1) * cache.width
+        # A row's keys, and after those of all rows its values.
+        firsts = torch.arange(2 * rows * blocks.heads, device=self._device).view(2, rows, -1).transpose(0, 1)
+        firsts = firsts.reshape(rows, -1, 1) * cache.width
         angles = {}
         for kind in {block.kind for block in blocks.blocks}:
             cos, sin = self._table(kind, cache.width)
             angles[kind] = cos[positions][:, :, None], sin[positions][:, :, None]
-        keys, values = cache.states[..., :width, :].unbind(2)
+        keys, values = cache.states[..., :width, :].unbind(1)
         return _Places(
             (firsts + positions[:, None]).view(-1),
             cache.states.view(len(blocks.blocks), -1, blocks.head_size).unbind(0), keys.unbind(0), values.unbind(0),
