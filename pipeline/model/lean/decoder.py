@@ -14,6 +14,7 @@ from pipeline.model.lean.cache import StaticCache, rounded
 from pipeline.model.lean.graph import Graph, Step
 
 CAPTURE_AFTER = 3  # steps of an unmoved cache: to capture one takes as long as a few
+MANY_ROWS, FEW_QUERIES = 4, 16  # where products of matrices are faster than torch's own attention on a CPU
 MASK_NUMBERS = 1 << 23  # of a pass: a longer prompt is read in several, as a mask grows with its square
 
 
@@ -89,7 +90,9 @@ class Decoder:
         if cache.graph is not None:
             logits = cache.graph(ids, positions)
         else:
-            logits = self._pass(ids, positions, cache, max(cache.lengths) + 1)
+            # Of many rows the whole width is seen: a part of it would be copied for a product of matrices.
+            width = max(cache.lengths) + 1 if cache.rows < MANY_ROWS else cache.width
+            logits = self._pass(ids, positions, cache, width)
         _advance(cache, [1] * len(ids))
         cache.steps += 1
         return logits
@@ -136,9 +139,9 @@ class Decoder:
         places.slots[number].index_copy_(0, places.written, new.reshape(-1, d))
         # The queries of one key's heads stand among the tokens: each key is read once for all of them.
         q = q.view(rows, count, heads, blocks.queries, d).permute(0, 2, 1, 3, 4)
-        attended = nn.functional.scaled_dot_product_attention(
+        attended = attend(
             q.reshape(rows, heads, count * blocks.queries, d), places.keys[number], places.values[number],
-            attn_mask=places.masks[block.window], scale=blocks.scale,
+            places.masks[block.window], blocks.scale,
         )  # fmt: skip
         attended = attended.view(rows, heads, count, blocks.queries, d).permute(0, 2, 1, 3, 4)
         y = block.attended(attended.reshape(rows * count, -1))
@@ -184,6 +187,16 @@ class Decoder:
             table = cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=-1)
             self._tables[kind] = table
         return table
+
+
+def attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Attention. q: [rows, heads, queries, d]; keys, values: [rows, heads, width, d]; mask: [rows, 1, queries, width]."""
+    rows, heads, queries, _ = q.shape
+    if mask is None or rows < MANY_ROWS or queries > FEW_QUERIES or q.device.type != "cpu":
+        return nn.functional.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=scale)
+    scores = torch.bmm(q.flatten(0, 1) * scale, keys.flatten(0, 1).mT).view(rows, heads, queries, -1)
+    shares = scores.add_(mask).softmax(-1).flatten(0, 1)
+    return torch.bmm(shares, values.flatten(0, 1)).view_as(q)
 
 
 def _advance(cache: StaticCache, counts: Sequence[int]) -> None:
