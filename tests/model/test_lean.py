@@ -113,7 +113,7 @@ def test_long_prompts_are_read_in_passes_with_small_masks(
     model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoder, before = decoder_of(model), [4, 5, 6, 7]
-    kept = decoder.prefill([()], [before])[1].states[:, 0, :, :, : len(before)]
+    kept = decoder.prefill([()], [before])[1].states[:, :, 0, :, : len(before)]
     want, _ = decoder.prefill([(kept,), (), ()], PROMPTS)
     monkeypatch.setattr(lean, "MASK_NUMBERS", 13 * len(PROMPTS) * decoder._blocks.queries * 2 * WIDTH)
     masks, mask = list[int](), decoder._mask
@@ -166,7 +166,7 @@ def test_rows_leave_and_join_and_grow(model: Any) -> None:
     assert [len(tokens) for tokens in found] == [2 * WIDTH, 20, 2 * WIDTH - 10]
     for own, whole in zip(found, want, strict=True):
         assert own == whole[: len(own)]
-    assert cache.width < 8 * WIDTH and cache.states.shape[1] == cache.rows == 2
+    assert cache.width < 8 * WIDTH and cache.states.shape[2] == cache.rows == 2
 
 
 def test_a_captured_step_is_replayed_until_its_cache_moves(model: Any) -> None:
@@ -235,7 +235,7 @@ def test_the_positions_that_a_captured_step_reads_stay_in_memory(model: Any) -> 
 def test_kept_keys_and_values_are_read_as_their_tokens(model: Any) -> None:
     decoder, before = decoder_of(model), [4, 5, 6, 7]
     _, cache = decoder.prefill([()], [before])
-    part = cache.states[:, 0, :, :, : len(before)]
+    part = cache.states[:, :, 0, :, : len(before)]
     logits, joined = decoder.prefill([(part[..., :3, :], part[..., 3:, :]), ()], [[8, 9], [*before, 8, 9]])
     assert joined.lengths == [6, 6] and torch.allclose(logits[0], logits[1], rtol=1e-4, atol=1e-4)
 

@@ -1,6 +1,6 @@
 """Static cache: keys and values in one tensor that is allocated ahead, with a length for each row.
 
-    [layers, rows, key or value, heads, width, d]
+    [layers, key or value, rows, heads, width, d]
 
 A row's tokens stand from the left without gaps. Rows leave and join by copying, and a wider tensor is made, twice as wide,
 when a row needs it: a step allocates nothing.
@@ -20,7 +20,7 @@ class StaticCache:
     joinable = True
 
     def __init__(self, states: Tensor, lengths: list[int]) -> None:
-        """states: [layers, rows, 2, heads, width, d]; lengths: the tokens of each row."""
+        """states: [layers, 2, rows, heads, width, d]; lengths: the tokens of each row."""
         self.states, self.lengths = states, lengths
         self.steps = 0  # since the tensor was made
         self.graph: Callable[[Tensor, Tensor], Tensor] | None = (
@@ -54,16 +54,16 @@ class StaticCache:
         """Appends the other batch's rows to this one's."""
         before, width = self.rows, max(other.lengths)
         self._move(range(before), before + other.rows, max(width + 1, self.width))
-        self.states[:, before:, :, :, :width] = other.states[..., :width, :]
+        self.states[:, :, before:, :, :width] = other.states[..., :width, :]
         self.lengths = self.lengths + other.lengths
 
     def _move(self, rows: Sequence[int], count: int, width: int) -> None:
         """Copies these rows to the beginning of a tensor with `count` rows."""
-        layers, _, two, heads, _, d = self.states.shape
-        wider = self.states.new_zeros(layers, count, two, heads, rounded(width), d)
+        layers, two, _, heads, _, d = self.states.shape
+        wider = self.states.new_zeros(layers, two, count, heads, rounded(width), d)
         used = max(self.lengths[row] for row in rows)
         index = torch.tensor(list(rows), device=self.states.device)
-        wider[:, : len(rows), :, :, :used] = self.states[..., :used, :].index_select(1, index)
+        wider[:, :, : len(rows), :, :used] = self.states[..., :used, :].index_select(2, index)
         self.states, self.steps, self.graph, self.graph_reads = wider, 0, None, None
 
 

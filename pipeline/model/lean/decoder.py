@@ -15,6 +15,7 @@ from pipeline.model.lean.cache import StaticCache, rounded
 from pipeline.model.lean.graph import Graph, Step
 
 CAPTURE_AFTER = 3  # steps of an unmoved cache: to capture one takes as long as a few
+MANY_ROWS, FEW_QUERIES = 4, 16  # where products of matrices are faster than torch's own attention on a CPU
 MASK_NUMBERS = 1 << 23  # of a pass: a longer prompt is read in several, as a mask grows with its square
 
 
@@ -22,7 +23,7 @@ class _Places(NamedTuple):
     """What the layers of a pass share."""
 
     written: Tensor  # [rows * 2 * heads * T] where keys and values go
-    slots: tuple[Tensor, ...]  # where to, of each layer: [rows * 2 * heads * width, d]
+    slots: tuple[Tensor, ...]  # where to, of each layer: [2 * rows * heads * width, d]
     keys: tuple[Tensor, ...]  # what is seen, of each layer: [rows, heads, width, d]
     values: tuple[Tensor, ...]
     masks: dict[int | None, Tensor | None]  # by window: [rows, 1, T * queries, width], added to the scores
@@ -59,13 +60,13 @@ class Decoder:
         blocks, lengths = self._blocks, [sum(part.shape[3] for part in parts) for parts in before]
         longest = max(map(len, ids))
         states = torch.zeros(
-            len(blocks.blocks), len(ids), 2, blocks.heads, rounded(max(lengths) + longest + 1), blocks.head_size,
+            len(blocks.blocks), 2, len(ids), blocks.heads, rounded(max(lengths) + longest + 1), blocks.head_size,
             dtype=self._dtype, device=self._device,
         )  # fmt: skip
         for row, parts in enumerate(before):
             at = 0
             for part in parts:
-                states[:, row, :, :, at : at + part.shape[3]] = part
+                states[:, :, row, :, at : at + part.shape[3]] = part
                 at += part.shape[3]
         padded = torch.tensor([[*row, *[0] * (longest - len(row))] for row in ids], device=self._device)
         cache = StaticCache(states, lengths)
@@ -98,7 +99,9 @@ class Decoder:
         if cache.graph is not None:
             logits = cache.graph(ids, positions)
         else:
-            logits = self._pass(ids, positions, cache, max(cache.lengths) + 1)
+            # Of many rows the whole width is seen: a part of it would be copied for a product of matrices.
+            width = max(cache.lengths) + 1 if cache.rows < MANY_ROWS else cache.width
+            logits = self._pass(ids, positions, cache, width)
         _advance(cache, [1] * len(ids))
         cache.steps += 1
         return logits
@@ -145,9 +148,9 @@ class Decoder:
         places.slots[number].index_copy_(0, places.written, new.reshape(-1, d))
         # The queries of one key's heads stand among the tokens: each key is read once for all of them.
         q = q.view(rows, count, heads, blocks.queries, d).permute(0, 2, 1, 3, 4)
-        attended = nn.functional.scaled_dot_product_attention(
+        attended = attend(
             q.reshape(rows, heads, count * blocks.queries, d), places.keys[number], places.values[number],
-            attn_mask=places.masks[block.window], scale=blocks.scale,
+            places.masks[block.window], blocks.scale,
         )  # fmt: skip
         attended = attended.view(rows, heads, count, blocks.queries, d).permute(0, 2, 1, 3, 4)
         y = block.attended(attended.reshape(rows * count, -1))
@@ -158,12 +161,14 @@ class Decoder:
 
     def _places(self, positions: Tensor, cache: StaticCache, width: int) -> _Places:
         blocks, rows = self._blocks, len(positions)
-        firsts = torch.arange(rows * 2 * blocks.heads, device=self._device).view(rows, -1, 1) * cache.width
+        # A row's keys, and after those of all rows its values.
+        firsts = torch.arange(2 * rows * blocks.heads, device=self._device).view(2, rows, -1).transpose(0, 1)
+        firsts = firsts.reshape(rows, -1, 1) * cache.width
         angles = {}
         for kind in {block.kind for block in blocks.blocks}:
             cos, sin = self._table(kind, cache.width)
             angles[kind] = cos[positions][:, :, None], sin[positions][:, :, None]
-        keys, values = cache.states[..., :width, :].unbind(2)
+        keys, values = cache.states[..., :width, :].unbind(1)
         return _Places(
             (firsts + positions[:, None]).view(-1),
             cache.states.view(len(blocks.blocks), -1, blocks.head_size).unbind(0), keys.unbind(0), values.unbind(0),
@@ -191,6 +196,16 @@ class Decoder:
             table = cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=-1)
             self._tables[kind] = table
         return table
+
+
+def attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Attention. q: [rows, heads, queries, d]; keys, values: [rows, heads, width, d]; mask: [rows, 1, queries, width]."""
+    rows, heads, queries, _ = q.shape
+    if mask is None or rows < MANY_ROWS or queries > FEW_QUERIES or q.device.type != "cpu":
+        return nn.functional.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=scale)
+    scores = torch.bmm(q.flatten(0, 1) * scale, keys.flatten(0, 1).mT).view(rows, heads, queries, -1)
+    shares = scores.add_(mask).softmax(-1).flatten(0, 1)
+    return torch.bmm(shares, values.flatten(0, 1)).view_as(q)
 
 
 def _advance(cache: StaticCache, counts: Sequence[int]) -> None:

@@ -4,7 +4,8 @@ A step of a few rows takes as long as its weights take to be read, so fewer bits
 
   4 bits   a model that comes from a file with 4 bits (GGUF's Q4_0, Q4_1, Q4_K) has sixteen evenly spaced values in every
            32 weights of a row. They are found again, and nothing is lost but what bfloat16 rounds anyway.
-  8 bits   all others: one scale a row. The weights are rounded, and the states are not.
+  8 bits   all others: one scale a row. The weights are rounded, and the states are not. A large matrix is multiplied in
+           integers where the processor can (VNNI).
 
 More rows, such as a prompt's, are multiplied by the model's own weights.
 """
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 GROUP = 32  # weights that have a scale and a least value together, in GGUF as here
+LARGE = 1 << 22  # weights of a matrix from which products of integers are faster
+_MOST, _ZERO = 127, 128  # of 8 bits with a sign; what stands for 0 without one
 _EXACT = 2**-7  # of a group's largest weight: twice what bfloat16 rounds; weights of more bits miss by 2**-4
 
 
@@ -57,21 +60,49 @@ class _Eight:
     most_rows = 6, 4
 
     def __init__(self, weight: Tensor) -> None:
-        scales = weight.float().abs().amax(1, keepdim=True).clamp_(min=1e-9).div_(127)
-        self._weight = (weight / scales).round_().to(torch.int8)
-        self._scales = scales[:, 0].bfloat16()
+        scales = weight.float().abs().amax(1, keepdim=True).clamp_(min=1e-9).div_(_MOST)
+        self.weight = (weight / scales).round_().to(torch.int8)
+        self.scales = scales[:, 0].bfloat16()
 
     def __call__(self, x: Tensor) -> Tensor:
-        found: Tensor = torch.ops.aten._weight_int8pack_mm(x.bfloat16(), self._weight, self._scales)
+        found: Tensor = torch.ops.aten._weight_int8pack_mm(x.bfloat16(), self.weight, self.scales)
         return found.to(x.dtype)
 
 
-def _packed(weight: Tensor) -> _Four | _Eight:
+class _Integers:
+    """Weights of 8 bits, and states of 16: two rows of 8, the second of which is what the first one rounds off."""
+
+    most_rows = 24, 24
+    least_rows = 4  # fewer take longer
+
+    def __init__(self, weight: Tensor) -> None:
+        eight = _Eight(weight)
+        self._weight = torch.ops.onednn.qlinear_prepack(eight.weight, None)
+        self._scales = eight.scales.float()
+        self._zeros = torch.zeros(len(weight), dtype=torch.int64)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        rows, states = len(x), x.float()
+        scales = states.abs().amax(1, keepdim=True).clamp_(min=1e-9).div_(_MOST)
+        scaled = states / scales
+        high = scaled.round()
+        low = scaled.sub_(high).mul_(2 * _MOST).round_()  # a half is the most that rounding takes
+        both = nn.functional.pad(torch.cat([high, low]), (0, 0, 0, max(0, self.least_rows - 2 * rows)))
+        y = torch.ops.onednn.qlinear_pointwise(
+            both.add_(_ZERO).to(torch.uint8), 1.0, _ZERO, self._weight, self._scales, self._zeros, None,
+            1.0, 0, torch.float32, "none", [], "",
+        )  # fmt: skip
+        found: Tensor = y[:rows].add_(y[rows : 2 * rows], alpha=0.5 / _MOST).mul_(scales)
+        return found.to(x.dtype)
+
+
+def _packed(weight: Tensor) -> _Four | _Eight | _Integers:
     rows, columns = weight.shape
     fits = columns % GROUP == 0 and rows % 16 == 0  # what torch's kernel takes
     if fits and _four(weight[:16]) and (found := _four(weight)):  # a few rows tell most others apart
         return found
-    return _Eight(weight)
+    integers = weight.numel() >= LARGE and torch.cpu._is_vnni_supported()
+    return _Integers(weight) if integers else _Eight(weight)
 
 
 def _four(weight: Tensor) -> _Four | None:
