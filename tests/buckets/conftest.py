@@ -7,8 +7,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.stores.proxy import Proxy
-from tests.stores.servers import Missing, Server, start
+from tests.buckets.proxy import Proxy
+from tests.buckets.servers import Missing, Server, start
 
 _numbers = itertools.count()
 Place = tuple[Server, str]

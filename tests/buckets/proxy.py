@@ -10,7 +10,6 @@ import random
 import re
 import socket
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ FAULTS = {
     "503 after success": "the request landed, and the answer is 503",
     "409": "nothing landed: 409 Conditional Request Conflict, which S3 asks to try again",
     "409 after success": "the request landed, and the answer is 409",
-    "slow": "the request lands late, also when its client is gone",
+    "slow": "the request waits, and lands also when its client is gone",
     "cut": "the answer ends in its middle",
 }
 """The faults of a request, and what each means."""
@@ -40,6 +39,7 @@ IN_A_STORM = {
 IN_A_ROW = 2
 """Faults that a storm gives to a request and its repetitions, at most: no client tries for ever."""
 _ANSWERS = {503: "SlowDown", 409: "ConditionalRequestConflict"}
+_TOKEN = re.compile("[0-9a-f]{32}")  # in names that are made at random
 _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 
 
@@ -52,8 +52,9 @@ class Rule:
     path: str = ""
     after: int = 0
     times: int = 1
-    delay_s: float = 1.0
-    then: Callable[[], None] | None = None
+    before: Callable[[], object] = lambda: None
+    """Called before the request is passed on: a slow one lands when this has returned."""
+    then: Callable[[], object] = lambda: None
     """Called when the fault has happened, before the client can know it."""
 
 
@@ -67,7 +68,7 @@ class Storm:
 
     def fault(self, method: str, path: str, number: int) -> str:
         """The fault of the `number`-th request of this method for this path; empty for none."""
-        dice = random.Random(f"{self.seed} {method} {path} {number}")
+        dice = random.Random(f"{self.seed} {method} {_TOKEN.sub('', path)} {number}")
         faults = IN_A_STORM.get(method, ())
         if self.quiet or not faults or number % (IN_A_ROW + 1) == IN_A_ROW or dice.random() >= self.share:
             return ""
@@ -145,11 +146,11 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
             path = unquote(urlsplit(self.path).path)
             rule = proxy.next(self.command, path)
             fault = rule.fault if rule else ""
-            if rule and fault == "slow":
-                time.sleep(rule.delay_s)
+            if rule:
+                rule.before()
             lands = fault not in ("request lost", "refused 503", "409")
             status, headers, content = self.ask(body) if lands else (0, [], b"")
-            if rule and rule.then:
+            if rule:
                 rule.then()
             proxy.note(self.command, path, status, fault)
             if fault in ("answer lost", "request lost"):

@@ -2,7 +2,7 @@
 
 import contextlib
 import http.client
-import time
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import runs
-from tests.stores import servers as programs
-from tests.stores.conftest import fresh_url, use
-from tests.stores.proxy import IN_A_ROW, Proxy, Rule, Storm
-from tests.stores.servers import BUCKET, Missing, Server, start
+from tests.conftest import runs, wait_until
+from tests.buckets import servers as programs
+from tests.buckets.conftest import fresh_url, use
+from tests.buckets.proxy import IN_A_ROW, Proxy, Rule, Storm
+from tests.buckets.servers import BUCKET, Missing, Server, start
 
 obstore: Any = pytest.importorskip("obstore", reason="obstore is not installed: it is in the extra `dev`")
 
@@ -71,7 +71,7 @@ def test_a_fault_happens_to_one_request_and_not_to_the_next(
     proxy: Proxy, fault: str, lands: bool, status: int | None
 ) -> None:
     key = fault.replace(" ", "-")
-    proxy.rules.append(Rule(fault, "PUT", f"/{key}$", after=1, delay_s=0.1))
+    proxy.rules.append(Rule(fault, "PUT", f"/{key}$", after=1))
     assert ask(proxy.port, "PUT", "another", b"x")[0] == ask(proxy.port, "PUT", key, b"x")[0] == 200
     ask(proxy.upstream, "DELETE", key)
     try:
@@ -84,15 +84,14 @@ def test_a_fault_happens_to_one_request_and_not_to_the_next(
 
 
 def test_a_slow_request_lands_though_its_client_is_gone(proxy: Proxy) -> None:
-    proxy.rules.append(Rule("slow", delay_s=0.5))
+    gone = threading.Event()
+    proxy.rules.append(Rule("slow", before=lambda: gone.wait(20)))
     connection = http.client.HTTPConnection("127.0.0.1", proxy.port)
     connection.request("PUT", f"/{BUCKET}/late", b"x")
     connection.close()
     assert not landed(proxy, "late")
-    deadline = time.monotonic() + 20
-    while not landed(proxy, "late") and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert landed(proxy, "late")
+    gone.set()
+    wait_until(lambda: landed(proxy, "late"))
 
 
 def test_a_cut_answer_is_no_whole_one(proxy: Proxy) -> None:

@@ -1,0 +1,55 @@
+"""A history in a folder: of this machine, or of a file system that several share and that has hard links.
+
+Appending is a hard link, which fails where the name exists; whoever rearranges files holds the folder's lock (flock).
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipeline.history import layout, log, storage
+from pipeline.history.errors import disk_errors
+from pipeline.memory.events import Decision
+
+
+class Folder:
+    """The data folder: see `Store`."""
+
+    def __init__(self, data: Path) -> None:
+        self._data = data
+
+    @property
+    def where(self) -> str:
+        return str(self._data)
+
+    def check(self) -> list[str]:
+        return []
+
+    def partitions(self) -> list[int]:
+        return layout.partitions(self._data)
+
+    def take(self, partition: int) -> None:
+        """Nothing: the lock keeps a process that lost the partition from rearranging what it read before."""
+
+    def is_current(self, partition: int, version: int) -> bool:
+        return version == layout.last_version(self._data, partition)
+
+    def append(self, partition: int, version: int, decisions: Sequence[Decision]) -> None:
+        log.append(self._data, partition, version, decisions)
+
+    def files(self, partition: int) -> Path:
+        return self._data
+
+    @contextmanager
+    def change(self, partition: int, tables: bool = False) -> Iterator[Path]:
+        yield self._data
+
+    def add(self, folder: str, name: str, table: pa.Table) -> None:
+        path = self._data / folder / f"{name}.parquet"
+        with disk_errors(path):
+            storage.write(path, [table])
+
+    def view(self, partition: int | None = None, tables: bool = True) -> Path:
+        return self._data

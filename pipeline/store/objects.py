@@ -1,0 +1,243 @@
+"""A history in a bucket: immutable objects, a chain of manifests for each partition, and copies on this machine.
+
+A version is appended by creating its object, which only one writer can. Everything else an owner does on its own copy of
+the partition, as in a folder: then it uploads what changed under new names, and the next manifest of the chain makes all of
+it count at once, or, if another writer has taken the partition meanwhile, none of it ever.
+"""
+
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import pyarrow as pa
+from filelock import FileLock, Timeout
+
+from pipeline.files import atomic_file
+from pipeline.history import layout, log, storage
+from pipeline.history.errors import CommitConflict, HistoryError, disk_errors
+from pipeline.memory.codec import decisions_to_table
+from pipeline.memory.events import Decision
+from pipeline.store import copies, manifests
+from pipeline.store.bucket import Bucket, Found, Taken
+from pipeline.store.cache import Cache
+from schemas.files.manifest import Manifest
+
+WRITER_KEY = b"factstream.writer"
+"""In the metadata of an appended file: the token by which its writer knows it again."""
+_COPIES = 64  # writers on one machine
+
+Stamp = tuple[int, int, int]
+"""Of a file in a copy: another one if it was written again."""
+
+
+@dataclass
+class Owned:
+    """A partition that this process has taken."""
+
+    manifest: Manifest
+    """The last one of the chain, as far as the owner knows; all from its epoch on are its own."""
+    obsolete: range
+    """The numbers of manifests of the owner before, which nobody will try to write again."""
+    is_copied: bool = False
+
+
+class ObjectStore:
+    """The bucket: see `Store`."""
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        local: Path,
+        limit_bytes: int,
+        token: Callable[[], str] = lambda: secrets.token_hex(16),
+    ) -> None:
+        """`local`: a folder of this machine, for copies; `limit_bytes`: the most that readers' copies may take."""
+        self._bucket, self._local, self._token = bucket, local, token
+        self._cache = Cache(bucket, local, limit_bytes)
+        self._owned: dict[int, Owned] = {}
+        self._lock: FileLock | None = None
+        self._copy = Path()
+
+    @property
+    def where(self) -> str:
+        return self._bucket.where
+
+    def check(self) -> list[str]:
+        if self._bucket.probe(self._token()):
+            return ["the bucket keeps versions of objects, so an erased text stays in them: docs/security.md"]
+        return []
+
+    def partitions(self) -> list[int]:
+        return layout.partitions_of(self._bucket.folders(layout.HISTORY_FOLDER))
+
+    # --- a writer ---
+
+    def take(self, partition: int) -> None:
+        self._own_copy()
+        self._owned.pop(partition, None)
+        fence, last = manifests.take(self._bucket, partition, self._token())
+        self._owned[partition] = Owned(fence, range(last.epoch + 1, last.number + 1) if last else range(0))
+
+    def is_current(self, partition: int, version: int) -> bool:
+        if not (owned := self._owned.get(partition)):
+            return False
+        following = layout.version_path(Path(), partition, version + 1).as_posix()
+        if self._bucket.exists(following):
+            return False
+        try:
+            manifests.check_owner(self._bucket, partition, owned.manifest)
+        except CommitConflict:
+            return False
+        return True
+
+    def append(self, partition: int, version: int, decisions: Sequence[Decision]) -> None:
+        owned, token, table = self._owner(partition), self._token(), decisions_to_table(decisions)
+        log.check_size(table)
+        key, body = layout.version_path(Path(), partition, version).as_posix(), _file(table, token)
+        try:
+            self._bucket.create(key, body, token)
+        except Taken as error:
+            raise CommitConflict(f"{error}; fold the history again") from error
+        # Another owner may have merged this version and removed it: then its name was free again.
+        manifests.check_owner(self._bucket, partition, owned.manifest)
+        if owned.is_copied:
+            path = layout.version_path(self._copy, partition, version)
+            with disk_errors(path), atomic_file(path, durable=False) as file:
+                file.write(body)
+
+    def files(self, partition: int) -> Path:
+        owned = self._owner(partition)
+        if not owned.is_copied or copies.is_changing(self._place(partition)):
+            owned.is_copied = False
+            if copies.pull(self._bucket, self._copy, partition) != owned.manifest:
+                raise manifests.lost(self._bucket, partition)
+            owned.is_copied = True
+        return self._copy
+
+    @contextmanager
+    def change(self, partition: int, tables: bool = False) -> Iterator[Path]:
+        data, place = self.files(partition), self._place(partition)
+        rows = {
+            table: copies.pull_rows(self._bucket, data, table) for table in (copies.TABLES if tables else ())
+        }
+        folders = [*(data / table for table in rows), place]
+        before, last = {folder: _stamps(folder) for folder in folders}, layout.last_version(data, partition)
+        for folder in folders:
+            copies.begin_change(folder)
+        yield data
+        for (
+            table,
+            objects,
+        ) in rows.items():  # first: the texts that are erased in them are found in the history
+            self._push_rows(table, objects, before[data / table])
+        if _stamps(place) != before[place]:
+            self._push(partition, before[place], last)
+        for folder in folders:
+            copies.end_change(folder)
+
+    def add(self, folder: str, name: str, table: pa.Table) -> None:
+        token = self._token()
+        with suppress(Taken):  # the same records, kept before
+            self._bucket.create(f"{folder}/{name}.parquet", _file(table, token), token)
+
+    # --- a reader ---
+
+    def view(self, partition: int | None = None, tables: bool = True) -> Path:
+        return self._cache.view(self.partitions() if partition is None else [partition], tables)
+
+    # --- what is behind ---
+
+    def _own_copy(self) -> None:
+        """Finds a folder for copies that no other process uses."""
+        for number in range(0 if self._lock is None else _COPIES, _COPIES):
+            folder = self._local / "writers" / str(number)
+            with disk_errors(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                lock = FileLock(folder / ".lock", timeout=0)
+                with suppress(Timeout):
+                    lock.acquire()
+                    self._lock, self._copy = lock, folder
+                    return
+        if self._lock is None:
+            raise HistoryError(
+                f"{self._local}: {_COPIES} writers use it; set FACTSTREAM_CACHE to another folder"
+            )
+
+    def _owner(self, partition: int) -> Owned:
+        if partition not in self._owned:
+            raise CommitConflict(f"{self.where}: partition {partition} was not taken; fold the history again")
+        return self._owned[partition]
+
+    def _place(self, partition: int) -> Path:
+        return layout.partition_folder(self._copy, partition)
+
+    def _push(self, partition: int, before: dict[str, Stamp], last: int) -> None:
+        """Uploads what changed in the copy, lets the next manifest name it, and removes what no manifest needs any more."""
+        owned, place, folder = self._owned[partition], self._place(partition), manifests.folder_of(partition)
+        if (files := layout.complete_files(self._copy, partition)) and files[-1].last != last:
+            raise HistoryError(f"{place}: was changed by another program; delete {self._copy}")
+        known = {name.rpartition("/")[2]: name for name in owned.manifest.files}
+        fresh, named = f"{owned.manifest.number + 1:010d}-{self._token()}", []
+        for name, stamp in _stamps(place).items():
+            if stamp != before.get(name):
+                known[name] = f"{fresh}/{name}"
+                self._bucket.upload(f"{folder}/{fresh}/{name}", place / name)
+            if name in known:
+                named.append(known[name])
+        if named != owned.manifest.files:
+            owned.manifest = manifests.follow(self._bucket, partition, owned.manifest, named, self._token())
+        listing = self._bucket.objects(folder)
+        self._bucket.delete(self._obsolete(partition, owned, listing))
+        copies.note(place, copies.live(partition, owned.manifest, listing))
+
+    def _obsolete(self, partition: int, owned: Owned, listing: Sequence[Found]) -> list[str]:
+        """Objects that do not count, and cannot in any later manifest.
+
+        Files of higher numbers stay: if this process has just lost the partition, its next owner is uploading them. So do
+        merged versions until they leave the copy, for those who are reading them.
+        """
+        manifest, folder = owned.manifest, manifests.folder_of(partition)
+        named, copied = set(manifest.files), _stamps(self._place(partition))
+        rewritten = {name.rpartition("/")[2] for name in named}
+        counts = copies.live(partition, manifest, listing)
+        gone = []
+        for found in listing:
+            parent, _, name = found.key.removeprefix(f"{folder}/").rpartition("/")
+            if parent:
+                is_gone = int(parent.partition("-")[0]) <= manifest.number and f"{parent}/{name}" not in named
+            elif number := manifests.numbers([found]):
+                is_gone = number[0] in owned.obsolete or manifest.epoch < number[0] < manifest.number
+            else:
+                is_gone = name in rewritten or (name not in counts and name not in copied)
+            if is_gone:
+                gone.append(found.key)
+        return gone
+
+    def _push_rows(self, table: str, objects: dict[str, Found], before: dict[str, Stamp]) -> None:
+        """Replaces the objects of the files that changed in the copy, unless another writer has replaced one meanwhile."""
+        place = self._copy / table
+        for name, stamp in _stamps(place).items():
+            if stamp != before.get(name):
+                objects[name] = self._bucket.replace(objects[name], (place / name).read_bytes())
+        copies.note(place, objects)
+
+
+def _file(table: pa.Table, token: str) -> bytes:
+    """A table as a Parquet file, with its writer's token in the footer."""
+    out = BytesIO()
+    metadata = (table.schema.metadata or {}) | {WRITER_KEY: token.encode()}
+    storage.write_tables(out, [table.replace_schema_metadata(metadata)])
+    return out.getvalue()
+
+
+def _stamps(folder: Path) -> dict[str, Stamp]:
+    """The files of a folder of a copy, by name."""
+    found = {}
+    for name in sorted(layout.file_names(folder)):
+        if name.endswith(".parquet") and not name.startswith("."):
+            stat = (folder / name).stat()
+            found[name] = stat.st_ino, stat.st_size, stat.st_mtime_ns
+    return found

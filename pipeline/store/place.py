@@ -1,0 +1,62 @@
+"""The place of a history: a folder's path, or a bucket's URL with its folder on this machine.
+
+A bucket has a folder in the cache folder, with a note of the URL. Everything that takes a data folder takes this one: it has
+what belongs to this machine (logs, heartbeats, locks, positions) and the copies that readers read.
+"""
+
+import hashlib
+import os
+import re
+from functools import lru_cache
+from pathlib import Path
+
+from pipeline.files import atomic_file
+from pipeline.history.errors import HistoryError
+from pipeline.model.cache import cache_folder
+from pipeline.store.bucket import SCHEMES, Bucket
+from pipeline.store.folder import Folder
+from pipeline.store.objects import ObjectStore
+from pipeline.store.store import Store
+
+DEFAULT_CACHE_MB = 20 * 1024
+_NOTE = "store.url"
+_URL = re.compile(rf"(?:{'|'.join(SCHEMES)})://[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9._=-]+)*/?")
+
+
+def folder_of(place: str) -> Path:
+    """The data folder of this machine for a path or a URL. Raises ValueError, OSError."""
+    if "://" not in place:
+        return Path(place)
+    if not _URL.fullmatch(place) or ".." in place:
+        raise ValueError(
+            f"{place}: a history is kept in a folder, or in s3://, gs:// or az://BUCKET/PREFIX without a login, which comes from "
+            "the cloud's own settings (docs/operating.md)"
+        )
+    url = place.rstrip("/")
+    name = re.sub(r"[^A-Za-z0-9.-]+", "-", url)[:60]
+    folder = cache_folder() / "stores" / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
+    if not (folder / _NOTE).is_file():
+        with atomic_file(folder / _NOTE) as file:
+            file.write(url.encode())
+    return folder
+
+
+def store_at(data: Path) -> Store:
+    """The store of a data folder, which has its own copies and partitions. Raises `HistoryError`."""
+    try:
+        url = (data / _NOTE).read_text()
+    except (FileNotFoundError, NotADirectoryError):
+        return Folder(data)
+    return ObjectStore(_bucket(url), data, _cache_mb() << 20)
+
+
+@lru_cache
+def _bucket(url: str) -> Bucket:
+    return Bucket.open(url)
+
+
+def _cache_mb() -> int:
+    text = os.environ.get("FACTSTREAM_STORE_CACHE_MB") or str(DEFAULT_CACHE_MB)
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise HistoryError(f"FACTSTREAM_STORE_CACHE_MB={text[:40]!r} is not a number of MiB")
+    return int(text)
