@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import runs
 from tests.buckets.plan import PUTS, Fault
 from tests.buckets.proxy import Proxy, Rule, Storm
 from tests.buckets.servers import Server
 from tests.buckets.stream import Stream, erasures
-from tests.buckets.writer import BATCH, DONE, FAILED, STARTING, write_group
+from tests.buckets.writer import BATCH, FAILED, STARTING, write_group
+from tests.conftest import runs
 
 ROOT = Path(__file__).parent.parent.parent
 DISKS = 3  # machines, each with a disk of its own
@@ -200,7 +200,9 @@ class CrashRun:
 
     def _kill_PUT_landed(self, fault: Fault) -> None:
         writer = self._working()
-        rule = Rule("answer lost", "PUT", PUTS[fault.step], fault.after, then=lambda: writer.send(signal.SIGKILL))
+        rule = Rule(
+            "answer lost", "PUT", PUTS[fault.step], fault.after, then=lambda: writer.send(signal.SIGKILL)
+        )
         self.proxy.rules.insert(0, rule)
         self._until(lambda: not runs(writer.pid), str(fault))
 

@@ -19,13 +19,15 @@ from pathlib import Path
 from pipeline.history import log as history
 from pipeline.memory import bank
 from pipeline.memory.events import Decision
+from pipeline.store.bucket import Bucket
+from pipeline.store.place import folder_of, store_at
 from tests.buckets.contents import files, marks, objects
 from tests.buckets.crash_run import CrashRun
 from tests.buckets.plan import plan_faults
 from tests.buckets.proxy import Storm
 from tests.buckets.servers import STARTS, Missing, Server, start
 from tests.buckets.stream import Stream, make_stream
-from tests.buckets.writer import calm
+from tests.buckets.writer import calm, on_machine
 from tests.write.local_writer import HOME
 
 
@@ -108,7 +110,11 @@ def crash(
     there, texts = _read_store(server, url, folder / "reader")
     calm(folder / "folder", Stream(stream.messages[:messages], stream.answers))
     expected = _read_folder(folder / "folder")
-    texts |= {f"{place.name}/{name}": own for place in folder.glob("run/disk-?") for name, own in marks(files(place)).items()}
+    texts |= {
+        f"{place.name}/{name}": own
+        for place in folder.glob("run/disk-?")
+        for name, own in marks(files(place)).items()
+    }
     return Report(
         messages, there, expected, {name: rest for name, own in texts.items() if (rest := own - expected.texts)}, run.done,
         Counter(method for method, *_ in run.proxy.log), run.proxy.done,
@@ -116,6 +122,54 @@ def crash(
     )  # fmt: skip
 
 
+def _read_store(server: Server, url: str, cache: Path) -> tuple[History, dict[str, set[str]]]:
+    """What a reader on a machine of its own sees, and the marks of all objects, also of those that do not count."""
+    with on_machine(server.env, cache):
+        data = folder_of(url)
+        rows = [row for _, own in history.read(store_at(data).view(HOME), HOME) for row in own]
+        return History(rows, set().union(*marks(files(data)).values())), marks(objects(Bucket.open(url)))
+
+
 def _read_folder(data: Path) -> History:
     rows = [row for _, own in history.read(data, HOME) for row in own]
     return History(rows, set().union(*marks(files(data)).values()))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--server", choices=sorted(STARTS), action="append", help="default: all that are here"
+    )
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument(
+        "--others", type=int, default=40, help="faults of the other kinds: slow, outlived, late writers"
+    )
+    parser.add_argument(
+        "--share", type=float, default=0.02, help="share of the requests that get a fault by chance"
+    )
+    parser.add_argument("--folder", type=Path, help="where the disks and logs go; kept")
+    parser.add_argument("--quiet", action="store_true", help="print the reports only")
+    a = parser.parse_args()
+    top = a.folder or Path(tempfile.mkdtemp(prefix="factstream-buckets-"))
+    for name in a.server or ("moto", "seaweedfs", "azurite"):
+        folder = top / name
+        try:
+            server = start(name, folder / "server")
+        except Missing as error:
+            print(f"{name}: not run: {error}")
+            continue
+        try:
+            say = (lambda _: None) if a.quiet else (lambda line: print(line, flush=True))
+            report = crash(server, f"{server.url}/crashes", folder, a.seed, a.kills, a.others, a.share, say)
+        finally:
+            server.stop()
+        print(f"{name}, seed {a.seed}:\n{report}", flush=True)
+        report.check()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

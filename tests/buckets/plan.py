@@ -39,7 +39,8 @@ def plan_faults(seed: int, kills: int, others: int) -> list[Fault]:
     steps = list(STEPS)
     dice.shuffle(steps)
     plan = [
-        Fault("kill", step, dice.choice((0, 0, 1, 2))) for step in itertools.islice(itertools.cycle(steps), kills)
+        Fault("kill", step, dice.choice((0, 0, 1, 2)))
+        for step in itertools.islice(itertools.cycle(steps), kills)
     ]
     more = [Fault("stand still", step) for step in STEPS]
     more += [Fault(kind, put) for kind in KINDS if kind not in ("kill", "stand still") for put in PUTS]

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import runs, wait_until
 from tests.buckets import servers as programs
 from tests.buckets.conftest import fresh_url, use
 from tests.buckets.proxy import IN_A_ROW, Proxy, Rule, Storm
 from tests.buckets.servers import BUCKET, Missing, Server, start
+from tests.conftest import runs, wait_until
 
 obstore: Any = pytest.importorskip("obstore", reason="obstore is not installed: it is in the extra `dev`")
 

@@ -12,8 +12,8 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,12 @@ import pyarrow as pa
 
 from pipeline.history import checkpoint, compaction, erasure, layout
 from pipeline.history.errors import Unwritable
+from pipeline.store.place import folder_of, store_at
+from pipeline.store.store import Store
+from schemas.history import GENERATIONS
 from tests.buckets.steps import STORE_STEPS, name_store_steps
 from tests.buckets.stream import Stream, make_stream
-from tests.write.local_writer import NOW, Local, batch, begin, take
-from schemas.history import GENERATIONS
+from tests.write.local_writer import NOW, Local, batch, begin, take, writer
 from workers.runtime.worker import Retry
 from workers.write import partition
 from workers.write.worker import WriterWorker
@@ -112,8 +114,9 @@ def write_group(path: Path, member: int, offset: int) -> None:
 def decide(options: dict[str, Any], stream: Stream, at: Callable[[str], Callable[..., None]]) -> int:
     """Decides the messages up to the limit, as the loop of a worker does: takes its partition again after each Retry."""
     group, limit = Group(Path(options["group"]), options["member"]), options["limit"]
-    store = open_store(options["url"], Path(options["disk"]))
-    worker = WriterWorker(Local(), store, now=lambda: NOW)
+    with on_machine({}, Path(options["disk"])):
+        data = folder_of(options["url"])
+    worker = WriterWorker(Local(), data, now=lambda: NOW)
     failures, begun, ready = 0, False, False
     while True:
         if not group.is_member():
@@ -126,7 +129,7 @@ def decide(options: dict[str, Any], stream: Stream, at: Callable[[str], Callable
             if offset >= limit:
                 return DONE
             end = min(offset + BATCH, limit)
-            keep_answers(store, stream, range(offset, end))
+            keep_answers(store_at(data), stream, range(offset, end))
             worker.process(batch(*stream.messages[offset:end], start=offset))
             failures = 0
         except Retry as error:
@@ -142,6 +145,27 @@ def decide(options: dict[str, Any], stream: Stream, at: Callable[[str], Callable
         group.commit(end)
         at("after the commit")()
         time.sleep(_TURN_S)
+
+
+def calm(data: Path, stream: Stream) -> None:
+    """Decides the whole stream in a folder, in the same batches, without any fault."""
+    small_files()
+    worker, _ = writer(data)
+    for offset in range(0, end := len(stream.messages), BATCH):
+        keep_answers(store_at(data), stream, range(offset, min(offset + BATCH, end)))
+        worker.process(batch(*stream.messages[offset : offset + BATCH], start=offset))
+
+
+@contextmanager
+def on_machine(env: dict[str, str], cache: Path) -> Iterator[None]:
+    """A machine with these credentials and this disk."""
+    before = dict(os.environ)
+    os.environ.update(env | {"FACTSTREAM_CACHE": str(cache)})
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def keep_answers(store: Store, stream: Stream, offsets: range) -> None:
