@@ -1,4 +1,4 @@
-"""Copies of a bucket's objects in a data folder of this machine, so that whatever works on a folder works on a copy.
+"""Copies of a bucket in a data folder of this machine: what works on a folder works on a copy.
 
 A rewritten file of a partition has the name of the file in whose place it counts, and lies in a folder of its own:
 `0000000007-TOKEN/0000000000-0000000031.parquet`, where 7 is the number of the first manifest that names it. A folder of a copy

@@ -1,4 +1,4 @@
-"""A history in a folder: of this machine, or of a file system that several share and that has hard links.
+"""A history in a folder: of this machine, or of a file system that has hard links.
 
 Appending is a hard link, which fails where the name exists; whoever rearranges files holds the folder's lock (flock).
 """

@@ -1,4 +1,4 @@
-"""Manifests of a partition in a bucket: a chain in which each is created once, and the last one counts.
+"""Manifests of a partition: a chain in which each is created once, and the last one counts.
 
 Who gets a partition writes the next manifest of the chain, its fence, before it reads. A writer that lost the partition
 without knowing it tries to create that same number when it has merged files, and fails: so it can never bring back what was

@@ -1,4 +1,4 @@
-"""A history in a bucket: immutable objects, a chain of manifests for each partition, and copies on this machine.
+"""A history in a bucket: create for versions, manifests for the rest, copies on this machine.
 
 A version is appended by creating its object, which only one writer can. Everything else an owner does on its own copy of
 the partition, as in a folder: then it uploads what changed under new names, and the next manifest of the chain makes all of

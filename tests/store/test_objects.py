@@ -1,4 +1,4 @@
-"""A history in a bucket: versions by create, changes by manifests, and what a process that lost a partition cannot do."""
+"""A history in a bucket: versions by create, changes by manifests, and who lost the partition."""
 
 from pathlib import Path
 from typing import Any
