@@ -5,6 +5,7 @@ exists" also comes for our own PUT whose answer was lost, and for a conflict tha
 has its writer's random token near its end, and whenever the answer is not a plain success, the object itself is asked.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -71,7 +72,7 @@ class Bucket:
                 f"{url}: needs the package obstore: pip install 'factstream[object-store]'"
             ) from None
         try:
-            return cls(from_url(url, client_options=CLIENT, retry_config=RETRY), url)
+            return cls(from_url(url, client_options=_client(), retry_config=RETRY), url)
         except (BaseError, ValueError, TypeError) as error:
             raise HistoryError(f"{url}: cannot be opened: {_line(error)}") from error
 
@@ -112,7 +113,9 @@ class Bucket:
             now = obstore.head(self._store, found.key)
             if now["e_tag"] != found.tag:
                 raise Unwritable(f"{self.where}/{found.key}: was changed meanwhile; it is tried again")
-            mode: PutMode = {"e_tag": now["e_tag"], "version": now["version"]}
+            mode: PutMode = {"e_tag": found.tag}
+            if now["version"] is not None:  # None where the bucket keeps none, and obstore takes no None
+                mode["version"] = now["version"]
             put = obstore.put(self._store, found.key, body, mode=mode, use_multipart=False)
         return Found(found.key, len(body), put["e_tag"] or "")
 
@@ -211,6 +214,14 @@ class Bucket:
 
     def _unwritable(self, key: str, error: Exception | None) -> Unwritable:
         return Unwritable(f"{self.where}/{key}: {_line(error)}; check the network, the login and its rights")
+
+
+def _client() -> "ClientConfig":
+    """What our own options would hide: the cloud's setting that allows HTTP without TLS, for stores in one's own network."""
+    allowed = any(
+        os.environ.get(f"{cloud}_ALLOW_HTTP", "").lower() in ("1", "true") for cloud in ("AWS", "AZURE")
+    )
+    return {**CLIENT, "allow_http": allowed}
 
 
 def _line(error: Exception | None) -> str:

@@ -12,7 +12,7 @@ from tests.buckets.stream import MARK
 
 def objects(bucket: Bucket) -> dict[str, bytes]:
     """Every object under the bucket's prefix, by its key."""
-    return {found.key: bucket.get(found.key) for found in bucket.list("")}
+    return {found.key: bucket.get(found.key) for found in bucket.objects("")}
 
 
 def files(folder: Path) -> dict[str, bytes]:

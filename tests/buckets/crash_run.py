@@ -21,7 +21,7 @@ from tests.buckets.proxy import Proxy, Rule, Storm
 from tests.buckets.servers import Server
 from tests.buckets.stream import Stream, erasures
 from tests.buckets.writer import BATCH, FAILED, STARTING, write_group
-from tests.conftest import runs
+from tests.conftest import runs, wait_until
 
 ROOT = Path(__file__).parent.parent.parent
 DISKS = 3  # machines, each with a disk of its own
@@ -152,7 +152,7 @@ class CrashRun:
     def _end_all(self) -> None:
         for writer in self._writers:
             writer.send(signal.SIGKILL)
-        self._until(lambda: not any(runs(writer.pid) for writer in self._writers), "an end")
+        wait_until(lambda: not any(runs(writer.pid) for writer in self._writers))
 
     def _finish(self, writer: Writer) -> None:
         """Waits until a writer has ended by itself."""

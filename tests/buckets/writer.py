@@ -17,13 +17,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from pipeline.history import checkpoint, compaction, erasure, layout
 from pipeline.history.errors import Unwritable
 from pipeline.store.place import folder_of, store_at
 from pipeline.store.store import Store
-from schemas.history import GENERATIONS
 from tests.buckets.steps import STORE_STEPS, name_store_steps
 from tests.buckets.stream import Stream, make_stream
 from tests.write.local_writer import NOW, Local, batch, begin, take, writer
@@ -173,8 +170,7 @@ def keep_answers(store: Store, stream: Stream, offsets: range) -> None:
     try:
         for n in offsets:
             if answer := stream.answers.get(n):
-                table = pa.Table.from_pylist([answer], GENERATIONS)
-                store.add(layout.GENERATIONS_FOLDER, f"answer-{n}", table)
+                store.add(layout.GENERATIONS_FOLDER, [answer], f"answer-{n}")
     except Unwritable as error:
         raise Retry(str(error)) from error
 
