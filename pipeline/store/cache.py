@@ -25,7 +25,7 @@ class Cache:
     def __init__(self, bucket: Bucket, folder: Path, limit_bytes: int) -> None:
         self._bucket, self._folder, self._limit_bytes = bucket, folder, limit_bytes
 
-    def view(self, partitions: Sequence[int], tables: bool) -> Path:
+    def view(self, partitions: Sequence[int], rows: bool) -> Path:
         """The folder, after these partitions are in it as they are now. Raises `HistoryError`."""
         lock = self._folder / ".lock"
         with disk_errors(lock):
@@ -33,7 +33,7 @@ class Cache:
                 with files.locked(lock, LOCK_WAIT_S):
                     for _ in range(copies.TRIES):
                         try:
-                            self._copy(partitions, tables)
+                            self._copy(partitions, rows)
                             return self._folder
                         except Missing:  # merged or erased meanwhile: list again
                             continue
@@ -41,12 +41,12 @@ class Cache:
                 raise Unwritable(f"{error}; try again") from None
         raise Unwritable(f"{self._bucket.where}: changes too fast to be copied; try again")
 
-    def _copy(self, partitions: Sequence[int], tables: bool) -> None:
+    def _copy(self, partitions: Sequence[int], rows: bool) -> None:
         objects = {
             layout.partition_folder(self._folder, n): copies.live(n, *manifests.newest(self._bucket, n))
             for n in partitions
         }
-        for table in copies.TABLES if tables else ():
+        for table in copies.TABLES if rows else ():
             objects[self._folder / table] = copies.rows(self._bucket, table)
         needed = sum(found.size for own in objects.values() for found in own.values())
         if needed > self._limit_bytes:

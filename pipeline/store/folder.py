@@ -6,11 +6,9 @@ Appending is a hard link, which fails where the name exists; whoever rearranges 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
-
-from pipeline.history import layout, log, storage
-from pipeline.history.errors import disk_errors
+from pipeline.history import layout, log, tables
 from pipeline.memory.events import Decision
 
 
@@ -43,13 +41,11 @@ class Folder:
         return self._data
 
     @contextmanager
-    def change(self, partition: int, tables: bool = False) -> Iterator[Path]:
+    def change(self, partition: int, rows: bool = False) -> Iterator[Path]:
         yield self._data
 
-    def add(self, folder: str, name: str, table: pa.Table) -> None:
-        path = self._data / folder / f"{name}.parquet"
-        with disk_errors(path):
-            storage.write(path, [table])
+    def add(self, folder: str, rows: list[dict[str, Any]], name: str) -> None:
+        tables.append(self._data, folder, rows, name)
 
-    def view(self, partition: int | None = None, tables: bool = True) -> Path:
+    def view(self, partition: int | None = None, rows: bool = True) -> Path:
         return self._data

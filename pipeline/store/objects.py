@@ -11,12 +11,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from pipeline.files import atomic_file
-from pipeline.history import layout, log, storage
+from pipeline.history import layout, log, storage, tables
 from pipeline.history.errors import CommitConflict, HistoryError, disk_errors
 from pipeline.memory.codec import decisions_to_table
 from pipeline.memory.events import Decision
@@ -94,59 +95,61 @@ class ObjectStore:
         return True
 
     def append(self, partition: int, version: int, decisions: Sequence[Decision]) -> None:
-        owned, token, table = self._owner(partition), self._token(), decisions_to_table(decisions)
+        table, token = decisions_to_table(decisions), self._token()
         log.check_size(table)
         key, body = layout.version_path(Path(), partition, version).as_posix(), _file(table, token)
-        try:
-            self._bucket.create(key, body, token)
-        except Taken as error:
-            raise CommitConflict(f"{error}; fold the history again") from error
-        # Another owner may have merged this version and removed it: then its name was free again.
-        manifests.check_owner(self._bucket, partition, owned.manifest)
+        with self._owner(partition) as owned:
+            try:
+                self._bucket.create(key, body, token)
+            except Taken as error:
+                raise CommitConflict(f"{error}; fold the history again") from error
+            # Another owner may have merged this version and removed it: then its name was free again.
+            manifests.check_owner(self._bucket, partition, owned.manifest)
         if owned.is_copied:
             path = layout.version_path(self._copy, partition, version)
             with disk_errors(path), atomic_file(path, durable=False) as file:
                 file.write(body)
 
     def files(self, partition: int) -> Path:
-        owned = self._owner(partition)
-        if not owned.is_copied or copies.is_changing(self._place(partition)):
-            owned.is_copied = False
-            if copies.pull(self._bucket, self._copy, partition) != owned.manifest:
-                raise manifests.lost(self._bucket, partition)
-            owned.is_copied = True
+        with self._owner(partition) as owned:
+            if not owned.is_copied or copies.is_changing(self._place(partition)):
+                owned.is_copied = False
+                if copies.pull(self._bucket, self._copy, partition) != owned.manifest:
+                    raise manifests.lost(self._bucket, partition)
+                owned.is_copied = True
         return self._copy
 
     @contextmanager
-    def change(self, partition: int, tables: bool = False) -> Iterator[Path]:
+    def change(self, partition: int, rows: bool = False) -> Iterator[Path]:
         data, place = self.files(partition), self._place(partition)
-        rows = {
-            table: copies.pull_rows(self._bucket, data, table) for table in (copies.TABLES if tables else ())
+        objects = {
+            table: copies.pull_rows(self._bucket, data, table) for table in (copies.TABLES if rows else ())
         }
-        folders = [*(data / table for table in rows), place]
+        folders = [*(data / table for table in objects), place]
         before, last = {folder: _stamps(folder) for folder in folders}, layout.last_version(data, partition)
         for folder in folders:
             copies.begin_change(folder)
         yield data
         for (
             table,
-            objects,
-        ) in rows.items():  # first: the texts that are erased in them are found in the history
-            self._push_rows(table, objects, before[data / table])
+            own,
+        ) in objects.items():  # first: the texts that are erased in them are found in the history
+            self._push_rows(table, own, before[data / table])
         if _stamps(place) != before[place]:
-            self._push(partition, before[place], last)
+            with self._owner(partition) as owned:
+                self._push(partition, owned, before[place], last)
         for folder in folders:
             copies.end_change(folder)
 
-    def add(self, folder: str, name: str, table: pa.Table) -> None:
-        token = self._token()
+    def add(self, folder: str, rows: list[dict[str, Any]], name: str) -> None:
+        token, key = self._token(), tables.path_of(folder, name).as_posix()
         with suppress(Taken):  # the same records, kept before
-            self._bucket.create(f"{folder}/{name}.parquet", _file(table, token), token)
+            self._bucket.create(key, _file(tables.table_of(folder, rows), token), token)
 
     # --- a reader ---
 
-    def view(self, partition: int | None = None, tables: bool = True) -> Path:
-        return self._cache.view(self.partitions() if partition is None else [partition], tables)
+    def view(self, partition: int | None = None, rows: bool = True) -> Path:
+        return self._cache.view(self.partitions() if partition is None else [partition], rows)
 
     # --- what is behind ---
 
@@ -166,17 +169,23 @@ class ObjectStore:
                 f"{self._local}: {_COPIES} writers use it; set FACTSTREAM_CACHE to another folder"
             )
 
-    def _owner(self, partition: int) -> Owned:
+    @contextmanager
+    def _owner(self, partition: int) -> Iterator[Owned]:
+        """A partition that this process has taken; not any more, where the block finds that another has."""
         if partition not in self._owned:
             raise CommitConflict(f"{self.where}: partition {partition} was not taken; fold the history again")
-        return self._owned[partition]
+        try:
+            yield self._owned[partition]
+        except CommitConflict:
+            del self._owned[partition]
+            raise
 
     def _place(self, partition: int) -> Path:
         return layout.partition_folder(self._copy, partition)
 
-    def _push(self, partition: int, before: dict[str, Stamp], last: int) -> None:
+    def _push(self, partition: int, owned: Owned, before: dict[str, Stamp], last: int) -> None:
         """Uploads what changed in the copy, lets the next manifest name it, and removes what no manifest needs any more."""
-        owned, place, folder = self._owned[partition], self._place(partition), manifests.folder_of(partition)
+        place, folder = self._place(partition), manifests.folder_of(partition)
         if (files := layout.complete_files(self._copy, partition)) and files[-1].last != last:
             raise HistoryError(f"{place}: was changed by another program; delete {self._copy}")
         known = {name.rpartition("/")[2]: name for name in owned.manifest.files}

@@ -7,9 +7,7 @@ pipeline/history/layout.py, and every reader reads local files: a folder's own, 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
-
-import pyarrow as pa
+from typing import Any, Protocol
 
 from pipeline.memory.events import Decision
 
@@ -41,17 +39,17 @@ class Store(Protocol):
     def files(self, partition: int) -> Path:
         """A data folder with all files of an owned partition, to be read only."""
 
-    def change(self, partition: int, tables: bool = False) -> AbstractContextManager[Path]:
+    def change(self, partition: int, rows: bool = False) -> AbstractContextManager[Path]:
         """A data folder in which the block rearranges an owned partition: compaction, checkpoints, erasure.
 
-        With `tables`, also the answers and dead letters. What the block did counts when it has ended, if this process is
+        With `rows`, also the answers and dead letters. What the block did counts when it has ended, if this process is
         still the owner; otherwise it never counts, and `CommitConflict` is raised.
         """
 
-    def add(self, folder: str, name: str, table: pa.Table) -> None:
-        """Keeps a file of answers or dead letters. May be repeated."""
+    def add(self, folder: str, rows: list[dict[str, Any]], name: str) -> None:
+        """Keeps answers or dead letters (pipeline/history/tables.py) under a name. May be repeated."""
 
     # --- a reader ---
 
-    def view(self, partition: int | None = None, tables: bool = True) -> Path:
-        """A data folder with the files as they are now: of all partitions or of one, and of the `tables`, too."""
+    def view(self, partition: int | None = None, rows: bool = True) -> Path:
+        """A data folder with the files as they are now: of all partitions or of one; with `rows`, answers and dead letters."""

@@ -10,11 +10,12 @@ from pathlib import Path
 from pipeline.config import Settings
 from pipeline.decide.decide import decide_fact
 from pipeline.decide.requests import decide_forget, decide_nothing, decide_restore, decide_use
-from pipeline.history import checkpoint, compaction, layout
+from pipeline.history import checkpoint, compaction
 from pipeline.history import log as history
-from pipeline.history.errors import HistoryError, Unwritable
+from pipeline.history.errors import CommitConflict, HistoryError, Unwritable
 from pipeline.memory.bank import Bank
 from pipeline.memory.events import Decision, Event, NewFact, NothingStated, RestoreRequest, SourceOffset
+from pipeline.store.store import Store
 from schemas.hits import MemoryHits
 from workers.observe import log
 from workers.write.changelog import SentOffsets
@@ -53,19 +54,16 @@ def load(data: Path, number: int, settings: Settings) -> Partition:
     return partition
 
 
-def is_current(data: Path, partition: Partition) -> bool:
-    """Whether no other writer has appended to the history since the partition was loaded."""
-    return partition.version == layout.last_version(data, partition.number)
-
-
-def tidy(data: Path, partition: Partition) -> None:
+def tidy(store: Store, partition: Partition) -> None:
     """Do one bounded step of compaction, and write a checkpoint when it is due. A failure is logged and tried again later."""
     try:
-        compaction.step(data, partition.number, time.time())
+        with store.change(partition.number) as data:
+            compaction.step(data, partition.number, time.time())
         if partition.since_checkpoint >= max(CHECKPOINT_EVERY, len(partition.bank)):
-            checkpoint.write(data, partition.number, partition.version, partition.last, partition.bank)
+            with store.change(partition.number) as data:
+                checkpoint.write(data, partition.number, partition.version, partition.last, partition.bank)
             partition.since_checkpoint = 0
-    except Unwritable as error:
+    except (Unwritable, CommitConflict) as error:
         log.line("not compacted", log.WARNING, reason=str(error))
 
 
