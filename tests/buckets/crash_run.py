@@ -30,6 +30,8 @@ TAIL = 12 * BATCH
 LIMIT_S = 90.0
 """Longest wait for a step, which is far more than it takes."""
 _NO_LIMIT = 10**9
+Order = tuple[str, int, int]
+"""A step, how often it is passed first, and the signal."""
 
 
 @dataclass
@@ -106,18 +108,20 @@ class CrashRun:
 
     # --- writers ---
 
-    def _start(self, disk: int | None = None, limit: int = _NO_LIMIT, fresh: bool = False) -> Writer:
-        """Starts a writer, which is the group's member from now on. It stays on its disk, moves, or finds an empty one."""
+    def _start(self, disk: int | None = None, limit: int = _NO_LIMIT, order: Order | None = None) -> Writer:
+        """Starts a writer, which is the group's member from now on. It stays on its disk or moves; with an order to an empty one."""
         if disk is None:
             disk = self._disk if self._dice.random() < 0.6 else self._dice.randrange(DISKS)
         self._disk, member = disk, next(self._members)
-        place = self.folder / (f"disk-{disk}" if not fresh else f"disk-{DISKS + member}")
+        place = self.folder / (f"new-disk-{member}" if order else f"disk-{disk}")
         writer = Writer(member, place, self.folder / f"order-{member}", self.folder / f"code-{member}")
         write_group(self.group, member, self._offset())
         options: dict[str, Any] = {
             "member": member, "limit": limit, "url": self.url, "disk": str(place), "order": str(writer.order),
             "code": str(writer.code), "group": str(self.group), "log": str(self.log),
         }  # fmt: skip
+        if order:
+            writer.ask(*order)
         self._writers.append(writer)
         return self._fork(writer, options)
 
@@ -142,11 +146,9 @@ class CrashRun:
         """A writer with the order to send itself a signal at the fault's step. Only a fresh one passes some of them."""
         if fault.step in STARTING:
             self._end_all()
-            writer = self._start(fresh=True)
-            writer.ask(fault.step, 0, number)
-        else:
-            writer = self._working()
-            writer.ask(fault.step, fault.after, number)
+            return self._start(order=(fault.step, 0, number))
+        writer = self._working()
+        writer.ask(fault.step, fault.after, number)
         return writer
 
     def _end_all(self) -> None:

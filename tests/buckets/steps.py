@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from pipeline.store import manifests
 from pipeline.store.bucket import Bucket
 
 STORE_STEPS = (
@@ -33,6 +34,17 @@ def name_store_steps(at: Step) -> None:
 
         setattr(Bucket, name, wrapped)
 
+    real_take = manifests.take
+
+    def take(*args: Any) -> Any:
+        nonlocal taking
+        taking = True
+        try:
+            return real_take(*args)
+        finally:
+            taking = False
+
+    manifests.take = take
     around("create", lambda key, *_: f"before the {noun(key)}", lambda key, *_: f"after the {noun(key)}")
     around("upload", lambda *_: "before the upload", lambda *_: "between object and manifest")
     around("replace", lambda *_: "before the replacement", lambda *_: "after the replacement")

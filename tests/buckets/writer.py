@@ -198,8 +198,10 @@ def run(options: dict[str, Any], stream: Stream) -> int:
     except Exception:
         traceback.print_exc()
     finally:
-        Path(options["code"]).write_text(str(code))
         sys.stdout.flush()
+        new = Path(options["code"] + ".new")
+        new.write_text(str(code))
+        new.rename(options["code"])
     return code
 
 
