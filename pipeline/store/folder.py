@@ -47,5 +47,6 @@ class Folder:
     def add(self, folder: str, rows: list[dict[str, Any]], name: str) -> None:
         tables.append(self._data, folder, rows, name)
 
-    def view(self, partition: int | None = None, rows: bool = True) -> Path:
-        return self._data
+    @contextmanager
+    def view(self, partition: int | None = None, rows: bool = True) -> Iterator[Path]:
+        yield self._data

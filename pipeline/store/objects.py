@@ -7,7 +7,7 @@ it count at once, or, if another writer has taken the partition meanwhile, none 
 
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -68,8 +68,10 @@ class ObjectStore:
 
     def check(self) -> list[str]:
         if self._bucket.probe(self._token()):
-            return ["the bucket keeps versions of objects, so an erased text stays in them: docs/security.md"]
-        return []
+            return [
+                "the bucket keeps versions of objects, so an erased text stays in them (docs/security.md)"
+            ]
+        return ["a bucket with soft delete keeps an erased text for days (docs/security.md)"]
 
     def partitions(self) -> list[int]:
         return layout.partitions_of(self._bucket.folders(layout.HISTORY_FOLDER))
@@ -148,7 +150,7 @@ class ObjectStore:
 
     # --- a reader ---
 
-    def view(self, partition: int | None = None, rows: bool = True) -> Path:
+    def view(self, partition: int | None = None, rows: bool = True) -> AbstractContextManager[Path]:
         return self._cache.view(self.partitions() if partition is None else [partition], rows)
 
     # --- what is behind ---

@@ -51,5 +51,5 @@ class Store(Protocol):
 
     # --- a reader ---
 
-    def view(self, partition: int | None = None, rows: bool = True) -> Path:
+    def view(self, partition: int | None = None, rows: bool = True) -> AbstractContextManager[Path]:
         """A data folder with the files as they are now: of all partitions or of one; with `rows`, answers and dead letters."""

@@ -18,7 +18,7 @@ from pipeline.config import Settings
 from pipeline.history import compaction, erasure
 from pipeline.history.errors import CommitConflict, Unwritable
 from pipeline.memory.events import Decision, SourceOffset
-from pipeline.store.place import store_at
+from pipeline.store.opening import store_at
 from schemas import topics
 from schemas.common import BadMessage, decode
 from schemas.hits import MemoryHits
