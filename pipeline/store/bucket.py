@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from obstore import PutMode
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
-SCHEMES = ("s3", "gs", "az")
 TRIES = 4
 """Of a create whose outcome is unknown."""
 PAUSE_S = 0.2
@@ -72,7 +71,8 @@ class Bucket:
                 f"{url}: needs the package obstore: pip install 'factstream[object-store]'"
             ) from None
         try:
-            return cls(from_url(url, client_options=_client(), retry_config=RETRY), url)
+            client = CLIENT | {"allow_http": _allows_http()}
+            return cls(from_url(url, client_options=client, retry_config=RETRY), url)
         except (BaseError, ValueError, TypeError) as error:
             raise HistoryError(f"{url}: cannot be opened: {_line(error)}") from error
 
@@ -216,12 +216,9 @@ class Bucket:
         return Unwritable(f"{self.where}/{key}: {_line(error)}; check the network, the login and its rights")
 
 
-def _client() -> "ClientConfig":
-    """What our own options would hide: the cloud's setting that allows HTTP without TLS, for stores in one's own network."""
-    allowed = any(
-        os.environ.get(f"{cloud}_ALLOW_HTTP", "").lower() in ("1", "true") for cloud in ("AWS", "AZURE")
-    )
-    return {**CLIENT, "allow_http": allowed}
+def _allows_http() -> bool:
+    """Whether the environment allows a store without TLS, as for tests: obstore's own names, which options would hide."""
+    return any(os.environ.get(f"{name}_ALLOW_HTTP", "").lower() in ("1", "true") for name in ("AWS", "AZURE", "GOOGLE"))
 
 
 def _line(error: Exception | None) -> str:

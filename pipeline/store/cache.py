@@ -6,7 +6,8 @@ leaves the cache when it is read next.
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from pipeline import files
@@ -16,7 +17,7 @@ from pipeline.store import copies, manifests
 from pipeline.store.bucket import Bucket, Missing
 
 LOCK_WAIT_S = 120.0
-"""While another process copies."""
+"""While another process copies, or reads what has to be evicted."""
 
 
 class Cache:
@@ -25,20 +26,28 @@ class Cache:
     def __init__(self, bucket: Bucket, folder: Path, limit_bytes: int) -> None:
         self._bucket, self._folder, self._limit_bytes = bucket, folder, limit_bytes
 
-    def view(self, partitions: Sequence[int], rows: bool) -> Path:
-        """The folder, after these partitions are in it as they are now. Raises `HistoryError`."""
-        lock = self._folder / ".lock"
-        with disk_errors(lock):
+    @contextmanager
+    def view(self, partitions: Sequence[int], rows: bool) -> Iterator[Path]:
+        """The folder, after these partitions are in it as they are now; during the block none is evicted. Raises `HistoryError`."""
+        with ExitStack() as reading:
+            with self._locked(".lock"):
+                self._refresh(partitions, rows)
+                reading.enter_context(files.shared(self._folder / ".reading"))
+            yield self._folder
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        with disk_errors(self._folder):
             try:
-                with files.locked(lock, LOCK_WAIT_S):
-                    for _ in range(copies.TRIES):
-                        try:
-                            self._copy(partitions, rows)
-                            return self._folder
-                        except Missing:  # merged or erased meanwhile: list again
-                            continue
+                with files.locked(self._folder / name, LOCK_WAIT_S):
+                    yield
             except files.Locked as error:
                 raise Unwritable(f"{error}; try again") from None
+
+    def _refresh(self, partitions: Sequence[int], rows: bool) -> None:
+        for _ in range(copies.TRIES):
+            with suppress(Missing):  # merged or erased meanwhile: list again
+                return self._copy(partitions, rows)
         raise Unwritable(f"{self._bucket.where}: changes too fast to be copied; try again")
 
     def _copy(self, partitions: Sequence[int], rows: bool) -> None:
@@ -64,7 +73,12 @@ class Cache:
         folders = [layout.partition_folder(self._folder, n) for n in layout.partitions(self._folder)]
         folders += [self._folder / table for table in copies.TABLES]
         others = [folder for folder in folders if folder not in kept and folder.is_dir()]
+        evicted = []
         for folder in sorted(others, key=lambda folder: folder.stat().st_mtime, reverse=True):
             room -= sum(path.stat().st_size for path in folder.iterdir())
             if room < 0:
-                shutil.rmtree(folder)
+                evicted.append(folder)
+        if evicted:
+            with self._locked(".reading"):
+                for folder in evicted:
+                    shutil.rmtree(folder)

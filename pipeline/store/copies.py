@@ -109,6 +109,12 @@ def note(place: Path, objects: Objects) -> None:
         file.write(json.dumps({name: _note(found) for name, found in objects.items()}).encode())
 
 
+def remove(place: Path) -> None:
+    """Removes a copy, with the texts in it."""
+    with disk_errors(place), suppress(FileNotFoundError):
+        shutil.rmtree(place)
+
+
 def begin_change(place: Path) -> None:
     """Marks a folder: until the change has ended, what is done to it may not count, and it is copied again."""
     with disk_errors(place):

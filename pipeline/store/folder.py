@@ -3,7 +3,7 @@
 Appending is a hard link, which fails where the name exists; whoever rearranges files holds the folder's lock (flock).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,9 @@ class Folder:
     def take(self, partition: int) -> None:
         """Nothing: the lock keeps a process that lost the partition from rearranging what it read before."""
 
+    def keep(self, partitions: Collection[int]) -> None:
+        """Nothing: the folder has no copies."""
+
     def is_current(self, partition: int, version: int) -> bool:
         return version == layout.last_version(self._data, partition)
 
@@ -47,5 +50,6 @@ class Folder:
     def add(self, folder: str, rows: list[dict[str, Any]], name: str) -> None:
         tables.append(self._data, folder, rows, name)
 
-    def view(self, partition: int | None = None, rows: bool = True) -> Path:
-        return self._data
+    @contextmanager
+    def view(self, partition: int | None = None, rows: bool = True) -> Iterator[Path]:
+        yield self._data

@@ -6,8 +6,8 @@ it count at once, or, if another writer has taken the partition meanwhile, none 
 """
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -68,8 +68,10 @@ class ObjectStore:
 
     def check(self) -> list[str]:
         if self._bucket.probe(self._token()):
-            return ["the bucket keeps versions of objects, so an erased text stays in them: docs/security.md"]
-        return []
+            return [
+                "the bucket keeps versions of objects, so an erased text stays in them (docs/security.md)"
+            ]
+        return ["a bucket with soft delete keeps an erased text for days (docs/security.md)"]
 
     def partitions(self) -> list[int]:
         return layout.partitions_of(self._bucket.folders(layout.HISTORY_FOLDER))
@@ -81,6 +83,12 @@ class ObjectStore:
         self._owned.pop(partition, None)
         fence, last = manifests.take(self._bucket, partition, self._token())
         self._owned[partition] = Owned(fence, range(last.epoch + 1, last.number + 1) if last else range(0))
+
+    def keep(self, partitions: Collection[int]) -> None:
+        self._own_copy()
+        for number in {*self._owned, *layout.partitions(self._copy)} - {*partitions}:
+            self._owned.pop(number, None)
+            copies.remove(self._place(number))
 
     def is_current(self, partition: int, version: int) -> bool:
         if not (owned := self._owned.get(partition)):
@@ -140,6 +148,8 @@ class ObjectStore:
                 self._push(partition, owned, before[place], last)
         for folder in folders:
             copies.end_change(folder)
+        for table in objects:  # the next erasure may be another machine's, and would not reach this copy
+            copies.remove(data / table)
 
     def add(self, folder: str, rows: list[dict[str, Any]], name: str) -> None:
         token, key = self._token(), tables.path_of(folder, name).as_posix()
@@ -148,7 +158,7 @@ class ObjectStore:
 
     # --- a reader ---
 
-    def view(self, partition: int | None = None, rows: bool = True) -> Path:
+    def view(self, partition: int | None = None, rows: bool = True) -> AbstractContextManager[Path]:
         return self._cache.view(self.partitions() if partition is None else [partition], rows)
 
     # --- what is behind ---
@@ -163,11 +173,22 @@ class ObjectStore:
                 with suppress(Timeout):
                     lock.acquire()
                     self._lock, self._copy = lock, folder
+                    self._remove_left(number)
                     return
         if self._lock is None:
             raise HistoryError(
                 f"{self._local}: {_COPIES} writers use it; set FACTSTREAM_CACHE to another folder"
             )
+
+    def _remove_left(self, own: int) -> None:
+        """Removes what ended processes have left: their copies, and answers of an erasure that was not finished."""
+        for table in copies.TABLES:
+            copies.remove(self._copy / table)
+        for folder in (self._local / "writers").iterdir():
+            if folder.name != str(own):
+                with suppress(Timeout), FileLock(folder / ".lock", timeout=0):
+                    for name in (layout.HISTORY_FOLDER, *copies.TABLES):
+                        copies.remove(folder / name)
 
     @contextmanager
     def _owner(self, partition: int) -> Iterator[Owned]:

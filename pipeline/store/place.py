@@ -5,20 +5,13 @@ what belongs to this machine (logs, heartbeats, locks, positions) and the copies
 """
 
 import hashlib
-import os
 import re
-from functools import lru_cache
 from pathlib import Path
 
 from pipeline.files import atomic_file
-from pipeline.history.errors import HistoryError
 from pipeline.model.cache import cache_folder
-from pipeline.store.bucket import SCHEMES, Bucket
-from pipeline.store.folder import Folder
-from pipeline.store.objects import ObjectStore
-from pipeline.store.store import Store
 
-DEFAULT_CACHE_MB = 20 * 1024
+SCHEMES = ("s3", "gs", "az")
 _NOTE = "store.url"
 _URL = re.compile(rf"(?:{'|'.join(SCHEMES)})://[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9._=-]+)*/?")
 
@@ -41,22 +34,9 @@ def folder_of(place: str) -> Path:
     return folder
 
 
-def store_at(data: Path) -> Store:
-    """The store of a data folder, which has its own copies and partitions. Raises `HistoryError`."""
+def url_of(data: Path) -> str | None:
+    """The URL of the bucket whose folder this is; None for a folder that is a store itself. Raises OSError."""
     try:
-        url = (data / _NOTE).read_text()
+        return (data / _NOTE).read_text()
     except (FileNotFoundError, NotADirectoryError):
-        return Folder(data)
-    return ObjectStore(_bucket(url), data, _cache_mb() << 20)
-
-
-@lru_cache
-def _bucket(url: str) -> Bucket:
-    return Bucket.open(url)
-
-
-def _cache_mb() -> int:
-    text = os.environ.get("FACTSTREAM_STORE_CACHE_MB") or str(DEFAULT_CACHE_MB)
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise HistoryError(f"FACTSTREAM_STORE_CACHE_MB={text[:40]!r} is not a number of MiB")
-    return int(text)
+        return None

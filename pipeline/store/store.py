@@ -4,7 +4,7 @@ Two implementations: `Folder`, a local or shared file system, and `ObjectStore`,
 pipeline/history/layout.py, and every reader reads local files: a folder's own, or copies of a bucket's objects.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,6 +30,9 @@ class Store(Protocol):
     def take(self, partition: int) -> None:
         """Makes this process the partition's owner. What an owner before it has not finished will not count."""
 
+    def keep(self, partitions: Collection[int]) -> None:
+        """Gives up all other partitions: what this machine has of them would miss their erasures."""
+
     def is_current(self, partition: int, version: int) -> bool:
         """Whether `version` is the partition's last one, and no other process has taken it."""
 
@@ -51,5 +54,5 @@ class Store(Protocol):
 
     # --- a reader ---
 
-    def view(self, partition: int | None = None, rows: bool = True) -> Path:
+    def view(self, partition: int | None = None, rows: bool = True) -> AbstractContextManager[Path]:
         """A data folder with the files as they are now: of all partitions or of one; with `rows`, answers and dead letters."""

@@ -23,7 +23,7 @@ def test_retrieve_returns_ranked_memories_and_changes_nothing(worker: GeneratorW
     assert answer["text"] == "" and answer["usage"] == {"prompt_tokens": 2, "completion_tokens": 0}
     assert done.offsets == at(1) and done.fields["answered"] == 1 and sent.flushed
     assert sent.of(topics.MEMORY_HITS) == [], "a search does not count as use"
-    assert not (worker._data / "generations").exists(), "nor is it an answer of the history"
+    assert not (worker._store.view() / "generations").exists(), "nor is it an answer of the history"
 
 
 def test_a_chat_is_looked_up_by_its_last_message(worker: GeneratorWorker, sent: Sent) -> None:

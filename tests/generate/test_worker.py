@@ -33,7 +33,7 @@ def test_a_batch_is_answered_together_and_its_memories_are_reported(
     ((key, hits),) = sent.of(topics.MEMORY_HITS)
     assert key == b"default" and hits["request_id"] == "r0" and hits["hits"][0]["gate"] == 0.9
     assert done.offsets == at(2) and done.ahead and sent.flushed
-    assert len(list((worker._data / "generations").glob("*.parquet"))) == 1
+    assert len(list((worker._store.view() / "generations").glob("*.parquet"))) == 1
 
 
 def test_an_answer_names_the_memories_that_a_newer_one_replaced(worker: GeneratorWorker, sent: Sent) -> None:

@@ -57,7 +57,8 @@ def compact(own: Store, now: float = ALWAYS) -> None:
 
 def offsets(reader: Store) -> list[int]:
     """What a process elsewhere reads."""
-    return [row.cause.offset for _, own in history.read(reader.view(0), 0) for row in own]
+    with reader.view(0) as data:
+        return [row.cause.offset for _, own in history.read(data, 0) for row in own]
 
 
 def expected(versions: int) -> list[int]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.history.errors import Unwritable
 from pipeline.history.layout import GENERATIONS_FOLDER
-from pipeline.store.place import store_at
+from pipeline.store.opening import store_at
 from schemas import topics
 from schemas.common import BadMessage
 from schemas.reply import return_address, takes_one_reply

@@ -18,7 +18,7 @@ from pipeline.config import Settings
 from pipeline.history import compaction, erasure
 from pipeline.history.errors import CommitConflict, Unwritable
 from pipeline.memory.events import Decision, SourceOffset
-from pipeline.store.place import store_at
+from pipeline.store.opening import store_at
 from schemas import topics
 from schemas.common import BadMessage, decode
 from schemas.hits import MemoryHits
@@ -70,6 +70,7 @@ class WriterWorker(Worker):
         self._bank_settings = bank_settings or Settings()
         self._held: dict[int, Partition] = {}
         self._loaded: dict[int, Partition] = {}  # folded before they are assigned
+        self._numbers: set[int] = set()  # the partitions that it owns
         self._topic_ids: dict[str, str] = {}
         self._producer: Producer | None = None
         self._disk = ThreadPoolExecutor(1, "writer-disk")
@@ -101,7 +102,9 @@ class WriterWorker(Worker):
         held, self._held = self._held, {}  # held again only when the changelog is recovered
         loaded, self._loaded = self._loaded, {}
         numbers = sorted({p.partition for p in partitions})
+        self._numbers = {*numbers}
         with _retried():
+            self._store.keep(numbers)
             taken = [n for n in numbers if n not in held or not self._is_current(held[n])]
         topic = self._settings.topic(topics.MEMORY_CHANGELOG)
         # Read before the fold: if another writer still publishes, its records come after `end` and are consumed.
@@ -132,7 +135,14 @@ class WriterWorker(Worker):
         records = changelog.recovery_records(partition.bank, partition.last, present)
         self._produce(partition.number, records)
 
+    def revoked(self, partitions: list[Any]) -> None:
+        """What is held stays for now: usually most of it comes back at once."""
+        self._numbers = set()
+
     def idle(self) -> None:
+        self._held = {number: own for number, own in self._held.items() if number in self._numbers}
+        with _retried():
+            self._store.keep(self._numbers)
         for partition in self._held.values():
             tidy(self._store, partition)
 
