@@ -19,7 +19,8 @@ from typing import Any
 
 from pipeline.history import checkpoint, compaction, erasure, layout
 from pipeline.history.errors import Unwritable
-from pipeline.store.place import folder_of, store_at
+from pipeline.store.opening import store_at
+from pipeline.store.place import folder_of
 from pipeline.store.store import Store
 from tests.buckets.steps import STORE_STEPS, name_store_steps
 from tests.buckets.stream import Stream, make_stream
