@@ -44,7 +44,7 @@ def name_store_steps(at: Step) -> None:
         finally:
             taking = False
 
-    manifests.take = take
+    manifests.take = take  # type: ignore[assignment]
     around("create", lambda key, *_: f"before the {noun(key)}", lambda key, *_: f"after the {noun(key)}")
     around("upload", lambda *_: "before the upload", lambda *_: "between object and manifest")
     around("replace", lambda *_: "before the replacement", lambda *_: "after the replacement")
