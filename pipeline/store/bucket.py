@@ -113,7 +113,9 @@ class Bucket:
             now = obstore.head(self._store, found.key)
             if now["e_tag"] != found.tag:
                 raise Unwritable(f"{self.where}/{found.key}: was changed meanwhile; it is tried again")
-            mode: PutMode = {"e_tag": now["e_tag"], "version": now["version"]}
+            mode: PutMode = {"e_tag": found.tag}
+            if now["version"] is not None:
+                mode["version"] = now["version"]
             put = obstore.put(self._store, found.key, body, mode=mode, use_multipart=False)
         return Found(found.key, len(body), put["e_tag"] or "")
 

@@ -6,6 +6,7 @@ it count at once, or, if another writer has taken the partition meanwhile, none 
 """
 
 import secrets
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ class Owned:
     obsolete: range
     """The numbers of manifests of the owner before, which nobody will try to write again."""
     is_copied: bool = False
+    is_clean: bool = False
+    """Whether objects that do not count are removed. The owner before may have died before it removed them."""
 
 
 class ObjectStore:
@@ -137,8 +140,8 @@ class ObjectStore:
             own,
         ) in objects.items():  # first: the texts that are erased in them are found in the history
             self._push_rows(table, own, before[data / table])
-        if _stamps(place) != before[place]:
-            with self._owner(partition) as owned:
+        with self._owner(partition) as owned:
+            if not owned.is_clean or _stamps(place) != before[place]:
                 self._push(partition, owned, before[place], last)
         for folder in folders:
             copies.end_change(folder)
@@ -173,13 +176,14 @@ class ObjectStore:
 
     @contextmanager
     def _owner(self, partition: int) -> Iterator[Owned]:
-        """A partition that this process has taken; not any more, where the block finds that another has."""
+        """A partition that this process has taken. Where the block finds that another has, it is let go, and its copy removed."""
         if partition not in self._owned:
             raise CommitConflict(f"{self.where}: partition {partition} was not taken; fold the history again")
         try:
             yield self._owned[partition]
         except CommitConflict:
             del self._owned[partition]
+            shutil.rmtree(self._place(partition), ignore_errors=True)
             raise
 
     def _place(self, partition: int) -> Path:
@@ -190,6 +194,7 @@ class ObjectStore:
         place, folder = self._place(partition), manifests.folder_of(partition)
         if (files := layout.complete_files(self._copy, partition)) and files[-1].last != last:
             raise HistoryError(f"{place}: was changed by another program; delete {self._copy}")
+        owned.is_clean = False
         known = {name.rpartition("/")[2]: name for name in owned.manifest.files}
         fresh, named = f"{owned.manifest.number + 1:010d}-{self._token()}", []
         for name, stamp in _stamps(place).items():
@@ -203,6 +208,7 @@ class ObjectStore:
         listing = self._bucket.objects(folder)
         self._bucket.delete(self._obsolete(partition, owned, listing))
         copies.note(place, copies.live(partition, owned.manifest, listing))
+        owned.is_clean = True
 
     def _obsolete(self, partition: int, owned: Owned, listing: Sequence[Found]) -> list[str]:
         """Objects that do not count, and cannot in any later manifest.

@@ -37,7 +37,9 @@ def make_bucket(endpoint: str, name: str, within_s: float = 90.0) -> None:
     deadline = time.monotonic() + within_s
     while True:
         try:
-            urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{name}", method="PUT"), timeout=5).close()
+            urllib.request.urlopen(
+                urllib.request.Request(f"{endpoint}/{name}", method="PUT"), timeout=5
+            ).close()
             return
         except OSError:
             if time.monotonic() > deadline:
@@ -47,7 +49,12 @@ def make_bucket(endpoint: str, name: str, within_s: float = 90.0) -> None:
 
 def names(env: Mapping[str, str], bucket: str = "facts") -> list[str]:
     """The objects of a bucket."""
-    config = {"endpoint": env["AWS_ENDPOINT_URL"], "access_key_id": "test", "secret_access_key": "test", "region": "us-east-1"}
+    config = {
+        "endpoint": env["AWS_ENDPOINT_URL"],
+        "access_key_id": "test",
+        "secret_access_key": "test",
+        "region": "us-east-1",
+    }
     own = S3Store(bucket, client_options={"allow_http": True}, **config)  # type: ignore[arg-type]
     return sorted(meta["path"] for meta in obstore.list(own).collect())
 
