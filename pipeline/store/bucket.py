@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pipeline.history.errors import HistoryError, Unwritable
 
 if TYPE_CHECKING:
-    from obstore import PutMode
+    from obstore import UpdateVersion
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
 TRIES = 4
@@ -113,7 +113,7 @@ class Bucket:
             now = obstore.head(self._store, found.key)
             if now["e_tag"] != found.tag:
                 raise Unwritable(f"{self.where}/{found.key}: was changed meanwhile; it is tried again")
-            mode: PutMode = {"e_tag": found.tag}
+            mode: UpdateVersion = {"e_tag": found.tag}
             if now["version"] is not None:
                 mode["version"] = now["version"]
             put = obstore.put(self._store, found.key, body, mode=mode, use_multipart=False)

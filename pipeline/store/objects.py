@@ -204,7 +204,11 @@ class ObjectStore:
             if name in known:
                 named.append(known[name])
         if named != owned.manifest.files:
-            owned.manifest = manifests.follow(self._bucket, partition, owned.manifest, named, self._token())
+            try:
+                owned.manifest = manifests.follow(self._bucket, partition, owned.manifest, named, self._token())
+            except CommitConflict:  # nobody will ever name them, and they may have what was erased meanwhile
+                self._bucket.delete(f"{folder}/{name}" for name in named if name.startswith(fresh))
+                raise
         listing = self._bucket.objects(folder)
         self._bucket.delete(self._obsolete(partition, owned, listing))
         copies.note(place, copies.live(partition, owned.manifest, listing))
