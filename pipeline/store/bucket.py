@@ -114,7 +114,7 @@ class Bucket:
             if now["e_tag"] != found.tag:
                 raise Unwritable(f"{self.where}/{found.key}: was changed meanwhile; it is tried again")
             mode: UpdateVersion = {"e_tag": found.tag}
-            if now["version"] is not None:  # None where the bucket keeps none, and obstore takes no None
+            if now["version"] is not None:
                 mode["version"] = now["version"]
             put = obstore.put(self._store, found.key, body, mode=mode, use_multipart=False)
         return Found(found.key, len(body), put["e_tag"] or "")

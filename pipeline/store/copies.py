@@ -132,14 +132,14 @@ def is_changing(place: Path) -> bool:
     return (place / _CHANGING).exists()
 
 
-def _noted(place: Path) -> dict[str, list[str]]:
+def _noted(place: Path) -> dict[str, list[str | int]]:
     with suppress(OSError, ValueError):
         return dict(json.loads((place / _NOTES).read_bytes()))
     return {}
 
 
-def _note(found: Found) -> list[str]:
-    return [found.key, found.tag]
+def _note(found: Found) -> list[str | int]:
+    return [found.key, found.size, found.tag]
 
 
 def _has(place: Path, name: str) -> bool:

@@ -6,6 +6,7 @@ it count at once, or, if another writer has taken the partition meanwhile, none 
 """
 
 import secrets
+import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ class Owned:
     obsolete: range
     """The numbers of manifests of the owner before, which nobody will try to write again."""
     is_copied: bool = False
+    is_clean: bool = False
+    """Whether objects that do not count are removed. The owner before may have died before it removed them."""
 
 
 class ObjectStore:
@@ -129,27 +132,33 @@ class ObjectStore:
 
     @contextmanager
     def change(self, partition: int, rows: bool = False) -> Iterator[Path]:
-        data, place = self.files(partition), self._place(partition)
-        objects = {
-            table: copies.pull_rows(self._bucket, data, table) for table in (copies.TABLES if rows else ())
-        }
+        data = self.files(partition)
+        try:
+            with self._changing(data, partition, copies.TABLES if rows else ()):
+                yield data
+        finally:  # the next erasure may be another machine's, and would not reach these copies
+            for table in copies.TABLES if rows else ():
+                copies.remove(data / table)
+
+    @contextmanager
+    def _changing(self, data: Path, partition: int, tables: Sequence[str]) -> Iterator[None]:
+        place = self._place(partition)
+        objects = {table: copies.pull_rows(self._bucket, data, table) for table in tables}
         folders = [*(data / table for table in objects), place]
         before, last = {folder: _stamps(folder) for folder in folders}, layout.last_version(data, partition)
         for folder in folders:
             copies.begin_change(folder)
-        yield data
+        yield
         for (
             table,
             own,
         ) in objects.items():  # first: the texts that are erased in them are found in the history
             self._push_rows(table, own, before[data / table])
-        if _stamps(place) != before[place]:
-            with self._owner(partition) as owned:
+        with self._owner(partition) as owned:
+            if not owned.is_clean or _stamps(place) != before[place]:
                 self._push(partition, owned, before[place], last)
         for folder in folders:
             copies.end_change(folder)
-        for table in objects:  # the next erasure may be another machine's, and would not reach this copy
-            copies.remove(data / table)
 
     def add(self, folder: str, rows: list[dict[str, Any]], name: str) -> None:
         token, key = self._token(), tables.path_of(folder, name).as_posix()
@@ -192,13 +201,14 @@ class ObjectStore:
 
     @contextmanager
     def _owner(self, partition: int) -> Iterator[Owned]:
-        """A partition that this process has taken; not any more, where the block finds that another has."""
+        """A partition that this process has taken. Where the block finds that another has, it is let go, and its copy removed."""
         if partition not in self._owned:
             raise CommitConflict(f"{self.where}: partition {partition} was not taken; fold the history again")
         try:
             yield self._owned[partition]
         except CommitConflict:
             del self._owned[partition]
+            shutil.rmtree(self._place(partition), ignore_errors=True)
             raise
 
     def _place(self, partition: int) -> Path:
@@ -209,6 +219,7 @@ class ObjectStore:
         place, folder = self._place(partition), manifests.folder_of(partition)
         if (files := layout.complete_files(self._copy, partition)) and files[-1].last != last:
             raise HistoryError(f"{place}: was changed by another program; delete {self._copy}")
+        owned.is_clean = False
         known = {name.rpartition("/")[2]: name for name in owned.manifest.files}
         fresh, named = f"{owned.manifest.number + 1:010d}-{self._token()}", []
         for name, stamp in _stamps(place).items():
@@ -218,10 +229,17 @@ class ObjectStore:
             if name in known:
                 named.append(known[name])
         if named != owned.manifest.files:
-            owned.manifest = manifests.follow(self._bucket, partition, owned.manifest, named, self._token())
+            try:
+                owned.manifest = manifests.follow(
+                    self._bucket, partition, owned.manifest, named, self._token()
+                )
+            except CommitConflict:  # nobody will ever name them, and they may have what was erased meanwhile
+                self._bucket.delete(f"{folder}/{name}" for name in named if name.startswith(fresh))
+                raise
         listing = self._bucket.objects(folder)
         self._bucket.delete(self._obsolete(partition, owned, listing))
         copies.note(place, copies.live(partition, owned.manifest, listing))
+        owned.is_clean = True
 
     def _obsolete(self, partition: int, owned: Owned, listing: Sequence[Found]) -> list[str]:
         """Objects that do not count, and cannot in any later manifest.

@@ -1,7 +1,6 @@
 """What lies in a store and on disks: every object and every file, decoded, to see which texts are left where."""
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -20,14 +19,13 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def decoded(name: str, body: bytes) -> str:
+    """All that a file says: a Parquet file's rows, and the bytes themselves."""
+    raw = body.decode("latin-1")
+    return raw + repr(pq.ParquetFile(io.BytesIO(body)).read().to_pylist()) if name.endswith(".parquet") else raw
+
+
 def marks(contents: dict[str, bytes]) -> dict[str, set[str]]:
     """By the name of each file that has any, the marks of the texts in it."""
-    found = {name: set(MARK.findall(text)) for name, body in contents.items() for text in _texts(name, body)}
+    found = {name: set(MARK.findall(decoded(name, body))) for name, body in contents.items()}
     return {name: own for name, own in found.items() if own}
-
-
-def _texts(name: str, body: bytes) -> Iterator[str]:
-    if name.endswith(".parquet"):
-        yield repr(pq.ParquetFile(io.BytesIO(body)).read().to_pylist()) + body.decode("latin-1")
-    else:
-        yield body.decode("latin-1")

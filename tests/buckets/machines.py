@@ -117,7 +117,9 @@ def rehearse(
     ensure_topics(settings)
     one, two = (Machine(folder / name, url, settings, model, server.env) for name in ("one", "two"))
     published, hurry, errors = [0], threading.Event(), list[BaseException]()
-    publisher = threading.Thread(target=_publish, args=(settings, facts, rate, published, hurry, errors), daemon=True)
+    publisher = threading.Thread(
+        target=_publish, args=(settings, facts, rate, published, hurry, errors), daemon=True
+    )
     moves = list[str]()
 
     def at(share: float, what: str, *steps: Callable[[], object]) -> None:
@@ -162,8 +164,12 @@ def rehearse(
                 fill(report, facts, settings, data)
             contents = objects(Bucket.open(url))
         for machine in (one, two):
-            contents |= {f"{machine.disk.name}/{name}": body for name, body in files(machine.disk / "stores").items()}
-        return Rehearsal(report, digests, {name: decoded(name, body) for name, body in contents.items()}, moves)
+            contents |= {
+                f"{machine.disk.name}/{name}": body for name, body in files(machine.disk / "stores").items()
+            }
+        return Rehearsal(
+            report, digests, {name: decoded(name, body) for name, body in contents.items()}, moves
+        )
     finally:
         hurry.set()
         one.kill()
