@@ -22,7 +22,9 @@ def files(folder: Path) -> dict[str, bytes]:
 def decoded(name: str, body: bytes) -> str:
     """All that a file says: a Parquet file's rows, and the bytes themselves."""
     raw = body.decode("latin-1")
-    return raw + repr(pq.ParquetFile(io.BytesIO(body)).read().to_pylist()) if name.endswith(".parquet") else raw
+    return (
+        raw + repr(pq.ParquetFile(io.BytesIO(body)).read().to_pylist()) if name.endswith(".parquet") else raw
+    )
 
 
 def marks(contents: dict[str, bytes]) -> dict[str, set[str]]:
