@@ -4,7 +4,7 @@ Each machine runs `factstream up` with a cache folder of its own: nothing else o
 them as they are stopped, killed and started.
 """
 
-import json
+import itertools
 import os
 import random
 import signal
@@ -97,6 +97,42 @@ class Machine:
         return os.environ | self.env | own | self.settings.env()
 
 
+class Load:
+    """A thread that publishes facts at a rate, up to the number that is allowed. The n-th has the n-th timestamp in every run."""
+
+    def __init__(self, settings: KafkaSettings, facts: Sequence[Pair], rate: float) -> None:
+        self._settings, self._facts, self._rate = settings, facts, rate
+        self._allowed, self._errors, self._ends = 0, list[BaseException](), threading.Event()
+        self.published = 0
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def allow(self, count: int) -> None:
+        """Waits until all are published that were allowed before, and allows `count` in all."""
+        wait_until(lambda: self._errors or self.published >= self._allowed, LIMIT_S)
+        self._allowed = count
+
+    def is_over(self) -> bool:
+        """Whether all facts are published. Raises what publishing has raised."""
+        if self._errors:
+            raise self._errors[0]
+        return not self.thread.is_alive()
+
+    def stop(self) -> None:
+        self._ends.set()
+
+    def _run(self) -> None:
+        begin, step = BEGIN.timestamp(), 10  # one call for each fact would be slow
+        try:
+            while self.published < len(self._facts) and not self._ends.wait(step / self._rate):
+                if self.published < self._allowed:
+                    chunk, first = self._facts[self.published : self.published + step], self.published
+                    numbers = itertools.count(first + 1)
+                    publish(self._settings, chunk, clock=lambda n=numbers: begin + STEP_S * next(n))  # type: ignore[misc]
+                    self.published += len(chunk)
+        except BaseException as error:
+            self._errors.append(error)
+
+
 @dataclass
 class Rehearsal:
     """What the two machines and their store were like at the end."""
@@ -116,22 +152,19 @@ def rehearse(
     """Publishes the facts while the machines come and go; returns when all are decided. `folder` has both disks."""
     ensure_topics(settings)
     one, two = (Machine(folder / name, url, settings, model, server.env) for name in ("one", "two"))
-    published, hurry, errors = [0], threading.Event(), list[BaseException]()
-    publisher = threading.Thread(
-        target=_publish, args=(settings, facts, rate, published, hurry, errors), daemon=True
-    )
-    moves = list[str]()
+    load, moves = Load(settings, facts, rate), list[str]()
 
     def at(share: float, what: str, *steps: Callable[[], object]) -> None:
-        wait_until(lambda: errors or published[0] >= share * len(facts), LIMIT_S)
+        """Carries out steps while this share of the facts, and no more, is published."""
+        load.allow(int(share * len(facts)))
         for step in steps:
             step()
-        moves.append(f"{published[0]:5} facts published: {what}")
+        moves.append(f"{load.published:5} facts published: {what}")
         say(moves[-1])
 
     try:
         one.start()
-        publisher.start()
+        load.thread.start()
         at(0.10, "two has come", two.start)
         at(0.25, "both have read", lambda: one.run("digest"), lambda: two.run("digest"))
         at(0.30, "answers quote facts", lambda: _ask(settings, facts[: len(facts) // 4]))
@@ -140,8 +173,7 @@ def rehearse(
         at(0.60, "one was killed", one.kill)
         at(0.75, "one is back", one.start)
         at(0.85, "two was killed", two.kill)
-        at(0.95, "two is back", two.start)
-        hurry.set()
+        at(1.00, "two is back", two.start)
         with on_machine(server.env, folder / "observer"):
             store, report = store_at(folder_of(url)), Report(len(facts))
 
@@ -153,9 +185,7 @@ def rehearse(
                 with store.view(rows=False) as data:
                     return not changelog_differences(settings, data)
 
-            _until(lambda: errors or (not publisher.is_alive() and decided()), "every fact decided")
-            if errors:
-                raise errors[0]
+            _until(lambda: load.is_over() and decided(), "every fact decided")
             _until(told, "the changelog")
             digests = {one.run("digest"), two.run("digest")}
             one.stop()
@@ -171,25 +201,9 @@ def rehearse(
             report, digests, {name: decoded(name, body) for name, body in contents.items()}, moves
         )
     finally:
-        hurry.set()
+        load.stop()
         one.kill()
         two.kill()
-
-
-def _publish(
-    settings: KafkaSettings, facts: Sequence[Pair], rate: float, published: list[int], hurry: threading.Event,
-    errors: list[BaseException],
-) -> None:  # fmt: skip
-    """One call for each fact would be slow: in calls of 20. The n-th fact has the n-th timestamp in every run."""
-    try:
-        for begin in range(0, len(facts), 20):
-            numbers = iter(range(begin + 1, len(facts) + 1))
-            chunk = facts[begin : begin + 20]
-            publish(settings, chunk, clock=lambda n=numbers: BEGIN.timestamp() + STEP_S * next(n))  # type: ignore[misc]
-            published[0] += len(chunk)
-            hurry.wait(len(chunk) / rate)
-    except BaseException as error:
-        errors.append(error)
 
 
 def _ask(settings: KafkaSettings, facts: Sequence[Pair]) -> None:
@@ -206,8 +220,3 @@ def _until(true: Callable[[], object], what: str) -> None:
     while not true():
         assert time.monotonic() < deadline, f"{what}: not within {LIMIT_S:.0f} s"
         time.sleep(0.5)
-
-
-def digest_of(printed: str) -> str:
-    """The digest in what `factstream digest` prints."""
-    return json.loads(printed)["digest"] if printed.startswith("{") else printed.split()[0]
