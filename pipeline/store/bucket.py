@@ -218,7 +218,10 @@ class Bucket:
 
 def _allows_http() -> bool:
     """Whether the environment allows a store without TLS, as for tests: obstore's own names, which options would hide."""
-    return any(os.environ.get(f"{name}_ALLOW_HTTP", "").lower() in ("1", "true") for name in ("AWS", "AZURE", "GOOGLE"))
+    return any(
+        os.environ.get(f"{name}_ALLOW_HTTP", "").lower() in ("1", "true")
+        for name in ("AWS", "AZURE", "GOOGLE")
+    )
 
 
 def _line(error: Exception | None) -> str:
