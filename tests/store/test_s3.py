@@ -8,10 +8,12 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.history import compaction
+from pipeline.history.errors import HistoryError
 from pipeline.store import opening
 from pipeline.store.place import folder_of
 from tests.helpers.objects import moto, names
 from tests.write.local_writer import HOME, agree, batch, facts, message, row, writer
+from workers.cli import doctor
 from workers.cli.app import app
 
 
@@ -59,11 +61,12 @@ def test_what_a_writer_keeps_in_s3_is_what_it_keeps_in_a_folder(
     assert len(exported.read_text().splitlines()) == 11
 
 
-def test_doctor_tells_what_the_store_is(tmp_path: Path) -> None:
-    report = json.loads(CliRunner().invoke(app, ["doctor", "--json", "--data", "s3://facts/new"]).output)
-    assert report["data"].startswith("s3://facts/new: 0 partitions with a history")
-    report = json.loads(CliRunner().invoke(app, ["doctor", "--json", "--data", "s3://missing/new"]).output)
-    assert any(line.startswith("data: s3://missing/new") for line in report["wrong"])
+def test_doctor_tells_what_the_store_is() -> None:
+    assert doctor._data(folder_of("s3://facts/new")).startswith(
+        "s3://facts/new: 0 partitions with a history; a bucket with"
+    )
+    with pytest.raises(HistoryError, match=r"^s3://missing/new: there is no such bucket"):
+        doctor._data(folder_of("s3://missing/new"))
 
 
 def test_a_url_with_a_login_is_refused() -> None:
