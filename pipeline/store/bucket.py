@@ -109,10 +109,14 @@ class Bucket:
         """Replaces an object that is still as it was found. Raises `Unwritable`, also where it changed meanwhile."""
         import obstore
 
+        changed = Unwritable(f"{self.where}/{found.key}: was changed meanwhile; it is tried again")
         with self._errors(found.key):
-            now = obstore.head(self._store, found.key)
+            try:
+                now = obstore.head(self._store, found.key)
+            except FileNotFoundError:
+                raise changed from None
             if now["e_tag"] != found.tag:
-                raise Unwritable(f"{self.where}/{found.key}: was changed meanwhile; it is tried again")
+                raise changed
             mode: UpdateVersion = {"e_tag": found.tag}
             if now["version"] is not None:
                 mode["version"] = now["version"]
@@ -123,14 +127,14 @@ class Bucket:
         """An object. Raises `Missing`, `Unwritable`."""
         import obstore
 
-        with self._errors(key):
+        with self._errors(key, may_miss=True):
             return bytes(obstore.get(self._store, key).bytes())
 
     def download(self, key: str, path: Path) -> None:
         """Writes an object to a file. Raises `Missing`, `Unwritable`."""
         import obstore
 
-        with self._errors(key), path.open("wb") as file:
+        with self._errors(key, may_miss=True), path.open("wb") as file:
             for piece in obstore.get(self._store, key).stream(min_chunk_size=1024 * 1024):
                 file.write(piece)
 
@@ -138,7 +142,7 @@ class Bucket:
         import obstore
 
         try:
-            with self._errors(key):
+            with self._errors(key, may_miss=True):
                 obstore.head(self._store, key)
         except Missing:
             return False
@@ -166,7 +170,7 @@ class Bucket:
         import obstore
 
         for key in keys:
-            with suppress(Missing), self._errors(key):
+            with suppress(Missing), self._errors(key, may_miss=True):
                 obstore.delete(self._store, key)
 
     def probe(self, token: str) -> bool:
@@ -193,7 +197,7 @@ class Bucket:
     def _tail(self, key: str) -> bytes:
         import obstore
 
-        with self._errors(key):
+        with self._errors(key, may_miss=True):
             size = obstore.head(self._store, key)["size"]
             return (
                 bytes(obstore.get_range(self._store, key, start=max(0, size - TAIL_BYTES), end=size))
@@ -202,12 +206,15 @@ class Bucket:
             )
 
     @contextmanager
-    def _errors(self, key: str) -> Iterator[None]:
+    def _errors(self, key: str, may_miss: bool = False) -> Iterator[None]:
+        """Of requests for an object that `may_miss`, or else only the bucket can."""
         try:
             yield
         except HistoryError:
             raise
         except FileNotFoundError as error:
+            if not may_miss:
+                raise HistoryError(f"{self.where}: there is no such bucket; create it first") from error
             raise Missing(f"{self.where}/{key}: is missing") from error
         except Exception as error:  # obstore's own, and Python's for files, times and arguments
             raise self._unwritable(key, error) from error

@@ -29,7 +29,7 @@ TRIES = 10
 _CHANGING = ".changing"
 _NOTES = ".objects.json"
 _KEPT = (_NOTES, ".lock")
-_VERSION = re.compile(r"[0-9]{10}\.parquet")
+_VERSION = re.compile(r"[0-9]{10}(-[0-9]{10})?\.parquet")  # merged, where a folder was copied into the bucket
 _ROWS = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.parquet")
 _DOWNLOADS = 8  # at a time
 

@@ -22,6 +22,10 @@ class Folder:
     def where(self) -> str:
         return str(self._data)
 
+    @property
+    def linger_s(self) -> float:
+        return 0.0
+
     def check(self) -> list[str]:
         return []
 

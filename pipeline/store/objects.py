@@ -29,6 +29,7 @@ from schemas.files.manifest import Manifest
 
 WRITER_KEY = b"factstream.writer"
 """In the metadata of an appended file: the token by which its writer knows it again."""
+LINGER_S = 1.0
 _COPIES = 64  # writers on one machine
 
 Stamp = tuple[int, int, int]
@@ -68,6 +69,10 @@ class ObjectStore:
     @property
     def where(self) -> str:
         return self._bucket.where
+
+    @property
+    def linger_s(self) -> float:
+        return LINGER_S
 
     def check(self) -> list[str]:
         if self._bucket.probe(self._token()):

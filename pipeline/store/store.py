@@ -19,6 +19,10 @@ class Store(Protocol):
     def where(self) -> str:
         """Its folder or URL, for people."""
 
+    @property
+    def linger_s(self) -> float:
+        """For how long a writer with much to do gathers what it appends as one version: an append may cost money."""
+
     def check(self) -> list[str]:
         """Refuses a store that cannot keep a history; returns remarks about one that can."""
 

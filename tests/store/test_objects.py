@@ -7,10 +7,12 @@ import obstore
 import pytest
 from obstore.store import MemoryStore
 
-from pipeline.history import compaction
+from pipeline.history import checkpoint, compaction, layout
 from pipeline.history import log as history
-from pipeline.history.errors import CommitConflict
+from pipeline.history.errors import CommitConflict, HistoryError
+from pipeline.memory.bank import Bank
 from pipeline.memory.events import Decision
+from pipeline.store.folder import Folder
 from pipeline.store.objects import ObjectStore
 from pipeline.store.store import Store
 from tests.history.test_log import decision
@@ -142,3 +144,71 @@ def test_a_merge_of_who_lost_the_partition_never_counts(
     own.take(0)
     compact(own)
     assert offsets(other) == expected(9)
+
+
+def test_a_folder_that_is_copied_into_a_bucket_goes_on_there(
+    own: ObjectStore, other: ObjectStore, memory: MemoryStore, tmp_path: Path
+) -> None:
+    folder = Folder(tmp_path / "folder")
+    fill(folder, range(10))
+    compact(folder)
+    for path in (tmp_path / "folder").rglob("*.parquet"):
+        obstore.put(memory, path.relative_to(tmp_path / "folder").as_posix(), path)
+    own.take(0)
+    own.files(0)
+    fill(own, range(10, 20))
+    compact(own)
+    assert offsets(other) == expected(20)
+
+
+def test_a_checkpoint_of_who_lost_the_partition_never_counts(own: ObjectStore, other: ObjectStore) -> None:
+    own.take(0)
+    fill(own, range(5))
+    with own.change(0) as data:
+        assert checkpoint.write(data, 0, 4, rows(4), Bank())
+    with other.view(0) as data:
+        assert len(checkpoint.paths(data, 0)) == 1
+    other.take(0)
+    with other.change(0) as data:
+        checkpoint.remove(data, 0)
+    with pytest.raises(CommitConflict), own.change(0) as data:
+        assert checkpoint.write(data, 0, 4, rows(4), Bank())
+    with own.view(0) as data:
+        assert checkpoint.paths(data, 0) == [] and layout.last_version(data, 0) == 4
+
+
+def test_an_append_to_a_name_that_a_merge_has_freed_does_not_count(
+    own: ObjectStore, other: ObjectStore, memory: MemoryStore
+) -> None:
+    own.take(0)
+    fill(own, range(3))
+    other.take(0)
+    other.files(0)
+    fill(other, range(3, 12))
+    compact(other)
+    assert "0000000003.parquet" not in names(memory)
+    with pytest.raises(CommitConflict, match="another writer has taken it"):
+        own.append(0, 3, rows(99))
+    assert offsets(other) == expected(12)
+    fill(other, range(12, 18))
+    compact(other)
+    assert "0000000003.parquet" not in names(memory) and offsets(own) == expected(18)
+
+
+def test_what_was_not_taken_is_not_written(own: ObjectStore) -> None:
+    with pytest.raises(CommitConflict, match="was not taken"):
+        own.append(0, 0, rows(0))
+    assert own.partitions() == [] and not own.is_current(0, -1)
+
+
+def test_a_change_that_fails_is_forgotten(own: ObjectStore, other: ObjectStore) -> None:
+    own.take(0)
+    fill(own, range(3))
+    with pytest.raises(RuntimeError), own.change(0) as data:
+        layout.version_path(data, 0, 1).unlink()
+        raise RuntimeError
+    compact(own)
+    assert offsets(other) == expected(3)
+    with pytest.raises(HistoryError, match="missing"), own.change(0) as data:
+        layout.version_path(data, 0, 1).unlink()
+    assert offsets(other) == expected(3)

@@ -67,7 +67,7 @@ class WriterWorker(Worker):
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._settings, self._store, self._now = settings, store_at(data), now
-        self._bank_settings = bank_settings or Settings()
+        self._bank_settings, self.linger_s = bank_settings or Settings(), self._store.linger_s
         self._held: dict[int, Partition] = {}
         self._loaded: dict[int, Partition] = {}  # folded before they are assigned
         self._numbers: set[int] = set()  # the partitions that it owns
