@@ -33,6 +33,8 @@ _VERSION = re.compile(r"[0-9]{10}(-[0-9]{10})?\.parquet")  # merged, where a fol
 _ROWS = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.parquet")
 _DOWNLOADS = 8  # at a time
 
+Stamp = tuple[int, int, int]
+"""Of a file in a copy: another one if it was written again."""
 Objects = Mapping[str, Found]
 """By the name of a file in a copy, its object."""
 
@@ -154,3 +156,13 @@ def _download(bucket: Bucket, place: Path, keys: Mapping[str, str]) -> None:
             list(pool.map(bucket.download, [keys[name] for name in names], parts))
             for name, part in zip(names, parts, strict=True):
                 os.replace(part, place / name)
+
+
+def stamps(folder: Path) -> dict[str, Stamp]:
+    """The files of a folder of a copy, by name."""
+    found = {}
+    for name in sorted(layout.file_names(folder)):
+        if name.endswith(".parquet") and not name.startswith("."):
+            stat = (folder / name).stat()
+            found[name] = stat.st_ino, stat.st_size, stat.st_mtime_ns
+    return found

@@ -5,8 +5,10 @@ the partition, as in a folder: then it uploads what changed under new names, and
 it count at once, or, if another writer has taken the partition meanwhile, none of it ever.
 """
 
+import math
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -30,10 +32,9 @@ from schemas.files.manifest import Manifest
 WRITER_KEY = b"factstream.writer"
 """In the metadata of an appended file: the token by which its writer knows it again."""
 LINGER_S = 1.0
+ROWS_KEPT_S = 60.0
+"""Seconds for which an owner keeps its copies of answers and dead letters after an erasure: others often follow."""
 _COPIES = 64  # writers on one machine
-
-Stamp = tuple[int, int, int]
-"""Of a file in a copy: another one if it was written again."""
 
 
 @dataclass
@@ -58,13 +59,16 @@ class ObjectStore:
         local: Path,
         limit_bytes: int,
         token: Callable[[], str] = lambda: secrets.token_hex(16),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`local`: a folder of this machine, for copies; `limit_bytes`: the most that readers' copies may take."""
-        self._bucket, self._local, self._token = bucket, local, token
+        self._bucket, self._local, self._token, self._clock = bucket, local, token, clock
         self._cache = Cache(bucket, local, limit_bytes)
         self._owned: dict[int, Owned] = {}
         self._lock: FileLock | None = None
         self._copy = Path()
+        self._searched_at = -math.inf
+        """When copies of answers and dead letters were last searched, by the clock."""
 
     @property
     def where(self) -> str:
@@ -97,6 +101,8 @@ class ObjectStore:
         for number in {*self._owned, *layout.partitions(self._copy)} - {*partitions}:
             self._owned.pop(number, None)
             copies.remove(self._place(number))
+        if not partitions:
+            self._remove_rows()
 
     def is_current(self, partition: int, version: int) -> bool:
         if not (owned := self._owned.get(partition)):
@@ -138,19 +144,22 @@ class ObjectStore:
     @contextmanager
     def change(self, partition: int, rows: bool = False) -> Iterator[Path]:
         data = self.files(partition)
-        try:
-            with self._changing(data, partition, copies.TABLES if rows else ()):
-                yield data
-        finally:  # the next erasure may be another machine's, and would not reach these copies
-            for table in copies.TABLES if rows else ():
-                copies.remove(data / table)
+        if rows:
+            self._searched_at = self._clock()
+        elif self._clock() - self._searched_at > ROWS_KEPT_S:
+            self._remove_rows()
+        with self._changing(data, partition, copies.TABLES if rows else ()):
+            yield data
 
     @contextmanager
     def _changing(self, data: Path, partition: int, tables: Sequence[str]) -> Iterator[None]:
         place = self._place(partition)
         objects = {table: copies.pull_rows(self._bucket, data, table) for table in tables}
         folders = [*(data / table for table in objects), place]
-        before, last = {folder: _stamps(folder) for folder in folders}, layout.last_version(data, partition)
+        before, last = (
+            {folder: copies.stamps(folder) for folder in folders},
+            layout.last_version(data, partition),
+        )
         for folder in folders:
             copies.begin_change(folder)
         yield
@@ -160,7 +169,7 @@ class ObjectStore:
         ) in objects.items():  # first: the texts that are erased in them are found in the history
             self._push_rows(table, own, before[data / table])
         with self._owner(partition) as owned:
-            if not owned.is_clean or _stamps(place) != before[place]:
+            if not owned.is_clean or copies.stamps(place) != before[place]:
                 self._push(partition, owned, before[place], last)
         for folder in folders:
             copies.end_change(folder)
@@ -194,10 +203,14 @@ class ObjectStore:
                 f"{self._local}: {_COPIES} writers use it; set FACTSTREAM_CACHE to another folder"
             )
 
-    def _remove_left(self, own: int) -> None:
-        """Removes what ended processes have left: their copies, and answers of an erasure that was not finished."""
+    def _remove_rows(self) -> None:
+        """Removes the copies of answers and dead letters: the next erasure may be another machine's, and not reach them."""
         for table in copies.TABLES:
             copies.remove(self._copy / table)
+
+    def _remove_left(self, own: int) -> None:
+        """Removes what ended processes have left: their copies, and answers of an erasure that was not finished."""
+        self._remove_rows()
         for folder in (self._local / "writers").iterdir():
             if folder.name != str(own):
                 with suppress(Timeout), FileLock(folder / ".lock", timeout=0):
@@ -219,7 +232,7 @@ class ObjectStore:
     def _place(self, partition: int) -> Path:
         return layout.partition_folder(self._copy, partition)
 
-    def _push(self, partition: int, owned: Owned, before: dict[str, Stamp], last: int) -> None:
+    def _push(self, partition: int, owned: Owned, before: dict[str, copies.Stamp], last: int) -> None:
         """Uploads what changed in the copy, lets the next manifest name it, and removes what no manifest needs any more."""
         place, folder = self._place(partition), manifests.folder_of(partition)
         if (files := layout.complete_files(self._copy, partition)) and files[-1].last != last:
@@ -227,7 +240,7 @@ class ObjectStore:
         owned.is_clean = False
         known = {name.rpartition("/")[2]: name for name in owned.manifest.files}
         fresh, named = f"{owned.manifest.number + 1:010d}-{self._token()}", []
-        for name, stamp in _stamps(place).items():
+        for name, stamp in copies.stamps(place).items():
             if stamp != before.get(name):
                 known[name] = f"{fresh}/{name}"
                 self._bucket.upload(f"{folder}/{fresh}/{name}", place / name)
@@ -253,7 +266,7 @@ class ObjectStore:
         merged versions until they leave the copy, for those who are reading them.
         """
         manifest, folder = owned.manifest, manifests.folder_of(partition)
-        named, copied = set(manifest.files), _stamps(self._place(partition))
+        named, copied = set(manifest.files), copies.stamps(self._place(partition))
         rewritten = {name.rpartition("/")[2] for name in named}
         counts = copies.live(partition, manifest, listing)
         gone = []
@@ -269,10 +282,10 @@ class ObjectStore:
                 gone.append(found.key)
         return gone
 
-    def _push_rows(self, table: str, objects: dict[str, Found], before: dict[str, Stamp]) -> None:
+    def _push_rows(self, table: str, objects: dict[str, Found], before: dict[str, copies.Stamp]) -> None:
         """Replaces the objects of the files that changed in the copy, unless another writer has replaced one meanwhile."""
         place = self._copy / table
-        for name, stamp in _stamps(place).items():
+        for name, stamp in copies.stamps(place).items():
             if stamp != before.get(name):
                 objects[name] = self._bucket.replace(objects[name], (place / name).read_bytes())
         copies.note(place, objects)
@@ -284,13 +297,3 @@ def _file(table: pa.Table, token: str) -> bytes:
     metadata = (table.schema.metadata or {}) | {WRITER_KEY: token.encode()}
     storage.write_tables(out, [table.replace_schema_metadata(metadata)])
     return out.getvalue()
-
-
-def _stamps(folder: Path) -> dict[str, Stamp]:
-    """The files of a folder of a copy, by name."""
-    found = {}
-    for name in sorted(layout.file_names(folder)):
-        if name.endswith(".parquet") and not name.startswith("."):
-            stat = (folder / name).stat()
-            found[name] = stat.st_ino, stat.st_size, stat.st_mtime_ns
-    return found

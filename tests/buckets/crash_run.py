@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent.parent
 DISKS = 3  # machines, each with a disk of its own
 TAIL = 12 * BATCH
 """Messages after the last fault."""
-LIMIT_S = 90.0
+LIMIT_S = 150.0
 """Longest wait for a step, which is far more than it takes."""
 _NO_LIMIT = 10**9
 Order = tuple[str, int, int]

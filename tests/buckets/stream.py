@@ -29,6 +29,7 @@ def make_stream(seed: int, count: int) -> Stream:
     """`count` messages of one row each. The first n of a longer stream are those of a shorter one."""
     dice, rows, answers = random.Random(seed), list[dict[str, Any]](), dict[int, dict[str, Any]]()
     standing: list[tuple[str, str | None]] = []  # facts whose text nobody has erased, with their keys
+    quoted: list[tuple[str, str | None]] = []  # by the last answers
     for n in range(count):
         kind = dice.choices(
             ("new", "keyed", "again", "forget", "erase", "erase_key", "restore"), (46, 18, 12, 6, 10, 4, 4)
@@ -37,6 +38,7 @@ def make_stream(seed: int, count: int) -> Stream:
         earlier = dice.choice(standing) if standing else None
         if earlier and n % 5 == 0:
             answers[n] = _answer(n, earlier[0])
+            quoted = [*quoted[-3:], earlier]
         if kind in ("new", "keyed") or earlier is None:
             key = f"key-{dice.randrange(8)}" if kind == "keyed" else None
             standing.append((text, key))
@@ -49,6 +51,7 @@ def make_stream(seed: int, count: int) -> Stream:
             rows.append(row(n, "", kind=kind, key=key, observed_at=None))
         else:
             if kind == "erase":
+                earlier = next((fact for fact in quoted if fact in standing), earlier)
                 standing.remove(earlier)
             rows.append(row(n, "", kind=kind, forget=memory_id(NAMESPACE, *earlier)))
     return Stream([message(one) for one in rows], answers)

@@ -1,7 +1,8 @@
 """One partition of a writer: the fold of its history, and how events and uses are decided on it."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import groupby
@@ -18,6 +19,7 @@ from pipeline.memory.events import Decision, Event, NewFact, NothingStated, Rest
 from pipeline.store.store import Store
 from schemas.hits import MemoryHits
 from workers.observe import log
+from workers.runtime.worker import Retry
 from workers.write.changelog import SentOffsets
 
 CHECKPOINT_EVERY = 10_000
@@ -116,3 +118,12 @@ def decide_hits(bank: Bank, hits: MemoryHits, cause: SourceOffset, now: Now) -> 
             bank, decide_use(bank, hits.namespace, hit.memory_id, hit.gate, hits.request_id, cause, now())
         )
     return decided
+
+
+@contextmanager
+def retried() -> Iterator[None]:
+    """Turns errors of the store that may pass by themselves into Retry."""
+    try:
+        yield
+    except (CommitConflict, Unwritable) as error:
+        raise Retry(str(error)) from error

@@ -6,9 +6,9 @@ later one folds again. No topic is trusted, and no message can stop a writer for
 memory could not be published, goes to the dead letters before it is decided.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.config import Settings
 from pipeline.history import compaction, erasure
-from pipeline.history.errors import CommitConflict, Unwritable
+from pipeline.history.errors import HistoryError
 from pipeline.memory.events import Decision, SourceOffset
 from pipeline.store.opening import store_at
 from schemas import topics
@@ -32,7 +32,7 @@ from workers.observe import log, metrics, tracing
 from workers.runtime.worker import Done, Retry, Worker
 from workers.write import changelog, dead_letters
 from workers.write.changelog import SentOffsets
-from workers.write.partition import Decided, Partition, decide_events, decide_hits, load, tidy
+from workers.write.partition import Decided, Partition, decide_events, decide_hits, load, retried, tidy
 from workers.write.validate import check_owner, decode_events
 
 
@@ -103,7 +103,7 @@ class WriterWorker(Worker):
         loaded, self._loaded = self._loaded, {}
         numbers = sorted({p.partition for p in partitions})
         self._numbers = {*numbers}
-        with _retried():
+        with retried():
             self._store.keep(numbers)
             taken = [n for n in numbers if n not in held or not self._is_current(held[n])]
         topic = self._settings.topic(topics.MEMORY_CHANGELOG)
@@ -111,7 +111,7 @@ class WriterWorker(Worker):
         found = latest_by_key(self._reader, [TopicPartition(topic, number) for number in taken])
         for number, (present, end) in zip(taken, found.values(), strict=True):
             partition = loaded.get(number)
-            with _retried():
+            with retried():
                 if partition is None or not self._is_current(partition):
                     partition = self._take(number)
             held[number] = partition
@@ -141,7 +141,7 @@ class WriterWorker(Worker):
 
     def idle(self) -> None:
         self._held = {number: own for number, own in self._held.items() if number in self._numbers}
-        with _retried():
+        with retried():
             self._store.keep(self._numbers)
         for partition in self._held.values():
             tidy(self._store, partition)
@@ -154,6 +154,8 @@ class WriterWorker(Worker):
         if self._producer:
             self._producer.close()
             self._reader.close()
+        with suppress(HistoryError):
+            self._store.keep(())
 
     # --- a batch ---
 
@@ -212,7 +214,7 @@ class WriterWorker(Worker):
             records = list(changelog.decision_records(partition.bank, decisions, decided.changed))
         finally:
             wait([appended])
-        with _retried():
+        with retried():
             appended.result()
         partition.version, partition.last = version, decisions
         partition.since_checkpoint += len(decisions)
@@ -225,7 +227,7 @@ class WriterWorker(Worker):
     def _erase(self, partition: Partition) -> None:
         """Step 2. Also run on assignment: the writer of the last file may have crashed before it. Raises Retry."""
         if any(decision.outcome == "erased" for decision in partition.last):
-            with _retried(), self._store.change(partition.number, rows=True) as data:
+            with retried(), self._store.change(partition.number, rows=True) as data:
                 erasure.erase(data, partition.number, partition.version)
 
     def _produce(self, number: int, records: Iterable[changelog.Record]) -> None:
@@ -237,7 +239,7 @@ class WriterWorker(Worker):
         """Produce the correct values of overwritten keys. Raises Retry if another writer has appended to the history."""
         for number, keys in batch.overwritten.items():
             partition = self._held[number]
-            with _retried():
+            with retried():
                 is_current = self._is_current(partition)
             if not is_current:
                 raise Retry(f"another writer has decided facts of partition {number}")
@@ -251,7 +253,7 @@ class WriterWorker(Worker):
 
     def _keep(self, letters: list[Any]) -> None:
         """Keep dead letters for queries. Raises Retry."""
-        with _retried():
+        with retried():
             topic_id = self._topic_ids[topics.DEAD_LETTERS]
             dead_letters.keep(self._store, topic_id, letters, self.name, self._now())
 
@@ -295,12 +297,3 @@ class WriterWorker(Worker):
     def _refuse(self, record: Any, error: BadMessage) -> None:
         assert self._producer is not None
         dead_letter(self._producer, record, error.reason, str(error), self.name, self._now())
-
-
-@contextmanager
-def _retried() -> Iterator[None]:
-    """Turns errors of the store that may pass by themselves into Retry."""
-    try:
-        yield
-    except (CommitConflict, Unwritable) as error:
-        raise Retry(str(error)) from error
