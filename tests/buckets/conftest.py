@@ -1,4 +1,4 @@
-"""Fixtures of the tests on object stores: a server of each name, started once, and a prefix of its bucket for each test."""
+"""Fixtures of the tests on object stores: servers, started once, and fresh prefixes."""
 
 import itertools
 import os

@@ -1,4 +1,4 @@
-"""What lies in a store and on disks: every object and every file, decoded, to see which texts are left where."""
+"""What lies in a store and on disks, decoded, to see which texts are left where."""
 
 import io
 from pathlib import Path

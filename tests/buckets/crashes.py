@@ -1,6 +1,6 @@
-"""Crashes of writers on an object store: killed at every step, slow, or outlived, while requests and answers are lost.
+"""Crashes of writers on an object store: killed at every step, slow, or outlived.
 
-Afterwards nothing may be lost, nothing decided twice, no erased text left anywhere, and every decision and the digest must be
+Meanwhile requests and answers are lost. Afterwards nothing may be lost, nothing decided twice, no erased text left anywhere, and every decision and the digest must be
 those of an undisturbed run in a folder. The stream, the plan and the faults of requests follow from a seed.
 
     python -m tests.buckets.crashes --server moto --kills 100

@@ -1,4 +1,4 @@
-"""Two machines, simulated: two stacks with separate disks, on one Kafka and one store, and facts under way all the time.
+"""Two machines, simulated: two stacks with separate disks, on one Kafka and one store, under load.
 
 Each machine runs `factstream up` with a cache folder of its own: nothing else of it is on a disk. Partitions move between
 them as they are stopped, killed and started.

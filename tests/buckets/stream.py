@@ -1,6 +1,6 @@
-"""The stream of a crash run on a store: encoded facts, requests to forget and to erase, and answers, all from a seed.
+"""The stream of a crash run on a store: encoded facts, requests to forget and to erase, and answers.
 
-Each fact has a mark, a word that no other has, so that it can be told which texts are left where.
+All from a seed. Each fact has a mark, a word that no other has, so that it can be told which texts are left where.
 """
 
 import random

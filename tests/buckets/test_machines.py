@@ -1,4 +1,4 @@
-"""Two machines with separate disks, one Apache Kafka and one store: nothing lost, nothing twice, no erased text anywhere."""
+"""Two machines with separate disks, one Apache Kafka and one store: nothing lost, twice, or left."""
 
 import os
 import shutil

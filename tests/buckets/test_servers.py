@@ -1,4 +1,4 @@
-"""The servers and the proxy of these tests do what their names say, or the tests on them would prove nothing."""
+"""The servers and the proxy do what their names say, or the tests on them would prove nothing."""
 
 import contextlib
 import http.client

@@ -1,4 +1,4 @@
-"""Writers that die, or stand still, at a named step: real ones on a real store, with topics that are a list in memory.
+"""Writers that die, or stand still, at a named step: on a real store, with topics that are a list.
 
 One process imports everything and makes the stream. For each line of its standard input it forks a writer, which decides the
 messages from the last committed offset on. A file has that offset and the number of the writer that is a member of the
@@ -19,17 +19,25 @@ from typing import Any
 
 from pipeline.history import checkpoint, compaction, erasure, layout
 from pipeline.history.errors import Unwritable
-from pipeline.store import objects
+from pipeline.store import manifests, objects
+from pipeline.store.bucket import Bucket
 from pipeline.store.opening import store_at
 from pipeline.store.place import folder_of
 from pipeline.store.store import Store
-from tests.buckets.steps import STORE_STEPS, name_store_steps
 from tests.buckets.stream import Stream, make_stream
 from tests.write.local_writer import NOW, Local, batch, begin, take, writer
 from workers.runtime.worker import Retry
 from workers.write import partition
 from workers.write.worker import WriterWorker
 
+Step = Callable[[str], Callable[..., None]]
+"""Names the step that a function then takes."""
+STORE_STEPS = (
+    "before the fence", "after the fence", "before the version", "after the version", "before the upload",
+    "between object and manifest", "before the manifest", "after the manifest", "before the replacement", "after the replacement",
+    "before the removal", "after the removal", "before the copy", "after the copy",
+)  # fmt: skip
+"""Before and after each request to the store."""
 STEPS = (
     "taken", "decided", "before the changelog", "before the commit", "after the commit", "folded", "before merging", "merged",
     "checkpoint written", "before erasing", "erased", *STORE_STEPS,
@@ -48,7 +56,7 @@ def small_files() -> None:
     compaction.FAN, compaction.KEEP_S, partition.CHECKPOINT_EVERY, objects.ROWS_KEPT_S = 4, 0.0, 25, 0.0
 
 
-def name_steps(order: Path) -> Callable[[str], Callable[..., None]]:
+def name_steps(order: Path) -> Step:
     """Names the steps of this process. `order` is a file with a step, how often it is passed first, and a signal."""
     passed: Counter[str] = Counter()
 
@@ -88,6 +96,44 @@ def name_steps(order: Path) -> Callable[[str], Callable[..., None]]:
     return at
 
 
+def name_store_steps(at: Step) -> None:
+    """Wraps the requests of this process's buckets; `at` names the step that a function then takes."""
+    taking = False
+
+    def noun(key: str) -> str:
+        if "manifest-" in key:
+            return "fence" if taking else "manifest"
+        return "version" if key.startswith("history/") else "answer"
+
+    def around(name: str, before: Callable[..., str], after: Callable[..., str]) -> None:
+        real = getattr(Bucket, name)
+
+        def wrapped(self: Bucket, *args: Any, **more: Any) -> Any:
+            at(before(*args))()
+            result = real(self, *args, **more)
+            at(after(*args))()
+            return result
+
+        setattr(Bucket, name, wrapped)
+
+    real_take = manifests.take
+
+    def take(*args: Any) -> Any:
+        nonlocal taking
+        taking = True
+        try:
+            return real_take(*args)
+        finally:
+            taking = False
+
+    manifests.take = take  # type: ignore[assignment]
+    around("create", lambda key, *_: f"before the {noun(key)}", lambda key, *_: f"after the {noun(key)}")
+    around("upload", lambda *_: "before the upload", lambda *_: "between object and manifest")
+    around("replace", lambda *_: "before the replacement", lambda *_: "after the replacement")
+    around("delete", lambda *_: "before the removal", lambda *_: "after the removal")
+    around("download", lambda *_: "before the copy", lambda *_: "after the copy")
+
+
 class Group:
     """The committed offset, and the writer that may commit: in a file that all writers of a run share."""
 
@@ -110,7 +156,7 @@ def write_group(path: Path, member: int, offset: int) -> None:
     path.with_suffix(f".{os.getpid()}").rename(path)
 
 
-def decide(options: dict[str, Any], stream: Stream, at: Callable[[str], Callable[..., None]]) -> int:
+def decide(options: dict[str, Any], stream: Stream, at: Step) -> int:
     """Decides the messages up to the limit, as the loop of a worker does: takes its partition again after each Retry."""
     group, limit = Group(Path(options["group"]), options["member"]), options["limit"]
     with on_machine({}, Path(options["disk"])):
