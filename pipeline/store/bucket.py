@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pipeline.history.errors import HistoryError, Unwritable
 
 if TYPE_CHECKING:
-    from obstore import UpdateVersion
+    from obstore import ObjectMeta, PutResult, UpdateVersion
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
 TRIES = 4
@@ -115,13 +115,13 @@ class Bucket:
                 now = obstore.head(self._store, found.key)
             except FileNotFoundError:
                 raise changed from None
-            if now["e_tag"] != found.tag:
+            if _tag(now) != found.tag:
                 raise changed
-            mode: UpdateVersion = {"e_tag": found.tag}
+            mode: UpdateVersion = {"e_tag": now["e_tag"]}
             if now["version"] is not None:
                 mode["version"] = now["version"]
             put = obstore.put(self._store, found.key, body, mode=mode, use_multipart=False)
-        return Found(found.key, len(body), put["e_tag"] or "")
+        return Found(found.key, len(body), _tag(put))
 
     def get(self, key: str) -> bytes:
         """An object. Raises `Missing`, `Unwritable`."""
@@ -154,7 +154,7 @@ class Bucket:
 
         with self._errors(prefix):
             metas = obstore.list(self._store, prefix, chunk_size=1000).collect()
-            found = [Found(meta["path"], meta["size"], meta["e_tag"] or "") for meta in metas]
+            found = [Found(meta["path"], meta["size"], _tag(meta)) for meta in metas]
         return sorted(found)
 
     def folders(self, prefix: str) -> list[str]:
@@ -229,6 +229,11 @@ def _allows_http() -> bool:
         os.environ.get(f"{name}_ALLOW_HTTP", "").lower() in ("1", "true")
         for name in ("AWS", "AZURE", "GOOGLE")
     )
+
+
+def _tag(known: "ObjectMeta | PutResult") -> str:
+    """The tag of an object without its quotes, which Azure leaves out in listings only."""
+    return (known["e_tag"] or "").strip('"')
 
 
 def _line(error: Exception | None) -> str:

@@ -36,7 +36,7 @@ def make_stream(seed: int, count: int) -> Stream:
         )[0]
         text, key = f"The Zq{n:05d} of {dice.randrange(10**6)} stands {dice.choice(_PLACES)}.", None
         earlier = dice.choice(standing) if standing else None
-        if earlier and n % 5 == 0:
+        if earlier and n % 10 == 0:
             answers[n] = _answer(n, earlier[0])
             quoted = [*quoted[-3:], earlier]
         if kind in ("new", "keyed") or earlier is None:

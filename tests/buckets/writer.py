@@ -19,7 +19,7 @@ from typing import Any
 
 from pipeline.history import checkpoint, compaction, erasure, layout
 from pipeline.history.errors import Unwritable
-from pipeline.store import manifests, objects
+from pipeline.store import manifests
 from pipeline.store.bucket import Bucket
 from pipeline.store.opening import store_at
 from pipeline.store.place import folder_of
@@ -52,8 +52,8 @@ _TURN_S = 0.002
 
 
 def small_files() -> None:
-    """A merge every few files, a checkpoint every few decisions, and no copy of answers for longer than it is needed."""
-    compaction.FAN, compaction.KEEP_S, partition.CHECKPOINT_EVERY, objects.ROWS_KEPT_S = 4, 0.0, 25, 0.0
+    """A merge every few files, and a checkpoint every few decisions."""
+    compaction.FAN, compaction.KEEP_S, partition.CHECKPOINT_EVERY = 4, 0.0, 25
 
 
 def name_steps(order: Path) -> Step:
@@ -172,7 +172,7 @@ def decide(options: dict[str, Any], stream: Stream, at: Step) -> int:
                 (take if begun else begin)(worker)
                 begun = ready = True
             if offset >= limit:
-                worker.idle()
+                worker.close()
                 return DONE
             end = min(offset + BATCH, limit)
             keep_answers(store_at(data), stream, range(offset, end))

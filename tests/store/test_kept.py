@@ -52,7 +52,7 @@ def test_copies_of_answers_go_a_while_after_an_erasure(tmp_path: Path) -> None:
     now = [0.0]
     own = ObjectStore(bucket(MemoryStore()), tmp_path, LIMIT, clock=lambda: now[0])
     fill(own, 0)
-    own.add(GENERATIONS_FOLDER, [make_stream(1, 50).answers[45]], "answer")
+    own.add(GENERATIONS_FOLDER, [make_stream(1, 50).answers[40]], "answer")
     with own.change(0, rows=True) as data:
         assert (data / GENERATIONS_FOLDER / "answer.parquet").exists()
     for passed, kept in ((0.0, True), (objects.ROWS_KEPT_S + 1, False)):
@@ -65,7 +65,7 @@ def test_copies_of_answers_go_a_while_after_an_erasure(tmp_path: Path) -> None:
 def test_an_erasure_that_fails_keeps_no_answers_for_long(tmp_path: Path) -> None:
     own = ObjectStore(bucket(MemoryStore()), tmp_path, LIMIT)
     fill(own, 0)
-    own.add(GENERATIONS_FOLDER, [make_stream(1, 50).answers[45]], "answer")
+    own.add(GENERATIONS_FOLDER, [make_stream(1, 50).answers[40]], "answer")
     with pytest.raises(ZeroDivisionError), own.change(0, rows=True):
         raise ZeroDivisionError
     own.keep([])
