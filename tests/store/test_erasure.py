@@ -1,4 +1,4 @@
-"""Erasure in a bucket: no object and no copy keeps the text, whoever is late, and whatever dies in between."""
+"""Erasure in a bucket: nothing keeps the text, whoever is late, and whatever dies in between."""
 
 from pathlib import Path
 from typing import Any

@@ -13,11 +13,12 @@ def data_folder() -> Path:
     return _folder_of(os.environ.get("FACTSTREAM_DATA") or str(Path.home() / ".local/share/factstream"))
 
 
-def _folder_of(place: str) -> Path:
+def _folder_of(place: str | Path) -> Path:
+    """Of an option's value, or of its default, which is a folder already."""
     from pipeline.store.place import folder_of
 
     try:
-        return folder_of(place)
+        return folder_of(str(place))
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
 

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from workers.bench import report
+from workers.cli.bench.measuring import measuring
 from workers.cli.errors import report_errors
-from workers.cli.measuring import measuring
 from workers.cli.options import Device, Json, Model, Peer
 
 app = typer.Typer(help="Measure recall, and the speed of each step and of the stack.", no_args_is_help=True)

@@ -1,4 +1,4 @@
-"""The frame of a measurement at the command line: progress, a temporary folder, and errors in one line."""
+"""The frame of a measurement: progress, a temporary folder, and errors in one line."""
 
 import tempfile
 from collections.abc import Iterator
