@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from pipeline.history.errors import HistoryError, Unwritable
+from pipeline.store.bucket import Bucket, Taken
 from tests.buckets import servers as programs
 from tests.buckets.conftest import fresh_url, use
-from tests.buckets.proxy import IN_A_ROW, Proxy, Rule, Storm
+from tests.buckets.proxy import IN_A_ROW, IN_A_STORM, Proxy, Rule, Storm
 from tests.buckets.servers import BUCKET, Missing, Server, start
 from tests.conftest import runs, wait_until
 
@@ -110,6 +112,43 @@ def test_what_a_storm_does_follows_from_its_seed_and_ends() -> None:
     assert faults(1) == faults(1) != faults(2)
     assert all("" in row[begin : begin + IN_A_ROW + 1] for row in faults(1) for begin in range(7))
     assert not any(Storm(1, 0.9, quiet=True).fault("PUT", f"/b/{n}", 0) for n in range(40))
+
+
+@pytest.mark.parametrize("fault", IN_A_STORM["PUT"])
+def test_a_bucket_creates_once_whatever_happens_to_the_request(
+    proxied: Callable[[str], tuple[Proxy, str]], fault: str
+) -> None:
+    proxy, url = proxied("moto")
+    bucket = Bucket.open(url)
+    proxy.rules.append(Rule(fault))
+    bucket.create("one", b"first: token-1", "token-1")
+    proxy.rules.append(Rule(fault))
+    with pytest.raises(Taken):
+        bucket.create("one", b"second: token-2", "token-2")
+    assert bucket.get("one") == b"first: token-1" and proxy.done == {fault: 2}
+
+
+@pytest.mark.parametrize(
+    "name", ["moto", *(pytest.param(name, marks=pytest.mark.slow) for name in ("seaweedfs", "azurite"))]
+)
+def test_a_good_store_passes_the_probe_and_replaces_what_it_found(
+    proxied: Callable[[str], tuple[Proxy, str]], name: str
+) -> None:
+    bucket = Bucket.open(proxied(name)[1])
+    bucket.probe("token")
+    assert bucket.objects("") == []
+    bucket.create("one", b"first: token-1", "token-1")
+    (found,) = bucket.objects("")
+    assert bucket.replace(found, b"second") == bucket.objects("")[0]
+    with pytest.raises(Unwritable, match="changed"):
+        bucket.replace(found, b"third")
+    assert bucket.get("one") == b"second"
+
+
+@pytest.mark.slow
+def test_a_store_that_ignores_preconditions_is_refused(proxied: Callable[[str], tuple[Proxy, str]]) -> None:
+    with pytest.raises(HistoryError, match="lets two writers create the same object"):
+        Bucket.open(proxied("s3rver")[1]).probe("token")
 
 
 def test_a_stopped_server_is_gone(tmp_path: Path) -> None:
