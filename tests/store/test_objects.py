@@ -12,6 +12,8 @@ from pipeline.history import log as history
 from pipeline.history.errors import CommitConflict, HistoryError
 from pipeline.memory.bank import Bank
 from pipeline.memory.events import Decision
+from pipeline.store import manifests
+from pipeline.store.bucket import Bucket
 from pipeline.store.folder import Folder
 from pipeline.store.objects import ObjectStore
 from pipeline.store.store import Store
@@ -212,3 +214,43 @@ def test_a_change_that_fails_is_forgotten(own: ObjectStore, other: ObjectStore) 
     with pytest.raises(HistoryError, match="missing"), own.change(0) as data:
         layout.version_path(data, 0, 1).unlink()
     assert offsets(other) == expected(3)
+
+
+def test_of_two_who_take_a_partition_at_once_the_later_owns_it(
+    own: ObjectStore, other: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = Bucket.create
+
+    def after_another(bucket: Bucket, *args: Any) -> None:
+        monkeypatch.setattr(Bucket, "create", create)
+        other.take(0)
+        create(bucket, *args)
+
+    monkeypatch.setattr(Bucket, "create", after_another)
+    own.take(0)
+    assert own.is_current(0, -1) and not other.is_current(0, -1)
+    fill(own, range(1))
+    with pytest.raises(CommitConflict):
+        other.append(0, 1, rows(1))
+
+
+def test_who_has_just_lost_a_partition_removes_nothing_of_the_next_owner(
+    own: ObjectStore, other: ObjectStore, memory: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follow = manifests.follow
+    names_of = {number: f"{number:010d}-{'a' * 32}/{'0' * 10}.parquet" for number in (1, 3)}
+
+    def then_lose(*args: Any) -> Any:
+        """The next owner takes the partition before the late one removes what does not count, and uploads."""
+        followed = follow(*args)
+        other.take(0)
+        for name in names_of.values():
+            obstore.put(memory, f"history/partition=0/{name}", b"uploaded")
+        return followed
+
+    own.take(0)
+    fill(own, range(9))
+    monkeypatch.setattr(manifests, "follow", then_lose)
+    with own.change(0) as data:
+        compaction.step(data, 0, ALWAYS)
+    assert names_of[3] in names(memory) and names_of[1] not in names(memory)
