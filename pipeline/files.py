@@ -3,6 +3,7 @@
 A lock is an advisory flock, which the kernel releases when its process ends.
 """
 
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
@@ -80,6 +81,18 @@ def locked(path: Path, timeout_s: float | None = None) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def shared(path: Path) -> Iterator[None]:
+    """Keeps others from holding `locked(path)` for the length of the block, which any number may do at once.
+
+    Waits for who holds it. Raises OSError where it cannot be opened.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
 
 
 def is_locked(path: Path) -> bool:

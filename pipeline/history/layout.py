@@ -39,7 +39,12 @@ class DataFile(NamedTuple):
 
 def partitions(data: Path) -> list[int]:
     """The partitions that have a history, ascending."""
-    matches = (_PARTITION.fullmatch(name) for name in file_names(data / HISTORY_FOLDER))
+    return partitions_of(file_names(data / HISTORY_FOLDER))
+
+
+def partitions_of(names: Iterable[str]) -> list[int]:
+    """The partitions whose folders have these names, ascending."""
+    matches = (_PARTITION.fullmatch(name) for name in names)
     return sorted(int(match[1]) for match in matches if match)
 
 
@@ -111,10 +116,19 @@ def file_names(folder: Path) -> list[str]:
         raise HistoryError(f"{folder}: cannot be listed: {error.strerror}; check its permissions") from error
 
 
+def live_names(names: Iterable[str]) -> list[str]:
+    """The names among these, of one partition's files, whose files are live, in order."""
+    return [file.path.name for file in _live(_data_files(Path(), names))]
+
+
 def _all_files(data: Path, partition: int) -> list[DataFile]:
     """Live and replaced files, in no order."""
     folder = partition_folder(data, partition)
-    matches = (_DATA_FILE.fullmatch(name) for name in file_names(folder))
+    return _data_files(folder, file_names(folder))
+
+
+def _data_files(folder: Path, names: Iterable[str]) -> list[DataFile]:
+    matches = (_DATA_FILE.fullmatch(name) for name in names)
     return [DataFile(int(m[1]), int(m[2] or m[1]), folder / m[0]) for m in matches if m]
 
 

@@ -33,8 +33,7 @@ def append(data: Path, partition: int, version: int, decisions: Sequence[Decisio
 
 def append_table(data: Path, partition: int, version: int, table: pa.Table) -> Path:
     """As `append`, for a table of schemas.history.HISTORY."""
-    if table.num_rows > MAX_ROWS:
-        raise ValueError(f"{table.num_rows} decisions; a version takes at most {MAX_ROWS}")
+    check_size(table)
     path = layout.version_path(data, partition, version)
     if version > 0 and not layout.version_path(data, partition, version - 1).exists():
         _check_not_merged(data, partition, version)
@@ -49,6 +48,12 @@ def append_table(data: Path, partition: int, version: int, table: pa.Table) -> P
             raise
         _remove_temporary_files(path.parent, version)
     return path
+
+
+def check_size(table: pa.Table) -> None:
+    """Raises ValueError for a table with more rows than a version takes."""
+    if table.num_rows > MAX_ROWS:
+        raise ValueError(f"{table.num_rows} decisions; a version takes at most {MAX_ROWS}")
 
 
 def read(data: Path, partition: int, after: int = -1) -> Iterator[tuple[int, list[Decision]]]:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -40,14 +41,17 @@ def write(path: Path, tables: Iterable[pa.Table], exclusive: bool = False) -> No
     With `exclusive` raises FileExistsError where the file exists; otherwise replaces it. Raises OSError.
     """
     with files.atomic_file(path, exclusive=exclusive) as out:
-        writer = None
-        for table in tables:
-            writer = writer or pq.ParquetWriter(
-                out, table.schema, compression="zstd", write_page_checksum=True
-            )
-            writer.write_table(table)
-        if writer:
-            writer.close()
+        write_tables(out, tables)
+
+
+def write_tables(out: BinaryIO, tables: Iterable[pa.Table]) -> None:
+    """Writes tables as one Parquet file."""
+    writer = None
+    for table in tables:
+        writer = writer or pq.ParquetWriter(out, table.schema, compression="zstd", write_page_checksum=True)
+        writer.write_table(table)
+    if writer:
+        writer.close()
 
 
 @contextmanager

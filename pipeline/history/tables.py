@@ -12,6 +12,7 @@ from pipeline.history.layout import DEAD_LETTERS_FOLDER, GENERATIONS_FOLDER
 from schemas.dead_letter import DEAD_LETTERS
 from schemas.history import GENERATIONS
 
+_SCHEMAS = {GENERATIONS_FOLDER: GENERATIONS, DEAD_LETTERS_FOLDER: DEAD_LETTERS}
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
@@ -20,17 +21,28 @@ def append_generations(data: Path, rows: list[dict[str, Any]], name: str) -> Non
 
     Raises ValueError for a name with other characters than letters, digits, dot, dash and underscore; `Unwritable`.
     """
-    _write(data / GENERATIONS_FOLDER, rows, name, GENERATIONS)
+    append(data, GENERATIONS_FOLDER, rows, name)
 
 
 def append_dead_letters(data: Path, rows: list[dict[str, Any]], name: str) -> None:
     """Writes `dead_letters/NAME.parquet`, columns schemas.dead_letter.DEAD_LETTERS; otherwise as `append_generations`."""
-    _write(data / DEAD_LETTERS_FOLDER, rows, name, DEAD_LETTERS)
+    append(data, DEAD_LETTERS_FOLDER, rows, name)
 
 
-def _write(folder: Path, rows: list[dict[str, Any]], name: str, schema: pa.Schema) -> None:
+def append(data: Path, folder: str, rows: list[dict[str, Any]], name: str) -> None:
+    """As the two above, for the table in a folder."""
+    path = data / path_of(folder, name)
+    with disk_errors(path):
+        storage.write(path, [table_of(folder, rows)])
+
+
+def path_of(folder: str, name: str) -> Path:
+    """The file of these rows, in the data folder. Raises ValueError."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} is not a file name: letters, digits, dot, dash and underscore only")
-    path = folder / f"{name}.parquet"
-    with disk_errors(path):
-        storage.write(path, [pa.Table.from_pylist(rows, schema)])
+    return Path(folder, f"{name}.parquet")
+
+
+def table_of(folder: str, rows: list[dict[str, Any]]) -> pa.Table:
+    """Rows of the table in a folder. Raises pa.ArrowException."""
+    return pa.Table.from_pylist(rows, _SCHEMAS[folder])

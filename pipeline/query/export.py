@@ -12,9 +12,10 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.history import layout
+from pipeline.history.errors import HistoryError
 from pipeline.query.filter import Filter
-from pipeline.query.run import stream
+from pipeline.query.run import QueryError, stream
+from pipeline.store.opening import store_at
 from schemas.files.exported import EXPORTED, VERSION
 
 ROWS = 2_000
@@ -85,13 +86,20 @@ def exported(data: Path, filter: Filter) -> Iterator[pa.Table]:
         f"FROM (SELECT * FROM every_one WHERE {chosen.sql}) JOIN begun USING (namespace, memory_id) "
         "LEFT JOIN life USING (namespace, memory_id) ORDER BY namespace, since"
     )
-    for partition in layout.partitions(data):
+    for partition in _partitions(data):
         for batch in stream(data, sql, chosen.parameters, partition, ROWS):
             yield pa.Table.from_batches([batch]).cast(EXPORTED)
 
 
 def _lines(table: pa.Table) -> bytes:
     return b"".join(map(_line, table.to_pylist()))
+
+
+def _partitions(data: Path) -> list[int]:
+    try:
+        return store_at(data).partitions()
+    except HistoryError as error:
+        raise QueryError(str(error)) from error
 
 
 def _line(row: dict[str, object]) -> bytes:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pipeline.history import layout
 from pipeline.history.errors import HistoryError
 from pipeline.ingest.quantize import Floats, unit, unpack
+from pipeline.store.opening import store_at
 
 MemoryKey = tuple[str, str]
 """Namespace and memory id."""
@@ -27,6 +28,11 @@ def mean_states(data: Path, wanted: Collection[MemoryKey]) -> dict[MemoryKey, Fl
 
     Only for memories of the most frequent encoder: states of two models cannot be compared.
     """
+    with store_at(data).view(rows=False) as folder:
+        return _mean_states(folder, wanted)
+
+
+def _mean_states(data: Path, wanted: Collection[MemoryKey]) -> dict[MemoryKey, Floats]:
     paths = [str(file.path) for n in layout.partitions(data) for file in layout.live_files(data, n)]
     if not paths or not wanted:
         return {}

@@ -11,15 +11,17 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
+from pipeline.history import layout
 from pipeline.history.errors import HistoryError
 from pipeline.query import sandbox, views
+from pipeline.store.opening import store_at
 
 TIMEOUT_S = 30.0
 MAX_RESULT_BYTES = 256 * 1024 * 1024
@@ -72,6 +74,12 @@ def run(data: Path, sql: str, timeout_s: float = TIMEOUT_S, parameters: Paramete
     Raises `QueryError` for anything else, for an error in it, and when it takes longer than `timeout_s` seconds or
     gives more than `MAX_RESULT_BYTES`.
     """
+    with _viewed(data, sql) as folder:
+        return _run(folder, sql, timeout_s, parameters)
+
+
+def _run(data: Path, sql: str, timeout_s: float, parameters: Parameters | None) -> pa.Table:
+    """As `run`, over the files in a folder."""
     try:
         statements = duckdb.extract_statements(sql)
     except duckdb.Error as error:
@@ -97,6 +105,13 @@ def stream(
 
     Raises `QueryError`, also where it needs more memory than DuckDB may take.
     """
+    with _viewed(data, "", partition) as folder:
+        yield from _stream(folder, sql, parameters, partition, rows)
+
+
+def _stream(
+    data: Path, sql: str, parameters: Parameters, partition: int, rows: int
+) -> Iterator[pa.RecordBatch]:
     begun = False
     for attempt in range(_ATTEMPTS):
         try:
@@ -122,6 +137,11 @@ def run_confined(
 
     Raises `QueryError`.
     """
+    with _viewed(data, sql) as folder:
+        return _run_confined(folder, sql, timeout_s, parameters)
+
+
+def _run_confined(data: Path, sql: str, timeout_s: float, parameters: Parameters | None) -> pa.Table:
     command = [sys.executable, "-m", "pipeline.query.run", str(data), str(timeout_s)]
     env = {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path), "OMP_NUM_THREADS": "1"}
     try:
@@ -136,6 +156,18 @@ def run_confined(
         raise QueryError(f"the query needed more than {limit} GiB of memory, or broke DuckDB")
     with pa.ipc.open_stream(done.stdout) as reader:
         return reader.read_all()
+
+
+@contextmanager
+def _viewed(data: Path, sql: str, partition: int | None = None) -> Iterator[Path]:
+    """The folder with the files that the query may read: answers and dead letters only where it names them."""
+    rows = any(name in sql.lower() for name in (layout.GENERATIONS_FOLDER, layout.DEAD_LETTERS_FOLDER))
+    with ExitStack() as reading:
+        try:
+            folder = reading.enter_context(store_at(data).view(partition, rows))
+        except HistoryError as error:
+            raise QueryError(str(error)) from error
+        yield folder
 
 
 def _result(
@@ -200,7 +232,7 @@ def _confined() -> int:
     sandbox.limit_process()
     try:
         sql, parameters = json.loads(sys.stdin.buffer.read())
-        table = run(Path(sys.argv[1]), sql, float(sys.argv[2]), parameters)
+        table = _run(Path(sys.argv[1]), sql, float(sys.argv[2]), parameters)
         with pa.ipc.new_stream(sys.stdout.buffer, table.schema) as writer:
             writer.write_table(table)
         return 0

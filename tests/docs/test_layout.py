@@ -17,7 +17,7 @@ PACKAGES = (("schemas",), ("pipeline",), ("workers",), ("tests",))
 FOLDERS = {
     "pipeline": (
         ("config", "files"), ("text",), ("conversation",), ("model",), ("ingest",), ("memory",), ("decide",), ("retrieve",), ("fusion",),
-        ("history",), ("query",), ("memory_lm",), ("bench",), ("fit",),
+        ("history",), ("store",), ("query",), ("memory_lm",), ("bench",), ("fit",),
     ),
     "workers": (
         ("observe",), ("kafka",), ("runtime",), ("encode", "write", "generate", "client", "source"), ("assistant", "memories"), ("mcp",),

@@ -1,5 +1,6 @@
 """Requests that generate nothing: answered as the others are, with deadlines, replies, dead letters."""
 
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import REGISTRY
@@ -13,7 +14,9 @@ def responses(sent: Sent) -> dict[str, Any]:
     return {value["request_id"]: value for _, value in sent.of(topics.GENERATION_RESPONSES)}
 
 
-def test_retrieve_returns_ranked_memories_and_changes_nothing(worker: GeneratorWorker, sent: Sent) -> None:
+def test_retrieve_returns_ranked_memories_and_changes_nothing(
+    worker: GeneratorWorker, sent: Sent, tmp_path: Path
+) -> None:
     body = {"prompt": "two words", "task": "retrieve", "limit": 3, "namespace": "ada"}
     done = worker.process(records(body))
     answer = responses(sent)["r0"]
@@ -23,7 +26,7 @@ def test_retrieve_returns_ranked_memories_and_changes_nothing(worker: GeneratorW
     assert answer["text"] == "" and answer["usage"] == {"prompt_tokens": 2, "completion_tokens": 0}
     assert done.offsets == at(1) and done.fields["answered"] == 1 and sent.flushed
     assert sent.of(topics.MEMORY_HITS) == [], "a search does not count as use"
-    assert not (worker._data / "generations").exists(), "nor is it an answer of the history"
+    assert not (tmp_path / "generations").exists(), "nor is it an answer of the history"
 
 
 def test_a_chat_is_looked_up_by_its_last_message(worker: GeneratorWorker, sent: Sent) -> None:

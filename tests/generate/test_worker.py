@@ -5,6 +5,7 @@ import json
 import os
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,7 +26,7 @@ from workers.runtime.worker import Retry
 
 
 def test_a_batch_is_answered_together_and_its_memories_are_reported(
-    worker: GeneratorWorker, sent: Sent
+    worker: GeneratorWorker, sent: Sent, tmp_path: Path
 ) -> None:
     done = worker.process(records({"prompt": "one"}, {"prompt": "two", "use_memory": False}))
     assert answers(sent) == {"r0": "one", "r1": "two"}
@@ -33,7 +34,7 @@ def test_a_batch_is_answered_together_and_its_memories_are_reported(
     ((key, hits),) = sent.of(topics.MEMORY_HITS)
     assert key == b"default" and hits["request_id"] == "r0" and hits["hits"][0]["gate"] == 0.9
     assert done.offsets == at(2) and done.ahead and sent.flushed
-    assert len(list((worker._data / "generations").glob("*.parquet"))) == 1
+    assert len(list((tmp_path / "generations").glob("*.parquet"))) == 1
 
 
 def test_an_answer_names_the_memories_that_a_newer_one_replaced(worker: GeneratorWorker, sent: Sent) -> None:

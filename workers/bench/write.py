@@ -5,8 +5,11 @@ records, which are dropped. Without a model and a broker, this is the writer's o
 """
 
 import gc
+import secrets
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,8 +17,13 @@ from typing import Any
 
 from pipeline.bench.harness import Progress, Timing, median_timing, timed
 from pipeline.bench.synthetic.facts import made_up_stream
+from pipeline.history import log
 from pipeline.memory.codec import facts_to_batch
-from pipeline.memory.events import NewFact
+from pipeline.memory.events import Decision, NewFact
+from pipeline.store.bucket import Bucket
+from pipeline.store.opening import store_at
+from pipeline.store.place import folder_of
+from pipeline.store.store import Store
 from schemas import topics
 from schemas.encoding import encode_batch
 from workers.kafka import TopicPartition
@@ -29,6 +37,8 @@ ROWS = 64
 BATCH = 8
 """Messages per poll."""
 ROUNDS = 10
+APPENDS = 20
+"""Of one batch's decisions, alone."""
 TOPIC_IDS = {topic.name: topic.name for topic in topics.TOPICS}
 
 
@@ -78,6 +88,38 @@ def measure(data: Path, memories: int, seed: int, progress: Progress) -> Write:
         partition.size("large"), SMALL, facts_s, small_facts_s, facts_s / small_facts_s, 0.7, 3000.0,
         count / large_median.cpu, count / small_median.cpu, partition.offset * ROWS, ROUNDS,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """The writer's figures in a folder and on a store."""
+
+    folder: Write
+    store: Write
+    share: float  # of the folder's speed in a small namespace
+    folder_append_ms: float  # of one version, durably; median
+    store_append_ms: float
+
+
+def measure_stores(folder: Path, url: str, memories: int, seed: int, progress: Progress) -> Stores:
+    """`measure` in a folder, then in a prefix of its own on a store, whose objects are removed in the end."""
+    url = f"{url.rstrip('/')}/bench-{secrets.token_hex(8)}"
+    copies = folder_of(url)
+    bucket = Bucket.open(url)
+    try:
+        local, remote = (measure(data, memories, seed, progress) for data in (folder, copies))
+        *_, (_, decisions) = log.read(folder, 0)
+        appends = [_append_ms(store_at(data), decisions) for data in (folder, copies)]
+    finally:
+        bucket.delete(found.key for found in bucket.objects(""))
+        shutil.rmtree(copies)
+    return Stores(local, remote, remote.small_facts_s / local.small_facts_s, *appends)
+
+
+def _append_ms(store: Store, decisions: Sequence[Decision]) -> float:
+    """Of a batch's decisions, as versions of another partition."""
+    store.take(1)
+    return 1000 * median_timing([timed(partial(store.append, 1, n, decisions)) for n in range(APPENDS)]).wall
 
 
 class _Partition:

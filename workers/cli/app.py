@@ -126,14 +126,15 @@ app.command("ui", help="Serve the web page: the same as `serve`.")(serve)
 @app.command()
 def digest(data: Data) -> None:
     """Print the SHA-256 of the memory that results from the history. Equal histories have equal digests."""
-    from pipeline.history import layout, log
+    from pipeline.history import log
     from pipeline.memory import bank
+    from pipeline.store.opening import store_at
 
     with report_errors():
-        banks = [
-            bank.fold(decision for _, rows in log.read(data, partition) for decision in rows)
-            for partition in layout.partitions(data)
-        ]
+        store, banks = store_at(data), []
+        for partition in store.partitions():
+            with store.view(partition, rows=False) as folder:
+                banks.append(bank.fold(row for _, rows in log.read(folder, partition) for row in rows))
         print(bank.digest(banks))
 
 

@@ -1,4 +1,4 @@
-"""`factstream doctor`: a check of the packages, model, broker and data folder. It changes nothing."""
+"""`factstream doctor`: a check of the packages, model, broker and store. It changes nothing."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -10,10 +10,10 @@ import orjson
 from rich.console import Console
 
 from pipeline.files import is_locked
-from pipeline.history import layout
 from pipeline.history.errors import HistoryError
 from pipeline.model import hub
 from pipeline.model.errors import ModelError
+from pipeline.store.opening import store_at
 from workers.cli.errors import stderr
 from workers.kafka.admin import topic_ids
 from workers.kafka.config import KafkaSettings
@@ -106,11 +106,13 @@ def _broker(settings: KafkaSettings) -> str:
 
 
 def _data(data: Path) -> str:
-    found = f"{data}: {len(layout.partitions(data))} partitions with a history"
+    store = store_at(data)
+    remarks = store.check()
+    found = f"{store.where}: {len(store.partitions())} partitions with a history"
     lock = data / "up.lock"
     if is_locked(lock):
         found += f", in use by `factstream up` (pid {lock.read_text()[:20].strip()})"
-    return found
+    return "; ".join([found, *remarks])
 
 
 def _workers(data: Path) -> str:

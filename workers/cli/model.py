@@ -46,7 +46,7 @@ def model_calibrate(
     Example: factstream model calibrate my-model.gguf --samples notes.jsonl
     """
     from pipeline.ingest.samples import read_samples
-    from workers.cli.bench import measuring
+    from workers.cli.bench.measuring import measuring
 
     with report_errors(), measuring() as (progress, _):
         texts = None if samples is None else read_samples(samples)  # a bad file fails before torch is loaded
@@ -74,7 +74,7 @@ def model_fit(
 
     Example (dev.jsonl is kept to measure with): factstream model fit examples/wild/[!d]*.jsonl examples/[er]*.jsonl
     """
-    from workers.cli.bench import measuring
+    from workers.cli.bench.measuring import measuring
 
     with report_errors(), measuring() as (progress, _):
         from pipeline.bench.wild.scenario import read_scenarios
@@ -110,7 +110,7 @@ def bench_models(
 
     Example: factstream bench models --model default --model qwen2.5-coder-0.5b.gguf
     """
-    from workers.cli.bench import measuring
+    from workers.cli.bench.measuring import measuring
 
     with report_errors(), measuring() as (progress, _):
         from pipeline.bench.files import read_facts

@@ -9,8 +9,18 @@ import typer
 
 
 def data_folder() -> Path:
-    """FACTSTREAM_DATA, or the default in the home folder, read at each call."""
-    return Path(os.environ.get("FACTSTREAM_DATA") or Path.home() / ".local/share/factstream")
+    """FACTSTREAM_DATA, or the default in the home folder, read at each call; of a store, its folder on this machine."""
+    return _folder_of(os.environ.get("FACTSTREAM_DATA") or str(Path.home() / ".local/share/factstream"))
+
+
+def _folder_of(place: str | Path) -> Path:
+    """Of an option's value, or of its default, which is a folder already."""
+    from pipeline.store.place import folder_of
+
+    try:
+        return folder_of(str(place))
+    except (ValueError, OSError) as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 Bootstrap = Annotated[
@@ -19,8 +29,10 @@ Bootstrap = Annotated[
 Data = Annotated[
     Path,
     typer.Option(
-        help="The data folder.",
+        help="The data folder, or a store: s3://, gs:// or az://BUCKET/PREFIX.",
         envvar="FACTSTREAM_DATA",
+        parser=_folder_of,
+        metavar="FOLDER|URL",
         default_factory=data_folder,
         show_default="~/.local/share/factstream",
     ),

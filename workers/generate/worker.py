@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.history import tables
 from pipeline.history.errors import Unwritable
+from pipeline.history.layout import GENERATIONS_FOLDER
+from pipeline.store.opening import store_at
 from schemas import topics
 from schemas.common import BadMessage
 from schemas.reply import return_address, takes_one_reply
@@ -54,7 +55,7 @@ class GeneratorWorker(Worker):
 
     def __init__(self, settings: KafkaSettings, data: Path, model: str, device: str, stop: Stop) -> None:
         """`stop` interrupts the generation, so that a long answer does not keep the worker from stopping."""
-        self._settings, self._data, self._stop = settings, data, stop
+        self._settings, self._store, self._stop = settings, store_at(data), stop
         self._model, self._device = model, device
         self._producer: Producer | None = None
         self._replica: Replica | None = None
@@ -250,7 +251,7 @@ class GeneratorWorker(Worker):
             first, last = rows[0], rows[-1]
             name = f"{self._topic_id}-{first['partition']}-{first['offset']}-{last['partition']}-{last['offset']}"
             try:
-                tables.append_generations(self._data, rows, name)
+                self._store.add(GENERATIONS_FOLDER, rows, name)
             except Unwritable as error:
                 raise Retry(str(error)) from error
         self._producer.flush_or_raise()

@@ -14,15 +14,11 @@ from typing import Any
 from workers.kafka import TopicPartition, offsets
 from workers.kafka.admin import ensure_topics, tells_aborted, topic_ids
 from workers.kafka.config import KafkaSettings
-from workers.kafka.errors import (
-    GROUP_MOVED_ON,
-    KafkaError,
-    KafkaUnavailable,
-    TopicsMissing,
-)
+from workers.kafka.errors import GROUP_MOVED_ON, KafkaError, KafkaUnavailable, TopicsMissing
 from workers.observe import log, metrics
 from workers.observe.health import Health
 from workers.runtime.failures import TopicsReplaced, log_failure, reason
+from workers.runtime.gathering import gather
 from workers.runtime.group import JOIN_POLL_MS, Rebalances, subscribe, take_all
 from workers.runtime.ready import ALONE, tell_ready
 from workers.runtime.signals import Interrupted, Stop, interrupted_by_signals, stopped_by_signals
@@ -121,7 +117,7 @@ class Loop:
         self.unsure = False
         """Whether a method of the worker is running, or has failed: its state may be half changed."""
         self.ready = False
-        self.checked = self.measured = 0.0
+        self.checked = self.measured = self.ended = 0.0  # when: the topics, the lag, the last batch
         self.joined_at = time.monotonic()  # or began to join
         data.mkdir(parents=True, exist_ok=True)
         self.names = (*worker.topics, *worker.uses)
@@ -150,6 +146,7 @@ class Loop:
         busy = self.ready and not joining and self.worker.unfinished
         wait_ms = min(self.poll_ms, JOIN_POLL_MS) if joining else self.poll_ms
         self.batch = self.consumer.poll(timeout_ms=0 if busy or self.rebalances.events else wait_ms)
+        self.batch = gather(self.consumer, self.batch, self.ended + self.worker.linger_s, self.rebalances)
         started = time.monotonic()
         while self.rebalances.events:
             self._rebalance(*self.rebalances.events.popleft())
@@ -187,7 +184,8 @@ class Loop:
         done = self.worker.process(self.batch)
         self.unsure = False
         self.commit(done)
-        seconds = time.monotonic() - started
+        self.ended = time.monotonic()
+        seconds = self.ended - started
         if count:
             metrics.batch(self.worker.name, count, seconds)
         if done.fields:

@@ -37,6 +37,8 @@ class Worker(ABC):
     """The other topics that it reads or writes: it needs no rights on any besides these two."""
     read_committed = False
     """Whether other systems write its topics, perhaps in transactions: an aborted one is then as if it had not been."""
+    linger_s: float = 0.0
+    """While records keep coming, the least time from the end of a batch to the next one, which is the larger for it."""
     upstream: Sequence[str] = ()
     """Topics of other systems, by their full names."""
 

@@ -2,21 +2,21 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-from pipeline.history import tables
+from pipeline.history.layout import DEAD_LETTERS_FOLDER
+from pipeline.store.store import Store
 from schemas import topics
 from schemas.common import BadMessage
 from schemas.dead_letter import MAX_ERROR_CHARS, decode_headers
 from workers.kafka.consumer import check_readable
 
 
-def keep(data: Path, topic_id: str, records: Sequence[Any], worker: str, now: datetime) -> None:
-    """Write consecutive records of one partition into one file of the data folder. Idempotent. Raises HistoryError."""
+def keep(store: Store, topic_id: str, records: Sequence[Any], worker: str, now: datetime) -> None:
+    """Write consecutive records of one partition into one file of the store. Idempotent. Raises HistoryError."""
     first, last = records[0], records[-1]
     name = f"{topic_id}-{first.partition}-{first.offset}-{last.offset}"
-    tables.append_dead_letters(data, [_row(record, worker, now) for record in records], name)
+    store.add(DEAD_LETTERS_FOLDER, [_row(record, worker, now) for record in records], name)
 
 
 def _row(record: Any, worker: str, now: datetime) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """One partition of a writer: the fold of its history, and how events and uses are decided on it."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import groupby
@@ -10,13 +11,15 @@ from pathlib import Path
 from pipeline.config import Settings
 from pipeline.decide.decide import decide_fact
 from pipeline.decide.requests import decide_forget, decide_nothing, decide_restore, decide_use
-from pipeline.history import checkpoint, compaction, layout
+from pipeline.history import checkpoint, compaction
 from pipeline.history import log as history
-from pipeline.history.errors import HistoryError, Unwritable
+from pipeline.history.errors import CommitConflict, HistoryError, Unwritable
 from pipeline.memory.bank import Bank
 from pipeline.memory.events import Decision, Event, NewFact, NothingStated, RestoreRequest, SourceOffset
+from pipeline.store.store import Store
 from schemas.hits import MemoryHits
 from workers.observe import log
+from workers.runtime.worker import Retry
 from workers.write.changelog import SentOffsets
 
 CHECKPOINT_EVERY = 10_000
@@ -53,19 +56,16 @@ def load(data: Path, number: int, settings: Settings) -> Partition:
     return partition
 
 
-def is_current(data: Path, partition: Partition) -> bool:
-    """Whether no other writer has appended to the history since the partition was loaded."""
-    return partition.version == layout.last_version(data, partition.number)
-
-
-def tidy(data: Path, partition: Partition) -> None:
+def tidy(store: Store, partition: Partition) -> None:
     """Do one bounded step of compaction, and write a checkpoint when it is due. A failure is logged and tried again later."""
     try:
-        compaction.step(data, partition.number, time.time())
+        with store.change(partition.number) as data:
+            compaction.step(data, partition.number, time.time())
         if partition.since_checkpoint >= max(CHECKPOINT_EVERY, len(partition.bank)):
-            checkpoint.write(data, partition.number, partition.version, partition.last, partition.bank)
+            with store.change(partition.number) as data:
+                checkpoint.write(data, partition.number, partition.version, partition.last, partition.bank)
             partition.since_checkpoint = 0
-    except Unwritable as error:
+    except (Unwritable, CommitConflict) as error:
         log.line("not compacted", log.WARNING, reason=str(error))
 
 
@@ -118,3 +118,12 @@ def decide_hits(bank: Bank, hits: MemoryHits, cause: SourceOffset, now: Now) -> 
             bank, decide_use(bank, hits.namespace, hit.memory_id, hit.gate, hits.request_id, cause, now())
         )
     return decided
+
+
+@contextmanager
+def retried() -> Iterator[None]:
+    """Turns errors of the store that may pass by themselves into Retry."""
+    try:
+        yield
+    except (CommitConflict, Unwritable) as error:
+        raise Retry(str(error)) from error

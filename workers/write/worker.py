@@ -6,19 +6,19 @@ later one folds again. No topic is trusted, and no message can stop a writer for
 memory could not be published, goes to the dead letters before it is decided.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import Settings
-from pipeline.history import compaction, erasure, layout
-from pipeline.history import log as history
-from pipeline.history.errors import CommitConflict, Unwritable
+from pipeline.history import compaction, erasure
+from pipeline.history.errors import HistoryError
 from pipeline.memory.events import Decision, SourceOffset
+from pipeline.store.opening import store_at
 from schemas import topics
 from schemas.common import BadMessage, decode
 from schemas.hits import MemoryHits
@@ -28,11 +28,11 @@ from workers.kafka.consumer import check_readable
 from workers.kafka.dead_letters import dead_letter
 from workers.kafka.offsets import latest_by_key
 from workers.kafka.producer import Producer
-from workers.observe import metrics, tracing
+from workers.observe import log, metrics, tracing
 from workers.runtime.worker import Done, Retry, Worker
 from workers.write import changelog, dead_letters
 from workers.write.changelog import SentOffsets
-from workers.write.partition import Decided, Partition, decide_events, decide_hits, is_current, load, tidy
+from workers.write.partition import Decided, Partition, decide_events, decide_hits, load, retried, tidy
 from workers.write.validate import check_owner, decode_events
 
 
@@ -66,10 +66,11 @@ class WriterWorker(Worker):
         bank_settings: Settings | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._settings, self._data, self._now = settings, data, now
-        self._bank_settings = bank_settings or Settings()
+        self._settings, self._store, self._now = settings, store_at(data), now
+        self._bank_settings, self.linger_s = bank_settings or Settings(), self._store.linger_s
         self._held: dict[int, Partition] = {}
         self._loaded: dict[int, Partition] = {}  # folded before they are assigned
+        self._numbers: set[int] = set()  # the partitions that it owns
         self._topic_ids: dict[str, str] = {}
         self._producer: Producer | None = None
         self._disk = ThreadPoolExecutor(1, "writer-disk")
@@ -84,11 +85,13 @@ class WriterWorker(Worker):
 
     def load(self, alone: bool) -> None:
         """Fold every partition, if all of them will be assigned to this worker."""
-        for number in layout.partitions(self._data) if alone else ():
-            self._loaded[number] = load(self._data, number, self._bank_settings)
+        for number in self._store.partitions() if alone else ():
+            self._loaded[number] = self._take(number)
 
     def start(self, consumer: Any, topic_ids: dict[str, str]) -> None:
         self._topic_ids = topic_ids
+        for remark in self._store.check():
+            log.line("store", log.WARNING, where=self._store.where, remark=remark)
         name = self._settings.topic(topics.FACT_ENCODINGS)
         self._partitions = len(consumer.partitions_for_topic(name) or ())
         self._producer = self._settings.producer()
@@ -99,19 +102,32 @@ class WriterWorker(Worker):
         held, self._held = self._held, {}  # held again only when the changelog is recovered
         loaded, self._loaded = self._loaded, {}
         numbers = sorted({p.partition for p in partitions})
-        taken = [n for n in numbers if n not in held or not is_current(self._data, held[n])]
+        self._numbers = {*numbers}
+        with retried():
+            self._store.keep(numbers)
+            taken = [n for n in numbers if n not in held or not self._is_current(held[n])]
         topic = self._settings.topic(topics.MEMORY_CHANGELOG)
         # Read before the fold: if another writer still publishes, its records come after `end` and are consumed.
         found = latest_by_key(self._reader, [TopicPartition(topic, number) for number in taken])
         for number, (present, end) in zip(taken, found.values(), strict=True):
             partition = loaded.get(number)
-            if partition is None or not is_current(self._data, partition):
-                partition = load(self._data, number, self._bank_settings)
+            with retried():
+                if partition is None or not self._is_current(partition):
+                    partition = self._take(number)
             held[number] = partition
             self._erase(partition)
             self._recover(partition, present, end)
         self._flush(held)
         self._held = held
+
+    def _take(self, number: int) -> Partition:
+        """Become the partition's owner, then fold what those before have left. Raises HistoryError."""
+        self._store.take(number)
+        return load(self._store.files(number), number, self._bank_settings)
+
+    def _is_current(self, partition: Partition) -> bool:
+        """Whether no other writer has appended to the history since the partition was loaded."""
+        return self._store.is_current(partition.number, partition.version)
 
     def _recover(self, partition: Partition, present: dict[bytes, int], end: int) -> None:
         """Produce the records of the history that the changelog lacks. `present` was read up to the offset `end`."""
@@ -119,9 +135,16 @@ class WriterWorker(Worker):
         records = changelog.recovery_records(partition.bank, partition.last, present)
         self._produce(partition.number, records)
 
+    def revoked(self, partitions: list[Any]) -> None:
+        """What is held stays for now: usually most of it comes back at once."""
+        self._numbers = set()
+
     def idle(self) -> None:
+        self._held = {number: own for number, own in self._held.items() if number in self._numbers}
+        with retried():
+            self._store.keep(self._numbers)
         for partition in self._held.values():
-            tidy(self._data, partition)
+            tidy(self._store, partition)
 
     def ready(self) -> dict[str, str | int]:
         return {"memories": sum(len(partition.bank) for partition in self._held.values())}
@@ -131,6 +154,8 @@ class WriterWorker(Worker):
         if self._producer:
             self._producer.close()
             self._reader.close()
+        with suppress(HistoryError):
+            self._store.keep(())
 
     # --- a batch ---
 
@@ -153,7 +178,7 @@ class WriterWorker(Worker):
         for number in batch.decided:
             # Twice as often as new files can be compacted, so that larger files have a turn, too.
             if self._held[number].version % (compaction.FAN // 2) == 0:
-                tidy(self._data, self._held[number])
+                tidy(self._store, self._held[number])
         return Done(
             {
                 "decisions": sum(len(decided.decisions) for decided in batch.decided.values()),
@@ -184,12 +209,12 @@ class WriterWorker(Worker):
     def _append(self, partition: Partition, decided: Decided) -> list[changelog.Record]:
         """Step 1. Returns the records of step 3, which are encoded while the disk works. Raises Retry."""
         version, decisions = partition.version + 1, decided.decisions
-        appended = self._disk.submit(history.append, self._data, partition.number, version, decisions)
+        appended = self._disk.submit(self._store.append, partition.number, version, decisions)
         try:
             records = list(changelog.decision_records(partition.bank, decisions, decided.changed))
         finally:
             wait([appended])
-        with _retried():
+        with retried():
             appended.result()
         partition.version, partition.last = version, decisions
         partition.since_checkpoint += len(decisions)
@@ -202,8 +227,8 @@ class WriterWorker(Worker):
     def _erase(self, partition: Partition) -> None:
         """Step 2. Also run on assignment: the writer of the last file may have crashed before it. Raises Retry."""
         if any(decision.outcome == "erased" for decision in partition.last):
-            with _retried():
-                erasure.erase(self._data, partition.number, partition.version)
+            with retried(), self._store.change(partition.number, rows=True) as data:
+                erasure.erase(data, partition.number, partition.version)
 
     def _produce(self, number: int, records: Iterable[changelog.Record]) -> None:
         assert self._producer is not None
@@ -214,7 +239,9 @@ class WriterWorker(Worker):
         """Produce the correct values of overwritten keys. Raises Retry if another writer has appended to the history."""
         for number, keys in batch.overwritten.items():
             partition = self._held[number]
-            if not is_current(self._data, partition):
+            with retried():
+                is_current = self._is_current(partition)
+            if not is_current:
                 raise Retry(f"another writer has decided facts of partition {number}")
             self._produce(number, [(key, changelog.expected_value(partition.bank, key)) for key in keys])
 
@@ -226,9 +253,9 @@ class WriterWorker(Worker):
 
     def _keep(self, letters: list[Any]) -> None:
         """Keep dead letters for queries. Raises Retry."""
-        with _retried():
+        with retried():
             topic_id = self._topic_ids[topics.DEAD_LETTERS]
-            dead_letters.keep(self._data, topic_id, letters, self.name, self._now())
+            dead_letters.keep(self._store, topic_id, letters, self.name, self._now())
 
     # --- one handler per topic; each raises BadMessage ---
 
@@ -270,12 +297,3 @@ class WriterWorker(Worker):
     def _refuse(self, record: Any, error: BadMessage) -> None:
         assert self._producer is not None
         dead_letter(self._producer, record, error.reason, str(error), self.name, self._now())
-
-
-@contextmanager
-def _retried() -> Iterator[None]:
-    """Turns errors of the data folder that may pass by themselves into Retry."""
-    try:
-        yield
-    except (CommitConflict, Unwritable) as error:
-        raise Retry(str(error)) from error

@@ -1,14 +1,12 @@
 """`factstream bench`: measurements of recall, of the cost and speed of each step, and of the stack."""
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from workers.bench import report
+from workers.cli.bench.measuring import measuring
 from workers.cli.errors import report_errors
 from workers.cli.options import Device, Json, Model, Peer
 
@@ -156,18 +154,24 @@ def write(
     memories: Annotated[
         int, typer.Option(min=1000, help="Size of the large namespace; it holds at most 100000.")
     ] = 100_000,
+    store: Annotated[
+        str | None,
+        typer.Option(help="Also measure it on a store, s3://, gs:// or az://BUCKET/PREFIX, beside."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure the facts per second that the writer decides, in a large namespace and in one of 1,000 memories.
 
     The writer checks and decides made-up encodings and appends the decisions to a history, without a model or
-    a broker.
+    a broker. With --store, it does so in a folder and in a new prefix of the store, whose objects are removed.
     """
     with measuring() as (progress, folder):
-        from workers.bench.write import measure
+        from workers.bench.write import measure, measure_stores
 
-        result = measure(folder, memories, 1, progress)
-    report.show(result, as_json)
+        if store:
+            report.show(measure_stores(folder, store, memories, 1, progress), as_json)
+        else:
+            report.show(measure(folder, memories, 1, progress), as_json)
 
 
 @app.command()
@@ -287,14 +291,3 @@ def stream(
 
         result = measure(folder, model, device, facts, rounds, progress)
     report.show(result, as_json)
-
-
-@contextmanager
-def measuring() -> Iterator[tuple[report.ProgressBars, Path]]:
-    """Progress bars and an empty temporary folder; errors are reported in one line."""
-    with (
-        report_errors(),
-        report.progress_bars() as progress,
-        tempfile.TemporaryDirectory(prefix="factstream-") as folder,
-    ):
-        yield progress, Path(folder)

@@ -1,0 +1,74 @@
+"""A history in S3, moto's: the writer, and the commands that read it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.history import compaction
+from pipeline.history.errors import HistoryError
+from pipeline.store import opening
+from pipeline.store.place import folder_of
+from tests.helpers.objects import moto, names
+from tests.write.local_writer import HOME, agree, batch, facts, message, row, writer
+from workers.cli import doctor
+from workers.cli.app import app
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[dict[str, str]]:
+    with moto() as env:
+        yield dict(env)
+
+
+@pytest.fixture(autouse=True)
+def env(s3: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    for name, value in (s3 | {"FACTSTREAM_CACHE": str(tmp_path / "cache")}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(compaction, "FAN", 4)
+    opening._bucket.cache_clear()
+    return s3
+
+
+def run(*arguments: str) -> str:
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_what_a_writer_keeps_in_s3_is_what_it_keeps_in_a_folder(
+    tmp_path: Path, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "s3://facts/one"
+    for data in (folder_of(url), tmp_path / "folder"):
+        worker, sent = writer(data)
+        for offset, value in enumerate([record.value for record in next(iter(facts().values()))]):
+            worker.process(batch(value, start=offset))
+        for offset in range(4, 12):
+            worker.process(batch(message(row(offset, f"The lamp {offset} is made of oak.")), start=offset))
+        worker.idle()
+        agree(sent, worker._store.files(HOME))
+    assert any("-0000000003.parquet" in name for name in names(env)), "merged"
+    assert run("digest", "--data", url) == run("digest", "--data", str(tmp_path / "folder"))
+    monkeypatch.setenv("FACTSTREAM_DATA", url)
+    sql = "select outcome, count(*) as n from history group by 1 order by 1"
+    rows = json.loads(run("query", sql, "--format", "json"))
+    assert rows == json.loads(run("query", sql, "--format", "json", "--data", str(tmp_path / "folder")))
+    exported = tmp_path / "memories.jsonl"
+    run("memories", "export", str(exported))
+    assert len(exported.read_text().splitlines()) == 11
+
+
+def test_doctor_tells_what_the_store_is() -> None:
+    assert doctor._data(folder_of("s3://facts/new")).startswith(
+        "s3://facts/new: 0 partitions with a history; a bucket with"
+    )
+    with pytest.raises(HistoryError, match=r"^s3://missing/new: there is no such bucket"):
+        doctor._data(folder_of("s3://missing/new"))
+
+
+def test_a_url_with_a_login_is_refused() -> None:
+    done = CliRunner().invoke(app, ["digest", "--data", "s3://key:secret@facts/one"])
+    assert done.exit_code == 2 and "without a login" in " ".join(done.output.split())
