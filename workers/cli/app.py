@@ -14,6 +14,7 @@ import typer
 
 from workers.cli.ask import ask
 from workers.cli.bench import app as bench_app
+from workers.cli.bulk import encode, load, reencode
 from workers.cli.chat.command import chat
 from workers.cli.errors import report_errors
 from workers.cli.memories import app as memories_app
@@ -37,6 +38,9 @@ app.command()(up)
 app.command()(publish)
 app.command()(ask)
 app.command()(chat)
+app.command()(encode)
+app.command()(load)
+app.command()(reencode)
 
 
 @app.command("map")
