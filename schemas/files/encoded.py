@@ -5,13 +5,12 @@ would have given it, so that the writer decides it once: the id of the job in th
 number in the input as the offset. A namespace's records are all in that one log, whatever the partitions of a cluster are.
 """
 
-from datetime import datetime
 from typing import Annotated, Literal
 
 import pyarrow as pa
 from pydantic import Field
 
-from schemas.common import Message
+from schemas.common import Message, Timestamp
 from schemas.encoding import FACT_ENCODINGS
 from schemas.fields import SOURCE_OFFSET, TIME
 
@@ -51,4 +50,4 @@ class Job(Message):
     encoder_id: Annotated[str, Field(pattern=r"^[0-9A-Za-z_-]{1,64}$")]
     rows: Annotated[int, Field(ge=0)] = Field(description="Records of the input.")
     rows_a_file: Annotated[int, Field(ge=1)]
-    published_at: datetime = Field(description="Of every record: when the job began.")
+    published_at: Timestamp = Field(description="Of every record: when the job began.")

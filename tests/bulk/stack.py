@@ -1,6 +1,6 @@
 """A stack in this process, for bulk jobs: an encoder and a writer on a cluster in memory, with a clock that stands still."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,12 +31,9 @@ def lines_of_facts(count: int, namespaces: int = 3) -> list[bytes]:
     texts = made_up_facts(count, 0)
     facts: list[dict[str, Any]] = []
     for n, text in enumerate(texts):
-        fact = {
-            "text": text if n % 10 else texts[n // 2],
-            "namespace": f"n{n % namespaces}",
-            "min_loss_delta": 0,
-        }
-        facts.append(fact | ({"key": f"k{n % 17}"} if n % 3 == 0 else {}))
+        said_again = n > 2 * namespaces and n % 10 == 0
+        fact = {"text": texts[n - 2 * namespaces] if said_again else text, "namespace": f"n{n % namespaces}"}
+        facts.append(fact | {"min_loss_delta": 0} | ({"key": f"k{n % 17}"} if n % 3 == 0 else {}))
     return [orjson.dumps(fact) for fact in facts]
 
 
@@ -85,22 +82,29 @@ class Stack:
                 self._writer.process({TopicPartition(record.topic, record.partition): [record]})
         self._read = len(self.sent.records)
 
-    def load(self, out: Path, until: Callable[[int], bool] = lambda windows: False) -> bulk.Loaded:
-        """Loads a job; the load is killed before it waits for the window for which `until` is True."""
-        windows = 0
+    def load(self, out: Path, windows: int | None = None, flushes: int | None = None) -> bulk.Loaded:
+        """Loads a job. The load is killed after so many windows, or after so many flushes."""
+        left = [windows, flushes]
 
-        def wait(ends: object, stop: Callable[[], bool]) -> None:
-            nonlocal windows
-            windows += 1
-            if until(windows):
+        def goes_on(which: int) -> None:
+            if left[which] == 0:
                 raise Killed
-            if stop():
-                raise bulk.Stopped
+            left[which] = None if (now := left[which]) is None else now - 1
+
+        def wait(ends: object, stop: object) -> None:
+            goes_on(0)
             self.decide()
+
+        def flush() -> Any:
+            goes_on(1)
+            return Sent.flush_or_raise(producer)
+
+        producer = Sent(self._cluster)
+        producer.records, producer.flush_or_raise = self.sent.records, flush  # type: ignore[method-assign]
 
         @contextmanager
         def connected(_: object) -> Iterator[Any]:
-            yield self.sent, PARTITIONS, SimpleNamespace(wait=wait)
+            yield producer, PARTITIONS, SimpleNamespace(wait=wait)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(bulk, "_connected", connected)

@@ -16,18 +16,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.memory.codec import facts_from_batch
 from pipeline.memory.events import Event
+from pipeline.query.sandbox import file_pattern
+from schemas.common import BadMessage
 from schemas.encoding import FACT_ENCODINGS
 from schemas.files.encoded import ENCODED, PARTITION, REFUSED, Job
 from workers.bulk.job import ENCODINGS
+from workers.write.validate import events_of
 
 ROWS = 2_048
 """Rows of a batch."""
 DUCKDB: dict[str, str | bool | int | float | list[str]] = {
     "memory_limit": "1GB",
     "threads": "2",
-    "TimeZone": "UTC",
+    "autoinstall_known_extensions": False,
 }
 """What sorts files that overlap; what does not fit waits on the disk."""
 
@@ -107,21 +109,28 @@ def _rows(files: Sequence[Path], job: Job) -> Iterator[_Row]:
             tempfile.TemporaryDirectory() as spill,
             duckdb.connect(config=DUCKDB | {"temp_directory": spill}) as db,
         ):
-            for batch in db.sql(sql, params={"files": [str(file) for file in files]}).to_arrow_reader(ROWS):
+            for batch in db.sql(
+                sql, params={"files": [file_pattern(file) for file in files]}
+            ).to_arrow_reader(ROWS):
                 yield from _read(batch, job)
-    except (duckdb.Error, pa.ArrowException, KeyError, TypeError, OverflowError) as error:
+    except (duckdb.Error, pa.ArrowException, BadMessage, KeyError, TypeError, OverflowError) as error:
         raise ValueError(f"{files[0]}: cannot be read: {error}; remove it, and encode again") from error
 
 
 def _read(batch: pa.RecordBatch, job: Job) -> Iterator[_Row]:
     table = pa.Table.from_batches([batch])
     names = table["filename"].to_pylist()
-    table = table.select(ENCODED.names).cast(ENCODED)
+    table = table.select(ENCODED.names).cast(pa.schema(field.with_nullable(True) for field in ENCODED))
     for column, value in (("topic_id", job.job_id), ("partition", PARTITION), ("encoder_id", job.encoder_id)):
         if not pc.all(pc.equal(table[column], value)).as_py():
             raise ValueError(f"{names[0]}: belongs to another job: {column} is not {value}; remove it")
+    for field in ENCODED:
+        if not field.nullable and table[field.name].null_count:
+            raise ValueError(
+                f"{names[0]}: cannot be read: a null in {field.name}; remove it, and encode again"
+            )
     encoded = table.filter(pc.not_equal(table["kind"], REFUSED)).select(FACT_ENCODINGS.names).combine_chunks()
-    events = (event for one in encoded.to_batches() for event in facts_from_batch(one))
+    events = (event for one in encoded.to_batches() for event in events_of(one))
     refusals = table.select(["offset", "kind", "value", "reason", "error"]).to_pylist()
     for row, name in zip(refusals, names, strict=True):
         yield _Row(row["offset"], Path(name).name, _refused(row) if row["kind"] == REFUSED else next(events))

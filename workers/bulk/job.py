@@ -12,10 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple, Self
 
-import orjson
-
 from pipeline.files import atomic_file
-from schemas.common import BadMessage, encode, validate
+from schemas.common import BadMessage, decode, encode
 from schemas.files.encoded import VERSION, Job
 from workers.bulk.source import Source
 
@@ -68,10 +66,10 @@ def begin(out: Path, source: Source, encoder_id: str, now: datetime) -> Job:
 def read(out: Path) -> Job:
     """The job of a folder. Raises ValueError where there is none; OSError."""
     try:
-        return validate(Job, orjson.loads((out / JOB).read_bytes()))
+        return decode(Job, (out / JOB).read_bytes())
     except FileNotFoundError:
         raise ValueError(f"{out}: has no {JOB}, so it is not a folder of `factstream encode`") from None
-    except (BadMessage, orjson.JSONDecodeError) as error:
+    except BadMessage as error:
         raise ValueError(f"{out / JOB}: cannot be read: {error}") from None
 
 

@@ -14,7 +14,8 @@ import typer
 
 from workers.cli.ask import ask
 from workers.cli.bench import app as bench_app
-from workers.cli.bulk import encode, load, reencode
+from workers.cli.bulk.encoding import encode, reencode
+from workers.cli.bulk.loading import load
 from workers.cli.chat.command import chat
 from workers.cli.errors import report_errors
 from workers.cli.memories import app as memories_app
