@@ -1,4 +1,4 @@
-"""Encoding of a table: records of `facts` in, their encodings out. Any engine that maps tables can call it.
+"""Encoding of a table, which any engine can call: records of `facts` in, their encodings out.
 
 It is a pure function: the same record gets the same rows whatever else is in the table, so a table may be cut, and its pieces
 be encoded in any order, on any machines, and once more after a crash.

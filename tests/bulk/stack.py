@@ -1,4 +1,4 @@
-"""A stack in this process, for bulk jobs: an encoder and a writer on a cluster in memory, with a clock that stands still."""
+"""A stack in this process: an encoder and a writer on a cluster in memory, whose clock stands still."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -32,7 +32,8 @@ def facts(tmp_path: Path) -> Path:
 def part(
     facts: Path, shard: str = "0/1", stop: Callable[[], bool] = lambda: False, model: Any = None
 ) -> Done:
-    return encode(facts, facts.parent / "out", model or Model(), AT, Shard.parse(shard), stop)
+    encoder: Any = model or Model()
+    return encode(facts, facts.parent / "out", encoder, AT, Shard.parse(shard), stop)
 
 
 def texts(out: Path) -> list[str]:

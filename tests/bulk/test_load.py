@@ -1,4 +1,4 @@
-"""factstream load: what the stream would have decided, once, however often and wherever the load was killed."""
+"""factstream load: what the stream would have decided, once, wherever the load was killed."""
 
 import random
 import shutil

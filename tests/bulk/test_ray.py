@@ -1,4 +1,4 @@
-"""A job on Ray Data, in Ray's local mode: the memory is the one that the stream makes of the same facts."""
+"""A job on Ray Data, in Ray's local mode: it makes the memory that the stream makes."""
 
 from pathlib import Path
 

@@ -41,6 +41,7 @@ PAGES = (
     "assistant",
     "export",
     "reencode",
+    "mirror",
     "frameworks",
     "operating",
 )  # in this order, on one stack
@@ -63,6 +64,7 @@ PRINTED = {
         "tin",
     ],
     "reencode": ["2 of 2 facts loaded", "superseded", "The Vardo clock is made of tin.", "'kind': 'fact'"],
+    "mirror": ["facts", "learned"],
     "frameworks": [],
     "operating": ["ready\n", "factstream_decisions_total{"],
 }

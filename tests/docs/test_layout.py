@@ -20,7 +20,7 @@ FOLDERS = {
         ("history",), ("query",), ("memory_lm",), ("bench",), ("fit",),
     ),
     "workers": (
-        ("observe",), ("kafka",), ("runtime",), ("encode", "write", "generate", "client", "source"), ("assistant", "memories", "bulk"), ("mcp",),
+        ("observe",), ("kafka",), ("runtime",), ("encode", "write", "generate", "client", "source", "mirror"), ("assistant", "memories", "bulk"), ("mcp",),
         ("http", "bench"), ("cli",),
     ),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Folder of a bulk job: `job.json`, which identifies it, and `encodings/`, the files that its parts write.
+"""Folder of a bulk job: what identifies the job, and the files that its parts write.
 
     job.json                      schemas.files.encoded.Job
     encodings/00000042.parquet    the encodings of the records from 42 * rows_a_file on; of a job on Ray, files of any names

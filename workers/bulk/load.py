@@ -1,6 +1,6 @@
-"""`factstream load`: the encodings of a job are sent to `fact-encodings`, and the writers decide them as those of the stream.
+"""`factstream load`: the encodings of a job are sent to the writers, which decide them once.
 
-The records are sent in their order, and the id of the job stands in the place of the topic's, so the writer skips what it has decided:
+The records are sent to `fact-encodings` in their order, and the id of the job stands in the place of the topic's, so the writer skips what it has decided:
 a load that was stopped or killed is repeated whole. It keeps a little ahead of the writers, whose commits tell how far they are.
 """
 

@@ -1,4 +1,4 @@
-"""A bulk job on Ray Data: the encodings are computed by a pool of actors, on GPUs where they have some, on any number of machines.
+"""A bulk job on Ray Data: a pool of actors encodes, on any number of machines and GPUs.
 
 Ray tries again what fails, and the job is repeated whole if the driver ends: the encodings get their folder when all are there. Input and output
 lie in folders that all machines see. Nothing here is needed on one machine: `factstream encode` is as fast there.

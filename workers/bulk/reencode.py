@@ -1,4 +1,4 @@
-"""`factstream reencode`: the memories of a data folder as facts, which a job then encodes with another model.
+"""`factstream reencode`: the memories of a data folder as facts, for a job with another model.
 
 They are exported, checked and stated again as by `factstream memories export` and `import`. Of the superseded memories those are carried that
 every model replaces again, since their key has a newer value. Of the others only the old model saw that one contradicts another.

@@ -23,7 +23,7 @@ from workers.cli.model import app as model_app
 from workers.cli.model import bench_models
 from workers.cli.options import Bootstrap, Data, Json, Model, Prefix
 from workers.cli.publish import publish
-from workers.cli.run import mcp, serve, up, worker
+from workers.cli.run import mcp, mirror, serve, up, worker
 from workers.cli.tables import Format, show_query
 
 app = typer.Typer(help="Continual learning for frozen language models, as a stream.", no_args_is_help=True)
@@ -125,6 +125,7 @@ def query(
 
 app.command()(serve)
 app.command()(mcp)
+app.command()(mirror)
 app.command("ui", help="Serve the web page: the same as `serve`.")(serve)
 
 

@@ -1,4 +1,4 @@
-"""Messages of fact-encodings: events are sent in their order, each namespace's message after the one before has arrived.
+"""Messages of fact-encodings: events in order, each message after the one before it has arrived.
 
 The encoder worker and `factstream load` share it: the writer relies on this order (pipeline/memory/bank.py, `is_decided`).
 """
