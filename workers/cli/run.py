@@ -1,6 +1,7 @@
 """`factstream worker`, `up`, `serve`, `mcp`, `mirror`: the commands that run until stopped."""
 
 import os
+import re
 import signal
 from importlib.util import find_spec
 from pathlib import Path
@@ -264,6 +265,6 @@ def mirror(
                     log.line("mirrored", rows=passed.rows, commits=passed.commits, erased_in=passed.rewritten)
                 else:
                     follow.follow(data, uri, stop)
-        except DeltaError as error:
-            raise ValueError(f"{uri}: {error}") from error
+        except (DeltaError, OSError) as error:  # delta-rs tells its causes on lines of their own, in colours
+            raise ValueError(f"{uri}: {re.sub(r'(\x1b\[[0-9;]*m|[\s↳])+', ' ', str(error))}"[:600]) from error
         log.line("stopped" if stop.is_set() else "done")
