@@ -266,5 +266,6 @@ def mirror(
                 else:
                     follow.follow(data, uri, stop)
         except (DeltaError, OSError) as error:  # delta-rs tells its causes on lines of their own, in colours
-            raise ValueError(f"{uri}: {re.sub(r'(\x1b\[[0-9;]*m|[\s↳])+', ' ', str(error))}"[:600]) from error
+            told = re.sub(r"(\x1b\[[0-9;]*m|[\s↳])+", " ", str(error))
+            raise ValueError(f"{uri}: {told[:500]}") from error
         log.line("stopped" if stop.is_set() else "done")
