@@ -65,6 +65,15 @@ def sync_folder(path: Path) -> None:
         os.close(handle)
 
 
+def lines(path: Path, most: int) -> Iterator[bytes]:
+    """The lines of a file, with their ends; of one that is longer than `most` bytes only so many. Raises OSError."""
+    with path.open("rb") as file:
+        while line := file.readline(most):
+            yield line
+            while line and not line.endswith(b"\n"):  # the rest of a line that is too long
+                line = file.readline(most)
+
+
 @contextmanager
 def locked(path: Path, timeout_s: float | None = None) -> Iterator[None]:
     """Holds the lock file `path`, which is made where it is missing and stays, for the length of the block.

@@ -59,10 +59,7 @@ def erase(data: Path, partition: int, version: int) -> int:
     with storage.locked(layout.partition_folder(data, partition)):
         checkpoint.remove(data, partition)
         compaction.vacuum(data, partition)
-        paths = [file.path for file in layout.live_files(data, partition) if file.first <= version]
-        requested = _requested(paths[-1])
-        for path in paths:
-            _add_memories(path, requested, is_last=path == paths[-1])
+        paths, requested = _all_requested(data, partition, version)
         blanks: dict[Path, list[bool]] = {}
         texts: set[tuple[str, str]] = set()  # namespace and text
         for path in paths:
@@ -74,6 +71,24 @@ def erase(data: Path, partition: int, version: int) -> int:
             if any(blank):
                 _replace(path, _blanked(storage.read_table(path), blank, dict.fromkeys(BLANKED)))
     return sum(map(sum, blanks.values()))
+
+
+def is_carried_out(data: Path, partition: int, version: int) -> bool:
+    """Whether no text is left in the history that the rows `erased` of `version`, the partition's last, request.
+
+    A writer appends the request, and then erases. Of a version that another one follows, all is carried out. Raises `HistoryError`.
+    """
+    paths, requested = _all_requested(data, partition, version)
+    return not any(any(_rows_to_blank(path, requested, is_last=path == paths[-1])[0]) for path in paths)
+
+
+def _all_requested(data: Path, partition: int, version: int) -> tuple[list[Path], Requested]:
+    """The files up to `version`, the partition's last, and what its rows `erased` request of them."""
+    paths = [file.path for file in layout.live_files(data, partition) if file.first <= version]
+    requested = _requested(paths[-1])
+    for path in paths:
+        _add_memories(path, requested, is_last=path == paths[-1])
+    return paths, requested
 
 
 def _requested(path: Path) -> Requested:

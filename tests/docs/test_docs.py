@@ -40,6 +40,8 @@ PAGES = (
     "serving",
     "assistant",
     "export",
+    "reencode",
+    "mirror",
     "frameworks",
     "operating",
 )  # in this order, on one stack
@@ -61,8 +63,10 @@ PRINTED = {
         "1 were decided here before",
         "tin",
     ],
+    "reencode": ["2 of 2 facts loaded", "superseded", "The Vardo clock is made of tin.", "'kind': 'fact'"],
+    "mirror": ["facts", "learned"],
     "frameworks": [],
-    "operating": ["ready\n", "factstream_decisions_total{", "published"],
+    "operating": ["ready\n", "factstream_decisions_total{"],
 }
 
 

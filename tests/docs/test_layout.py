@@ -16,11 +16,11 @@ MAX_NAME = 79  # characters of a test's name
 PACKAGES = (("schemas",), ("pipeline",), ("workers",), ("tests",))
 FOLDERS = {
     "pipeline": (
-        ("config", "files"), ("text",), ("conversation",), ("model",), ("ingest",), ("memory",), ("decide",), ("retrieve",), ("fusion",),
+        ("config", "files"), ("text",), ("conversation",), ("model",), ("ingest",), ("memory",), ("encode", "decide"), ("retrieve",), ("fusion",),
         ("history",), ("store",), ("query",), ("memory_lm",), ("bench",), ("fit",),
     ),
     "workers": (
-        ("observe",), ("kafka",), ("runtime",), ("encode", "write", "generate", "client", "source"), ("assistant", "memories"), ("mcp",),
+        ("observe",), ("kafka",), ("runtime",), ("encode", "write", "generate", "client", "source", "mirror"), ("assistant", "memories", "bulk"), ("mcp",),
         ("http", "bench"), ("cli",), ("preload",),
     ),
 }  # fmt: skip

@@ -13,7 +13,7 @@ from pipeline.text.words import split
 from schemas import topics
 from schemas.encoding import decode_batch
 from tests.encode.test_encoder import Sent, batch, sent, worker  # noqa: F401
-from workers.encode import worker as encoder
+from workers.encode import messages
 from workers.kafka.config import KafkaSettings
 from workers.kafka.producer import BATCH_OVERHEAD_BYTES
 
@@ -64,7 +64,7 @@ def test_what_has_no_rare_words_is_left_out(sent: Sent, monkeypatch: pytest.Monk
 
 
 def test_the_rows_of_a_record_are_never_parted(sent: Sent, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    monkeypatch.setattr(encoder, "ROWS", 4)
+    monkeypatch.setattr(messages, "ROWS", 4)
     worker().process(
         batch(b'{"text": "one"}', b'{"text": "two"}', said("I like tea. " * 6), said("I like tea. " * 2))
     )

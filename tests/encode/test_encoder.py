@@ -17,6 +17,7 @@ from pipeline.memory.events import Event, ForgetRequest, NewFact, RestoreRequest
 from pipeline.text.words import split
 from schemas import topics
 from schemas.encoding import decode_batch
+from workers.encode import messages
 from workers.encode import worker as encoder
 from workers.kafka.config import KafkaSettings
 from workers.kafka.partitioner import partition_for
@@ -62,7 +63,8 @@ class Sent:
             SimpleNamespace(topic=topic, value=value, key=key, partition=partition, headers=texts)
         )
 
-    def flush_or_raise(self) -> None: ...
+    def flush_or_raise(self) -> list[Any]:
+        return []
 
     def reasons(self) -> dict[bytes, str]:
         return {
@@ -177,14 +179,14 @@ def test_messages_go_to_the_partition_of_their_namespace_in_order(sent: Sent) ->
         rows = decode_batch(record.value)
         assert {row["namespace"] for row in rows.to_pylist()} == {record.key.decode()}
         assert record.partition == partition_for(record.key.decode(), PARTITIONS)
-        assert rows.num_rows <= encoder.ROWS
+        assert rows.num_rows <= messages.ROWS
     for namespace, count in (("a", 102), ("b", 100)):
         offsets = [event.cause.offset for event in sent.events() if event.namespace == namespace]
         assert len(offsets) == count and offsets == sorted(offsets)
 
 
 def test_messages_are_bounded_by_size_as_well(sent: Sent, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoder, "MESSAGE_BYTES", 40)
+    monkeypatch.setattr(messages, "MESSAGE_BYTES", 40)
     worker().process(
         batch(*[b'{"text": "fact %d"}' % n for n in range(5)])
     )  # 6 characters and two words each
@@ -217,13 +219,12 @@ def test_a_worker_that_must_stop_leaves_the_rest_of_its_batch(
     monkeypatch.setattr(encoder, "PIECE_BYTES", 1)
     stop = Stop()
     made = worker(stop)
-    send = made._send
 
-    def send_and_stop(encoded: Sequence[Any]) -> None:
-        send(encoded)
+    def send_and_stop(*given: Any) -> None:
+        messages.send(*given)
         stop.set()
 
-    monkeypatch.setattr(made, "_send", send_and_stop)
+    monkeypatch.setattr(encoder, "send", send_and_stop)
     done = made.process(batch(b'{"text": "a"}', b"{", b'{"text": "b"}'))
     assert sent.texts() == ["a"] and sent.reasons() == {}
     assert done.offsets == {TopicPartition("facts", HOME): 1}
@@ -238,13 +239,17 @@ def test_a_message_is_sent_only_after_the_one_before_it_arrived(
     ahead = list[bytes]()
     send = sent.send
 
+    def arrived() -> list[Any]:
+        ahead.clear()
+        return []
+
     def careful(topic: str, value: bytes, key: bytes, *more: Any, **others: Any) -> None:
         assert key not in ahead
         ahead.append(key)
         send(topic, value, key, *more, **others)
 
     monkeypatch.setattr(sent, "send", careful)
-    monkeypatch.setattr(sent, "flush_or_raise", ahead.clear)
+    monkeypatch.setattr(sent, "flush_or_raise", arrived)
     facts = [b'{"text": "fact %d", "namespace": "%s"}' % (i, (b"a", b"b")[i % 2]) for i in range(400)]
     worker().process(batch(*facts))
     assert len(sent.events()) == 400 and not ahead

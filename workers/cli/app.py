@@ -14,6 +14,8 @@ import typer
 
 from workers.cli.ask import ask
 from workers.cli.bench import app as bench_app
+from workers.cli.bulk.encoding import encode, reencode
+from workers.cli.bulk.loading import load
 from workers.cli.chat.command import chat
 from workers.cli.errors import report_errors
 from workers.cli.memories import app as memories_app
@@ -21,7 +23,7 @@ from workers.cli.model import app as model_app
 from workers.cli.model import bench_models
 from workers.cli.options import Bootstrap, Data, Json, Model, Prefix
 from workers.cli.publish import publish
-from workers.cli.run import mcp, serve, up, worker
+from workers.cli.run import mcp, mirror, serve, up, worker
 from workers.cli.tables import Format, show_query
 
 app = typer.Typer(help="Continual learning for frozen language models, as a stream.", no_args_is_help=True)
@@ -37,6 +39,9 @@ app.command()(up)
 app.command()(publish)
 app.command()(ask)
 app.command()(chat)
+app.command()(encode)
+app.command()(load)
+app.command()(reencode)
 
 
 @app.command("map")
@@ -120,6 +125,7 @@ def query(
 
 app.command()(serve)
 app.command()(mcp)
+app.command()(mirror)
 app.command("ui", help="Serve the web page: the same as `serve`.")(serve)
 
 

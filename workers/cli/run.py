@@ -1,6 +1,7 @@
-"""`factstream worker`, `up`, `serve` and `mcp`: the commands that run processes until stopped."""
+"""`factstream worker`, `up`, `serve`, `mcp`, `mirror`: the commands that run until stopped."""
 
 import os
+import re
 import signal
 from importlib.util import find_spec
 from pathlib import Path
@@ -226,3 +227,45 @@ def mcp(
         )
         settings = KafkaSettings.from_env(bootstrap=bootstrap, topic_prefix=topic_prefix)
         over_stdio(settings, data, valid)
+
+
+def mirror(
+    data: Data,
+    to: Annotated[
+        str,
+        typer.Option(help="The table: delta:// and a path, or s3://BUCKET/PATH, likewise gs:// and az://."),
+    ],
+    once: Annotated[bool, typer.Option("--once", help="Bring the table up to the history, and end.")] = False,
+    log_format: LogFormat = LogFormat.text,
+) -> None:
+    """Follow the history into a Delta table, for Spark, Trino, DuckDB and others, until SIGTERM or Ctrl-C.
+
+    It reads the data folder only, and commits once a minute at most. Every decision is in the table once, whatever is killed when. What
+    is erased from the history is erased from the table. One mirror a table. The extra `delta` is needed: pip install 'factstream[delta]'.
+
+    Example: factstream mirror --to delta:///srv/tables/history
+    """
+    from workers.observe import log
+
+    log.setup("mirror", log_format.value)
+    with report_errors():
+        if find_spec("deltalake") is None:
+            raise ValueError("a Delta table needs the package deltalake: pip install 'factstream[delta]'")
+        from deltalake.exceptions import DeltaError
+
+        from workers.mirror import follow
+        from workers.mirror.table import address
+        from workers.runtime.signals import Stop, stopped_by_signals
+
+        stop, uri = Stop(), address(to)
+        try:
+            with stopped_by_signals(stop):
+                if once:
+                    passed = follow.once(data, uri, stop.is_set)
+                    log.line("mirrored", rows=passed.rows, commits=passed.commits, erased_in=passed.rewritten)
+                else:
+                    follow.follow(data, uri, stop)
+        except (DeltaError, OSError) as error:  # delta-rs tells its causes on lines of their own, in colours
+            told = re.sub(r"(\x1b\[[0-9;]*m|[\s↳])+", " ", str(error))
+            raise ValueError(f"{uri}: {told[:500]}") from error
+        log.line("stopped" if stop.is_set() else "done")

@@ -13,6 +13,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.files import lines
 from pipeline.memory.bank import memory_id
 from schemas.common import MAX_MESSAGE_BYTES, BadMessage, parse_json, validate
 from schemas.files.exported import EXPORTED, VERSION, VERSION_KEY, ExportedMemory
@@ -54,7 +55,7 @@ def check(path: Path) -> Checked:
     for number, body in _bodies(path):
         checked.lines = number
         try:
-            memory = _memory(body)
+            memory = memory_of(body)
             own = bytes.fromhex(memory.memory_id)
             if own in seen:
                 raise BadMessage("invalid-field", f"memory_id: {memory.memory_id} is there already")
@@ -77,7 +78,7 @@ def check(path: Path) -> Checked:
 def read(path: Path) -> Iterator[Line]:
     """The memories of a file that was checked, in its order. Raises BadMessage if it has changed since; OSError."""
     for number, body in _bodies(path):
-        yield Line(number, _memory(body))
+        yield Line(number, memory_of(body))
 
 
 def _ends_outside(own: bytes, successor: dict[bytes, bytes], seen: set[bytes]) -> bool:
@@ -95,14 +96,9 @@ def _bodies(path: Path) -> Iterator[tuple[int, bytes | dict[str, Any]]]:
     if path.suffix == ".parquet":
         yield from _rows(path)
         return
-    with path.open("rb") as file:
-        number = 0
-        while line := file.readline(MAX_MESSAGE_BYTES + 2):
-            number += 1
-            if line.strip():
-                yield number, line
-            while not line.endswith(b"\n") and line:  # the rest of a line that is too long
-                line = file.readline(MAX_MESSAGE_BYTES)
+    for number, line in enumerate(lines(path, MAX_MESSAGE_BYTES + 2), 1):
+        if line.strip():
+            yield number, line
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -126,8 +122,8 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise BadMessage("invalid-schema", f"{path}: cannot be read as Parquet: {error}") from error
 
 
-def _memory(body: bytes | dict[str, Any]) -> ExportedMemory:
-    """Raises BadMessage."""
+def memory_of(body: bytes | dict[str, Any]) -> ExportedMemory:
+    """The memory of a line of JSON, or of a row of EXPORTED. Raises BadMessage."""
     if isinstance(body, bytes):
         body = parse_json(body)
         if (version := body.get("version")) != VERSION and isinstance(version, int):

@@ -7,43 +7,29 @@ long its texts are, and at once when the worker must stop; the rest is read agai
 """
 
 import time
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from itertools import zip_longest
-from typing import Any, NamedTuple
+from typing import Any
 
+from pipeline.encode.events import Waiting, events_of
 from pipeline.ingest.encoding import FactEncoding, Stopped, TooLong
-from pipeline.memory.codec import facts_to_batch
-from pipeline.memory.events import Event, NewFact
+from pipeline.memory.events import Event
 from schemas import topics
 from schemas.common import BadMessage
-from schemas.encoding import encode_batch
-from workers.encode.events import Decoded, decode, events_of
+from workers.encode.events import decode
+from workers.encode.messages import Encoded, check_sizes, send
 from workers.kafka.config import KafkaSettings
 from workers.kafka.dead_letters import dead_letter
-from workers.kafka.partitioner import partition_for
-from workers.kafka.producer import BATCH_OVERHEAD_BYTES, Producer
+from workers.kafka.producer import Producer
 from workers.observe import log, metrics, tracing
 from workers.runtime.loading import kept_objects
 from workers.runtime.signals import Stop
 from workers.runtime.worker import Done, Worker
 
-ROWS = 64
-"""Most rows of one message, unless one record alone has more."""
-MESSAGE_BYTES = 1024 * 1024
-"""Bytes of text and states after which a message ends: FACTSTREAM_MAX_RECORD_BYTES may make the topics small."""
 PIECE_BYTES = 32 * 1024
 """Bytes of text that are encoded together. A larger piece fills the model's batches better, and takes longer to stop."""
 BATCH_S = 4.0
 """Seconds after which no further piece is begun."""
-
-
-class Encoded(NamedTuple):
-    """The events of one record, in order, and the context of its trace. They travel in one message."""
-
-    events: Sequence[Event]
-    trace: str | None
 
 
 class EncoderWorker(Worker):
@@ -111,16 +97,16 @@ class EncoderWorker(Worker):
                 else:
                     taken.append((record, events))
                     facts += len(events)
-            self._send(_observed(taken, since))
+            send(self._producer, self._partitions, _observed(taken, since), self._encoder.encoder_id)
             end += len(piece)
         self._producer.flush_or_raise()
         offsets = {partition: record.offset + 1 for partition, record in waiting[:end]}
         fields: dict[str, object] = {"facts": facts, "dead_letters": refused}
         return Done(fields, offsets if end < len(waiting) else None)
 
-    def _decode_piece(self, records: Iterable[Any]) -> list[Decoded | BadMessage]:
+    def _decode_piece(self, records: Iterable[Any]) -> list[Waiting | BadMessage]:
         """Decode the first records, until their texts have PIECE_BYTES; the error for a record that is not valid."""
-        decoded: list[Decoded | BadMessage] = []
+        decoded: list[Waiting | BadMessage] = []
         size = 0
         for record in records:
             try:
@@ -132,87 +118,26 @@ class EncoderWorker(Worker):
                 break
         return decoded
 
-    def _encode(self, piece: Sequence[Decoded | BadMessage]) -> list[Sequence[Event] | BadMessage]:
+    def _encode(self, piece: Sequence[Waiting | BadMessage]) -> list[Sequence[Event] | BadMessage]:
         """The events or the error of each record of a piece, in order. Raises Stopped."""
-        texts = [fact.text for d in piece if isinstance(d, Decoded) for fact in d.facts]
+        texts = [fact.text for d in piece if isinstance(d, Waiting) for fact in d.facts]
         encodings = iter(self._encoder.encode_each(texts, self._stop.is_set))
         return [d if isinstance(d, BadMessage) else self._events(d, encodings) for d in piece]
 
     def _events(
-        self, decoded: Decoded, encodings: Iterator[FactEncoding | TooLong]
+        self, decoded: Waiting, encodings: Iterator[FactEncoding | TooLong]
     ) -> Sequence[Event] | BadMessage:
         try:
             events = events_of(decoded, encodings, self._encoder.frequencies.max_nll)
-            self._check_sizes(events)
+            check_sizes(events, self._settings)
         except BadMessage as error:
             return error
         return events
-
-    def _check_sizes(self, events: Sequence[Event]) -> None:
-        """Raises BadMessage unless each memory will fit into a record of the changelog, where its states are in base64, and
-        all of them together into one of fact-encodings."""
-        sizes = [_state_bytes(event) for event in events]
-        for size, name in (
-            (max(sizes) * 4 // 3, topics.MEMORY_CHANGELOG),
-            (sum(sizes), topics.FACT_ENCODINGS),
-        ):
-            if size > (limit := self._settings.max_bytes(name)) - 2 * BATCH_OVERHEAD_BYTES:
-                raise BadMessage(
-                    "too-large", f"its memory has {size} bytes; FACTSTREAM_MAX_RECORD_BYTES allows {limit}"
-                )
 
     def _refuse(self, record: Any, error: BadMessage) -> None:
         assert self._producer is not None
         dead_letter(self._producer, record, error.reason, str(error), self.name, datetime.now(UTC))
         tracing.stage("encode", record, tracing.now(), error=error.reason)
-
-    def _send(self, encoded: Sequence[Encoded]) -> None:
-        """Send events, each with the trace context of its record, in messages of one namespace."""
-        assert self._producer is not None
-        by_namespace = defaultdict(list)
-        for record in encoded:
-            by_namespace[record.events[0].namespace].append(record)
-        for messages in zip_longest(*(_messages(own) for own in by_namespace.values())):
-            for namespace, some in zip(by_namespace, messages, strict=True):
-                if some:
-                    events = [event for record in some for event in record.events]
-                    traces = [record.trace for record in some for _ in record.events]
-                    value = encode_batch(facts_to_batch(events, self._encoder.encoder_id))
-                    partition = partition_for(namespace, self._partitions)
-                    headers = tracing.headers_of_rows(traces)
-                    self._producer.send(topics.FACT_ENCODINGS, value, namespace.encode(), partition, headers)
-            # A producer that gives up one record may still deliver the next, and the writer skips a fact with a lower
-            # offset than one it has decided. So a message is sent only after the one before it has arrived.
-            self._producer.flush_or_raise()
-
-
-def _messages(own: Sequence[Encoded]) -> Iterator[list[Encoded]]:
-    """The records of a namespace in messages of at most `ROWS` rows and about `MESSAGE_BYTES`, in their order.
-
-    The events of a record are never parted: the writer decides them together, or not at all.
-    """
-    some: list[Encoded] = []
-    rows, size = 0, 0
-    for record in own:
-        own_rows, own_size = len(record.events), sum(map(_state_bytes, record.events))
-        if some and (rows + own_rows > ROWS or size + own_size > MESSAGE_BYTES):
-            yield some
-            some, rows, size = [], 0, 0
-        some.append(record)
-        rows, size = rows + own_rows, size + own_size
-    if some:
-        yield some
-
-
-def _state_bytes(event: Event) -> int:
-    """The part of an event's bytes that its sender makes large: text, states and labels."""
-    if not isinstance(event, NewFact):
-        return 0
-    encoding = event.encoding
-    arrays = (encoding.vectors, encoding.priors, encoding.surprisals)
-    labels = (event.category, event.source, event.metadata, event.key, event.fact_id)
-    texts = sum(len((text or "").encode()) for text in labels)
-    return len(encoding.text) * 4 + texts + sum(array.nbytes for array in arrays)
 
 
 def _observed(taken: Sequence[tuple[Any, Sequence[Event]]], since: int) -> list[Encoded]:

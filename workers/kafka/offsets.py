@@ -130,10 +130,18 @@ def progress(
     ]
     if not partitions:
         return {}
-    committed = _retrying(lambda: admin.list_group_offsets({group: partitions})).get(group, {})
+    at = committed(admin, group, partitions)
     first, ends = _bounds(consumer, partitions)
-    at = {tp: max(committed[tp].offset if tp in committed else -1, first[tp]) for tp in partitions}
+    at = {tp: max(offset, first[tp]) for tp, offset in at.items()}
     return {tp: (min(at[tp], ends[tp]), ends[tp]) for tp in partitions}
+
+
+def committed(
+    admin: KafkaAdminClient, group: str, partitions: Sequence[TopicPartition]
+) -> dict[TopicPartition, int]:
+    """The offset that a group has committed for each partition; -1 where it has none. Raises KafkaError."""
+    found = _retrying(lambda: admin.list_group_offsets({group: partitions})).get(group, {})
+    return {tp: int(found[tp].offset) if tp in found else -1 for tp in partitions}
 
 
 def _retrying(call: Callable[[], T]) -> T:

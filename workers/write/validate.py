@@ -72,7 +72,11 @@ ABOUT_MEMORIES, ABOUT_KEYS = ("forget", "erase", "restore"), ("forget_key", "era
 
 def decode_events(value: bytes | None) -> list[Event]:
     """The events of a message on fact-encodings, in order. Raises BadMessage if any row is invalid."""
-    batch = decode_batch(value)
+    return events_of(decode_batch(value))
+
+
+def events_of(batch: pa.RecordBatch) -> list[Event]:
+    """The events of rows of FACT_ENCODINGS that have no null where none may be, in order. Raises BadMessage."""
 
     def rows(*kinds: str) -> pa.RecordBatch:
         return batch.filter(pc.is_in(batch.column("kind"), pa.array(kinds)))

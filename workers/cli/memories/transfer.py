@@ -47,7 +47,7 @@ def export(
         suffix = ".jsonl" if file == "-" else Path(file).suffix
         if suffix not in (".jsonl", ".parquet"):
             raise ValueError(f"{file}: the name of an export ends with .jsonl or .parquet")
-        with _bar("exporting") as bar:
+        with progress_bar("exporting") as bar:
             if file == "-":
                 try:
                     counts = write(data, chosen, sys.stdout.buffer, False, bar)
@@ -105,7 +105,7 @@ def import_(
             return
         settings = KafkaSettings.from_env(bootstrap=bootstrap, topic_prefix=topic_prefix)
         try:
-            with _bar("importing", checked.lines) as bar:
+            with progress_bar("importing", checked.lines) as bar:
                 done = importing.import_memories(settings, path, checked, data_folder(), again, bar)
         except KeyboardInterrupt:
             stderr.print("stopped: the same command goes on where this one was", style="red")
@@ -162,8 +162,8 @@ def _print(result: dict[str, Any], as_json: bool) -> None:
 
 
 @contextmanager
-def _bar(what: str, total: int | None = None) -> Iterator[Any]:
-    """A progress bar on a terminal; the block calls it with the number done."""
+def progress_bar(what: str, total: int | None = None) -> Iterator[Any]:
+    """A progress bar on a terminal; the block calls it with the number done, and with the total where that is known only then."""
     with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as bar:
         task = bar.add_task(what, total=total)
-        yield lambda done: bar.update(task, completed=done)
+        yield lambda done, total=None: bar.update(task, completed=done, total=total)

@@ -1,0 +1,1 @@
+"""Records of the topic `facts` become events, with what the encoder measured of each text."""

@@ -1,0 +1,1 @@
+"""The mirror: the history as a Delta table, for engines that read tables."""
