@@ -15,12 +15,7 @@ from typing import Any
 from workers.kafka import TopicPartition, offsets
 from workers.kafka.admin import ensure_topics, tells_aborted, topic_ids
 from workers.kafka.config import KafkaSettings
-from workers.kafka.errors import (
-    GROUP_MOVED_ON,
-    KafkaError,
-    KafkaUnavailable,
-    TopicsMissing,
-)
+from workers.kafka.errors import GROUP_MOVED_ON, KafkaError, KafkaUnavailable, TopicsMissing
 from workers.observe import log, metrics
 from workers.observe.health import Health
 from workers.runtime.failures import TopicsReplaced, log_failure, reason
@@ -120,7 +115,7 @@ class Loop:
         """The last commit of each partition since its assignment."""
         self.unsure = False
         """Whether a method of the worker is running, or has failed: its state may be half changed."""
-        self.ready = False
+        self.ready = self.told = False  # has had its first assignment; has said that it can work
         self.checked = self.measured = 0.0
         self.joined_at = time.monotonic()  # or began to join
         data.mkdir(parents=True, exist_ok=True)
@@ -128,7 +123,8 @@ class Loop:
         self.topic_ids = ensure_topics(settings, self.names)
         self.admin = settings.admin()
         committed = worker.read_committed and tells_aborted(self.admin)
-        self.consumer = settings.consumer(settings.group(worker.name), max_records, committed)
+        group = settings.group(worker.name)
+        self.consumer = settings.consumer(group, max_records, committed, worker.sticky)
         self.rebalances = Rebalances()
         self.alone = os.environ.pop(ALONE, "") == "1"
         metrics.RETRIES.labels(worker.name)  # the series exists from the start
@@ -165,6 +161,8 @@ class Loop:
         self._check_topics()
         if not self.ready and not self.rebalances.joining:
             self.ready = True
+        if self.ready and not (self.told or self.worker.loading):
+            self.told = True
             tell_ready(self.worker.ready())
         if self.batch or busy:
             self._process(started)
@@ -234,11 +232,11 @@ class Loop:
 
     def measure(self) -> None:
         """Report the health of this turn, and once a second the lag and the number of memories."""
-        self.health.turned(ready=self.ready and not self.rebalances.joining)
+        self.health.turned(self.told and not self.rebalances.joining and not self.worker.loading)
         now = time.monotonic()
         if self.ready and now - self.measured > MEASURE_S:
             self.measured = now
-            self._measure_lag(offsets.unread(self.consumer))
+            self._measure_lag(offsets.unread(self.consumer) | self.worker.unread())
             metrics.memories(self.worker.name, self.worker.ready())
 
     def _measure_lag(self, counts: dict[TopicPartition, int], complete: bool = True) -> None:
@@ -246,7 +244,7 @@ class Loop:
         metrics.lag(self.worker.name, named, complete)
 
     def _rebalance(self, event: str, partitions: list[TopicPartition]) -> None:
-        if not partitions:
+        if not partitions and event == "revoked":
             return
         for tp in partitions:
             self.committed.pop(tp, None)
