@@ -155,6 +155,9 @@ def test_assigned_partitions_are_followed_and_paused(
     partitioned._consumer = FakeConsumer(1, 2)
     partitioned.assigned([TopicPartition(REQUESTS, 1), TopicPartition(REQUESTS, 2)])
     assert partitioned._consumer.paused() == partitioned._consumer.assignment()
+    replica.loading = {2}
+    partitioned.idle()
+    assert partitioned._consumer.paused() == {TopicPartition(REQUESTS, 2)}
     partitioned.assigned([])
     assert followed == [[1, 2], []], "one generator too many holds nothing"
 

@@ -86,11 +86,18 @@ def test_a_full_batch_pauses_reading(
     monkeypatch.setattr(generator, "SLICE_S", 0.0)
     held: list[str] = []
     both, paused = {TopicPartition(REQUESTS, 0), TopicPartition(REQUESTS, 1)}, set[TopicPartition]()
+
+    def pause(*now: TopicPartition) -> None:
+        held.append("pause")
+        paused.update(now)
+
+    def resume(*now: TopicPartition) -> None:
+        held.append("resume")
+        paused.difference_update(now)
+
     worker._consumer = SimpleNamespace(
-        assignment=lambda: both, paused=lambda: set(paused),
-        pause=lambda *now: held.append("pause") or paused.update(now),
-        resume=lambda *now: held.append("resume") or paused.difference_update(now),
-    )  # fmt: skip
+        assignment=lambda: both, paused=lambda: set(paused), pause=pause, resume=resume
+    )
     count = 3 * generator.BATCH
     worker.process(records(*[{"prompt": f"{n} and more"} for n in range(count)]))
     assert held == ["pause"] and paused == both

@@ -97,6 +97,7 @@ class GeneratorWorker(Worker):
     def idle(self) -> None:
         if self._replica:
             self._replica.catch_up(0.2)
+            self._throttle()
 
     def ready(self) -> dict[str, str | int]:
         return {"replica": self._lm.count()}
