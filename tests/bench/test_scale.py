@@ -2,21 +2,26 @@
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, replace
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from kafka import TopicPartition
 from typer.testing import CliRunner
 
-from pipeline.bench.synthetic.facts import made_up_stream
+from pipeline.bench.synthetic.facts import BEGIN, made_up_stream
 from pipeline.history import layout
 from pipeline.history import log as history
 from pipeline.history.layout import DataFile
+from pipeline.ingest.encoding import FactEncoding
 from pipeline.memory.codec import facts_to_batch
+from pipeline.memory.events import NewFact, SourceOffset
 from schemas import topics
 from schemas.encoding import encode_batch
 from workers.bench import replica as bench_replica
@@ -122,6 +127,17 @@ def test_a_month_by_hand() -> None:
     assert found.dollars == found.storage_dollars + found.put_dollars + found.get_dollars
 
 
+def alike(count: int, seed: int, namespace: str) -> Iterator[NewFact]:
+    """Facts about different things, whose rows have the same size."""
+    noise, informative = np.random.default_rng(seed), np.full(9, 10.0, np.float32)
+    for n in range(count):
+        text = f"Crate {noise.integers(10**9)} stands in hall {noise.integers(10**9)} of row {n}."
+        states = noise.integers(0, 256, (9, 144), np.uint8)
+        encoding = FactEncoding(text, "made-up", 5.0, 1.0, 4.0, informative, informative, states)
+        at, cause = BEGIN + timedelta(seconds=n), SourceOffset("facts", "bench", 0, n)
+        yield NewFact(namespace, encoding, at, at, cause, fact_id=f"{namespace}-{n}")
+
+
 def written(folder: Path, seed: int, polls: int, rows: int) -> list[list[DataFile]]:
     """The live files of four partitions of a real writer, to which each poll brings so many facts, 16 in a message."""
     folder.mkdir()
@@ -130,7 +146,7 @@ def written(folder: Path, seed: int, polls: int, rows: int) -> list[list[DataFil
     owned = [TopicPartition(topic, n) for topic in worker.topics for n in range(4)]
     worker.assigned(owned)
     spaces = [next(s for s in map(str, range(99)) if partition_for(s, 4) == n) for n in range(4)]
-    streams = [made_up_stream(polls * rows, seed + n, space) for n, space in enumerate(spaces)]
+    streams = [alike(polls * rows, seed + n, space) for n, space in enumerate(spaces)]
     for offset in range(polls):
         batch = {}
         for number, stream in enumerate(streams):
@@ -150,16 +166,15 @@ def size(files: list[DataFile]) -> int:
     return sum(file.path.stat().st_size for file in files)
 
 
-@pytest.mark.parametrize("polls", [3, 49])
+@pytest.mark.parametrize("polls", [4, 34])
 def test_a_real_history_has_the_files_and_bytes_that_are_computed(tmp_path: Path, polls: int) -> None:
-    """The bytes of a row and of a file are those of other facts."""
-    (few,), (many,) = (written(tmp_path / f"{n}", 50, 1, n)[0] for n in (64, 2048))
-    row_bytes = (size([many]) - size([few])) / (2048 - 64)
-    file_bytes = size([few]) - 64 * row_bytes
-    computed = model.files_after(polls, 64, row_bytes, file_bytes)
-    for files in written(tmp_path / "data", 1, polls, 64):
-        assert len(files) == computed.live
-        assert size(files) == pytest.approx(computed.bytes, rel=0.05)
+    """The bytes of a row and of a file are those of other facts, which were written in other numbers."""
+    few, many = (sum(map(size, written(tmp_path / f"{n}", 50, 1, n))) / 4 for n in (32, 512))
+    row_bytes = (many - few) / (512 - 32)
+    computed = model.files_after(polls, 32, row_bytes, few - 32 * row_bytes)
+    found = written(tmp_path / "data", 1, polls, 32)
+    assert [len(files) for files in found] == [computed.live] * 4
+    assert sum(map(size, found)) == pytest.approx(4 * computed.bytes, rel=0.05)
 
 
 def test_bytes_of_the_probe_are_those_of_a_history(tmp_path: Path) -> None:
