@@ -1,4 +1,4 @@
-"""Three generators with partitioned replicas: answers of a full one, a third of its memory each, a kill of one."""
+"""Partitioned replicas: three generators answer as a full one, hold a third each, survive a kill."""
 
 import os
 import re

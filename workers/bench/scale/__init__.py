@@ -1,1 +1,1 @@
-"""`factstream bench scale`: what binds first at a scale, and what a month of it costs, from measured costs."""
+"""`factstream bench scale`: what binds first at a scale, and what a month of it costs."""

@@ -1,4 +1,4 @@
-"""The model of `bench scale`: every formula, from what one thing costs to what binds first and what a month costs.
+"""The model of `bench scale`: every formula, from what one thing costs to what a month costs.
 
 It knows no measurement and no output. A month has 30 days. Facts and answers come evenly over it, and over namespaces of
 equal size, which the real partitioner spreads: so the busiest partition is busier than the mean, and is what binds.
@@ -126,13 +126,14 @@ def encoders(load: Load, costs: Costs) -> int:
 
 
 def generators(load: Load, costs: Costs, replica: str) -> int:
-    """Enough to answer; with partitioned replicas also enough machines to hold all memories."""
+    """Enough to answer; with partitioned replicas also enough to hold all memories, and to load them in time."""
     answering = max(1, math.ceil(load.answers_s / costs.answers_s))
     if replica == FULL:
         return answering
     room = load.machine_bytes - costs.model_bytes
     holding = math.ceil(load.memories * costs.memory_bytes / room) if room > 0 else load.partitions
-    return max(answering, holding)
+    loading = math.ceil(load.memories / (costs.load_memories_s * load.start_s))
+    return max(answering, holding, loading)
 
 
 def generators_bytes(load: Load, costs: Costs, replica: str) -> float:

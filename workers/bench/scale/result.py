@@ -1,4 +1,4 @@
-"""The result of `bench scale`: the costs and prices it was computed from, and each scale with what the model says of it."""
+"""The result of `bench scale`: the costs and prices, and what the model says of each scale."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -86,15 +86,15 @@ def show(result: Result) -> None:
     for name, value in asdict(result.costs).items():
         console.print(f"{name:20} {value:,.4g}" if value < 100 else f"{name:20} {value:,.0f}", markup=False)
     table = Table(
-        "memories", "partitions", "busiest", "binds first, full", "partitioned", "encoders", "generators", "GB",
+        "memories", "partitions", "busiest", "binds first, full", "partitioned", "learned in, days", "encoders", "generators", "GB",
         "objects", "PUTs a month", "dollars a month",
     )  # fmt: skip
     for one in result.scales:
         part = one.partitioned
         table.add_row(
             f"{one.load.memories:,}", f"{one.load.partitions:,}", f"{one.busiest_share:.1%}",
-            f"{one.full.binds_first} {one.full.used:.2g}", f"{part.binds_first} {part.used:.2g}", f"{one.encoders:,}",
-            f"{part.generators:,}", f"{one.full.generators_gb:,.0f} or {part.generators_gb:,.0f}",
+            f"{one.full.binds_first} {one.full.used:.2g}", f"{part.binds_first} {part.used:.2g}",
+            f"{one.learning_days:,.1f}", f"{one.encoders:,}", f"{one.full.generators:,} or {part.generators:,}", f"{one.full.generators_gb:,.0f} or {part.generators_gb:,.0f}",
             f"{one.month.objects:,.0f}", f"{one.month_puts:,.0f}", f"{one.month_dollars:,.2f}",
         )  # fmt: skip
     console.print(table)
