@@ -114,6 +114,12 @@ class GenerationRequest(Message):
     def namespaces(self) -> list[str]:
         return [self.namespace] if isinstance(self.namespace, str) else list(dict.fromkeys(self.namespace))
 
+    @property
+    def remembered(self) -> list[str]:
+        """The namespaces whose memories the answer needs: none without memory, and none to embed."""
+        needed = self.task == "retrieve" or (self.task == "generate" and self.use_memory)
+        return self.namespaces if needed else []
+
 
 def decode_request(value: bytes | None) -> GenerationRequest:
     """The request of a record on `generation-requests`. Raises BadMessage."""

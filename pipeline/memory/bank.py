@@ -187,6 +187,10 @@ class Bank:
         if memory := self.get(namespace, memory_id):
             self._namespaces[namespace].remove(memory)
 
+    def drop(self, namespace: str) -> None:
+        """Frees a namespace. For readers that follow it no longer: a writer decides what it forgets."""
+        self._namespaces.pop(namespace, None)
+
     def expire(self, namespaces: Iterable[str], clock: Callable[[], datetime]) -> None:
         """Removes the memories of some namespaces that are valid no longer. For readers: a writer keeps them.
 

@@ -41,15 +41,15 @@ def check(found: Object, version: str) -> None:
         kubernetes_validate.validate(found, version, strict=True)
 
 
-def with_gpu(folder: Path) -> list[Object]:
-    """The production overlay with the component gpu, as an operator would add it."""
+def with_component(which: str, folder: Path) -> list[Object]:
+    """The production overlay with one more component, as an operator would add it."""
 
     def path(to: Path) -> str:
         return os.path.relpath(to, folder.resolve())
 
     (folder / "kustomization.yaml").write_text(
         f"resources: [{path(KUBERNETES / 'overlays' / 'production')}]\n"
-        f"components: [{path(KUBERNETES / 'components' / 'gpu')}]\n"
+        f"components: [{path(KUBERNETES / 'components' / which)}]\n"
     )
     return kustomize(folder)
 
@@ -71,7 +71,7 @@ def test_the_schemas_refuse_unknown_fields_and_wrong_values() -> None:
 
 
 def test_with_gpu_only_the_two_that_hold_a_model_get_one(tmp_path: Path) -> None:
-    objects = with_gpu(tmp_path)
+    objects = with_component("gpu", tmp_path)
     for found in objects:
         check(found, VERSIONS[0])
     gpus = {
@@ -83,6 +83,25 @@ def test_with_gpu_only_the_two_that_hold_a_model_get_one(tmp_path: Path) -> None
     }
     assert gpus["encoder"] == gpus["generator"] == (1, "cuda")
     assert gpus["writer"] == gpus["ui"] == (None, None)
+
+
+def test_partitioned_generators_may_send_requests_on(tmp_path: Path) -> None:
+    objects = with_component("partitioned", tmp_path)
+    for found in objects:
+        check(found, VERSIONS[0])
+    for component, workload in workloads(objects).items():
+        (source,) = container(workload)["envFrom"]
+        (settings,) = (found for found in objects if name(found) == source["configMapRef"]["name"])
+        assert settings["data"]["FACTSTREAM_REPLICA"] == KafkaSettings(replica="partitioned").replica, (
+            component
+        )
+    users = {name(user): user["spec"]["authorization"]["acls"] for user in of_kind(objects, "KafkaUser")}
+    before = {
+        name(u): u["spec"]["authorization"]["acls"] for u in of_kind(overlay("production"), "KafkaUser")
+    }
+    added = {"resource": {"type": "topic", "name": "generation-requests"}, "operations": ["Write"]}
+    assert users.pop("factstream-generator") == [*before.pop("factstream-generator"), added]
+    assert users == before
 
 
 @EVERY

@@ -108,6 +108,8 @@ class Sent(list[tuple[str, bytes, Any]]):
     def __init__(self) -> None:
         self.places: list[tuple[int | None, dict[str, bytes]]] = []
         """Of each record: its partition and its headers."""
+        self.times: list[int] = []
+        """Of the records that were given one."""
 
     def send(
         self,
@@ -116,9 +118,12 @@ class Sent(list[tuple[str, bytes, Any]]):
         key: bytes | None = None,
         partition: int | None = None,
         headers: Any = (),
+        timestamp_ms: int | None = None,
     ) -> None:
         self.append((topic, key or b"", json.loads(value) if topic != topics.DEAD_LETTERS else value))
         self.places.append((partition, dict(headers)))
+        if timestamp_ms is not None:
+            self.times.append(timestamp_ms)
 
     send_to = send
 

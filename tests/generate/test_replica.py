@@ -5,7 +5,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from kafka import TopicPartition
 
+from pipeline.memory.bank import Bank
 from schemas.changelog import changelog_key
 from workers.generate.replica import INCOMPATIBLE, Replica
 from workers.kafka.partitioner import partition_for
@@ -73,3 +75,62 @@ def test_each_reason_is_logged_once_and_every_record_is_counted(
         replica.apply(record(changelog_key("default", "a" * 32), b"{"))
     assert replica.refused[INCOMPATIBLE] == 3 and counter._value.get() == before + 3
     assert [log.getMessage() for log in caplog.records] == ["memory not loaded"] * 2
+
+
+def test_following_other_partitions_frees_the_memories_of_the_first(replica: Replica) -> None:
+    spaces = {partition_for(name, 4): name for name in map(str, range(99))}
+    bank = Bank()
+    for name in spaces.values():
+        bank.restore(name, {}, (), (), ())
+    replica.lm = SimpleNamespace(bank=bank)  # type: ignore[assignment]
+    replica.positions = {name: {"id/0": 1} for name in spaces.values()}
+    consumer = replica.consumer = Consumer()
+    replica.follow([0, 1, 2, 3])
+    assert replica.loading == {0, 1, 2, 3} and set(bank.namespaces) == set(spaces.values())
+    replica.loading = {1, 2}
+    replica.follow([3, 1])
+    assert set(bank.namespaces) == set(replica.positions) == {spaces[1], spaces[3]}
+    assert consumer.numbers() == {1, 3} and replica.loading == {1}
+    replica.follow([1, 2])
+    assert consumer.sought == [[0, 1, 2, 3], [2]], "what is followed already goes on where it is"
+    replica.follow([])
+    assert not bank.namespaces and not consumer.numbers() and not replica.loading
+    assert replica.catch_up(0.0), "without partitions there is nothing to read"
+
+
+def test_a_partition_is_loaded_once_it_was_read_to_its_end(replica: Replica) -> None:
+    consumer = replica.consumer = Consumer()
+    replica.follow([0, 1])
+    consumer.ends, consumer.at = {0: 5, 1: 2}, {0: 3, 1: 2}
+    assert not replica.catch_up(0.0) and replica.loading == {0}
+    consumer.at, consumer.ends = {0: 5, 1: 2}, {0: 5, 1: 9}
+    assert not replica.catch_up(0.0) and not replica.loading, "it is behind, and no longer loading"
+
+
+class Consumer:
+    """The client's part that the replica uses, without a broker."""
+
+    def __init__(self) -> None:
+        self.owned, self.sought = set[TopicPartition](), list[list[int]]()
+        self.ends, self.at = dict[int, int](), dict[int, int]()
+
+    def numbers(self) -> set[int]:
+        return {tp.partition for tp in self.owned}
+
+    def assignment(self) -> set[TopicPartition]:
+        return self.owned
+
+    def assign(self, partitions: list[TopicPartition]) -> None:
+        self.owned = set(partitions)
+
+    def seek_to_beginning(self, *partitions: TopicPartition) -> None:
+        self.sought.append(sorted(tp.partition for tp in partitions))
+
+    def poll(self, timeout_ms: int) -> dict[TopicPartition, list[Any]]:
+        return {}
+
+    def highwater(self, tp: TopicPartition) -> int:
+        return self.ends[tp.partition]
+
+    def position(self, tp: TopicPartition, timeout_ms: int) -> int:
+        return self.at[tp.partition]

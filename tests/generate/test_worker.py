@@ -86,15 +86,24 @@ def test_a_full_batch_pauses_reading(
 ) -> None:
     monkeypatch.setattr(generator, "SLICE_S", 0.0)
     held: list[str] = []
+    both, paused = {TopicPartition(REQUESTS, 0), TopicPartition(REQUESTS, 1)}, set[TopicPartition]()
+
+    def pause(*now: TopicPartition) -> None:
+        held.append("pause")
+        paused.update(now)
+
+    def resume(*now: TopicPartition) -> None:
+        held.append("resume")
+        paused.difference_update(now)
+
     worker._consumer = SimpleNamespace(
-        assignment=lambda: {"p"}, pause=lambda *_: held.append("pause"), paused=lambda: {"p"},
-        resume=lambda *_: held.append("resume"),
-    )  # fmt: skip
+        assignment=lambda: both, paused=lambda: set(paused), pause=pause, resume=resume
+    )
     count = 3 * generator.BATCH
     worker.process(records(*[{"prompt": f"{n} and more"} for n in range(count)]))
-    assert held == ["pause"]
+    assert held == ["pause"] and paused == both
     finish(worker)
-    assert "resume" in held and len(answers(sent)) == count
+    assert held == ["pause", "resume"] and not paused and len(answers(sent)) == count
     assert max(worker._lm.together) == generator.BATCH  # type: ignore[attr-defined]
 
 

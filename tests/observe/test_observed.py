@@ -218,7 +218,7 @@ def test_every_metric_of_a_worker_is_recorded(used: Stack) -> None:
         assert samples["factstream_batch_records_count", worker] > 0
         assert samples["factstream_batch_seconds_sum", worker] > 0
         lags = {labels for sample, labels in samples if sample == "factstream_lag_records"}
-        consumed = {"encoder": 1, "writer": 4, "generator": 1}[name]
+        consumed = {"encoder": 1, "writer": 4, "generator": 2}[name]  # topics
         assert len(lags) == consumed * 4 and all(worker in labels for labels in lags)
     assert encoder["factstream_encoded_facts_total", ""] >= 3
     assert encoder["factstream_dead_letters_total", "reason=invalid-json,worker=encoder"] >= 1

@@ -1,8 +1,11 @@
 """A worker in its consumer group: joining, rebalances, and leaving."""
 
 import os
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -10,9 +13,11 @@ from tests.conftest import wait_until
 from tests.runtime.recorder import Recorder, Running, committed, publish
 from workers.kafka import KafkaConsumer
 from workers.kafka.config import KafkaSettings
+from workers.observe.health import Health
 from workers.runtime import loop
 from workers.runtime.group import Rebalances
 from workers.runtime.ready import ALONE
+from workers.runtime.signals import Stop
 
 
 def test_worker_that_is_busy_between_polls_joins_its_group(
@@ -79,3 +84,62 @@ def test_partitions_move_to_a_new_member_and_back(
     wait_until(lambda: first.partitions == {0, 1, 2, 3})
     publish(settings, b"a")
     wait_until(lambda: first.values == [b"a"])
+
+
+def test_sticky_workers_keep_their_partitions_when_another_leaves(
+    settings: KafkaSettings, run: Callable[..., Running]
+) -> None:
+    class Sticky(Recorder):
+        sticky = True
+
+    publish(settings, b"a")
+    workers = [Sticky(), Sticky(), Sticky()]
+    stops = [run(worker) for worker in workers]
+    wait_until(lambda: sorted(len(worker.partitions) for worker in workers) == [1, 1, 2], 60)
+    leaves = max(range(3), key=lambda n: len(workers[n].partitions))
+    before = [set(worker.partitions) for worker in workers]
+    assert stops[leaves].end() == 0
+    stay = [n for n in range(3) if n != leaves]
+    wait_until(lambda: all(len(workers[n].partitions) == 2 for n in stay), 60)
+    assert all(before[n] < workers[n].partitions for n in stay), "by range one of them would change its own"
+
+
+def test_a_worker_too_many_is_told_that_it_has_nothing(
+    settings: KafkaSettings, run: Callable[..., Running]
+) -> None:
+    publish(replace(settings, partitions=1), b"a")
+    first, second = Recorder(), Recorder()
+    run(first)
+    wait_until(lambda: first.calls)
+    run(second)
+    wait_until(lambda: "assigned" in second.calls and "revoked" in first.calls, 60)
+    wait_until(lambda: len(first.partitions | second.partitions) == 1)
+    assert not (first.partitions and second.partitions)
+
+
+@pytest.mark.parametrize("loads", [True, False])
+def test_a_worker_is_ready_once_it_has_loaded_what_it_was_assigned(
+    settings: KafkaSettings, run: Callable[..., Running], tmp_path: Path, loads: bool
+) -> None:
+    health, done = Health(), threading.Event()
+
+    class Loading(Recorder):
+        @property
+        def loading(self) -> bool:
+            return loads and not done.is_set()
+
+    publish(settings, b"a")
+    worker, stop = Loading(), Stop()
+    thread = threading.Thread(
+        target=loop.run, args=(worker, settings, tmp_path, stop, health), kwargs={"poll_ms": 50}
+    )
+    thread.start()
+    try:
+        wait_until(lambda: worker.values == [b"a"], 60)
+        wait_until(lambda: worker.idles > 2)
+        assert health.ready is not loads, "it may process, and is not ready"
+        done.set()
+        wait_until(lambda: health.ready)
+    finally:
+        stop.set()
+        thread.join(60)

@@ -24,6 +24,7 @@ from workers.cli.model import bench_models
 from workers.cli.options import Bootstrap, Data, Json, Model, Prefix
 from workers.cli.publish import publish
 from workers.cli.run import mcp, mirror, serve, up, worker
+from workers.cli.scale.command import bench_scale
 from workers.cli.tables import Format, show_query
 
 app = typer.Typer(help="Continual learning for frozen language models, as a stream.", no_args_is_help=True)
@@ -33,6 +34,7 @@ app.add_typer(model_app, name="model")
 app.add_typer(schemas_app, name="schemas")
 app.add_typer(bench_app, name="bench")
 bench_app.command("models")(bench_models)
+bench_app.command("scale")(bench_scale)
 
 app.command()(worker)
 app.command()(up)

@@ -25,6 +25,7 @@ from workers.client.tail import Tail
 from workers.kafka.admin import ensure_topics
 from workers.kafka.config import KafkaSettings
 from workers.kafka.errors import KafkaError, KafkaUnavailable
+from workers.kafka.partitioner import partitions_for
 from workers.observe import tracing
 
 MAX_WAITING = 1000
@@ -84,6 +85,7 @@ class Client:
             settings, (topics.GENERATION_RESPONSES,), choose=lambda every: [random.choice(every)]
         )
         (self._partition,) = {tp.partition for tp in self._tail.partitions}
+        self._partitions = len(self._tail.every)  # of the requests, too: all topics have equally many
         try:
             self._producer = settings.producer()
         except BaseException:
@@ -126,9 +128,8 @@ class Client:
             if not self._sending.acquire(timeout=timeout_s):  # others wait for a broker that is away
                 raise ClientError(f"not sent within {timeout_s:.0f} s: does the broker answer?")
             try:
-                self._producer.send(
-                    topics.GENERATION_REQUESTS, encode(request), request_id.encode(), headers=headers
-                )
+                key, place = request_id.encode(), self._place(request)
+                self._producer.send(topics.GENERATION_REQUESTS, encode(request), key, place, headers)
                 self._producer.flush_or_raise()
             finally:
                 self._sending.release()
@@ -174,6 +175,11 @@ class Client:
             return ensure_topics(self._settings, _TOPICS) != self._topic_ids
         except (KafkaError, KafkaUnavailable):  # it may come back as it was
             return False
+
+    def _place(self, request: GenerationRequest) -> int | None:
+        """The partition of the memories that a request needs, if generators hold partitions; None for any partition."""
+        homes = partitions_for(request.remembered, self._partitions) if self._settings.partitioned else ()
+        return next(iter(homes)) if len(homes) == 1 else None
 
     def _on_this_cluster(self, recent: Positions) -> Positions:
         """The positions on this cluster's topic of facts."""

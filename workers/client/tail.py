@@ -19,11 +19,12 @@ class Tail:
     ) -> None:
         """`choose` picks the partitions to read, of all of them."""
         self._consumer: Any = settings.consumer()
-        self.partitions = choose([
+        self.every = [
             TopicPartition(settings.topic(name), number)
             for name in names
             for number in sorted(self._consumer.partitions_for_topic(settings.topic(name)) or ())
-        ])  # fmt: skip
+        ]
+        self.partitions = choose(self.every)
         ends = end_offsets(self._consumer, self.partitions)
         self._consumer.assign(self.partitions)  # end_offsets has changed the assignment
         for partition, offset in ends.items():

@@ -1,12 +1,16 @@
-"""A generator's replica of the memory: every partition of the changelog, applied to a MemoryLM.
+"""A generator's replica of the memory: partitions of the changelog, applied to a MemoryLM.
 
-Kafka Streams would call it a global table.
+Which partitions is the generator's choice: all of them, as a global table of Kafka Streams has it, or those whose
+requests it answers, as one of its tables.
 """
 
 from __future__ import annotations
 
+import ctypes
 import time
 from collections import Counter
+from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -34,37 +38,56 @@ class Replica:
     """A MemoryLM that follows the changelog.
 
     A record that cannot be applied is counted, logged and left out. It is not sent to dead letters: every generator reads
-    the whole changelog at each start, and each would send it again. The writer, which owns the changelog, sends it once.
+    its changelog at each start, and each would send it again. The writer, which owns the changelog, sends it once.
     """
 
     lm: MemoryLM
     consumer: Any
     partitions: int  # of the changelog: a record is applied only in its namespace's partition
+    topic: str = topics.MEMORY_CHANGELOG
     positions: dict[str, dict[str, int]] = field(default_factory=dict)
     """By namespace and source partition: the last offset that the memories include."""
     refused: Counter[str] = field(default_factory=Counter)
     """Records that were not applied, by reason."""
+    loading: set[int] = field(default_factory=set)
+    """The followed partitions that have not been read to their ends once."""
 
     @classmethod
     def open(cls, lm: MemoryLM, settings: KafkaSettings) -> Self:
-        """A replica that reads the changelog from its beginning, with a consumer of its own. Raises KafkaUnavailable."""
+        """A replica with a consumer of its own, which follows no partition yet. Raises KafkaUnavailable."""
         consumer, topic = settings.consumer(), settings.topic(topics.MEMORY_CHANGELOG)
-        partitions = len(consumer.partitions_for_topic(topic))
-        consumer.assign([TopicPartition(topic, p) for p in range(partitions)])
-        consumer.seek_to_beginning()
-        return cls(lm, consumer, partitions)
+        return cls(lm, consumer, len(consumer.partitions_for_topic(topic)), topic)
+
+    def follow(self, numbers: Collection[int]) -> None:
+        """Follows these partitions of the changelog, new ones from their beginning, and frees the memories of all others."""
+        followed, wanted = {tp.partition for tp in self.consumer.assignment()}, set(numbers)
+        if gone := followed - wanted:
+            for namespace in {*self.lm.bank.namespaces, *self.positions}:
+                if partition_for(namespace, self.partitions) in gone:
+                    self.lm.bank.drop(namespace)
+                    self.positions.pop(namespace, None)
+            _give_back()
+        if wanted != followed:
+            self.consumer.assign([TopicPartition(self.topic, number) for number in sorted(wanted)])
+        if new := wanted - followed:
+            self.consumer.seek_to_beginning(*(TopicPartition(self.topic, number) for number in new))
+        self.loading = self.loading & wanted | new
 
     def catch_up(self, limit_s: float) -> bool:
         """Applies new records for about `limit_s` seconds; with 0, those already fetched. Returns False if there are more."""
         end = time.monotonic() + limit_s
-        while True:
+        while self.consumer.assignment():
             for records in self.consumer.poll(timeout_ms=50 if limit_s else 0).values():
                 for record in records:
                     self.apply(record)
-            if caught_up(self.consumer):
+            for number in sorted(self.loading):
+                if caught_up(self.consumer, [TopicPartition(self.topic, number)]):
+                    self.loading.remove(number)
+            if not self.loading and caught_up(self.consumer):
                 return True
             if time.monotonic() > end:
                 return False
+        return True
 
     def apply(self, record: Any) -> None:
         try:
@@ -95,9 +118,15 @@ class Replica:
             log.line("memory not loaded", reason=reason, error=str(error)[:200])
 
     def has(self, request: GenerationRequest) -> bool:
-        """Whether the memories include all facts that the request's `after` names."""
+        """Whether the memories include the facts that the request's `after` names, of the namespaces that it needs."""
         return all(
             self.positions.get(namespace, {}).get(source, -1) >= offset
-            for namespace, offsets in (request.after or {}).items()
-            for source, offset in offsets.items()
+            for namespace in request.remembered
+            for source, offset in (request.after or {}).get(namespace, {}).items()
         )
+
+
+def _give_back() -> None:
+    """Gives freed memory back to the system. glibc by itself keeps it: small pieces lie between what is still used."""
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)

@@ -1,6 +1,6 @@
 """The generator worker: answers requests from a live replica of the memory.
 
-It shares the requests with the other generators of its group. Requests join a running batch as they come, and each is
+Its replica is of the whole memory, or of the partitions whose requests it answers (FACTSTREAM_REPLICA). It shares the requests with the other generators of its group. Requests join a running batch as they come, and each is
 answered as soon as it ends, so a short one never waits for a long one. Delivery is at least once: responses, hits and history rows are
 durable before the requests' offsets are committed; a client keeps the first response of a request_id.
 """
@@ -25,6 +25,8 @@ from workers.generate.lookups import look_up
 from workers.generate.replica import Replica
 from workers.generate.reply_topics import ReplyTopics
 from workers.generate.responses import Responder, job
+from workers.generate.routing import forward
+from workers.kafka import offsets
 from workers.kafka.config import KafkaSettings
 from workers.kafka.consumer import check_readable
 from workers.kafka.dead_letters import dead_letter
@@ -56,6 +58,7 @@ class GeneratorWorker(Worker):
     def __init__(self, settings: KafkaSettings, data: Path, model: str, device: str, stop: Stop) -> None:
         """`stop` interrupts the generation, so that a long answer does not keep the worker from stopping."""
         self._settings, self._store, self._stop = settings, store_at(data), stop
+        self.sticky = settings.partitioned
         self._model, self._device = model, device
         self._producer: Producer | None = None
         self._replica: Replica | None = None
@@ -78,17 +81,26 @@ class GeneratorWorker(Worker):
         self._replica = Replica.open(self._lm, self._settings)
         self._responder = Responder(self._producer, self._replica.partitions)
         self._reply_topics = ReplyTopics(self._settings, self._replica.partitions)
+        if not self._settings.partitioned:
+            self._replica.follow(range(self._replica.partitions))
         while not self._replica.catch_up(10.0):
             log.line("catching up", memories=self._lm.count())
 
     def assigned(self, partitions: list[Any]) -> None:
-        """Keeps the requests of these partitions, and leaves all others to other generators."""
+        """Keeps the requests of these partitions, and leaves all others to other generators.
+
+        The memories of new ones are loaded while those that are there answer on.
+        """
         for row in self._inflight.keep(partitions):
             self._engine.cancel(row)
+        if self._replica and self._settings.partitioned:
+            self._replica.follow([tp.partition for tp in partitions])
+            self._throttle()
 
     def idle(self) -> None:
         if self._replica:
             self._replica.catch_up(0.2)
+            self._throttle()
 
     def ready(self) -> dict[str, str | int]:
         return {"replica": self._lm.count()}
@@ -101,15 +113,23 @@ class GeneratorWorker(Worker):
 
     @property
     def unfinished(self) -> bool:
-        """Whether requests are in flight: then the loop does not wait for new ones."""
-        return bool(self._inflight)
+        """Whether requests are in flight or memories are loaded: then the loop does not wait for new requests."""
+        return bool(self._inflight) or self.loading
+
+    @property
+    def loading(self) -> bool:
+        return bool(self._replica and self._replica.loading)
+
+    def unread(self) -> dict[Any, int]:
+        return offsets.unread(self._replica.consumer) if self._replica else {}
 
     def process(self, records: dict[Any, list[Any]]) -> Done:
         """Accepts these requests, and generates for a short while."""
         assert self._replica is not None
         try:
             rejected = sum(self._accept(record) for partition in records.values() for record in partition)
-            self._replica.catch_up(0.0 if self._inflight.running else 1.0)
+            pause_s = SLICE_S if self.loading else 1.0
+            self._replica.catch_up(0.0 if self._inflight.running else pause_s)
             self._generate()
             self._throttle()
             idle = not self._inflight.running or self._stop.is_set()
@@ -129,8 +149,9 @@ class GeneratorWorker(Worker):
         return Done(fields, self._inflight.next_offsets(partitions), ahead=True)
 
     def _accept(self, record: Any) -> bool:
-        """Queues a request. Returns True if it is invalid: it becomes a dead letter, and its sender gets an error."""
-        assert self._producer is not None
+        """Queues a request. Returns True if it is done with: it was sent on to its partition; or it is invalid, becomes a
+        dead letter, and its sender gets an error."""
+        assert self._producer is not None and self._replica is not None
         if not self._inflight.read(record):
             return False
         address = return_address(
@@ -144,6 +165,10 @@ class GeneratorWorker(Worker):
                 raise BadMessage(
                     "invalid-field", "stream: this requester takes the first piece for the answer"
                 )
+            if self._settings.partitioned and forward(
+                self._producer, record, address, request, self._replica.partitions
+            ):
+                return True
         except BadMessage as error:
             dead_letter(self._producer, record, error.reason, str(error), self.name, datetime.now(UTC))
             self._responder.fail(address, error.reason, str(error))
@@ -172,6 +197,9 @@ class GeneratorWorker(Worker):
                 break
             if p.is_late():
                 self._end(p, "deadline", "the deadline passed before generation began")
+            elif p.record.partition in self._replica.loading:
+                p.wait_until = time.monotonic() + WAIT_S  # for its facts: the memories have no time limit
+                continue
             elif self._replica.has(p.request):
                 chosen.append(p)
             elif time.monotonic() < p.wait_until:
@@ -232,11 +260,17 @@ class GeneratorWorker(Worker):
         p.ended = time.monotonic()
 
     def _throttle(self) -> None:
-        """Pauses the consumer while a whole batch of requests waits, and resumes it afterwards."""
-        if self._consumer and len(self._inflight.waiting) >= self._batch:
-            self._consumer.pause(*self._consumer.assignment())
-        elif self._consumer and (paused := self._consumer.paused()):
-            self._consumer.resume(*paused)
+        """Pauses the partitions whose memories are loaded, and all while a whole batch of requests waits; resumes others."""
+        if not self._consumer:
+            return
+        loading = self._replica.loading if self._replica else set[int]()
+        full = sum(p.record.partition not in loading for p in self._inflight.waiting) >= self._batch
+        held = {tp for tp in self._consumer.assignment() if full or tp.partition in loading}
+        paused = self._consumer.paused()
+        if held - paused:
+            self._consumer.pause(*held - paused)
+        if paused - held:
+            self._consumer.resume(*paused - held)
 
     def _settle(self, at_once: bool) -> list[Pending]:
         """Makes ended answers durable: history, then flush. Unless `at_once`, only when the oldest has waited `SETTLE_S`.

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.coordinator.assignors.range import RangePartitionAssignor
+from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
 from schemas.topics import MAX_RECORD_BYTES
 from workers.kafka.config import OAUTHBEARER, KafkaSettings
@@ -19,14 +20,19 @@ Client = TypeVar("Client")
 
 
 def connect_consumer(
-    settings: KafkaSettings, group: str | None = None, max_poll_records: int = 500, committed: bool = False
+    settings: KafkaSettings,
+    group: str | None = None,
+    max_poll_records: int = 500,
+    committed: bool = False,
+    sticky: bool = False,
 ) -> KafkaConsumer:
     """A consumer that never commits by itself. `group` is a full group id; without it, assign partitions by hand.
 
     With `committed` it reads no record of an aborted transaction, nor anything after one that is still open.
 
     Partitions are assigned by range: partition p of all topics of a group goes to one member, so one
-    writer gets every record of a namespace. One fetch brings at most 32 MiB (more only if one record
+    writer gets every record of a namespace. With `sticky` a member keeps its partitions where it can, if all members of its
+    group ask for that: for a group of one topic whose partitions are dear to take over. One fetch brings at most 32 MiB (more only if one record
     is larger); `workers.kafka.consumer` limits the unpacked size. Raises KafkaUnavailable.
     """
     return connect(
@@ -39,7 +45,7 @@ def connect_consumer(
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
                 isolation_level="read_committed" if committed else "read_uncommitted",
-                partition_assignment_strategy=(RangePartitionAssignor,),
+                partition_assignment_strategy=(StickyPartitionAssignor,) * sticky + (RangePartitionAssignor,),
                 session_timeout_ms=settings.session_timeout_ms,
                 heartbeat_interval_ms=settings.session_timeout_ms // 4,
                 max_poll_records=max_poll_records,

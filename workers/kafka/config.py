@@ -17,6 +17,8 @@ LARGEST_RECORD_BYTES, SMALLEST_RECORD_BYTES = 2 * MAX_RECORD_BYTES, 4 * MIB
 EMBEDDED_CLUSTER_ID = "factstream-embedded"
 """The id of the embedded broker's cluster, which tells it from others."""
 TOPIC_PATTERN = r"[A-Za-z0-9._-]{1,249}"
+FULL, PARTITIONED = "full", "partitioned"
+"""What a generator holds: all memories, or those of the partitions whose requests it answers."""
 OAUTHBEARER = "OAUTHBEARER"
 MECHANISMS = ("SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN", OAUTHBEARER)
 STATIC_SESSION_MS, SESSION_MS = 45_000, 6_000
@@ -55,6 +57,8 @@ class KafkaSettings:
     """PEM file of its key, unless the key is in `cert_file`."""
     reply_topics: str = ""
     """Topics besides generation-responses that a request may ask its answer to: full names with commas between."""
+    replica: str = FULL
+    """What a generator holds, full or partitioned; its clients send requests accordingly."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9._-]{0,128}", self.topic_prefix):
@@ -80,6 +84,8 @@ class KafkaSettings:
                 raise ValueError(
                     f"the reply topics must be topics of their requesters, with commas between, not {name[:100]!r}"
                 )
+        if self.replica not in (FULL, PARTITIONED):
+            raise ValueError(f"FACTSTREAM_REPLICA must be {FULL} or {PARTITIONED}, not {self.replica[:40]!r}")
         if self.mechanism not in MECHANISMS:
             raise ValueError(
                 f"the SASL mechanism must be {' or '.join(MECHANISMS)}, not {self.mechanism[:40]!r}"
@@ -155,6 +161,11 @@ class KafkaSettings:
         return f"{self.topic_prefix}factstream-{worker}"
 
     @property
+    def partitioned(self) -> bool:
+        """Whether a generator holds only the memories of the partitions whose requests it answers."""
+        return self.replica == PARTITIONED
+
+    @property
     def replies(self) -> list[str]:
         return [name.strip() for name in self.reply_topics.split(",") if name.strip()]
 
@@ -171,12 +182,16 @@ class KafkaSettings:
         return Producer(self, compression)
 
     def consumer(
-        self, group: str | None = None, max_poll_records: int = 500, committed: bool = False
+        self,
+        group: str | None = None,
+        max_poll_records: int = 500,
+        committed: bool = False,
+        sticky: bool = False,
     ) -> "KafkaConsumer":
         """A new consumer, as `workers.kafka.clients.connect_consumer`. Raises KafkaUnavailable."""
         from workers.kafka.clients import connect_consumer
 
-        return connect_consumer(self, group, max_poll_records, committed)
+        return connect_consumer(self, group, max_poll_records, committed, sticky)
 
     def admin(self) -> "KafkaAdminClient":
         """A new admin client. Raises KafkaUnavailable."""

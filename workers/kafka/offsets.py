@@ -1,7 +1,7 @@
 """Offsets: the ends of partitions, the commits of groups, and the progress of consumers."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
@@ -156,12 +156,12 @@ def _retrying(call: Callable[[], T]) -> T:
         time.sleep(0.2)
 
 
-def caught_up(consumer: KafkaConsumer) -> bool:
-    """Whether a consumer has read everything up to the ends that its last fetches saw.
+def caught_up(consumer: KafkaConsumer, partitions: Collection[TopicPartition] | None = None) -> bool:
+    """Whether a consumer has read everything, or these partitions, up to the ends that its last fetches saw.
 
     An empty poll does not show it: a poll is also empty while the broker is away.
     """
-    for tp in consumer.assignment():
+    for tp in consumer.assignment() if partitions is None else partitions:
         end, position = consumer.highwater(tp), consumer.position(tp, timeout_ms=1000)
         if end is None or position is None or position < end:
             return False

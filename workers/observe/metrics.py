@@ -41,7 +41,7 @@ REFUSED = Counter(
 )
 MEMORIES = Gauge(
     "factstream_memories",
-    "Memories held: of its own partitions by a writer, of all partitions by a generator.",
+    "Memories held: of its own partitions by a writer, of all or of its own by a generator.",
     ["worker"],
 )
 UNKNOWN_FIELDS = Counter(
@@ -69,6 +69,10 @@ LOSS_DELTA = Histogram(
 ANSWERS = Counter("factstream_answers", "Answers of the generator, by finish reason.", ["finish_reason"])
 for _reason in ("stop", "length", "error"):
     ANSWERS.labels(_reason)
+FORWARDED = Counter(
+    "factstream_forwarded_requests",
+    "Requests sent on to the partition of their namespace (partitioned replicas).",
+)
 TOKENS = Counter(
     "factstream_tokens", "Tokens read (prompt) and generated (completion) by the generator.", ["kind"]
 )

@@ -116,7 +116,7 @@ class Loop:
         """The last commit of each partition since its assignment."""
         self.unsure = False
         """Whether a method of the worker is running, or has failed: its state may be half changed."""
-        self.ready = False
+        self.ready = self.told = False  # has had its first assignment; has said that it can work
         self.checked = self.measured = self.ended = 0.0  # when: the topics, the lag, the last batch
         self.joined_at = time.monotonic()  # or began to join
         data.mkdir(parents=True, exist_ok=True)
@@ -124,7 +124,8 @@ class Loop:
         self.topic_ids = ensure_topics(settings, self.names)
         self.admin = settings.admin()
         committed = worker.read_committed and tells_aborted(self.admin)
-        self.consumer = settings.consumer(settings.group(worker.name), max_records, committed)
+        group = settings.group(worker.name)
+        self.consumer = settings.consumer(group, max_records, committed, worker.sticky)
         self.rebalances = Rebalances()
         self.alone = os.environ.pop(ALONE, "") == "1"
         metrics.RETRIES.labels(worker.name)  # the series exists from the start
@@ -153,6 +154,8 @@ class Loop:
         self._check_topics()
         if not self.ready and not self.rebalances.joining:
             self.ready = True
+        if self.ready and not (self.told or self.worker.loading):
+            self.told = True
             tell_ready(self.worker.ready())
         if self.batch or busy:
             self._process(started)
@@ -223,11 +226,11 @@ class Loop:
 
     def measure(self) -> None:
         """Report the health of this turn, and once a second the lag and the number of memories."""
-        self.health.turned(ready=self.ready and not self.rebalances.joining)
+        self.health.turned(self.told and not self.rebalances.joining and not self.worker.loading)
         now = time.monotonic()
         if self.ready and now - self.measured > MEASURE_S:
             self.measured = now
-            self._measure_lag(offsets.unread(self.consumer))
+            self._measure_lag(offsets.unread(self.consumer) | self.worker.unread())
             metrics.memories(self.worker.name, self.worker.ready())
 
     def _measure_lag(self, counts: dict[TopicPartition, int], complete: bool = True) -> None:
@@ -235,7 +238,7 @@ class Loop:
         metrics.lag(self.worker.name, named, complete)
 
     def _rebalance(self, event: str, partitions: list[TopicPartition]) -> None:
-        if not partitions:
+        if not partitions and event == "revoked":
             return
         for tp in partitions:
             self.committed.pop(tp, None)

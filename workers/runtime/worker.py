@@ -39,6 +39,8 @@ class Worker(ABC):
     """Whether other systems write its topics, perhaps in transactions: an aborted one is then as if it had not been."""
     linger_s: float = 0.0
     """While records keep coming, the least time from the end of a batch to the next one, which is the larger for it."""
+    sticky = False
+    """Whether it keeps its partitions in a rebalance where it can; not for a worker of several topics."""
     upstream: Sequence[str] = ()
     """Topics of other systems, by their full names."""
 
@@ -51,7 +53,7 @@ class Worker(ABC):
         """Called once, with the ids of its topics by short name, which hold for the life of the process."""
 
     def assigned(self, partitions: list[TopicPartition]) -> None:
-        """The worker owns these partitions from now on. It may take long here."""
+        """The worker owns these partitions and no others from now on: none, if it is one too many. It may take long here."""
         return
 
     def revoked(self, partitions: list[TopicPartition]) -> None:
@@ -66,6 +68,15 @@ class Worker(ABC):
     def unfinished(self) -> bool:
         """Whether the worker has work left: then `process` is called again at once, even without new records."""
         return False
+
+    @property
+    def loading(self) -> bool:
+        """Whether the worker still loads what it was assigned: it is not ready, and may already process a part."""
+        return False
+
+    def unread(self) -> dict[TopicPartition, int]:
+        """The records that its own consumers have not read, by partition."""
+        return {}
 
     def idle(self) -> None:
         """Called after a poll without records, while the group is joined."""

@@ -248,8 +248,9 @@ class WriterWorker(Worker):
     def _flush(self, held: dict[int, Partition]) -> None:
         assert self._producer is not None
         for acknowledged in self._producer.flush_or_raise():
-            if self._settings.short(acknowledged.topic) == topics.MEMORY_CHANGELOG:
-                held[acknowledged.partition].sent.add(acknowledged.offset)
+            partition = held.get(acknowledged.partition)  # None for one that has moved since
+            if partition and self._settings.short(acknowledged.topic) == topics.MEMORY_CHANGELOG:
+                partition.sent.add(acknowledged.offset)
 
     def _keep(self, letters: list[Any]) -> None:
         """Keep dead letters for queries. Raises Retry."""

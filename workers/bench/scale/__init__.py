@@ -1,0 +1,1 @@
+"""`factstream bench scale`: what binds first at a scale, and what a month of it costs."""

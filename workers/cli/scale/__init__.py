@@ -1,0 +1,1 @@
+"""`factstream bench scale`."""
