@@ -14,6 +14,8 @@ from tests.write.local_writer import HOME, NOW, message, row
 
 MARK = re.compile(r"Zq[0-9]{5}")
 NAMESPACE = "default"
+MOST = 30
+"""Facts that stand at a time."""
 _PLACES = ("in the old hall", "by the river", "under glass", "at the north gate", "behind the mill")
 
 
@@ -28,12 +30,14 @@ class Stream:
 def make_stream(seed: int, count: int) -> Stream:
     """`count` messages of one row each. The first n of a longer stream are those of a shorter one."""
     dice, rows, answers = random.Random(seed), list[dict[str, Any]](), dict[int, dict[str, Any]]()
-    standing: list[tuple[str, str | None]] = []  # facts whose text nobody has erased, with their keys
+    standing: list[tuple[str, str | None]] = []  # facts that nobody has erased, with their keys
     quoted: list[tuple[str, str | None]] = []  # by the last answers
     for n in range(count):
         kind = dice.choices(
             ("new", "keyed", "again", "forget", "erase", "erase_key", "restore"), (46, 18, 12, 6, 10, 4, 4)
         )[0]
+        if len(standing) > MOST:  # a memory that grew would be too large for a checkpoint every few decisions
+            kind = dice.choice(("forget", "forget", "erase"))
         text, key = f"The Zq{n:05d} of {dice.randrange(10**6)} stands {dice.choice(_PLACES)}.", None
         earlier = dice.choice(standing) if standing else None
         if earlier and n % 10 == 0:
@@ -52,6 +56,7 @@ def make_stream(seed: int, count: int) -> Stream:
         else:
             if kind == "erase":
                 earlier = next((fact for fact in quoted if fact in standing), earlier)
+            if kind == "erase" or len(standing) > MOST:
                 standing.remove(earlier)
             rows.append(row(n, "", kind=kind, forget=memory_id(NAMESPACE, *earlier)))
     return Stream([message(one) for one in rows], answers)
