@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from workers.bench import report
-from workers.cli.bench import measuring
+from workers.cli.bench.measuring import measuring
 from workers.cli.options import Device, Json, Model
 
 
