@@ -20,8 +20,10 @@ from deltalake.exceptions import DeltaError
 from pipeline.history import compaction, erasure
 from pipeline.history.errors import HistoryError
 from pipeline.query import run as query
+from pipeline.store import opening
 from tests.conftest import wait_until
 from tests.history.test_erasure import MEMORY, SECRET, fact_message, request
+from tests.store.stores import bucket
 from tests.write.local_writer import HOME, batch, writer
 from workers.mirror import follow
 from workers.mirror import table as delta
@@ -111,6 +113,25 @@ def test_a_long_history_comes_in_several_commits(
     Writer(data).learn(*(f"Lake {n} is deep." for n in range(10)))
     monkeypatch.setattr(follow, "ROWS", 4)
     assert follow.once(data, uri).commits == 3 and is_mirrored(data, uri)
+
+
+def test_what_a_store_keeps_and_erases_is_mirrored(
+    tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = bucket()
+    monkeypatch.setattr(opening, "_bucket", lambda url: own)
+    here, elsewhere = tmp_path / "machine-1", tmp_path / "machine-2"
+    for machine in (here, elsewhere):
+        machine.mkdir()
+        (machine / "store.url").write_text("s3://facts/one")
+    made = Writer(elsewhere)
+    made.learn(SECRET, "The Harlow lamp is made of walnut.")
+    assert follow.once(here, uri).rows == 2 and is_mirrored(here, uri)
+    made.erase(MEMORY)
+    made.learn("Ines Okafor keeps the rota.")
+    passed = follow.once(here, uri)
+    assert (passed.rows, passed.rewritten) == (2, [HOME])
+    assert is_mirrored(here, uri) and files_with(uri, "Munich") == []
 
 
 class Killed(Exception):

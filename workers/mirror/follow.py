@@ -1,7 +1,8 @@
 """`factstream mirror`: follows the history into a Delta table.
 
-Once it has caught up, it commits once a minute at most. It only reads the data folder. A mirror that was stopped or killed goes on after the last version in the table. A text that was erased leaves the table
-with the pass after its erasure; until the writer has carried an erasure out, the mirror waits with what follows.
+Once it has caught up, it commits once a minute at most. It only reads the history: the data folder, or this machine's copy of a store as it
+is when a pass begins. A mirror that was stopped or killed goes on after the last version in the table. A text that was erased leaves the
+table with the pass after its erasure; until the writer has carried an erasure out, the mirror waits with what follows.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from deltalake.exceptions import DeltaError
 
 from pipeline.history import erasure, layout, log
 from pipeline.history.errors import HistoryError
+from pipeline.store.opening import store_at
 from workers.mirror import table as delta
 from workers.observe.log import WARNING, line
 from workers.runtime.signals import Stop
@@ -50,10 +52,11 @@ def once(data: Path, uri: str, stop: Callable[[], bool] = lambda: False) -> Pass
     """Brings the table up to the history. Raises HistoryError, DeltaError, OSError, and ValueError for another history's table."""
     passed, table = Passed(), delta.opened(uri)
     delta.vacuum(table)  # what a killed mirror has left: its rewrite may have been for an erasure
-    for partition in layout.partitions(data):
-        _check_same(data, table, partition)
-    while not stop() and _commit(data, table, passed, stop):
-        table.update_incremental()
+    with store_at(data).view(rows=False) as folder:
+        for partition in layout.partitions(folder):
+            _check_same(folder, table, partition)
+        while not stop() and _commit(folder, table, passed, stop):
+            table.update_incremental()
     return passed
 
 
