@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from pipeline.files import atomic_file
+from pipeline.history.errors import HistoryError
 from pipeline.model.cache import cache_folder
 
 SCHEMES = ("s3", "gs", "az")
@@ -27,7 +28,7 @@ def folder_of(place: str) -> Path:
         )
     url = place.rstrip("/")
     name = re.sub(r"[^A-Za-z0-9.-]+", "-", url)[:60]
-    folder = cache_folder() / "stores" / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
+    folder = _stores() / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
     if not (folder / _NOTE).is_file():
         with atomic_file(folder / _NOTE) as file:
             file.write(url.encode())
@@ -35,8 +36,19 @@ def folder_of(place: str) -> Path:
 
 
 def url_of(data: Path) -> str | None:
-    """The URL of the bucket whose folder this is; None for a folder that is a store itself. Raises OSError."""
+    """The URL of the bucket whose folder this is; None for a folder that is a store itself. Raises `HistoryError`, OSError."""
     try:
         return (data / _NOTE).read_text()
     except (FileNotFoundError, NotADirectoryError):
+        if data.absolute().parent == _stores().absolute():  # a history that is begun here would be in no bucket
+            raise HistoryError(f"{data}: was removed while it was in use; start this command again") from None
         return None
+
+
+def place_of(data: Path) -> str:
+    """The path or the URL of which `folder_of` makes this folder, for people and for other processes. Raises as `url_of`."""
+    return url_of(data) or str(data)
+
+
+def _stores() -> Path:
+    return cache_folder() / "stores"

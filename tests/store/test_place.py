@@ -9,7 +9,9 @@ from pipeline.store import opening
 from pipeline.store.folder import Folder
 from pipeline.store.objects import ObjectStore
 from pipeline.store.opening import store_at
-from pipeline.store.place import folder_of, url_of
+from pipeline.store.place import folder_of, place_of, url_of
+from workers.kafka.config import KafkaSettings
+from workers.runtime.supervisor import worker_commands
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +30,22 @@ def test_a_url_has_a_folder_in_the_cache(cache: Path) -> None:
     folder = folder_of("s3://facts/eu/one/")
     assert folder.parent == cache / "stores" and folder == folder_of("s3://facts/eu/one")
     assert folder != folder_of("s3://facts/eu-one") and url_of(folder) == "s3://facts/eu/one"
+
+
+def test_a_folder_of_the_cache_that_was_removed_is_no_store_of_its_own() -> None:
+    folder = folder_of("s3://facts/eu")
+    (folder / "store.url").unlink()
+    with pytest.raises(HistoryError, match="was removed while it was in use; start this command again"):
+        store_at(folder)
+    assert isinstance(store_at(folder_of("s3://facts/eu")), ObjectStore)
+
+
+def test_the_workers_of_up_get_the_url_and_not_its_folder_which_may_be_removed(tmp_path: Path) -> None:
+    for place in ("s3://facts/eu", str(tmp_path / "data")):
+        folder = folder_of(place)
+        assert place_of(folder) == place
+        for command in worker_commands(KafkaSettings(), folder, "default", "text", http="8642").values():
+            assert command[command.index("--data") + 1] == place
 
 
 @pytest.mark.parametrize(

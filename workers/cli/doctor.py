@@ -121,17 +121,17 @@ def _workers(data: Path) -> str:
         return ""
     found = states.read(data)
     if down := [
-        _down(name, state) for name, state in found.items() if state["deaths"] and not state["ready"]
+        _down(data, name, state) for name, state in found.items() if state["deaths"] and not state["ready"]
     ]:
         raise Wrong("; ".join(down))
     return ", ".join(f"{name} {'is ready' if state['ready'] else 'starts'}" for name, state in found.items())
 
 
-def _down(name: str, state: states.State) -> str:
+def _down(data: Path, name: str, state: states.State) -> str:
     times = "once" if state["deaths"] == 1 else f"{state['deaths']} times in a row"
     at = state.get("restarts_at")
     now = f"starts again at {datetime.fromtimestamp(at):%H:%M:%S}" if at else "is starting again"
-    return f"the {name} ended {times}, the last time with {state['end']}, and {now}; the reason is in logs/{name}.log"
+    return f"the {name} ended {times}, the last time with {state['end']}, and {now}; the reason is in {data / 'logs' / name}.log"
 
 
 def _unread(data: Path) -> str:

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.files import Locked, locked
+from pipeline.store.place import place_of
 from workers.kafka.config import KafkaSettings
 from workers.kafka.errors import KafkaUnavailable
 from workers.observe import health
@@ -47,7 +48,7 @@ def worker_commands(
 
     The login to the cluster is passed in the environment, never in a command.
     """
-    where = ["--bootstrap", settings.bootstrap, "--data", str(data)]
+    where = ["--bootstrap", settings.bootstrap, "--data", place_of(data)]
     options = [*where, "--model", model, "--log-format", log_format]
     program = [sys.executable, "-m", "workers.cli"]
     commands = {name: [*program, "worker", name, *options] for name in ("encoder", "writer", "generator")}
@@ -108,7 +109,7 @@ def running(
     standard error, or in the file `log`. Ctrl-C in the terminal does not reach it.
     """
     port = embedded_broker.free_port()
-    command = [sys.executable, "-m", "workers.cli", "up", "--data", str(data), "--port", str(port)]
+    command = [sys.executable, "-m", "workers.cli", "up", "--data", place_of(data), "--port", str(port)]
     given = {"FACTSTREAM_MODEL": model, "FACTSTREAM_DEVICE": device}
     env = os.environ | {name: value for name, value in given.items() if value is not None}
     with ExitStack() as files:
@@ -163,7 +164,7 @@ def _watch(stack: LocalStack, stop: Stop, on_ready: Callable[[], object]) -> Non
 
 def _ready_line(stack: LocalStack, model: str, as_json: bool) -> str:
     states = {name: value for child in stack.children for name, value in (child.ready or {}).items()}
-    where = {"bootstrap": stack.settings.bootstrap, "model": model, "data": str(stack.data)}
+    where = {"bootstrap": stack.settings.bootstrap, "model": model, "data": place_of(stack.data)}
     if as_json:
         pids = {child.name: child.pid for child in stack.children}
         if stack.broker:

@@ -81,6 +81,7 @@ def _cluster(
     data: Path, bootstrap: str | None, topic_prefix: str | None, model: str
 ) -> "Iterator[KafkaSettings]":
     """The settings of a cluster that runs, or of a stack that runs as long as the block."""
+    from pipeline.store.place import place_of
     from workers.kafka.config import KafkaSettings
     from workers.runtime import supervisor
 
@@ -95,7 +96,7 @@ def _cluster(
         try:
             yield started
         finally:
-            with stderr.status(f"stopping; what was learned stays in {data} …"):
+            with stderr.status(f"stopping; what was learned stays in {place_of(data)} …"):
                 stack.close()
 
 

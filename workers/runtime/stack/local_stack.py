@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from pipeline.store.place import place_of
 from workers.kafka.admin import ensure_topics, ensure_upstream
 from workers.kafka.config import KafkaSettings
 from workers.kafka.errors import KafkaError, KafkaUnavailable
@@ -89,7 +90,7 @@ class LocalStack:
 
     def _env(self) -> dict[str, str]:
         alone = "1" if self.embedded else ""
-        return self.settings.env() | {"FACTSTREAM_DATA": str(self.data), ALONE: alone}
+        return self.settings.env() | {"FACTSTREAM_DATA": place_of(self.data), ALONE: alone}
 
     def check(self, now: float) -> None:
         """Restart the processes that have ended. Raises StackError."""
