@@ -23,6 +23,15 @@ def _folder_of(place: str | Path) -> Path:
         raise typer.BadParameter(str(error)) from error
 
 
+def local_path(place: str | Path) -> Path:
+    """The path of a file or folder of this machine, which a URL of a store is not."""
+    if "://" in str(place):
+        raise typer.BadParameter(
+            f"{place}: has to be on this machine; only --data and mirror --to take a store. Mount it, or copy it with the cloud's own tool"
+        )
+    return Path(place)
+
+
 Bootstrap = Annotated[
     str | None, typer.Option(help="HOST:PORT of a Kafka cluster.", show_default="127.0.0.1:9092")
 ]

@@ -12,12 +12,17 @@ from rich.console import Console
 
 from workers.cli.errors import report_errors, stderr
 from workers.cli.memories.transfer import progress_bar
-from workers.cli.options import Data, Device, Json, Model
+from workers.cli.options import Data, Device, Json, Model, local_path
 
 console = Console()
 
 Out = Annotated[
-    Path, typer.Option(help="The folder of the job, made if it is missing; all shards have the same.")
+    Path,
+    typer.Option(
+        help="The folder of the job, made if it is missing; all shards have the same.",
+        parser=local_path,
+        metavar="FOLDER",
+    ),
 ]
 ShardOption = Annotated[
     str,
@@ -37,7 +42,13 @@ RayGpus = Annotated[
 
 def encode(
     source: Annotated[
-        Path, typer.Option("--in", help="A .jsonl or .parquet file of facts, or a folder of them.")
+        Path,
+        typer.Option(
+            "--in",
+            help="A .jsonl or .parquet file of facts, or a folder of them.",
+            parser=local_path,
+            metavar="PATH",
+        ),
     ],
     out: Out,
     shard: ShardOption = "0/1",

@@ -10,14 +10,19 @@ from rich.console import Console
 
 from workers.cli.errors import report_errors, stderr
 from workers.cli.memories.transfer import progress_bar
-from workers.cli.options import Bootstrap, Json, Prefix
+from workers.cli.options import Bootstrap, Json, Prefix, local_path
 
 console = Console()
 
 
 def load(
     folder: Annotated[
-        Path, typer.Argument(help="The --out of `factstream encode` or `factstream reencode`.")
+        Path,
+        typer.Argument(
+            help="The --out of `factstream encode` or `factstream reencode`.",
+            parser=local_path,
+            metavar="FOLDER",
+        ),
     ],
     bootstrap: Bootstrap = None,
     topic_prefix: Prefix = None,

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from workers.cli.errors import report_errors, stderr
-from workers.cli.options import Bootstrap, Data, Json, Prefix, data_folder
+from workers.cli.options import Bootstrap, Data, Json, Prefix, data_folder, local_path
 
 if TYPE_CHECKING:
     from workers.client.exported import Checked
@@ -44,7 +44,7 @@ def export(
 
     chosen = Filter(namespace=namespace or "", category=category or "")
     with report_errors():
-        suffix = ".jsonl" if file == "-" else Path(file).suffix
+        suffix = ".jsonl" if file == "-" else local_path(file).suffix
         if suffix not in (".jsonl", ".parquet"):
             raise ValueError(f"{file}: the name of an export ends with .jsonl or .parquet")
         with progress_bar("exporting") as bar:
@@ -122,7 +122,7 @@ def import_(
 def _as_file(file: str) -> Iterator[Path]:
     """The file; standard input is kept in a temporary one, since it is read twice."""
     if file != "-":
-        yield Path(file)
+        yield local_path(file)
         return
     with tempfile.NamedTemporaryFile(suffix=".jsonl") as kept:
         while some := sys.stdin.buffer.read(1 << 20):
