@@ -59,6 +59,11 @@ class LoopClient:
         self._client: Client | None = None
         self._failed: tuple[float, Exception] | None = None  # when the last connection failed, and how
 
+    @property
+    def partitioned(self) -> bool:
+        """Whether a generator may hold the memories of some namespaces only."""
+        return self._settings.partitioned
+
     async def ask(self, request: GenerationRequest, recent: Positions | None = None) -> GenerationResponse:
         """The response, which may be an error. Raises ClientError, KafkaError, KafkaUnavailable."""
         async with aclosing(self.stream(request, recent)) as pieces:

@@ -5,6 +5,7 @@ from the data folder. The functions belong on an event loop, and never block it.
 """
 
 import uuid
+from asyncio import gather
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -119,13 +120,22 @@ class Memories:
     # --- asking ---
 
     async def search(self, query: str, where: Where, limit: int) -> list[Found]:
-        """The memories that a prompt is likeliest about, best first, of the best `MAX_FOUND` those that fulfil the condition."""
+        """The memories that a prompt is likeliest about, best first, of the best `MAX_FOUND` those that fulfil the condition.
+
+        Where generators hold partitions, each namespace is asked for by itself, since it may be another generator's.
+        """
         spaces = await self._read(reading.namespaces, where, MAX_SPACES)
         if not spaces:
             return []
-        request = {"task": "retrieve", "prompt": query, "namespace": spaces, "limit": MAX_FOUND}
-        answer = await self.ask(validate(GenerationRequest, request))
-        return (await self.found(answer.memories, where))[:limit]
+        groups = [[space] for space in spaces] if self._client.partitioned else [spaces]
+        common = {"task": "retrieve", "prompt": query, "limit": MAX_FOUND}
+        requests = [validate(GenerationRequest, common | {"namespace": group}) for group in groups]
+        hits = [hit for answer in await gather(*map(self.ask, requests)) for hit in answer.memories]
+        if (
+            len(groups) > 1
+        ):  # an answer has those that were read first, by their gates, and the others by their scores
+            hits = sorted(hits, key=lambda hit: (hit.gate, hit.score), reverse=True)[:MAX_FOUND]
+        return (await self.found(hits, where))[:limit]
 
     async def found(self, hits: Sequence[UsedMemory], where: Where) -> list[Found]:
         """The memories of a response that fulfil the condition, in its order."""
