@@ -1,4 +1,4 @@
-"""URLs of a store where a file or folder of this machine is meant: one clear line, and no folder of that name."""
+"""URLs where a file or folder of this machine is meant: one clear line, and no folder of that name."""
 
 from pathlib import Path
 
