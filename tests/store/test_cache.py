@@ -64,6 +64,25 @@ def test_the_partitions_that_were_read_longest_ago_make_room(memory: MemoryStore
         pass
 
 
+def test_what_belongs_to_the_machine_alone_makes_no_room(memory: MemoryStore, tmp_path: Path) -> None:
+    """Above all what the embedded broker acknowledged and no worker has read: no other place has it."""
+    with reader(memory, tmp_path / "all").view() as data:
+        one = size(data) // 3
+    small = tmp_path / "small"
+    kept = [
+        small / name for name in ("unread/facts.jsonl.gz", "logs/writer.log", "published.json", "up.lock")
+    ]
+    for path in kept:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x" * 4 * one)
+    own = reader(memory, small, limit_bytes=int(1.5 * one))
+    for partition in (0, 1, 2):
+        with own.view(partition):
+            pass
+    own.keep([])
+    assert layout.partitions(small) == [2] and all(path.stat().st_size == 4 * one for path in kept)
+
+
 def test_another_bucket_under_the_same_name_is_copied_anew(memory: MemoryStore, tmp_path: Path) -> None:
     with reader(memory, tmp_path / "one").view(0) as data:
         assert layout.last_version(data, 0) == 1

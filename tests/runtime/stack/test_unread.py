@@ -98,6 +98,23 @@ def send(settings: KafkaSettings, topic: str, count: int, **more: Any) -> None:
     producer.close()
 
 
+def test_a_request_stays_in_its_partition_where_its_namespace_may_be(
+    brokers: Callable[[], KafkaSettings], tmp_path: Path
+) -> None:
+    """One that was sent on to its namespace once already would be refused anywhere else."""
+    settings = brokers()
+    ensure_topics(settings)
+    for number in range(4):
+        send(settings, GENERATION_REQUESTS, 1, key=b"the same", partition=number)
+    unread.keep(settings, tmp_path)
+    second = brokers()
+    ensure_topics(second)
+    unread.publish_again(second, tmp_path)
+    assert {n: [r[2] for r in own] for n, own in records(second, GENERATION_REQUESTS).items()} == {
+        number: [b"the same"] for number in range(4)
+    }
+
+
 def test_what_is_unread_is_published_again_as_it_was(
     brokers: Callable[[], KafkaSettings], tmp_path: Path
 ) -> None:

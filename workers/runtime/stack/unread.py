@@ -21,7 +21,7 @@ from typing import Any
 import orjson
 
 from pipeline.files import atomic_file
-from schemas.topics import FACTS
+from schemas.topics import FACTS, GENERATION_REQUESTS
 from workers.kafka import KafkaAdminClient, KafkaConsumer
 from workers.kafka.admin import topic_ids, writable_partitions
 from workers.kafka.config import KafkaSettings
@@ -181,21 +181,22 @@ def _content(text: str | None) -> bytes | None:
 
 
 def _publish(settings: KafkaSettings, topic: str, path: Path) -> int:
-    """A record goes to the partition of its key, or to the one that it was on."""
+    """A record goes to the partition of its key, or to the one that it was on: so does a request, whose key is not its namespace."""
     admin, producer = settings.admin(), settings.producer()
+    is_keyed = settings.short(topic) != GENERATION_REQUESTS
     try:
         partitions = writable_partitions(admin, topic)
         for row in _rows(path):
-            _send(producer, topic, partitions, row)
+            _send(producer, topic, partitions, row, is_keyed and row["key"] is not None)
         return len(producer.flush_or_raise())
     finally:
         producer.close()
         admin.close()
 
 
-def _send(producer: Producer, topic: str, partitions: int, row: Row) -> None:
+def _send(producer: Producer, topic: str, partitions: int, row: Row, is_keyed: bool) -> None:
     key, value, headers = row["key"], row["value"], row["headers"]
-    partition = row["partition"] % partitions if key is None else None
+    partition = None if is_keyed else row["partition"] % partitions
     if key is None and value is None:
         value = b""  # the client sends no record that has neither
     try:
