@@ -59,16 +59,18 @@ def export(
         pq.ParquetWriter(out, EXPORTED, compression="zstd", write_page_checksum=True) if as_parquet else None
     )
     counts = {"remembered": 0, "superseded": 0}
-    for table in exported(data, filter):
-        if writer:
-            writer.write_table(table)
-        else:
-            out.write(_lines(table))
-        for state in table.column("state").to_pylist():
-            counts[state] += 1
-        progress(sum(counts.values()))
-    if writer:
-        writer.close()
+    try:
+        for table in exported(data, filter):
+            if writer:
+                writer.write_table(table)
+            else:
+                out.write(_lines(table))
+            for state in table.column("state").to_pylist():
+                counts[state] += 1
+            progress(sum(counts.values()))
+    finally:
+        if writer:  # also after an error: later the file is closed, and the writer complains
+            writer.close()
     return counts
 
 

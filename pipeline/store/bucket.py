@@ -35,6 +35,10 @@ RETRY: "RetryConfig" = {
 """Of what is safe to repeat: object_store repeats reads, and requests that got a 5xx or no connection."""
 
 
+_NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
+"""The codes of S3 and Google, and of Azure."""
+
+
 class Taken(Exception):
     """Another writer created the object."""
 
@@ -214,10 +218,15 @@ class Bucket:
             raise
         except FileNotFoundError as error:
             if not may_miss:
-                raise HistoryError(f"{self.where}: there is no such bucket; create it first") from error
+                raise self._no_bucket() from error
             raise Missing(f"{self.where}/{key}: is missing") from error
         except Exception as error:  # obstore's own, and Python's for files, times and arguments
+            if any(code in str(error) for code in _NO_BUCKET):
+                raise self._no_bucket() from error
             raise self._unwritable(key, error) from error
+
+    def _no_bucket(self) -> HistoryError:
+        return HistoryError(f"{self.where}: there is no such bucket; create it first")
 
     def _unwritable(self, key: str, error: Exception | None) -> Unwritable:
         return Unwritable(f"{self.where}/{key}: {_line(error)}; check the network, the login and its rights")

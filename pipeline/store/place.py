@@ -40,7 +40,9 @@ def url_of(data: Path) -> str | None:
     try:
         return (data / _NOTE).read_text()
     except (FileNotFoundError, NotADirectoryError):
-        if data.absolute().parent == _stores().absolute():  # a history that is begun here would be in no bucket
+        if (
+            data.absolute().parent == _stores().absolute()
+        ):  # a history that is begun here would be in no bucket
             raise HistoryError(f"{data}: was removed while it was in use; start this command again") from None
         return None
 

@@ -1,6 +1,8 @@
 """A history in S3, moto's: the writer, and the commands that read it."""
 
+import gc
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,6 +69,30 @@ def test_doctor_tells_what_the_store_is() -> None:
     )
     with pytest.raises(HistoryError, match=r"^s3://missing/new: there is no such bucket"):
         doctor._data(folder_of("s3://missing/new"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["digest"],
+        ["query", "select 1"],
+        ["memories", "list"],
+        ["memories", "export", "made.jsonl"],
+        ["memories", "export", "made.parquet"],
+        ["mirror", "--once", "--to", "delta://table"],
+        ["reencode", "--model", "default", "--out", "job"],
+    ],
+)
+def test_a_bucket_that_is_missing_is_one_clear_line(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    complaints: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+    done = CliRunner().invoke(app, [*command, "--data", "s3://missing/one"])
+    gc.collect()
+    assert done.exit_code == 1 and complaints == []
+    assert done.output == "error: s3://missing/one: there is no such bucket; create it first\n"
 
 
 def test_a_url_with_a_login_is_refused() -> None:
