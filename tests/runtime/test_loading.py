@@ -1,6 +1,8 @@
 """Loading without garbage collection: what is made is kept, and collection goes on afterwards."""
 
 import gc
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,6 +37,12 @@ def test_what_was_loaded_is_not_looked_at_again() -> None:
         loaded = [[number] for number in range(10_000)]
     assert gc.get_freeze_count() >= len(loaded)
     assert not any(kept is loaded for kept in gc.get_objects())
+
+
+def test_a_process_that_has_loaded_ends_without_a_complaint() -> None:
+    program = "from workers.runtime.loading import kept_objects\nwith kept_objects():\n    import duckdb"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout + done.stderr == ""
 
 
 def test_collection_goes_on_after_a_failure() -> None:

@@ -5,6 +5,7 @@ all of them again and again while they come: a fifth of the time to load. Afterw
 its full collections, in the middle of an answer.
 """
 
+import atexit
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,3 +20,4 @@ def kept_objects() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+        atexit.register(gc.unfreeze)  # DuckDB complains, in 50 lines, of objects that are never collected
