@@ -25,6 +25,7 @@ from pipeline.memory.events import NewFact, SourceOffset
 from schemas import topics
 from schemas.encoding import encode_batch
 from workers.bench import replica as bench_replica
+from workers.bench import report
 from workers.bench import write as bench_write
 from workers.bench.scale import model, probe
 from workers.bench.scale.model import FULL, PARTITIONED, Costs, Load, Prices
@@ -197,7 +198,10 @@ def run(*options: str) -> Any:
     )
 
 
-def test_the_command_computes_from_costs_of_an_earlier_run(tmp_path: Path) -> None:
+def test_the_command_computes_from_costs_of_an_earlier_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report.console, "width", 200)  # else that of the first test that imported it
     file = tmp_path / "scale.json"
     file.write_text(json.dumps({"costs": asdict(COSTS)}))
     printed = run("--costs", str(file), "--json", "--partitions", "12", "--memories", "100000")

@@ -16,6 +16,7 @@ from workers.runtime.stack.drain import CONSUMED
 ACCESS = (ROOT / "docs" / "operating.md").read_text().split("## Access control")[1].split("\n## ")[0]
 ROLES = {
     "producer that waits (`publish --wait`)": "producer-that-waits",
+    "loader (`load`)": "loader",
     "observer (`watch`, `ui`)": "observer",
 }
 """The user of each role of the page, where it has another name."""
@@ -55,6 +56,8 @@ def in_page() -> dict[str, set[Right]]:
         }
     assert "An observer needs Describe on the three groups" in ACCESS
     found["observer"] |= {("group", f"factstream-{worker}", "Describe") for worker in WORKERS}
+    assert "A loader needs Describe on the group factstream-writer" in ACCESS
+    found["loader"].add(("group", "factstream-writer", "Describe"))
     assert "The web page also needs the rights of an application and of a producer" in ACCESS
     found["ui"] = found["observer"] | found["application"] | found["producer"]
     (scaled,) = re.findall(r"An autoscaler needs Describe on (.*)\.", ACCESS)

@@ -18,6 +18,7 @@ from pipeline.history import compaction
 from pipeline.history import log as history
 from pipeline.ingest.encoder import Encoder
 from schemas import topics
+from workers.encode import worker as encoding
 from workers.encode.worker import EncoderWorker
 from workers.kafka.config import KafkaSettings
 from workers.kafka.producer import Producer
@@ -88,7 +89,7 @@ def name_encoder_steps(at: Step) -> None:
             at("half produced")()
 
     wrap(EncoderWorker, "process", at("taken"))
-    wrap(EncoderWorker, "_send", at("before producing"), at("produced"))
+    wrap(encoding, "send", at("before producing"), at("produced"))
     wrap(Producer, "send", sending)
 
 

@@ -65,6 +65,8 @@ class FakeEngine:
 
 
 class FakeModel:
+    encoder = SimpleNamespace(backbone=SimpleNamespace(batch_rows=None))  # no GPU has room for more
+
     def __init__(self, stop: Stop) -> None:
         self.stop, self.submitted, self.together = stop, list[list[str]](), list[int]()
 

@@ -171,8 +171,8 @@ def test_no_tool_reaches_the_memories_of_another_namespace(stack: Served) -> Non
     [
         ({}, "all memories of 'default'"),
         ({NAMESPACE: "Zoë".encode().decode("latin-1")}, "all memories of 'Zoë'"),
-        ({NAMESPACE: ""}, "is not a namespace"),
-        ({NAMESPACE: "\xff"}, "is not a namespace"),
+        ({NAMESPACE: ""}, "a namespace has"),
+        ({NAMESPACE: "\xff"}, "a lone surrogate"),
     ],
 )
 def test_a_header_is_read_as_the_other_apis_read_it(header: dict[str, str], read: str) -> None:
