@@ -5,24 +5,27 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.query import run as query
+from pipeline.store.place import folder_of
 from schemas.topics import FACTS, GENERATION_REQUESTS, GENERATION_RESPONSES
 from tests.conftest import wait_until
+from tests.helpers.objects import moto
 from workers.kafka import TopicPartition
 from workers.kafka.config import KafkaSettings
 from workers.runtime.embedded_broker import free_port
 from workers.runtime.stack import unread
 
 
-def start(data: Path, model: Path) -> tuple[subprocess.Popen[str], KafkaSettings, dict[str, int]]:
+def start(place: str, model: Path) -> tuple[subprocess.Popen[str], KafkaSettings, dict[str, int]]:
     """`up`, its settings and the process ids of its workers."""
     port = free_port()
-    command = [sys.executable, "-m", "workers.cli", "up", "--json", "--data", str(data)]
+    command = [sys.executable, "-m", "workers.cli", "up", "--json", "--data", place]
     command += ["--model", str(model), "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -53,13 +56,25 @@ def responses(settings: KafkaSettings) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.fixture(params=["folder", "store"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The history: a folder, or a store of which this machine has a folder."""
+    if request.param == "folder":
+        yield str(tmp_path / "data")
+        return
+    with moto() as env:
+        for name, value in (env | {"FACTSTREAM_CACHE": str(tmp_path / "cache")}).items():
+            monkeypatch.setenv(name, value)
+        yield "s3://facts/kept"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_unread_facts_are_learned_and_unread_requests_answered_at_the_next_start(
-    tmp_path: Path, llama: Path
+    place: str, llama: Path
 ) -> None:
-    data = tmp_path / "data"
-    first, settings, pids = start(data, llama)
+    data = folder_of(place)
+    first, settings, pids = start(place, llama)
     for name in ("encoder", "generator"):
         os.kill(pids[name], signal.SIGSTOP)  # they read nothing any more, and are killed in the end
     producer = settings.producer()
@@ -72,7 +87,7 @@ def test_unread_facts_are_learned_and_unread_requests_answered_at_the_next_start
     stop(first)
     assert {path.name.split(".")[0] for path in unread.files(data)} == {FACTS, GENERATION_REQUESTS}
 
-    second, settings, _ = start(data, llama)
+    second, settings, _ = start(place, llama)
     (answer,) = responses(settings)
     assert answer["request_id"] == "asked-before" and "error" not in answer
     stop(second)
