@@ -63,7 +63,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         yield str(tmp_path / "data")
         return
     with moto() as env:
-        for name, value in (env | {"FACTSTREAM_CACHE": str(tmp_path / "cache")}).items():
+        for name, value in {**env, "FACTSTREAM_CACHE": str(tmp_path / "cache")}.items():
             monkeypatch.setenv(name, value)
         yield "s3://facts/kept"
 
