@@ -66,7 +66,7 @@ class Replica:
                 if partition_for(namespace, self.partitions) in gone:
                     self.lm.bank.drop(namespace)
                     self.positions.pop(namespace, None)
-            _give_back()
+            give_back()
         if wanted != followed:
             self.consumer.assign([TopicPartition(self.topic, number) for number in sorted(wanted)])
         if new := wanted - followed:
@@ -126,7 +126,7 @@ class Replica:
         )
 
 
-def _give_back() -> None:
+def give_back() -> None:
     """Gives freed memory back to the system. glibc by itself keeps it: small pieces lie between what is still used."""
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)

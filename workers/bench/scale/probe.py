@@ -29,6 +29,7 @@ from schemas.changelog import changelog_key
 from schemas.common import encode
 from workers.bench import replica, write
 from workers.bench.scale.model import Costs
+from workers.generate.replica import give_back
 from workers.write.partition import load
 
 FACTS = 128
@@ -75,6 +76,7 @@ def _held(encodings: Sequence[FactEncoding]) -> tuple[float, float]:
     """Bytes of a memory in a process, and in the changelog."""
     bank, changelog = Bank(Settings(capacity=MEMORIES)), 0
     gc.collect()
+    give_back()  # else the memories go where something was before, and nothing grows
     before = resident_bytes()
     for memory in islice(variants(encodings, NAMESPACE, 1), MEMORIES):
         bank.put(memory)
