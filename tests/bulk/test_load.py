@@ -153,7 +153,7 @@ def test_files_that_are_none_of_the_job_are_refused(out: Path, tmp_path: Path) -
         with pytest.raises(ValueError, match=r"belongs to another job|cannot be read"):
             Stack(tmp_path / f"data{n}").load(folder)
     path.write_bytes(b"PAR1 and no more")
-    with pytest.raises(ValueError, match="is no file of encodings"):
+    with pytest.raises(ValueError, match="is not a file of encodings"):
         Stack(tmp_path / "data").load(folder)
     with pytest.raises(ValueError, match=r"has no job\.json"):
         Stack(tmp_path / "data").load(tmp_path)

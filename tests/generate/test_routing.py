@@ -60,7 +60,7 @@ def test_a_request_that_was_sent_on_does_not_go_round(partitioned: GeneratorWork
     sent.clear()
     partitioned.process(records({"prompt": "two"}, partition=HOME, headers=[(FORWARDED, b"2:7")]))
     assert answers(sent) == {"r0": "two"}
-    assert FORWARDED not in sent.places[-1][1], "the header is no part of the answer"
+    assert FORWARDED not in sent.places[-1][1], "the header is not part of the answer"
 
 
 def test_headers_that_would_hide_the_mark_are_not_sent_on(partitioned: GeneratorWorker, sent: Sent) -> None:

@@ -1,4 +1,4 @@
-"""Erasure in a bucket: nothing keeps the text, whoever is late, and whatever dies in between."""
+"""Erasure in a bucket: no late writer and no crash in between keeps the text."""
 
 from pathlib import Path
 from typing import Any

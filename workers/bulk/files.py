@@ -1,4 +1,4 @@
-"""Files of encodings, read in the order of their records, whoever wrote them.
+"""Files of encodings, read in the order of their records, by any number of writers.
 
 `factstream encode` writes a file for each stretch of records. An engine such as Ray writes blocks in any order and of any size, and one
 that tried again may leave some records twice. So the rows of files that overlap are sorted, and at a gap, or at a record that is in two
@@ -95,7 +95,7 @@ def _span(path: Path) -> tuple[int, int]:
         span = pc.min_max(pq.ParquetFile(path).read(["offset"])["offset"]).as_py()
         return int(span["min"]), int(span["max"])
     except (pa.ArrowException, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: is no file of encodings: {error}; remove it, and encode again") from error
+        raise ValueError(f"{path}: is not a file of encodings: {error}; remove it, and encode again") from error
 
 
 def _rows(files: Sequence[Path], job: Job) -> Iterator[_Row]:

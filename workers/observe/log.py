@@ -45,7 +45,7 @@ def setup(worker: str, log_format: LogFormat = "text", stream: TextIO | None = N
 class _OncePerPlace(logging.Filter):
     """Passes our own lines, and one line per `REPEAT_S` from each place in a library's source.
 
-    Not what the Kafka client says of requests that it gives up because it is closed: that is no failure.
+    Not what the Kafka client says of requests that it gives up because it is closed: that is not a failure.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Facts that the embedded broker acknowledged: in the memory once, whoever dies.
+"""Facts that the embedded broker acknowledged: in the memory once, whichever process dies.
 
 The writer is the real one; the encoder is, too, but for the numbers of its model.
 """
