@@ -95,7 +95,9 @@ def _span(path: Path) -> tuple[int, int]:
         span = pc.min_max(pq.ParquetFile(path).read(["offset"])["offset"]).as_py()
         return int(span["min"]), int(span["max"])
     except (pa.ArrowException, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: is not a file of encodings: {error}; remove it, and encode again") from error
+        raise ValueError(
+            f"{path}: is not a file of encodings: {error}; remove it, and encode again"
+        ) from error
 
 
 def _rows(files: Sequence[Path], job: Job) -> Iterator[_Row]:
