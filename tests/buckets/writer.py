@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from pipeline.history import checkpoint, compaction, erasure, layout
 from pipeline.history.errors import Unwritable
@@ -51,9 +52,11 @@ RETRIES = 20
 _TURN_S = 0.002
 
 
-def small_files() -> None:
-    """A merge every few files, and a checkpoint every few decisions."""
-    compaction.FAN, compaction.KEEP_S, partition.CHECKPOINT_EVERY = 4, 0.0, 25
+@contextmanager
+def small_files() -> Iterator[None]:
+    """A merge every few files, and a checkpoint every few decisions, within the block."""
+    with patch.multiple(compaction, FAN=4, KEEP_S=0.0), patch.object(partition, "CHECKPOINT_EVERY", 25):
+        yield
 
 
 def name_steps(order: Path) -> Step:
@@ -195,11 +198,11 @@ def decide(options: dict[str, Any], stream: Stream, at: Step) -> int:
 
 def calm(data: Path, stream: Stream) -> None:
     """Decides the whole stream in a folder, in the same batches, without any fault."""
-    small_files()
-    worker, _ = writer(data)
-    for offset in range(0, end := len(stream.messages), BATCH):
-        keep_answers(store_at(data), stream, range(offset, min(offset + BATCH, end)))
-        worker.process(batch(*stream.messages[offset : offset + BATCH], start=offset))
+    with small_files():
+        worker, _ = writer(data)
+        for offset in range(0, end := len(stream.messages), BATCH):
+            keep_answers(store_at(data), stream, range(offset, min(offset + BATCH, end)))
+            worker.process(batch(*stream.messages[offset : offset + BATCH], start=offset))
 
 
 @contextmanager
@@ -226,14 +229,14 @@ def keep_answers(store: Store, stream: Stream, offsets: range) -> None:
 
 def main() -> None:
     stream = make_stream(int(sys.argv[1]), int(sys.argv[2]))
-    small_files()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the forked are reaped by the kernel
     print("ready", flush=True)
-    for line in sys.stdin:
-        options = json.loads(line)
-        if (pid := os.fork()) == 0:
-            os._exit(run(options, stream))
-        print(pid, flush=True)
+    with small_files():
+        for line in sys.stdin:
+            options = json.loads(line)
+            if (pid := os.fork()) == 0:
+                os._exit(run(options, stream))
+            print(pid, flush=True)
 
 
 def run(options: dict[str, Any], stream: Stream) -> int:
