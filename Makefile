@@ -29,13 +29,14 @@ demo: $(STAMP)  ## run the demo; FACTS=FILE streams your own JSON Lines at its e
 # A process for each processor, up to four, with a broker and a model of its own. The tests of a file stay in one, where
 # they share a running stack; the files come in alphabetical order, in which the long ones are not the last.
 # OPTIONS go to pytest: make test OPTIONS="-x tests/write".
-QUICK := -m "not slow and not kafka" --hypothesis-profile quick -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+TOGETHER := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+QUICK := -m "not slow and not kafka" --hypothesis-profile quick
 
 test: $(STAMP)  ## run all tests that are not slow, end to end, in a few minutes
-	$(BIN)/python -m pytest $(QUICK) $(OPTIONS)
+	$(BIN)/python -m pytest $(QUICK) $(TOGETHER) $(OPTIONS)
 
-test-all: $(STAMP)  ## run all tests, the slow ones too: 17 minutes on two processors
-	$(BIN)/python -m pytest $(OPTIONS)
+test-all: $(STAMP)  ## run all tests, the slow ones too: half an hour on two processors
+	$(BIN)/python -m pytest $(TOGETHER) $(OPTIONS)
 
 BROWSERS := chromium-headless-shell chromium chromium-browser google-chrome
 
