@@ -145,7 +145,7 @@ def test_an_interrupted_calibration_ends_at_once(backbone: Backbone) -> None:
 
     def step(what: str, more: int, total: int) -> None:
         steps.append(what)
-        if len(steps) == 3:
+        if len(steps) in (3, 30):  # the second, if the first came while an error of its thread is ignored
             os.kill(os.getpid(), signal.SIGINT)  # raised in the thread that waits for those that write
 
     with pytest.raises(KeyboardInterrupt):
