@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -118,20 +119,23 @@ def up(
     APIs. With --metrics-port, the encoder's metrics are on that port, the writer's on the next one, then the generator's, the
     source worker's and the HTTP server's.
     """
-    from workers.kafka.config import KafkaSettings
-    from workers.observe import log
-    from workers.runtime.supervisor import up as run_stack
-    from workers.runtime.supervisor import worker_commands
+    from pipeline.model.hub import resolve
+    from workers.runtime.stack import forked
 
-    log.setup("up")
     with report_errors():
+        resolve(model)
+        if forked.available([sys.executable, "-m"]):
+            forked.start_server(model=model)  # it imports and loads while this process imports what it needs
+        from workers.kafka.config import KafkaSettings
+        from workers.observe import log
+        from workers.runtime.supervisor import up as run_stack
+        from workers.runtime.supervisor import worker_commands
+
+        log.setup("up")
         embedded = not (bootstrap or os.environ.get("FACTSTREAM_BOOTSTRAP"))
         where = f"127.0.0.1:{port}" if embedded else bootstrap
         settings = KafkaSettings.from_env(bootstrap=where, topic_prefix=topic_prefix)
-        from pipeline.model.hub import resolve
-
         upstream = _upstream(settings, source_config)
-        resolve(model)
         commands = worker_commands(
             settings,
             data.absolute(),

@@ -22,7 +22,7 @@ from workers.kafka.config import KafkaSettings
 from workers.kafka.dead_letters import dead_letter
 from workers.kafka.producer import Producer
 from workers.observe import log, metrics, tracing
-from workers.runtime.loading import kept_objects
+from workers.runtime.loading import encoder_of, kept_objects
 from workers.runtime.signals import Stop
 from workers.runtime.worker import Done, Worker
 
@@ -58,10 +58,8 @@ class EncoderWorker(Worker):
 
     @kept_objects()
     def load(self, alone: bool) -> None:
-        from pipeline.ingest.encoder import Encoder
-
         self._alone = alone
-        self._encoder = Encoder.load(self._model, self._device, "auto", log.line)
+        self._encoder = encoder_of(self._model, self._device, log.line)
 
     def start(self, consumer: Any, topic_ids: dict[str, str]) -> None:
         self._topic_id = topic_ids[topics.FACTS]

@@ -33,7 +33,7 @@ from workers.kafka.dead_letters import dead_letter
 from workers.kafka.errors import KafkaError
 from workers.kafka.producer import Producer
 from workers.observe import log
-from workers.runtime.loading import kept_objects
+from workers.runtime.loading import encoder_of, kept_objects
 from workers.runtime.signals import Stop
 from workers.runtime.worker import Done, Retry, Worker
 
@@ -68,9 +68,10 @@ class GeneratorWorker(Worker):
 
     @kept_objects()
     def load(self, alone: bool) -> None:
+        encoder = encoder_of(self._model, self._device, log.line)
         from pipeline.memory_lm import MemoryLM
 
-        self._lm: MemoryLM = MemoryLM.load(self._model, self._device, progress=log.line)
+        self._lm: MemoryLM = MemoryLM(encoder)
         self._engine = self._lm.engine()
         self._batch = self._lm.encoder.backbone.batch_rows or BATCH
 

@@ -1,14 +1,28 @@
-"""Loading without garbage collection, of modules and a model that are kept until the process ends.
+"""Loading of modules and a model that are kept until the process ends: without garbage collection, and once for all forks.
 
 The million objects that torch and transformers make at their import never become garbage, but the collector goes through
 all of them again and again while they come: a fifth of the time to load. Afterwards it would go through them at each of
 its full collections, in the middle of an answer.
 """
 
+from __future__ import annotations  # the types of modules that import torch are not loaded with this one
+
 import atexit
 import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from pipeline.model.errors import ModelError, Progress, silent
+from workers.runtime.imports import light_transformers
+from workers.runtime.processes import environment
+
+if TYPE_CHECKING:
+    from pipeline.ingest.encoder import Encoder
+
+THREADLESS = {"HF_DEACTIVATE_ASYNC_LOAD": "1", "TOKENIZERS_PARALLELISM": "false"}
+_kept: dict[tuple[str, str], Encoder] = {}
+"""The encoder of a model on a device that was loaded before this process was forked."""
 
 
 @contextmanager
@@ -21,3 +35,31 @@ def kept_objects() -> Iterator[None]:
         gc.freeze()
         gc.enable()
         atexit.register(gc.unfreeze)  # DuckDB complains, in 50 lines, of objects that are never collected
+
+
+def keep_encoder(model: str, device: str) -> None:
+    """Load the model's encoder for the forks of this process. It starts no thread, which a fork would lack.
+
+    If it cannot be loaded, nothing is kept: a fork then tries itself, and tells why.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with suppress(ModelError), environment(THREADLESS):
+            _kept[model, device] = _load(model, device, silent)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def encoder_of(model: str, device: str, progress: Progress) -> Encoder:
+    """The encoder that this process was forked with, or one that is loaded now. Raises ModelError."""
+    return _kept.get((model, device)) or _load(model, device, progress)
+
+
+def _load(model: str, device: str, progress: Progress) -> Encoder:
+    with light_transformers():
+        from pipeline.ingest.encoder import Encoder
+
+        return Encoder.load(model, device, "auto", progress)

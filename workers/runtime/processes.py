@@ -1,4 +1,4 @@
-"""Child processes: ended in bounded time, and ended by the kernel when their parent dies."""
+"""Child processes: their environment, ended in bounded time, and ended by the kernel when their parent dies."""
 
 import contextlib
 import ctypes
@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 
@@ -52,6 +52,21 @@ def die_with_parent(parent: int | None = None) -> Callable[[], None] | None:
             os._exit(1)
 
     return set_signal
+
+
+@contextlib.contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """These variables are in the environment of this process, and of those that it starts, for the length of the block."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def exit_name(code: int) -> str:

@@ -89,7 +89,7 @@ def up(
     data = data.absolute()
     stop = stop or Stop()
     with _locked(data), stopped_by_signals(stop):
-        stack = LocalStack(data, settings, commands, embedded, restart_delay, upstream, stop)
+        stack = LocalStack(data, settings, commands, model, embedded, restart_delay, upstream, stop)
         try:
             stack.start()
             _watch(stack, stop, lambda: say(_ready_line(stack, model, as_json)))

@@ -17,8 +17,10 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from workers.runtime.processes import die_with_parent
+from workers.runtime.processes import die_with_parent, environment
 
+PRELOAD = "workers.preload"
+"""The module with what the workers that load a model have in common."""
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 """Of Nvidia's driver, AMD's, and Windows' for Linux."""
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -61,16 +63,18 @@ class Forked:
         return code
 
 
-def start_server(preload: str) -> None:
-    """Start the process that is forked, which imports the module `preload` at once. This does not wait for it.
+def start_server(preload: str = PRELOAD, model: str = "") -> None:
+    """Start the process that is forked, unless it runs. It imports the module `preload` at once; this does not wait for it.
 
-    It ignores Ctrl-C from its beginning, which would end it with a traceback in the middle of an import.
+    `model`: FACTSTREAM_MODEL for the module. The process ignores Ctrl-C from its beginning, which would end it with a traceback in the
+    middle of an import.
     """
     _CONTEXT.set_forkserver_preload([preload])
     is_main = threading.current_thread() is threading.main_thread()
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if is_main else None
     try:
-        forkserver.ensure_running()
+        with environment({"FACTSTREAM_MODEL": model}):
+            forkserver.ensure_running()
     finally:
         if is_main:
             signal.signal(signal.SIGINT, handler)

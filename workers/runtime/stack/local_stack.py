@@ -25,8 +25,8 @@ UNREAD_CHECK_S = 5.0
 LONGEST_PAUSE_S = 30.0
 """Before a worker that keeps ending is started again."""
 BROKER_RESTARTS = 5
-PRELOADED, PRELOAD = ("encoder", "generator"), "workers.preload"
-"""The workers that load a model, and the module with what they import."""
+PRELOADED = "encoder", "generator"
+"""The workers that load a model."""
 
 
 class StackError(RuntimeError):
@@ -46,12 +46,13 @@ class LocalStack:
         data: Path,
         settings: KafkaSettings,
         commands: Mapping[str, Sequence[str]],
+        model: str,
         embedded: bool,
         restart_delay: Callable[[int], float],
         upstream: Sequence[str],
         stop: Stop,
     ) -> None:
-        self.upstream, self.stopping = upstream, stop
+        self.model, self.upstream, self.stopping = model, upstream, stop
         self.data, self.settings, self.embedded, self.restart_delay = data, settings, embedded, restart_delay
         self.logs = data / "logs"
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -71,7 +72,7 @@ class LocalStack:
         """The broker, the topics, what the last one's workers have not read, then the workers."""
         self.started_at = time.monotonic()
         if any(child.forked for child in self.children):
-            forked.start_server(PRELOAD)  # it imports meanwhile
+            forked.start_server(model=self.model)  # it imports and loads meanwhile
         if self.embedded:
             self.broker = embedded_broker.start(self.settings.hosts()[0][1], self.logs / "broker.log")
         ensure_topics(self.settings)
