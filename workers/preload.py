@@ -8,18 +8,14 @@ import os
 from workers.runtime.imports import light_transformers
 from workers.runtime.loading import keep_encoder, kept_objects
 
-with kept_objects():
-    with light_transformers():
-        import transformers.masking_utils
-        import transformers.modeling_layers  # noqa: F401
+with kept_objects(), light_transformers():
+    if model := os.environ.get("FACTSTREAM_MODEL"):
+        keep_encoder(model, os.environ.get("FACTSTREAM_DEVICE", "auto"))
 
-        import workers.encode.worker
-        import workers.generate.worker
     import workers.cli.app
+    import workers.encode.worker
+    import workers.generate.worker
     import workers.kafka.clients
     import workers.kafka.producer
     import workers.observe.tracing
     import workers.runtime.loop  # noqa: F401
-
-    if model := os.environ.get("FACTSTREAM_MODEL"):
-        keep_encoder(model, os.environ.get("FACTSTREAM_DEVICE", "auto"))

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, DynamicCache, PreTrainedTokenizerFast
 
 from pipeline.model import room
 from pipeline.model.cache import model_hash
 from pipeline.model.errors import ModelError, Progress, silent
 from pipeline.model.gguf import quiet
 from pipeline.model.hidden_states import HiddenStates
-from pipeline.model.hub import resolve
+from pipeline.model.hub import load_network, resolve
 from pipeline.model.kv_cache import KVCache
 from pipeline.model.lean.cache import StaticCache
 from pipeline.model.lean.decoder import Decoder
@@ -83,14 +83,12 @@ class Backbone:
         if dtype != "auto" and dtype not in DTYPES:
             raise ModelError(f"dtype is auto, {', '.join(DTYPES)}, not {dtype!r}")
         torch_dtype = _best_dtype(device) if dtype == "auto" else DTYPES[dtype]
-        safe = {"local_files_only": True, "trust_remote_code": False}
         try:
             with quiet():
-                tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
-                network: Any = AutoModelForCausalLM.from_pretrained(
-                    folder, dtype=torch_dtype, use_safetensors=True, **safe
+                tokenizer = AutoTokenizer.from_pretrained(
+                    folder, local_files_only=True, trust_remote_code=False
                 )
-                network = network.to(device)
+                network = load_network(folder, torch_dtype).to(device)
         except Exception as error:  # any file may be broken, and each library raises its own errors
             raise ModelError(f"{model} could not be loaded from {folder}: {error}") from error
         if not isinstance(tokenizer, PreTrainedTokenizerFast):

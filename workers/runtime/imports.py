@@ -27,14 +27,15 @@ _REQUIRES = "requires:"
 
 @contextmanager
 def light_transformers() -> Iterator[None]:
-    """In this block transformers is imported lightly, unless it is there already. Afterwards all of torch can be imported as ever."""
-    if "transformers" in sys.modules or COMPILER in sys.modules:
+    """In this block transformers is imported lightly, and a model is loaded. Afterwards torch's compiler can be imported as ever."""
+    if COMPILER in sys.modules:
         yield
         return
     import torch.distributed
 
-    real, finder = torch.distributed.is_available, _Remembering()
+    available, reset, finder = torch.distributed.is_available, torch.nn.Embedding.reset_parameters, _Remembering()
     torch.distributed.is_available = lambda: False
+    torch.nn.Embedding.reset_parameters = lambda _: None  # random weights, which those of the model replace
     sys.modules |= _compiler()
     sys.meta_path.insert(0, finder)
     try:
@@ -42,7 +43,7 @@ def light_transformers() -> Iterator[None]:
     finally:
         sys.meta_path.remove(finder)
         _remove_compiler()
-        torch.distributed.is_available = real
+        torch.distributed.is_available, torch.nn.Embedding.reset_parameters = available, reset
 
 
 def _compiler() -> dict[str, ModuleType]:
