@@ -82,16 +82,22 @@ def calibration_of(backbone: Backbone, progress: Progress = silent) -> Calibrati
     return Calibration.from_bytes(path.read_bytes(), path)
 
 
-def ensure(backbone: Backbone, step: Step = no_step) -> Path:
-    """The file with the model's calibration, which is computed if there is none, by one process while others wait."""
+def found(backbone: Backbone) -> Path | None:
+    """The file with the model's calibration, if there is one: in the cache, or the shipped one."""
     path, shipped = calibration_path(backbone), Path(str(resources.files("pipeline.model") / SHIPPED))
     if path.is_file():
         return path
-    if (
-        shipped.is_file()
-        and Calibration.from_bytes(shipped.read_bytes(), shipped).model_hash == backbone.hash
-    ):
-        return shipped
+    is_its = shipped.is_file() and (
+        Calibration.from_bytes(shipped.read_bytes(), shipped).model_hash == backbone.hash
+    )
+    return shipped if is_its else None
+
+
+def ensure(backbone: Backbone, step: Step = no_step) -> Path:
+    """The file with the model's calibration, which is computed if there is none, by one process while others wait."""
+    if there := found(backbone):
+        return there
+    path = calibration_path(backbone)
     with locked(path.with_suffix(".lock")):  # else all workers of a first start would compute it
         return path if path.is_file() else keep(calibrate(backbone, written(backbone, step), step), path)
 

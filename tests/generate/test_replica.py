@@ -107,11 +107,18 @@ def test_a_partition_is_loaded_once_it_was_read_to_its_end(replica: Replica) -> 
     assert not replica.catch_up(0.0) and not replica.loading, "it is behind, and no longer loading"
 
 
+def test_an_empty_partition_is_not_waited_for(replica: Replica) -> None:
+    consumer = replica.consumer = Consumer()
+    consumer.empty = {0, 2}
+    replica.follow([0, 1, 2])
+    assert replica.loading == {1} and consumer.numbers() == {0, 1, 2}
+
+
 class Consumer:
     """The client's part that the replica uses, without a broker."""
 
     def __init__(self) -> None:
-        self.owned, self.sought = set[TopicPartition](), list[list[int]]()
+        self.owned, self.sought, self.empty = set[TopicPartition](), list[list[int]](), set[int]()
         self.ends, self.at = dict[int, int](), dict[int, int]()
 
     def numbers(self) -> set[int]:
@@ -125,6 +132,15 @@ class Consumer:
 
     def seek_to_beginning(self, *partitions: TopicPartition) -> None:
         self.sought.append(sorted(tp.partition for tp in partitions))
+
+    def partitions_for_topic(self, topic: str) -> set[int]:
+        return {0, 1, 2, 3}
+
+    def beginning_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(partitions, 7)
+
+    def end_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return {tp: 7 if tp.partition in self.empty else 8 for tp in partitions}
 
     def poll(self, timeout_ms: int) -> dict[TopicPartition, list[Any]]:
         return {}

@@ -1,6 +1,7 @@
 """Loading without garbage collection: what is made is kept, and collection goes on afterwards."""
 
 import gc
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,6 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.ingest.encoder import Encoder
-from pipeline.memory_lm import MemoryLM
 from workers.encode.worker import EncoderWorker
 from workers.generate.worker import GeneratorWorker
 from workers.kafka.config import KafkaSettings
@@ -53,22 +53,66 @@ def test_collection_goes_on_after_a_failure() -> None:
 
 def test_the_workers_of_a_model_load_so(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
+    encoder = SimpleNamespace(backbone=SimpleNamespace(batch_rows=40))
 
-    class Loaded:
-        encoder = SimpleNamespace(backbone=SimpleNamespace(batch_rows=40))
-
-        def engine(self) -> None:
-            return None
-
-    def load(*_: object, **__: object) -> Loaded:
+    def load(*_: object) -> SimpleNamespace:
         seen.append(gc.isenabled())
-        return Loaded()
+        return encoder
+
+    def memory(encoder: SimpleNamespace) -> SimpleNamespace:
+        seen.append(gc.isenabled())
+        return SimpleNamespace(encoder=encoder, engine=lambda: None)
 
     monkeypatch.setattr(Encoder, "load", load)
-    monkeypatch.setattr(MemoryLM, "load", load)
+    monkeypatch.setattr("pipeline.memory_lm.MemoryLM", memory)
     settings, stop = KafkaSettings(), Stop()
     EncoderWorker(settings, "default", "cpu", stop).load(True)
     generator = GeneratorWorker(settings, Path(), "default", "cpu", stop)
     generator.load(True)
     assert generator._batch == 40  # on a GPU with room for so many; none on a CPU says how many
-    assert seen == [False, False] and gc.isenabled()
+    assert seen == [False, False, False] and gc.isenabled()
+
+
+PRELOADED = """
+import os, sys, torch
+from workers.runtime import loading
+
+def tasks():
+    return len(os.listdir("/proc/self/task"))
+
+before, threads = tasks(), torch.get_num_threads()
+loading.keep_encoder(sys.argv[1], "cpu")
+print(len(loading._kept), os.path.exists(sys.argv[2]))
+from pipeline.model import calibration
+from pipeline.model.backbone import Backbone
+backbone = Backbone.load(sys.argv[1], "cpu")
+ids = backbone.tokenize(["Torben is from Munich, and so are the others in this text. " * 9])[0].ids
+calibration.keep(calibration.calibrate(backbone, [ids] * 3), calibration.calibration_path(backbone))
+before = tasks()
+loading.keep_encoder(sys.argv[1], "cpu")
+loading.keep_encoder("/no/such/folder", "cpu")
+print(tasks() - before, torch.get_num_threads() == threads, "TOKENIZERS_PARALLELISM" in os.environ, flush=True)
+kept = loading.encoder_of(sys.argv[1], "cpu", print)
+if os.fork() == 0:
+    torch.set_num_threads(2)
+    encoder = loading.encoder_of(sys.argv[1], "cpu", print)
+    print(encoder is kept, [round(e.base_loss, 2) > 0 for e in encoder.encode(["Torben is from Munich."] * 40)][-1])
+    print(len(encoder.backbone.tokenize(["Torben is from Munich."] * 400)), flush=True)
+    os._exit(0)
+print(os.wait()[1])
+try:
+    loading.encoder_of("/no/such/folder", "cpu", print)
+except loading.ModelError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks on Linux only")
+def test_forks_share_an_encoder_whose_loading_starts_no_thread(llama: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PRELOADED, str(llama), str(tmp_path / "calibrations")], capture_output=True, text=True, timeout=300,
+        env={**os.environ, "FACTSTREAM_CACHE": str(tmp_path)},
+    )  # fmt: skip
+    assert done.stdout.splitlines() == [
+        "0 False", "0 True False", "True True", "400", "0", "there is no folder /no/such/folder"
+    ], done.stderr  # fmt: skip

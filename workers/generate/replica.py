@@ -22,7 +22,7 @@ from schemas.request import GenerationRequest
 from workers.kafka import TopicPartition
 from workers.kafka.config import KafkaSettings
 from workers.kafka.consumer import check_readable
-from workers.kafka.offsets import caught_up
+from workers.kafka.offsets import caught_up, with_records
 from workers.kafka.partitioner import partition_for
 from workers.observe import log, metrics
 
@@ -69,9 +69,10 @@ class Replica:
             give_back()
         if wanted != followed:
             self.consumer.assign([TopicPartition(self.topic, number) for number in sorted(wanted)])
-        if new := wanted - followed:
-            self.consumer.seek_to_beginning(*(TopicPartition(self.topic, number) for number in new))
-        self.loading = self.loading & wanted | new
+        self.loading &= wanted
+        if new := [TopicPartition(self.topic, number) for number in sorted(wanted - followed)]:
+            self.consumer.seek_to_beginning(*new)
+            self.loading |= {tp.partition for tp in with_records(self.consumer, new)}
 
     def catch_up(self, limit_s: float) -> bool:
         """Applies new records for about `limit_s` seconds; with 0, those already fetched. Returns False if there are more."""

@@ -84,7 +84,7 @@ class GeneratorWorker(Worker):
         self._reply_topics = ReplyTopics(self._settings, self._replica.partitions)
         if not self._settings.partitioned:
             self._replica.follow(range(self._replica.partitions))
-        while not self._replica.catch_up(10.0):
+        while self._replica.loading and not self._replica.catch_up(10.0):
             log.line("catching up", memories=self._lm.count())
 
     def assigned(self, partitions: list[Any]) -> None:

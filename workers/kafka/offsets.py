@@ -32,16 +32,7 @@ def _bounds(
     consumer.unsubscribe()  # forgets the high watermarks of an earlier call
     consumer.assign(list(partitions))
     deadline = time.monotonic() + TIMEOUT_S
-    while True:
-        for topic in {tp.topic for tp in partitions}:
-            consumer.partitions_for_topic(topic)  # the client cannot ask about a topic that it has not seen
-        try:
-            first, listed = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
-            break
-        except KeyError:  # kafka-python 3.0.12 forgets topics when it gets an answer about others
-            if time.monotonic() > deadline:
-                raise KafkaTimeoutError(f"no answer about {len(partitions)} partitions") from None
-            time.sleep(0.05)
+    first, listed = _listed(consumer, partitions)
     ends = {tp: int(listed[tp]) for tp in partitions}
     written = [tp for tp in partitions if listed[tp] > first[tp]]
     if not written:
@@ -54,6 +45,28 @@ def _bounds(
             raise KafkaTimeoutError(f"no answer about the end of {len(written)} partitions")
         consumer.poll(timeout_ms=100)
     return first, ends | {tp: max(ends[tp], int(consumer.highwater(tp))) for tp in written}
+
+
+def _listed(
+    consumer: KafkaConsumer, partitions: Sequence[TopicPartition]
+) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
+    """The first offset of each partition, and its end, which the embedded broker may tell too low, but of an empty one."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        for topic in {tp.topic for tp in partitions}:
+            consumer.partitions_for_topic(topic)  # the client cannot ask about a topic that it has not seen
+        try:
+            return consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
+        except KeyError:  # kafka-python 3.0.12 forgets topics when it gets an answer about others
+            if time.monotonic() > deadline:
+                raise KafkaTimeoutError(f"no answer about {len(partitions)} partitions") from None
+            time.sleep(0.05)
+
+
+def with_records(consumer: KafkaConsumer, partitions: Sequence[TopicPartition]) -> list[TopicPartition]:
+    """The partitions that have records, without a fetch: one of an empty partition takes half a second. Raises KafkaError."""
+    first, listed = _listed(consumer, partitions)
+    return [tp for tp in partitions if listed[tp] > first[tp]]
 
 
 def latest_by_key(

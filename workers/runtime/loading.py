@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from pipeline.model.errors import ModelError, Progress, silent
+from pipeline.model.errors import ModelError, Progress
 from workers.runtime.imports import light_transformers
 from workers.runtime.processes import environment
 
@@ -38,28 +38,30 @@ def kept_objects() -> Iterator[None]:
 
 
 def keep_encoder(model: str, device: str) -> None:
-    """Load the model's encoder for the forks of this process. It starts no thread, which a fork would lack.
+    """Load the model's encoder for the forks of this process, unless it has to be calibrated first.
 
-    If it cannot be loaded, nothing is kept: a fork then tries itself, and tells why.
+    It starts no thread, which a fork would lack. If it cannot be loaded, nothing is kept: a fork then tries itself, and tells why.
     """
     import torch
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with suppress(ModelError), environment(THREADLESS):
-            _kept[model, device] = _load(model, device, silent)
+        with light_transformers(), suppress(ModelError), environment(THREADLESS):
+            from pipeline.ingest.encoder import Encoder
+            from pipeline.model import calibration
+            from pipeline.model.backbone import Backbone
+
+            backbone = Backbone.load(model, device)
+            if calibration.found(backbone):
+                _kept[model, device] = Encoder(backbone)
     finally:
         torch.set_num_threads(threads)
 
 
 def encoder_of(model: str, device: str, progress: Progress) -> Encoder:
     """The encoder that this process was forked with, or one that is loaded now. Raises ModelError."""
-    return _kept.get((model, device)) or _load(model, device, progress)
-
-
-def _load(model: str, device: str, progress: Progress) -> Encoder:
     with light_transformers():
         from pipeline.ingest.encoder import Encoder
 
-        return Encoder.load(model, device, "auto", progress)
+        return _kept.get((model, device)) or Encoder.load(model, device, "auto", progress)
