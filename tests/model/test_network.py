@@ -58,9 +58,7 @@ def test_a_known_kind_is_loaded_as_by_transformers(
     assert_same(found, AutoModelForCausalLM.from_pretrained(folder, dtype=dtype))
 
 
-def test_a_file_with_other_weights_is_left_to_transformers(
-    folder: Path, from_pretrained: list[Path]
-) -> None:
+def test_a_file_with_other_weights_is_left_to_transformers(folder: Path, from_pretrained: list[Path]) -> None:
     file = folder / "model.safetensors"
     save_file({**load_file(file), "model.extra": torch.ones(3)}, file, {"format": "pt"})
     found = hub.load_network(folder, torch.float32)

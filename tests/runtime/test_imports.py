@@ -1,4 +1,4 @@
-"""The light import of transformers: what it leaves out is there when it is asked for, and what it remembers is right."""
+"""The light import of transformers: what it leaves out is there later, and what it remembers is right."""
 
 import json
 import os
@@ -27,7 +27,9 @@ def said(inside: str, after: str, cache: Path) -> str:
 
 
 def test_neither_the_compiler_nor_distributed_tensors_are_imported(tmp_path: Path) -> None:
-    left_out = "print([n for n in ('torch._dynamo', 'torch.distributed.tensor', 'sympy') if n in sys.modules])"
+    left_out = (
+        "print([n for n in ('torch._dynamo', 'torch.distributed.tensor', 'sympy') if n in sys.modules])"
+    )
     assert said(MODEL, left_out, tmp_path) == "[]\n"
 
 
@@ -74,7 +76,9 @@ def test_a_folder_is_looked_through_again_after_it_has_changed(tmp_path: Path, m
     models, looked = tmp_path / "package" / "models", list[Path]()
     models.mkdir(parents=True)
     (models.parent / "__init__.py").touch()
-    structure = {"auto": {frozenset(): {"auto.config": {"A", "B"}}, frozenset({"torch", "vision"}): {"x": set()}}}
+    structure = {
+        "auto": {frozenset(): {"auto.config": {"A", "B"}}, frozenset({"torch", "vision"}): {"x": set()}}
+    }
 
     def scan(path: Path) -> Any:
         looked.append(path)

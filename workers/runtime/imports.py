@@ -1,4 +1,4 @@
-"""transformers, imported without what it would only need to compile a model, or to spread it over processes.
+"""Import of transformers without what it only needs to compile models, or to distribute them.
 
 At its import it reads the files of all its models, to know what is in them, and it imports torch's compiler and distributed
 tensors, with sympy behind them, for decorators and type checks. That is half of its time, and nothing of it is used here.
@@ -33,7 +33,11 @@ def light_transformers() -> Iterator[None]:
         return
     import torch.distributed
 
-    available, reset, finder = torch.distributed.is_available, torch.nn.Embedding.reset_parameters, _Remembering()
+    available, reset, finder = (
+        torch.distributed.is_available,
+        torch.nn.Embedding.reset_parameters,
+        _Remembering(),
+    )
     torch.distributed.is_available = lambda: False
     torch.nn.Embedding.reset_parameters = lambda _: None  # random weights, which those of the model replace
     sys.modules |= _compiler()
@@ -57,7 +61,9 @@ def _compiler() -> dict[str, ModuleType]:
     return {module.__name__: module for module in (compiler, traced)}
 
 
-def _unchanged(function: Callable[..., Any] | None = None, *_: object, **options: object) -> Callable[..., Any]:
+def _unchanged(
+    function: Callable[..., Any] | None = None, *_: object, **options: object
+) -> Callable[..., Any]:
     return _unchanged if function is None else function
 
 
@@ -88,7 +94,9 @@ class _Remembering(MetaPathFinder):
         def executed(module: ModuleType) -> None:
             execute(module)
             if scan := getattr(module, "create_import_structure_from_path", None):
-                module.__dict__[scan.__name__] = remembered(scan, Path(module.__file__ or "").parents[1] / "models")
+                module.__dict__[scan.__name__] = remembered(
+                    scan, Path(module.__file__ or "").parents[1] / "models"
+                )
 
         spec.loader.exec_module = executed  # type: ignore[method-assign]
         return spec
@@ -103,7 +111,9 @@ def remembered(scan: Callable[[Any], Any], models: Path) -> Callable[[Any], Any]
         if folder != models:
             return scan(path)
         if models not in known:
-            state = f"{models} {models.stat().st_mtime_ns} {(models.parent / '__init__.py').stat().st_mtime_ns}"
+            state = (
+                f"{models} {models.stat().st_mtime_ns} {(models.parent / '__init__.py').stat().st_mtime_ns}"
+            )
             file = cache_folder() / "imports" / f"{hashlib.sha256(state.encode()).hexdigest()[:32]}.json"
             with suppress(OSError, ValueError):
                 known[models] = json.loads(file.read_bytes(), object_hook=_from_json)
@@ -129,8 +139,8 @@ def _to_json(structure: Any) -> Any:
 
 def _from_json(found: dict[str, Any]) -> dict[Any, Any]:
     return {
-        frozenset(filter(None, key.removeprefix(_REQUIRES).split(","))) if key.startswith(_REQUIRES) else key: (
-            set(value) if isinstance(value, list) else value
-        )
+        frozenset(filter(None, key.removeprefix(_REQUIRES).split(",")))
+        if key.startswith(_REQUIRES)
+        else key: (set(value) if isinstance(value, list) else value)
         for key, value in found.items()
     }

@@ -1,4 +1,4 @@
-"""Loading of modules and a model that are kept until the process ends: without garbage collection, and once for all forks.
+"""Loading of modules and a model that are kept: without garbage collection, and once for all forks.
 
 The million objects that torch and transformers make at their import never become garbage, but the collector goes through
 all of them again and again while they come: a fifth of the time to load. Afterwards it would go through them at each of

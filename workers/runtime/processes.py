@@ -1,4 +1,4 @@
-"""Child processes: their environment, ended in bounded time, and ended by the kernel when their parent dies."""
+"""Child processes: their environment, an end in bounded time, and one when their parent dies."""
 
 import contextlib
 import ctypes
