@@ -35,12 +35,12 @@ def test_neither_the_compiler_nor_distributed_tensors_are_imported(tmp_path: Pat
 
 def test_the_compiler_is_there_afterwards(tmp_path: Path) -> None:
     after = (
-        "print(torch.distributed.is_available(), torch.nn.Embedding(2, 3).weight.abs().sum().item() > 0)\n"
+        "print(torch.distributed.is_available())\n"
         "print(torch.compile(lambda x: x + 1, backend='eager')(torch.ones(())).item(), torch._dynamo.__file__ != '')\n"
         "from transformers import masking_utils\n"
         "with masking_utils.TransformGetItemToIndex() as mode:\n    print(type(mode).__module__, mode is not None)"
     )
-    expected = f"{_distributed()} True\n2.0 True\n"
+    expected = f"{_distributed()}\n2.0 True\n"
     assert said(MODEL, after, tmp_path).startswith(expected)
 
 

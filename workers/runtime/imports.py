@@ -33,13 +33,8 @@ def light_transformers() -> Iterator[None]:
         return
     import torch.distributed
 
-    available, reset, finder = (
-        torch.distributed.is_available,
-        torch.nn.Embedding.reset_parameters,
-        _Remembering(),
-    )
+    available, finder = torch.distributed.is_available, _Remembering()
     torch.distributed.is_available = lambda: False
-    torch.nn.Embedding.reset_parameters = lambda _: None  # random weights, which those of the model replace
     sys.modules |= _compiler()
     sys.meta_path.insert(0, finder)
     try:
@@ -47,7 +42,7 @@ def light_transformers() -> Iterator[None]:
     finally:
         sys.meta_path.remove(finder)
         _remove_compiler()
-        torch.distributed.is_available, torch.nn.Embedding.reset_parameters = available, reset
+        torch.distributed.is_available = available
 
 
 def _compiler() -> dict[str, ModuleType]:

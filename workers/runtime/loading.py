@@ -38,8 +38,9 @@ def kept_objects() -> Iterator[None]:
 
 
 def keep_encoder(model: str, device: str) -> None:
-    """Load the model's encoder for the forks of this process, unless it has to be calibrated first.
+    """Load the model's encoder for the forks of this process, and make its decoder, unless it has to be calibrated first.
 
+    Either takes hundreds of megabytes, and the decoder joins the model's matrices: in a fork it would not share them any more.
     It starts no thread, which a fork would lack. If it cannot be loaded, nothing is kept: a fork then tries itself, and tells why.
     """
     import torch
@@ -55,6 +56,7 @@ def keep_encoder(model: str, device: str) -> None:
             backbone = Backbone.load(model, device)
             if calibration.found(backbone):
                 _kept[model, device] = Encoder(backbone)
+                _ = backbone.decoder
     finally:
         torch.set_num_threads(threads)
 
