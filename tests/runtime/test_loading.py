@@ -97,7 +97,7 @@ if os.fork() == 0:
     torch.set_num_threads(2)
     encoder = loading.encoder_of(sys.argv[1], "cpu", print)
     print(encoder is kept, "decoder" in vars(encoder.backbone), [round(e.base_loss, 2) > 0 for e in encoder.encode(["Torben is from Munich."] * 4)][-1])
-    print(len(encoder.backbone.tokenize(["Torben is from Munich."] * 40)), flush=True)
+    print(len(encoder.backbone.tokenize(["Torben is from Munich."] * 400)), flush=True)
     os._exit(0)
 print(os.wait()[1])
 try:

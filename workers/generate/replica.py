@@ -6,11 +6,9 @@ requests it answers, as one of its tables.
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections import Counter
 from collections.abc import Collection
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,6 +23,7 @@ from workers.kafka.consumer import check_readable
 from workers.kafka.offsets import caught_up, with_records
 from workers.kafka.partitioner import partition_for
 from workers.observe import log, metrics
+from workers.runtime.loading import give_back
 
 if TYPE_CHECKING:
     from pipeline.memory_lm import MemoryLM  # imports a model's library
@@ -125,9 +124,3 @@ class Replica:
             for namespace in request.remembered
             for source, offset in (request.after or {}).get(namespace, {}).items()
         )
-
-
-def give_back() -> None:
-    """Gives freed memory back to the system. glibc by itself keeps it: small pieces lie between what is still used."""
-    with suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)

@@ -8,6 +8,7 @@ its full collections, in the middle of an answer.
 from __future__ import annotations  # the types of modules that import torch are not loaded with this one
 
 import atexit
+import ctypes
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -57,6 +58,7 @@ def keep_encoder(model: str, device: str) -> None:
             if calibration.found(backbone):
                 _kept[model, device] = Encoder(backbone)
                 _ = backbone.decoder
+                give_back()
     finally:
         torch.set_num_threads(threads)
 
@@ -67,3 +69,9 @@ def encoder_of(model: str, device: str, progress: Progress) -> Encoder:
         from pipeline.ingest.encoder import Encoder
 
         return _kept.get((model, device)) or Encoder.load(model, device, "auto", progress)
+
+
+def give_back() -> None:
+    """Gives freed memory back to the system. glibc by itself keeps it: small pieces lie between what is still used."""
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)

@@ -29,7 +29,7 @@ from schemas.changelog import changelog_key
 from schemas.common import encode
 from workers.bench import replica, write
 from workers.bench.scale.model import Costs
-from workers.generate.replica import give_back
+from workers.runtime.loading import give_back
 from workers.write.partition import load
 
 FACTS = 128
