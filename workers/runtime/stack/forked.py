@@ -1,8 +1,7 @@
 """Processes of `python -m MODULE …`, forked from one process that has imported what they import.
 
-torch and transformers take seconds of processor time to import, in each process, and a model takes as much again, and hundreds of
-megabytes. The standard library's fork server imports and loads them once, before it has threads or clients, and its forks share their
-memory. They differ from processes of their own only in that, and in that a model's files are read when the server starts.
+torch and transformers take seconds of processor time to import, in each process, and a model hundreds of megabytes. The standard
+library's fork server imports and loads them once, before it has threads or clients, and its forks share their memory. They differ from processes of their own only in that, and in that a model's files are read when the server starts.
 """
 
 import atexit
