@@ -63,7 +63,10 @@ def _unchanged(
 
 
 def _real(module: str, name: str) -> Any:
-    if name.startswith("__"):  # as whoever looks through all modules asks
+    if name.startswith("__") and (module, name) != (
+        COMPILER,
+        "__path__",
+    ):  # asked by whoever looks through all modules
         raise AttributeError(name)
     _remove_compiler()
     return getattr(importlib.import_module(module), name)
