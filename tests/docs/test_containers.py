@@ -128,7 +128,9 @@ def test_source_worker_has_a_configuration_that_it_can_read() -> None:
     assert COMPOSE["configs"][config["source"]]["file"] == "${SOURCES:-deploy/sources.yaml}"
     assert load(ROOT / "deploy" / "sources.yaml").sources
     (extras,) = re.findall(r"whl\)\[([a-z,-]+)\]", DOCKERFILE)
-    assert set(extras.split(",")) == {"object-store", "otlp", "sources"} <= set(PROJECT["optional-dependencies"])
+    assert (
+        set(extras.split(",")) == {"object-store", "otlp", "sources"} <= set(PROJECT["optional-dependencies"])
+    )
 
 
 def test_environment_is_one_that_the_workers_read() -> None:
