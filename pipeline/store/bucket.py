@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -54,6 +54,8 @@ class Found(NamedTuple):
     size: int
     tag: str
     """Changes when the object is replaced."""
+    written: datetime = datetime.min.replace(tzinfo=UTC)
+    """By the store's clock."""
 
 
 class Bucket:
@@ -158,7 +160,7 @@ class Bucket:
 
         with self._errors(prefix):
             metas = obstore.list(self._store, prefix, chunk_size=1000).collect()
-            found = [Found(meta["path"], meta["size"], _tag(meta)) for meta in metas]
+            found = [Found(meta["path"], meta["size"], _tag(meta), meta["last_modified"]) for meta in metas]
         return sorted(found)
 
     def folders(self, prefix: str) -> list[str]:

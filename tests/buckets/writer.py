@@ -49,8 +49,12 @@ _TURN_S = 0.002
 
 @contextmanager
 def small_files() -> Iterator[None]:
-    """A merge every few files, and a checkpoint every few decisions, within the block."""
-    with patch.multiple(compaction, FAN=4, KEEP_S=0.0), patch.object(partition, "CHECKPOINT_EVERY", 25):
+    """A merge every few files, a checkpoint every few decisions, and fences that go after seconds, within the block."""
+    with (
+        patch.multiple(compaction, FAN=4, KEEP_S=0.0),
+        patch.multiple(manifests, KEPT_S=3.0, SURE_S=1.0),
+        patch.object(partition, "CHECKPOINT_EVERY", 25),
+    ):
         yield
 
 

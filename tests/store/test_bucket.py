@@ -90,7 +90,8 @@ def test_only_what_was_found_is_replaced(own: Bucket) -> None:
     own.create("rows/a", BODY, TOKEN)
     (found,) = own.objects("rows")
     second = own.replace(found, b"second")
-    assert own.get("rows/a") == b"second" and own.objects("rows") == [second]
+    assert own.get("rows/a") == b"second"
+    assert [found[:3] for found in own.objects("rows")] == [second[:3]]
     with pytest.raises(Unwritable, match="changed meanwhile"):
         own.replace(found, b"third")
     assert own.get("rows/a") == b"second"
