@@ -9,7 +9,7 @@ from obstore.store import MemoryStore
 
 from pipeline.history import checkpoint, compaction, layout
 from pipeline.history import log as history
-from pipeline.history.errors import CommitConflict, HistoryError
+from pipeline.history.errors import CommitConflict, HistoryError, Unwritable
 from pipeline.memory.bank import Bank
 from pipeline.memory.events import Decision
 from pipeline.store import manifests
@@ -197,6 +197,19 @@ def test_an_append_to_a_name_that_a_merge_has_freed_does_not_count(
     fill(other, range(12, 18))
     compact(other)
     assert "0000000003.parquet" not in names(memory) and offsets(own) == expected(18)
+
+
+def test_an_object_that_somebody_else_removed_is_named(
+    own: ObjectStore, other: ObjectStore, memory: MemoryStore
+) -> None:
+    own.take(0)
+    fill(own, range(9))
+    compact(own)
+    (merged,) = (name for name in names(memory) if name.endswith("-0000000003.parquet"))
+    obstore.delete(memory, f"history/partition=0/{merged}")
+    for read in (lambda: offsets(other), lambda: (other.take(0), other.files(0))):
+        with pytest.raises(Unwritable, match=rf"{merged}: is missing, or .*; if it stays so, restore it"):
+            read()
 
 
 def test_what_was_not_taken_is_not_written(own: ObjectStore) -> None:
