@@ -111,7 +111,7 @@ def bring(bucket: Bucket, place: Path, objects: Objects) -> None:
         changed = [
             name
             for name, found in objects.items()
-            if noted.get(name) != _note(found) or not _has(place, name)
+            if noted.get(name) != _note(found) or not _has(place / name, found.size)
         ]
         _download(bucket, place, {name: objects[name].key for name in changed})
         if changed or noted.keys() - objects.keys():
@@ -159,8 +159,11 @@ def _note(found: Found) -> list[str | int]:
     return [found.key, found.size, found.tag]
 
 
-def _has(place: Path, name: str) -> bool:
-    return (place / name).exists()
+def _has(path: Path, size: int) -> bool:
+    """Whether the file is whole: a copy is not made durable, so a power cut may leave it empty."""
+    with suppress(FileNotFoundError):
+        return path.stat().st_size == size
+    return False
 
 
 def _download(bucket: Bucket, place: Path, keys: Mapping[str, str]) -> None:
