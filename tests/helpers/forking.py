@@ -1,7 +1,7 @@
-"""Processes that are forked from a host, which has imported and loaded everything, so that one that was killed is back at once.
+"""Processes that are forked from a host, so that one that was killed is back at once.
 
-At each of its steps a forked process looks whether a file, its order, tells it to send itself a signal. The production code
-knows nothing of this: functions are wrapped in the forked process.
+The host has imported and loaded everything. At each of its steps a forked process looks whether a file, its order, tells it
+to send itself a signal. The production code knows nothing of this: functions are wrapped in the forked process.
 """
 
 import contextlib
