@@ -13,7 +13,7 @@ COPY . .
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m pip wheel --no-deps --wheel-dir /dist . \
     && python -m venv /opt/factstream \
-    && /opt/factstream/bin/pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c constraints.txt "$(echo /dist/*.whl)[otlp,sources]"
+    && /opt/factstream/bin/pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c constraints.txt "$(echo /dist/*.whl)[object-store,otlp,sources]"
 
 FROM python:3.13-slim
 # The folders exist and belong to the user, so that the volumes mounted over them do too.

@@ -2,7 +2,7 @@
 
 A message is one record batch, of one namespace. Each row has the source offset (topic_id, partition, offset) of its record
 on `facts`, so that the writer decides each record once: the facts of a conversation, which have the same, are in one message.
-A row of another kind than `fact` is a request, in order with the facts, or says that a conversation stated nothing.
+A row of another kind than FACT_KINDS is a request, in order with the facts, or says that a conversation stated nothing.
 """
 
 import struct
@@ -17,6 +17,7 @@ MAX_ROWS = 256
 """Most rows of a message."""
 KINDS = (
     "fact",
+    "stated",
     "forget",
     "erase",
     "forget_key",
@@ -26,11 +27,14 @@ KINDS = (
     "restore",
     "nothing",
 )
-"""The kinds of rows: a fact, a request to forget one memory, what a key states or a namespace, or one to restore a memory; or
-nothing, where a conversation stated nothing: it is decided, too, so that nobody waits for it.
+"""The kinds of rows: a fact; one of several that a record has stated, so that a writer from before conversations refuses the
+message, where it would decide the first one only; a request to forget one memory, what a key states or a namespace, or one to
+restore a memory; or nothing, where a conversation stated nothing: it is decided, too, so that nobody waits for it.
 
 A request that begins with `erase` takes the text out of the history, too.
 """
+FACT_KINDS = KINDS[:2]
+"""The kinds of rows with a fact."""
 MAX_VECTOR_BYTES = 1024 * 1024
 """Most bytes of one fact's vectors."""
 

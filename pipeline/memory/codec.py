@@ -5,6 +5,7 @@ A column has the name of an attribute, so the fields of a schema are the ones th
 `fact.encoding.text` is.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from operator import attrgetter
@@ -31,7 +32,7 @@ from pipeline.memory.record import Memory
 from pipeline.text.words import terms_of
 from schemas.changelog import MemoryRecord
 from schemas.common import BadMessage, metadata_text
-from schemas.encoding import FACT_ENCODINGS
+from schemas.encoding import FACT_ENCODINGS, FACT_KINDS
 from schemas.fields import WORDS
 from schemas.history import CHECKPOINT, HISTORY
 from schemas.topics import FACTS
@@ -81,7 +82,8 @@ def facts_to_batch(events: Sequence[Event], encoder_id: str) -> pa.RecordBatch:
     """
     facts = [event if isinstance(event, NewFact) else None for event in events]
     columns = _columns(events, _EVENT_COLUMNS) | _columns(facts, _FACT_COLUMNS)
-    columns["kind"] = [_kind(event) for event in events]
+    of_cause = Counter(event.cause for event in events)
+    columns["kind"] = [_kind(event, of_cause[event.cause]) for event in events]
     about_memory = (ForgetRequest, RestoreRequest)
     columns["forget"] = [event.memory_id if isinstance(event, about_memory) else None for event in events]
     for name in ("key", "observed_at", "fact_id"):
@@ -97,7 +99,7 @@ def facts_from_batch(batch: pa.RecordBatch) -> list[Event]:
     events: list[Event] = []
     for row in _rows(batch):
         cause, kind = SourceOffset(FACTS, row["topic_id"], row["partition"], row["offset"]), row["kind"]
-        if kind == "fact":
+        if kind in FACT_KINDS:
             encoding = FactEncoding(**{name: row[name] for name in _ENCODING})
             own = {name: row[name] for name in _NEW_FACT if name in row}
             events.append(NewFact(encoding=encoding, cause=cause, **own))
@@ -122,10 +124,10 @@ def facts_from_batch(batch: pa.RecordBatch) -> list[Event]:
     return events
 
 
-def _kind(event: Event) -> str:
-    """One of schemas.encoding.KINDS."""
+def _kind(event: Event, of_cause: int) -> str:
+    """One of schemas.encoding.KINDS, for one of so many events of a record."""
     if isinstance(event, NewFact):
-        return "fact"
+        return "fact" if of_cause == 1 else "stated"
     if isinstance(event, RestoreRequest | NothingStated):
         return "restore" if isinstance(event, RestoreRequest) else "nothing"
     what = "" if event.memory_id is not None else "_key" if event.key is not None else "_all"

@@ -9,14 +9,14 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from pipeline.history.errors import HistoryError, Unwritable
+from pipeline.history.errors import HistoryError, Unwritable, disk_errors
 
 if TYPE_CHECKING:
-    from obstore import ObjectMeta, PutResult, UpdateVersion
+    from obstore import Bytes, ObjectMeta, PutResult, UpdateVersion
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
 TRIES = 4
@@ -25,6 +25,9 @@ PAUSE_S = 0.2
 """Before the second try; twice as long before each further one."""
 TAIL_BYTES = 64 * 1024
 """At an object's end, in which its token is looked for: a Parquet footer has about ten kilobytes."""
+
+PIECE_BYTES = 5 * 1024 * 1024
+"""Of a request: a larger file comes and goes in several, each of which has time enough on a slow line. Parts of S3 have no less."""
 
 CLIENT: "ClientConfig" = {"timeout": "30s", "connect_timeout": "5s"}
 RETRY: "RetryConfig" = {
@@ -54,6 +57,8 @@ class Found(NamedTuple):
     size: int
     tag: str
     """Changes when the object is replaced."""
+    written: datetime = datetime.min.replace(tzinfo=UTC)
+    """By the store's clock."""
 
 
 class Bucket:
@@ -103,11 +108,13 @@ class Bucket:
         raise self._unwritable(key, failure) from failure
 
     def upload(self, key: str, path: Path) -> None:
-        """Uploads a file under a name that nobody else uses: in parts, where it is large."""
+        """Uploads a file under a name that nobody else uses: in parts, where it is large. Raises `Unwritable`."""
         import obstore
 
+        with disk_errors(path):
+            path.stat()
         with self._errors(key):
-            obstore.put(self._store, key, path)
+            obstore.put(self._store, key, path, chunk_size=PIECE_BYTES, max_concurrency=4)
 
     def replace(self, found: Found, body: bytes) -> Found:
         """Replaces an object that is still as it was found. Raises `Unwritable`, also where it changed meanwhile."""
@@ -135,12 +142,25 @@ class Bucket:
             return bytes(obstore.get(self._store, key).bytes())
 
     def download(self, key: str, path: Path) -> None:
-        """Writes an object to a file. Raises `Missing`, `Unwritable`."""
+        """Writes an object to a file, in pieces, where it is large. Raises `Missing`, `Unwritable`."""
+        with disk_errors(path), path.open("wb") as file:
+            for piece in self._pieces(key):
+                file.write(piece)
+
+    def _pieces(self, key: str) -> Iterator["Bytes"]:
+        """An object in pieces, all of the same state of it."""
         import obstore
 
-        with self._errors(key, may_miss=True), path.open("wb") as file:
-            for piece in obstore.get(self._store, key).stream(min_chunk_size=1024 * 1024):
-                file.write(piece)
+        with self._errors(key, may_miss=True):
+            whole = obstore.get(self._store, key)
+            size, e_tag = whole.meta["size"], whole.meta["e_tag"]
+            if size <= PIECE_BYTES:
+                yield whole.bytes()
+                return
+            del whole  # which closes the connection
+            for begin in range(0, size, PIECE_BYTES):
+                part = (begin, min(begin + PIECE_BYTES, size))
+                yield obstore.get(self._store, key, options={"range": part, "if_match": e_tag}).bytes()
 
     def exists(self, key: str) -> bool:
         import obstore
@@ -158,7 +178,7 @@ class Bucket:
 
         with self._errors(prefix):
             metas = obstore.list(self._store, prefix, chunk_size=1000).collect()
-            found = [Found(meta["path"], meta["size"], _tag(meta)) for meta in metas]
+            found = [Found(meta["path"], meta["size"], _tag(meta), meta["last_modified"]) for meta in metas]
         return sorted(found)
 
     def folders(self, prefix: str) -> list[str]:

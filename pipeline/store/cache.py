@@ -7,14 +7,14 @@ leaves the cache when it is read next.
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pipeline import files
 from pipeline.history import layout
 from pipeline.history.errors import HistoryError, Unwritable, disk_errors
 from pipeline.store import copies, manifests
-from pipeline.store.bucket import Bucket, Missing
+from pipeline.store.bucket import Bucket
 
 LOCK_WAIT_S = 120.0
 """While another process copies, or reads what has to be evicted."""
@@ -31,7 +31,7 @@ class Cache:
         """The folder, after these partitions are in it as they are now; during the block none is evicted. Raises `HistoryError`."""
         with ExitStack() as reading:
             with self._locked(".lock"):
-                self._refresh(partitions, rows)
+                copies.retried(lambda: self._copy(partitions, rows))
                 reading.enter_context(files.shared(self._folder / ".reading"))
             yield self._folder
 
@@ -43,12 +43,6 @@ class Cache:
                     yield
             except files.Locked as error:
                 raise Unwritable(f"{error}; try again") from None
-
-    def _refresh(self, partitions: Sequence[int], rows: bool) -> None:
-        for _ in range(copies.TRIES):
-            with suppress(Missing):  # merged or erased meanwhile: list again
-                return self._copy(partitions, rows)
-        raise Unwritable(f"{self._bucket.where}: changes too fast to be copied; try again")
 
     def _copy(self, partitions: Sequence[int], rows: bool) -> None:
         objects = {

@@ -9,11 +9,12 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from pipeline.files import atomic_file, make_folder
 from pipeline.history import layout
@@ -33,6 +34,7 @@ _VERSION = re.compile(r"[0-9]{10}(-[0-9]{10})?\.parquet")  # merged, where a fol
 _ROWS = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.parquet")
 _DOWNLOADS = 8  # at a time
 
+T = TypeVar("T")
 Stamp = tuple[int, int, int]
 """Of a file in a copy: another one if it was written again."""
 Objects = Mapping[str, Found]
@@ -41,24 +43,37 @@ Objects = Mapping[str, Found]
 
 def pull(bucket: Bucket, data: Path, partition: int) -> Manifest | None:
     """Makes the copy of a partition what the bucket has now; returns the manifest that counted. Raises `HistoryError`."""
-    for _ in range(TRIES):
+
+    def copy() -> Manifest | None:
         manifest, listing = manifests.newest(bucket, partition)
-        with suppress(Missing):  # merged or erased meanwhile
-            bring(bucket, layout.partition_folder(data, partition), live(partition, manifest, listing))
-            return manifest
-    raise Unwritable(
-        f"{bucket.where}: partition {partition} changes too fast to be copied; it is tried again"
-    )
+        bring(bucket, layout.partition_folder(data, partition), live(partition, manifest, listing))
+        return manifest
+
+    return retried(copy)
 
 
 def pull_rows(bucket: Bucket, data: Path, table: str) -> dict[str, Found]:
     """As `pull`, for the answers or the dead letters; returns their objects."""
-    for _ in range(TRIES):
+
+    def copy() -> dict[str, Found]:
         objects = rows(bucket, table)
-        with suppress(Missing):
-            bring(bucket, data / table, objects)
-            return objects
-    raise Unwritable(f"{bucket.where}/{table}: changes too fast to be copied; it is tried again")
+        bring(bucket, data / table, objects)
+        return objects
+
+    return retried(copy)
+
+
+def retried(copy: Callable[[], T]) -> T:
+    """What `copy` returns, which begins again where an object was merged or erased since it was listed. Raises `Unwritable`."""
+    missing: Missing | None = None
+    for _ in range(TRIES):
+        try:
+            return copy()
+        except Missing as error:
+            missing = error
+    raise Unwritable(
+        f"{missing}, or what is beside it changes too fast to be copied; if it stays so, restore it from a backup"
+    )
 
 
 def live(partition: int, manifest: Manifest | None, listing: Iterable[Found]) -> dict[str, Found]:
@@ -96,7 +111,7 @@ def bring(bucket: Bucket, place: Path, objects: Objects) -> None:
         changed = [
             name
             for name, found in objects.items()
-            if noted.get(name) != _note(found) or not _has(place, name)
+            if noted.get(name) != _note(found) or not _has(place / name, found.size)
         ]
         _download(bucket, place, {name: objects[name].key for name in changed})
         if changed or noted.keys() - objects.keys():
@@ -144,8 +159,11 @@ def _note(found: Found) -> list[str | int]:
     return [found.key, found.size, found.tag]
 
 
-def _has(place: Path, name: str) -> bool:
-    return (place / name).exists()
+def _has(path: Path, size: int) -> bool:
+    """Whether the file is whole: a copy is not made durable, so a power cut may leave it empty."""
+    with suppress(FileNotFoundError):
+        return path.stat().st_size == size
+    return False
 
 
 def _download(bucket: Bucket, place: Path, keys: Mapping[str, str]) -> None:

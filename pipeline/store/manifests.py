@@ -2,12 +2,13 @@
 
 Who gets a partition writes the next manifest of the chain, its fence, before it reads. A writer that lost the partition
 without knowing it tries to create that same number when it has merged files, and fails: so it can never bring back what was
-erased meanwhile (SlateDB fences its writers in the same way). A fence is kept for ever, and with it the number that an
-earlier owner would try; the other manifests are removed when later ones exist.
+erased meanwhile (SlateDB fences its writers in the same way). A fence is kept for a day, and with it the number that an
+earlier owner would try. An owner that was silent for long does not rely on it, and asks what the last number is.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from pipeline.history.errors import CommitConflict, HistoryError, Unwritable
 from pipeline.store.bucket import Bucket, Found, Missing, Taken
@@ -16,7 +17,24 @@ from schemas.files.manifest import Manifest
 
 _NAME = re.compile(r".*/manifest-([0-9]{10})\.json")
 _TRIES = 20  # to read, or to follow, a chain that grows meanwhile
+KEPT_S = 24 * 3600.0
+"""Seconds by the store's clock for which manifests stay that are not the last one."""
+SURE_S = 3600.0
+"""Seconds after an owner was the last one for which the next number of the chain is enough to know it. Far fewer than KEPT_S."""
 MAX_BYTES = 4 * 1024 * 1024
+
+
+@dataclass
+class Owned:
+    """A partition that this process has taken."""
+
+    manifest: Manifest
+    """The last one of the chain, as far as the owner knows; all from its epoch on are its own."""
+    sure_at: float
+    """When it was certainly the last one, by the owner's clock."""
+    is_copied: bool = False
+    is_clean: bool = False
+    """Whether objects that do not count are removed. The owner before may have died before it removed them."""
 
 
 def folder_of(partition: int) -> str:
@@ -62,8 +80,8 @@ def read(bucket: Bucket, partition: int, number: int) -> Manifest:
     return manifest
 
 
-def take(bucket: Bucket, partition: int, token: str) -> tuple[Manifest, Manifest | None]:
-    """Writes the partition's next fence: the new manifest, and the one that it follows."""
+def take(bucket: Bucket, partition: int, token: str) -> Manifest:
+    """Writes the partition's next fence."""
     for _ in range(_TRIES):
         last, _ = newest(bucket, partition)
         number = last.number + 1 if last else 0
@@ -74,7 +92,7 @@ def take(bucket: Bucket, partition: int, token: str) -> tuple[Manifest, Manifest
             continue
         # Others may have gone far beyond `last`, and removed the manifest of this number, before it was written.
         if numbers(bucket.objects(folder_of(partition)))[-1] == number:
-            return fence, last
+            return fence
     raise Unwritable(f"{bucket.where}/{folder_of(partition)}: others keep taking it; it is tried again")
 
 
@@ -88,9 +106,19 @@ def follow(bucket: Bucket, partition: int, last: Manifest, files: Sequence[str],
     return following
 
 
-def check_owner(bucket: Bucket, partition: int, last: Manifest) -> None:
-    """Raises `CommitConflict` unless `last`, an owner's last manifest, is the chain's end: else another writer's fence follows it."""
-    if bucket.exists(key_of(partition, last.number + 1)):
+def check_owner(bucket: Bucket, partition: int, owned: Owned, clock: Callable[[], float]) -> None:
+    """Raises `CommitConflict` if another writer has taken the partition."""
+    asked_at = clock()
+    if bucket.exists(key_of(partition, owned.manifest.number + 1)):
+        raise lost(bucket, partition)
+    if clock() - owned.sure_at > SURE_S:  # the fence of that number may have been removed
+        check_last(bucket, partition, owned, bucket.objects(folder_of(partition)))
+    owned.sure_at = asked_at
+
+
+def check_last(bucket: Bucket, partition: int, owned: Owned, listing: Iterable[Found]) -> None:
+    """Raises `CommitConflict` unless an owner's manifest is the last one in this listing."""
+    if numbers(listing)[-1] != owned.manifest.number:
         raise lost(bucket, partition)
 
 

@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from pipeline.memory.events import Decision
 from pipeline.store import copies, manifests
 from pipeline.store.bucket import Bucket, Found, Taken
 from pipeline.store.cache import Cache
-from schemas.files.manifest import Manifest
+from pipeline.store.manifests import Owned
 
 WRITER_KEY = b"factstream.writer"
 """In the metadata of an appended file: the token by which its writer knows it again."""
@@ -35,19 +35,6 @@ LINGER_S = 1.0
 ROWS_KEPT_S = 60.0
 """Seconds for which an owner keeps its copies of answers and dead letters after an erasure: others often follow."""
 _COPIES = 64  # writers on one machine
-
-
-@dataclass
-class Owned:
-    """A partition that this process has taken."""
-
-    manifest: Manifest
-    """The last one of the chain, as far as the owner knows; all from its epoch on are its own."""
-    obsolete: range
-    """The numbers of manifests of the owner before, which nobody will try to write again."""
-    is_copied: bool = False
-    is_clean: bool = False
-    """Whether objects that do not count are removed. The owner before may have died before it removed them."""
 
 
 class ObjectStore:
@@ -59,7 +46,7 @@ class ObjectStore:
         local: Path,
         limit_bytes: int,
         token: Callable[[], str] = lambda: secrets.token_hex(16),
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.time,  # which goes on while a machine sleeps
     ) -> None:
         """`local`: a folder of this machine, for copies; `limit_bytes`: the most that readers' copies may take."""
         self._bucket, self._local, self._token, self._clock = bucket, local, token, clock
@@ -93,8 +80,8 @@ class ObjectStore:
     def take(self, partition: int) -> None:
         self._own_copy()
         self._owned.pop(partition, None)
-        fence, last = manifests.take(self._bucket, partition, self._token())
-        self._owned[partition] = Owned(fence, range(last.epoch + 1, last.number + 1) if last else range(0))
+        asked_at = self._clock()
+        self._owned[partition] = Owned(manifests.take(self._bucket, partition, self._token()), asked_at)
 
     def keep(self, partitions: Collection[int]) -> None:
         self._own_copy()
@@ -111,7 +98,7 @@ class ObjectStore:
         if self._bucket.exists(following):
             return False
         try:
-            manifests.check_owner(self._bucket, partition, owned.manifest)
+            manifests.check_owner(self._bucket, partition, owned, self._clock)
         except CommitConflict:
             return False
         return True
@@ -126,7 +113,7 @@ class ObjectStore:
             except Taken as error:
                 raise CommitConflict(f"{error}; fold the history again") from error
             # Another owner may have merged this version and removed it: then its name was free again.
-            manifests.check_owner(self._bucket, partition, owned.manifest)
+            manifests.check_owner(self._bucket, partition, owned, self._clock)
         if owned.is_copied:
             path = layout.version_path(self._copy, partition, version)
             with disk_errors(path), atomic_file(path, durable=False) as file:
@@ -156,10 +143,8 @@ class ObjectStore:
         place = self._place(partition)
         objects = {table: copies.pull_rows(self._bucket, data, table) for table in tables}
         folders = [*(data / table for table in objects), place]
-        before, last = (
-            {folder: copies.stamps(folder) for folder in folders},
-            layout.last_version(data, partition),
-        )
+        before = {folder: copies.stamps(folder) for folder in folders}
+        last = layout.last_version(data, partition)
         for folder in folders:
             copies.begin_change(folder)
         yield
@@ -255,6 +240,7 @@ class ObjectStore:
                 self._bucket.delete(f"{folder}/{name}" for name in named if name.startswith(fresh))
                 raise
         listing = self._bucket.objects(folder)
+        manifests.check_last(self._bucket, partition, owned, listing)
         self._bucket.delete(self._obsolete(partition, owned, listing))
         copies.note(place, copies.live(partition, owned.manifest, listing))
         owned.is_clean = True
@@ -263,19 +249,21 @@ class ObjectStore:
         """Objects that do not count, and cannot in any later manifest.
 
         Files of higher numbers stay: if this process has just lost the partition, its next owner is uploading them. So do
-        merged versions until they leave the copy, for those who are reading them.
+        merged versions until they leave the copy, for those who are reading them, and manifests of owners before for a day.
         """
         manifest, folder = owned.manifest, manifests.folder_of(partition)
         named, copied = set(manifest.files), copies.stamps(self._place(partition))
         rewritten = {name.rpartition("/")[2] for name in named}
         counts = copies.live(partition, manifest, listing)
+        kept_since = max(found.written for found in listing) - timedelta(seconds=manifests.KEPT_S)
         gone = []
         for found in listing:
             parent, _, name = found.key.removeprefix(f"{folder}/").rpartition("/")
             if parent:
                 is_gone = int(parent.partition("-")[0]) <= manifest.number and f"{parent}/{name}" not in named
             elif number := manifests.numbers([found]):
-                is_gone = number[0] in owned.obsolete or manifest.epoch < number[0] < manifest.number
+                is_own = number[0] > manifest.epoch
+                is_gone = number[0] < manifest.number and (is_own or found.written < kept_since)
             else:
                 is_gone = name in rewritten or (name not in counts and name not in copied)
             if is_gone:

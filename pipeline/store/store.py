@@ -50,7 +50,7 @@ class Store(Protocol):
         """A data folder in which the block rearranges an owned partition: compaction, checkpoints, erasure.
 
         With `rows`, also the answers and dead letters. What the block did counts when it has ended, if this process is
-        still the owner; otherwise it never counts, and `CommitConflict` is raised.
+        still the owner; otherwise `CommitConflict` is raised, and none of it counts, unless it lost the partition just then.
         """
 
     def add(self, folder: str, rows: list[dict[str, Any]], name: str) -> None:

@@ -27,7 +27,7 @@ from schemas.encoding import encode_batch
 from workers.bench import replica as bench_replica
 from workers.bench import report
 from workers.bench import write as bench_write
-from workers.bench.scale import model, probe
+from workers.bench.scale import model, probe, result
 from workers.bench.scale.model import FULL, PARTITIONED, Costs, Load, Prices
 from workers.bench.write import TOPIC_IDS, _NoCluster
 from workers.cli.app import app
@@ -193,15 +193,10 @@ def test_bytes_of_the_probe_are_those_of_a_history(tmp_path: Path) -> None:
 
 
 def run(*options: str) -> Any:
-    return CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}).invoke(
-        app, ["bench", "scale", *options]
-    )
+    return CliRunner(env={"NO_COLOR": "1", "TERM": "dumb"}).invoke(app, ["bench", "scale", *options])
 
 
-def test_the_command_computes_from_costs_of_an_earlier_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(report.console, "width", 200)  # else that of the first test that imported it
+def test_the_command_computes_from_costs_of_an_earlier_run(tmp_path: Path) -> None:
     file = tmp_path / "scale.json"
     file.write_text(json.dumps({"costs": asdict(COSTS)}))
     printed = run("--costs", str(file), "--json", "--partitions", "12", "--memories", "100000")
@@ -214,8 +209,24 @@ def test_the_command_computes_from_costs_of_an_earlier_run(
     assert full["uses"]["generator's memory"] > apart["uses"]["generator's memory"] > 0
     assert full["used"] == max(full["uses"].values()) == full["uses"][full["binds_first"]]
     file.write_text(printed.stdout)
-    table = run("--costs", str(file), "--partitions", "12")
-    assert table.exit_code == 0 and "100,000,000" in table.stdout and full["binds_first"] in table.stdout
+    assert json.loads(run("--costs", str(file), "--json").stdout)["costs"] == asdict(COSTS)
+
+
+def test_the_tables_fit_in_a_hundred_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report.console, "width", 100)  # else that of the first test that imported it
+    file = tmp_path / "scale.json"
+    file.write_text(json.dumps({"costs": asdict(COSTS)}))
+    printed = run("--costs", str(file))
+    assert printed.exit_code == 0, printed.output
+    lines = printed.stdout.splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= 100
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    assert len(rows) == 3 * 9 and all(cell for row in rows for cell in row), "a cell was wrapped"
+    scale = result._scale(Load(10**8, 100, 1e8, 1e8), COSTS, Prices())
+    first, processes, month = (row for row in rows if row[:2] == ["100,000,000", "100"])
+    assert first[3] == f"{scale.full.binds_first} {scale.full.used:.2g}"
+    assert processes[2:4] == [f"{scale.encoders:,}", f"{scale.full.generators:,}"]
+    assert month[-1] == f"{scale.month_dollars:,.2f}"
 
 
 @pytest.mark.parametrize(
@@ -230,8 +241,8 @@ def test_the_command_computes_from_costs_of_an_earlier_run(
 )
 def test_a_bad_file_of_costs_is_one_clear_line(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "bad.json").write_text(text)
-    result = run("--costs", str(tmp_path / "bad.json"))
-    assert result.exit_code == 1 and said in result.output and "Traceback" not in result.output
+    refused = run("--costs", str(tmp_path / "bad.json"))
+    assert refused.exit_code == 1 and said in refused.output and "Traceback" not in refused.output
 
 
 @pytest.mark.slow

@@ -1,20 +1,15 @@
 """One crash run on a store: a writer decides a stream while a plan of faults is carried out."""
 
-import contextlib
 import itertools
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from tests.buckets.plan import PUTS, Fault
 from tests.buckets.proxy import Proxy, Rule, Storm
@@ -22,8 +17,8 @@ from tests.buckets.servers import Server
 from tests.buckets.stream import Stream, erasures
 from tests.buckets.writer import BATCH, FAILED, STARTING, write_group
 from tests.conftest import runs, wait_until
+from tests.helpers.forking import Forked, Host
 
-ROOT = Path(__file__).parent.parent.parent
 DISKS = 3  # machines, each with a disk of its own
 TAIL = 12 * BATCH
 """Messages after the last fault."""
@@ -35,29 +30,11 @@ Order = tuple[str, int, int]
 
 
 @dataclass
-class Writer:
-    """A writer process, on one of the disks."""
+class Writer(Forked):
+    """A writer process, and where its exit code will be."""
 
-    member: int
-    disk: Path
-    order: Path
-    code: Path
-    pid: int = 0
-
-    def state(self) -> str:
-        """The kernel's letter: T is stopped; empty for a process that is gone."""
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
-        return ""
-
-    def send(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, number)
-
-    def ask(self, step: str, after: int, number: int) -> None:
-        """Orders it to send itself a signal when it has passed the step so many times."""
-        self.order.with_suffix(".new").write_text(json.dumps((step, after, number)))
-        self.order.with_suffix(".new").rename(self.order)
+    member: int = 0
+    code: Path = Path()
 
 
 @dataclass
@@ -79,12 +56,10 @@ class CrashRun:
         self._disk, self._writers = 0, list[Writer]()
         write_group(self.group, -1, 0)
         self.proxy = Proxy(self.server.port, self.storm).start()
-        self._host = subprocess.Popen(
-            [sys.executable, "-m", "tests.buckets.writer", str(self.seed), str(len(self.stream.messages))],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | self.server.through(self.proxy.port),
+        self._host = Host(
+            "tests.buckets.writer", self.seed, len(self.stream.messages),
+            env=self.server.through(self.proxy.port),
         )  # fmt: skip
-        self._read_line()
 
     def __call__(self, plan: list[Fault], say: Callable[[str], object] = lambda _: None) -> int:
         """Carries out the plan, and lets a writer decide a few more messages; returns how many messages were decided."""
@@ -100,10 +75,7 @@ class CrashRun:
 
     def stop(self) -> None:
         self._end_all()
-        assert self._host.stdin is not None and self._host.stdout is not None
-        self._host.stdin.close()
-        self._host.wait(30)
-        self._host.stdout.close()
+        self._host.stop()
         self.proxy.stop()
 
     # --- writers ---
@@ -114,27 +86,17 @@ class CrashRun:
             disk = self._disk if self._dice.random() < 0.6 else self._dice.randrange(DISKS)
         self._disk, member = disk, next(self._members)
         place = self.folder / (f"new-disk-{member}" if order else f"disk-{disk}")
-        writer = Writer(member, place, self.folder / f"order-{member}", self.folder / f"code-{member}")
+        writer = Writer(self.folder / f"order-{member}", member=member, code=self.folder / f"code-{member}")
         write_group(self.group, member, self._offset())
-        options: dict[str, Any] = {
-            "member": member, "limit": limit, "url": self.url, "disk": str(place), "order": str(writer.order),
-            "code": str(writer.code), "group": str(self.group), "log": str(self.log),
+        options = {
+            "member": member, "limit": limit, "url": self.url, "disk": str(place), "code": str(writer.code),
+            "group": str(self.group),
         }  # fmt: skip
         if order:
             writer.ask(*order)
         self._writers.append(writer)
-        return self._fork(writer, options)
-
-    def _fork(self, writer: Writer, options: dict[str, Any]) -> Writer:
-        assert self._host.stdin is not None
-        self._host.stdin.write(json.dumps(options) + "\n")
-        self._host.stdin.flush()
-        writer.pid = int(self._read_line())
+        self._host.fork(writer, self.log, options)
         return writer
-
-    def _read_line(self) -> str:
-        assert self._host.stdout is not None
-        return self._host.stdout.readline()
 
     def _working(self) -> Writer:
         """The writer that works; a new one if the last is dead."""

@@ -1,19 +1,15 @@
 """Writers that die, or stand still, at a named step: on a real store, with topics that are a list.
 
-One process imports everything and makes the stream. For each line of its standard input it forks a writer, which decides the
-messages from the last committed offset on. A file has that offset and the number of the writer that is a member of the
-group: another one's commit fails, as the group's would.
+Each decides the messages of the stream from the last committed offset on. A file has that offset and the number of the
+writer that is a member of the group: another one's commit fails, as the group's would.
 """
 
 import json
 import os
-import signal
 import sys
 import time
-import traceback
-from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -26,13 +22,12 @@ from pipeline.store.opening import store_at
 from pipeline.store.place import folder_of
 from pipeline.store.store import Store
 from tests.buckets.stream import Stream, make_stream
+from tests.helpers.forking import Options, Step, fork_each, read_order
 from tests.write.local_writer import NOW, Local, batch, begin, take, writer
 from workers.runtime.worker import Retry
 from workers.write import partition
 from workers.write.worker import WriterWorker
 
-Step = Callable[[str], Callable[..., None]]
-"""Names the step that a function then takes."""
 STORE_STEPS = (
     "before the fence", "after the fence", "before the version", "after the version", "before the upload",
     "between object and manifest", "before the manifest", "after the manifest", "before the replacement", "after the replacement",
@@ -54,27 +49,17 @@ _TURN_S = 0.002
 
 @contextmanager
 def small_files() -> Iterator[None]:
-    """A merge every few files, and a checkpoint every few decisions, within the block."""
-    with patch.multiple(compaction, FAN=4, KEEP_S=0.0), patch.object(partition, "CHECKPOINT_EVERY", 25):
+    """A merge every few files, a checkpoint every few decisions, and fences that go after seconds, within the block."""
+    with (
+        patch.multiple(compaction, FAN=4, KEEP_S=0.0),
+        patch.multiple(manifests, KEPT_S=3.0, SURE_S=1.0),
+        patch.object(partition, "CHECKPOINT_EVERY", 25),
+    ):
         yield
 
 
-def name_steps(order: Path) -> Step:
-    """Names the steps of this process. `order` is a file with a step, how often it is passed first, and a signal."""
-    passed: Counter[str] = Counter()
-
-    def at(step: str) -> Callable[..., None]:
-        def look(*_: Any) -> None:
-            with suppress(FileNotFoundError, ValueError):
-                wanted, times, number = json.loads(order.read_text())
-                if wanted == step:
-                    passed[step] += 1
-                    if passed[step] > times:
-                        passed.clear()
-                        order.unlink()
-                        os.kill(os.getpid(), number)
-
-        return look
+def name_steps(at: Step) -> None:
+    """Names the steps of this process."""
 
     def around(owner: Any, name: str, before: str = "", after: str = "") -> None:
         real = getattr(owner, name)
@@ -96,7 +81,6 @@ def name_steps(order: Path) -> Step:
     around(checkpoint, "write_batches", "", "checkpoint written")
     around(erasure, "erase", "before erasing", "erased")
     name_store_steps(at)
-    return at
 
 
 def name_store_steps(at: Step) -> None:
@@ -159,7 +143,7 @@ def write_group(path: Path, member: int, offset: int) -> None:
     path.with_suffix(f".{os.getpid()}").rename(path)
 
 
-def decide(options: dict[str, Any], stream: Stream, at: Step) -> int:
+def decide(options: Options, stream: Stream, at: Step) -> int:
     """Decides the messages up to the limit, as the loop of a worker does: takes its partition again after each Retry."""
     group, limit = Group(Path(options["group"]), options["member"]), options["limit"]
     with on_machine({}, Path(options["disk"])):
@@ -229,29 +213,16 @@ def keep_answers(store: Store, stream: Stream, offsets: range) -> None:
 
 def main() -> None:
     stream = make_stream(int(sys.argv[1]), int(sys.argv[2]))
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the forked are reaped by the kernel
-    print("ready", flush=True)
     with small_files():
-        for line in sys.stdin:
-            options = json.loads(line)
-            if (pid := os.fork()) == 0:
-                os._exit(run(options, stream))
-            print(pid, flush=True)
+        fork_each(lambda options: run(options, stream))
 
 
-def run(options: dict[str, Any], stream: Stream) -> int:
-    with open(options["log"], "a") as output:
-        os.dup2(output.fileno(), 1)
-        os.dup2(output.fileno(), 2)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    code = FAILED
+def run(options: Options, stream: Stream) -> int:
+    at, code, new = read_order(Path(options["order"])), FAILED, Path(options["code"] + ".new")
+    name_steps(at)
     try:
-        code = decide(options, stream, name_steps(Path(options["order"])))
-    except Exception:
-        traceback.print_exc()
+        code = decide(options, stream, at)
     finally:
-        sys.stdout.flush()
-        new = Path(options["code"] + ".new")
         new.write_text(str(code))
         new.rename(options["code"])
     return code

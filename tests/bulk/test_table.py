@@ -40,7 +40,7 @@ def test_every_record_has_its_rows_or_is_refused() -> None:
     for row in table.to_pylist():
         kinds.setdefault(row["offset"], []).append(row["kind"])
     assert list(kinds) == list(range(len(VALUES)))
-    assert kinds[2] == ["fact"] * 3 and kinds[6] == ["nothing"]
+    assert kinds[2] == ["stated"] * 3 and kinds[6] == ["nothing"]
     refused = [row for row in table.to_pylist() if row["kind"] == REFUSED]
     assert [(row["value"], row["reason"]) for row in refused] == [
         (VALUES[1], "invalid-json"), (VALUES[3], "too-long"), (VALUES[5], "not-measurable"), (None, "empty")

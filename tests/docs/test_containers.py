@@ -1,7 +1,6 @@
 """The wheel, Dockerfile and docker-compose.yml, checked without a container engine."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -21,6 +20,8 @@ from typer.core import TyperGroup
 
 from workers.cli import app as cli
 from workers.kafka.config import KafkaSettings
+from workers.observe.health import STALL_S, Health, address, serve
+from workers.runtime.embedded_broker import free_port
 from workers.source.config import load
 
 ROOT = Path(__file__).parent.parent.parent
@@ -79,21 +80,28 @@ def test_command_is_one_that_the_command_line_takes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(WORKERS))
-def test_health_check_wants_a_fresh_heartbeat(name: str, tmp_path: Path) -> None:
-    kind, script = WORKERS[name]["healthcheck"]["test"]
-    assert kind == "CMD-SHELL"
+def test_health_check_asks_the_page_of_the_worker_wherever_its_history_is(name: str) -> None:
+    command, health, port = WORKERS[name]["command"], Health(), free_port()
+    _, served = address(command[command.index("--metrics-port") + 1])
+    kind, python, *code = WORKERS[name]["healthcheck"]["test"]
+    assert (kind, python) == ("CMD", "python")
+    code = [part.replace(f":{served}/", f":{port}/") for part in code]
+    env = {"FACTSTREAM_DATA": "s3://facts/production", "http_proxy": "http://127.0.0.1:1"}
 
     def healthy() -> bool:
-        env = {"PATH": os.environ["PATH"], "FACTSTREAM_DATA": str(tmp_path)}
-        return run("sh", "-c", script.replace("$$", "$"), env=env).returncode == 0
+        return run(sys.executable, *code, env=env).returncode == 0
 
-    assert not healthy()
-    heartbeat = tmp_path / f"heartbeat-{WORKERS[name]['command'][1]}"
-    heartbeat.touch()
-    assert healthy()
-    long_ago = time.time() - 3600
-    os.utime(heartbeat, (long_ago, long_ago))
-    assert not healthy()
+    assert not healthy()  # nobody listens yet
+    server = serve(str(port), health)
+    try:
+        assert not healthy()  # it loads
+        health.turned(ready=True)
+        assert healthy()
+        health.turned_at = time.monotonic() - STALL_S
+        assert not healthy()
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_workers_wait_for_a_healthy_broker_and_outlive_a_crash() -> None:
@@ -119,8 +127,10 @@ def test_source_worker_has_a_configuration_that_it_can_read() -> None:
     assert config["target"] in WORKERS["source"]["command"]
     assert COMPOSE["configs"][config["source"]]["file"] == "${SOURCES:-deploy/sources.yaml}"
     assert load(ROOT / "deploy" / "sources.yaml").sources
-    (extras,) = re.findall(r"whl\)\[([a-z,]+)\]", DOCKERFILE)
-    assert set(extras.split(",")) == {"otlp", "sources"} <= set(PROJECT["optional-dependencies"])
+    (extras,) = re.findall(r"whl\)\[([a-z,-]+)\]", DOCKERFILE)
+    assert (
+        set(extras.split(",")) == {"object-store", "otlp", "sources"} <= set(PROJECT["optional-dependencies"])
+    )
 
 
 def test_environment_is_one_that_the_workers_read() -> None:

@@ -14,8 +14,8 @@ import pytest
 from pipeline.query import run as query
 from pipeline.store.place import folder_of
 from schemas.topics import FACTS, GENERATION_REQUESTS, GENERATION_RESPONSES
+from tests.buckets import servers
 from tests.conftest import wait_until
-from tests.helpers.objects import moto
 from workers.kafka import TopicPartition
 from workers.kafka.config import KafkaSettings
 from workers.runtime.embedded_broker import free_port
@@ -62,10 +62,11 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     if request.param == "folder":
         yield str(tmp_path / "data")
         return
-    with moto() as env:
-        for name, value in {**env, "FACTSTREAM_CACHE": str(tmp_path / "cache")}.items():
-            monkeypatch.setenv(name, value)
-        yield "s3://facts/kept"
+    server = servers.start("moto", tmp_path / "moto")
+    for name, value in (server.env | {"FACTSTREAM_CACHE": str(tmp_path / "cache")}).items():
+        monkeypatch.setenv(name, value)
+    yield f"{server.url}/kept"
+    server.stop()
 
 
 @pytest.mark.slow

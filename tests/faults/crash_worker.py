@@ -1,15 +1,7 @@
-"""Real workers that die, or stand still, at a named step, whose function is wrapped from here.
+"""Real workers that die, or stand still, at a named step, whose function is wrapped from here."""
 
-One process imports everything and loads the model. For each line of its standard input it forks a worker, so that a
-worker that was killed is back at once. At each step a worker looks whether a file tells it to send itself a signal.
-The production code knows nothing of this.
-"""
-
-import json
 import os
-import signal
 import sys
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +10,7 @@ from pipeline.history import compaction
 from pipeline.history import log as history
 from pipeline.ingest.encoder import Encoder
 from schemas import topics
+from tests.helpers.forking import Options, Step, fork_each, read_order
 from workers.encode import worker as encoding
 from workers.encode.worker import EncoderWorker
 from workers.kafka.config import KafkaSettings
@@ -52,30 +45,8 @@ def wrap(
     setattr(owner, name, wrapped)
 
 
-Step = Callable[[str], Callable[..., None]]
-
-
-def name_steps(worker: str, order: Path) -> None:
-    """Names the steps of this process's worker.
-
-    `order` is a file with a step, how often it is passed first, and a signal; it is removed when it is obeyed.
-    """
-    passed: Counter[str] = Counter()
-
-    def at(step: str) -> Callable[..., None]:
-        def look(*_: Any) -> None:
-            if not order.exists():
-                return
-            wanted, times, number = json.loads(order.read_text())
-            if wanted == step:
-                passed[step] += 1
-                if passed[step] > times:
-                    passed.clear()
-                    order.unlink()
-                    os.kill(os.getpid(), number)
-
-        return look
-
+def name_steps(worker: str, at: Step) -> None:
+    """Names the steps of this process's worker."""
     wrap(loop.Loop, "commit", at("before the commit"), at("after the commit"))
     if worker == "encoder":
         name_encoder_steps(at)
@@ -129,25 +100,14 @@ def main() -> None:
     model = sys.argv[1]
     encoder = Encoder.load(model, "cpu")
     Encoder.load = classmethod(lambda *_, **__: encoder)  # type: ignore[method-assign,assignment]
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the forked are reaped by the kernel
-    print("ready", flush=True)
-    for line in sys.stdin:
-        options = json.loads(line)
-        if (pid := os.fork()) == 0:
-            os._exit(run(options, model))
-        print(pid, flush=True)
+    fork_each(lambda options: run(options, model))
 
 
-def run(options: dict[str, Any], model: str) -> int:
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    with open(options["log"], "a") as output:
-        os.dup2(output.fileno(), 1)
-        os.dup2(output.fileno(), 2)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+def run(options: Options, model: str) -> int:
     os.environ.update(options["env"])
     log.setup(options["worker"])
     data, settings = Path(options["data"]), KafkaSettings.from_env()
-    name_steps(options["worker"], Path(options["order"]))
+    name_steps(options["worker"], read_order(Path(options["order"])))
     worker: Worker = (
         EncoderWorker(settings, model, "cpu")
         if options["worker"] == "encoder"

@@ -1,6 +1,7 @@
 """The requests of a bucket: what an answer is worth that says "exists", or that never came."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import obstore
@@ -9,6 +10,7 @@ from obstore.exceptions import AlreadyExistsError, GenericError
 from obstore.store import MemoryStore
 
 from pipeline.history.errors import HistoryError, Unwritable
+from pipeline.store import bucket
 from pipeline.store.bucket import TRIES, Bucket, Missing, Taken
 
 TOKEN = "ab" * 16
@@ -90,7 +92,8 @@ def test_only_what_was_found_is_replaced(own: Bucket) -> None:
     own.create("rows/a", BODY, TOKEN)
     (found,) = own.objects("rows")
     second = own.replace(found, b"second")
-    assert own.get("rows/a") == b"second" and own.objects("rows") == [second]
+    assert own.get("rows/a") == b"second"
+    assert [found[:3] for found in own.objects("rows")] == [second[:3]]
     with pytest.raises(Unwritable, match="changed meanwhile"):
         own.replace(found, b"third")
     assert own.get("rows/a") == b"second"
@@ -117,3 +120,56 @@ def test_a_probe_whose_first_answer_is_lost_is_no_verdict(
     Faults(monkeypatch, refused)
     with pytest.raises(Unwritable):
         own.probe("1")
+
+
+@pytest.fixture
+def gets(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The ranges that were asked for, in pieces of five bytes."""
+    ranges, get = list[Any](), obstore.get
+
+    def noted(*args: Any, **more: Any) -> Any:
+        ranges.append(more.get("options", {}).get("range"))
+        return get(*args, **more)
+
+    monkeypatch.setattr(bucket, "PIECE_BYTES", 5)
+    monkeypatch.setattr(obstore, "get", noted)
+    return ranges
+
+
+@pytest.mark.parametrize(
+    ("body", "ranges"),
+    [(b"", [None]), (b"12345", [None]), (b"123456789ab", [None, (0, 5), (5, 10), (10, 11)])],
+)
+def test_a_large_object_comes_in_pieces(
+    own: Bucket, tmp_path: Path, gets: list[Any], body: bytes, ranges: list[Any]
+) -> None:
+    """Each has the time of a request, which would not be enough for the whole on a slow line."""
+    obstore.put(own._store, "a", body)
+    own.download("a", tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == body and gets == ranges
+
+
+def test_pieces_are_of_one_state(
+    own: Bucket, tmp_path: Path, gets: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    obstore.put(own._store, "a", b"1234567890")
+    get = obstore.get
+
+    def replaced_meanwhile(*args: Any, **more: Any) -> Any:
+        if len(gets) == 2:
+            obstore.put(own._store, "a", b"another!!!")
+        return get(*args, **more)
+
+    monkeypatch.setattr(obstore, "get", replaced_meanwhile)
+    with pytest.raises(Unwritable, match="memory:///a"):
+        own.download("a", tmp_path / "a")
+
+
+def test_a_disk_that_refuses_is_no_fault_of_the_bucket(own: Bucket, tmp_path: Path) -> None:
+    own.create("a", BODY, TOKEN)
+    with pytest.raises(Unwritable, match=r"^/dev/full: cannot be written: No space left on device"):
+        own.download("a", Path("/dev/full"))
+    with pytest.raises(Unwritable, match=r"gone/a: cannot be written: No such file"):
+        own.download("a", tmp_path / "gone" / "a")
+    with pytest.raises(Unwritable, match=r"gone: cannot be written: No such file"):
+        own.upload("b", tmp_path / "gone")

@@ -52,6 +52,16 @@ def test_what_was_copied_is_not_copied_again(memory: MemoryStore, tmp_path: Path
     assert len(before) == 6 and len(after) == 7 and before.items() <= after.items()
 
 
+def test_a_copy_that_a_power_cut_has_left_empty_is_copied_again(memory: MemoryStore, tmp_path: Path) -> None:
+    own = reader(memory, tmp_path / "one")
+    with own.view(1) as data:
+        path = layout.version_path(data, 1, 0)
+        whole = path.read_bytes()
+    path.write_bytes(b"")
+    with own.view(1):
+        assert path.read_bytes() == whole
+
+
 def test_the_partitions_that_were_read_longest_ago_make_room(memory: MemoryStore, tmp_path: Path) -> None:
     with reader(memory, tmp_path / "all").view() as data:
         one = size(data) // 3

@@ -9,7 +9,7 @@ from obstore.store import MemoryStore
 
 from pipeline.history import checkpoint, compaction, layout
 from pipeline.history import log as history
-from pipeline.history.errors import CommitConflict, HistoryError
+from pipeline.history.errors import CommitConflict, HistoryError, Unwritable
 from pipeline.memory.bank import Bank
 from pipeline.memory.events import Decision
 from pipeline.store import manifests
@@ -124,9 +124,11 @@ def test_another_owner_goes_on_from_the_merged_files(
     fill(other, range(10, 20))
     compact(other)
     assert offsets(own) == expected(20)
-    assert sum(name.startswith("manifest") for name in names(memory)) == 3, (
-        "two fences, and the one that counts"
-    )
+    first = sum(name.startswith("manifest") for name in names(memory))
+    compact(other)
+    fill(other, range(20, 30))
+    compact(other)
+    assert sum(name.startswith("manifest") for name in names(memory)) == first, "its own ones go at once"
 
 
 def test_a_merge_of_who_lost_the_partition_never_counts(
@@ -197,6 +199,20 @@ def test_an_append_to_a_name_that_a_merge_has_freed_does_not_count(
     assert "0000000003.parquet" not in names(memory) and offsets(own) == expected(18)
 
 
+def test_an_object_that_somebody_else_removed_is_named(
+    own: ObjectStore, other: ObjectStore, memory: MemoryStore
+) -> None:
+    own.take(0)
+    fill(own, range(9))
+    compact(own)
+    (merged,) = (name for name in names(memory) if name.endswith("-0000000003.parquet"))
+    obstore.delete(memory, f"history/partition=0/{merged}")
+    other.take(0)
+    for read in (offsets, lambda store: store.files(0)):
+        with pytest.raises(Unwritable, match=rf"{merged}: is missing, or .*; if it stays so, restore it"):
+            read(other)
+
+
 def test_what_was_not_taken_is_not_written(own: ObjectStore) -> None:
     with pytest.raises(CommitConflict, match="was not taken"):
         own.append(0, 0, rows(0))
@@ -251,6 +267,9 @@ def test_who_has_just_lost_a_partition_removes_nothing_of_the_next_owner(
     own.take(0)
     fill(own, range(9))
     monkeypatch.setattr(manifests, "follow", then_lose)
-    with own.change(0) as data:
+    with pytest.raises(CommitConflict), own.change(0) as data:
         compaction.step(data, 0, ALWAYS)
-    assert names_of[3] in names(memory) and names_of[1] not in names(memory)
+    assert names_of[3] in names(memory)
+    monkeypatch.setattr(manifests, "follow", follow)
+    compact(other)
+    assert names_of[1] not in names(memory) and offsets(own) == expected(9)

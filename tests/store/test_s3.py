@@ -12,26 +12,27 @@ from typer.testing import CliRunner
 from pipeline.history import compaction
 from pipeline.history.errors import HistoryError
 from pipeline.store import opening
+from pipeline.store.bucket import Bucket
 from pipeline.store.place import folder_of
-from tests.helpers.objects import moto, names
+from tests.buckets import servers
 from tests.write.local_writer import HOME, agree, batch, facts, message, row, writer
 from workers.cli import doctor
 from workers.cli.app import app
 
 
 @pytest.fixture(scope="module")
-def s3() -> Iterator[dict[str, str]]:
-    with moto() as env:
-        yield dict(env)
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
+    running = servers.start("moto", tmp_path_factory.mktemp("stores") / "moto")
+    yield running
+    running.stop()
 
 
 @pytest.fixture(autouse=True)
-def env(s3: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    for name, value in (s3 | {"FACTSTREAM_CACHE": str(tmp_path / "cache")}).items():
+def env(server: servers.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (server.env | {"FACTSTREAM_CACHE": str(tmp_path / "cache")}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(compaction, "FAN", 4)
     opening._bucket.cache_clear()
-    return s3
 
 
 def run(*arguments: str) -> str:
@@ -41,9 +42,9 @@ def run(*arguments: str) -> str:
 
 
 def test_what_a_writer_keeps_in_s3_is_what_it_keeps_in_a_folder(
-    tmp_path: Path, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    server: servers.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = "s3://facts/one"
+    url = f"{server.url}/one"
     for data in (folder_of(url), tmp_path / "folder"):
         worker, sent = writer(data)
         for offset, value in enumerate([record.value for record in next(iter(facts().values()))]):
@@ -52,7 +53,7 @@ def test_what_a_writer_keeps_in_s3_is_what_it_keeps_in_a_folder(
             worker.process(batch(message(row(offset, f"The lamp {offset} is made of oak.")), start=offset))
         worker.idle()
         agree(sent, worker._store.files(HOME))
-    assert any("-0000000003.parquet" in name for name in names(env)), "merged"
+    assert any("-0000000003.parquet" in found.key for found in Bucket.open(url).objects("")), "merged"
     assert run("digest", "--data", url) == run("digest", "--data", str(tmp_path / "folder"))
     monkeypatch.setenv("FACTSTREAM_DATA", url)
     sql = "select outcome, count(*) as n from history group by 1 order by 1"
@@ -63,10 +64,9 @@ def test_what_a_writer_keeps_in_s3_is_what_it_keeps_in_a_folder(
     assert len(exported.read_text().splitlines()) == 11
 
 
-def test_doctor_tells_what_the_store_is() -> None:
-    assert doctor._data(folder_of("s3://facts/new")).startswith(
-        "s3://facts/new: 0 partitions with a history; a bucket with"
-    )
+def test_doctor_tells_what_the_store_is(server: servers.Server) -> None:
+    url = f"{server.url}/new"
+    assert doctor._data(folder_of(url)).startswith(f"{url}: 0 partitions with a history; a bucket with")
     with pytest.raises(HistoryError, match=r"^s3://missing/new: there is no such bucket"):
         doctor._data(folder_of("s3://missing/new"))
 

@@ -80,6 +80,28 @@ def test_the_writer_decodes_the_events_that_the_encoder_sent() -> None:
             assert getattr(one.encoding, name) == getattr(other.encoding, name)
 
 
+def test_a_writer_from_before_conversations_refuses_several_facts_of_a_record() -> None:
+    """It would decide the first one only: to it the others are the same fact, sent again."""
+    kinds_before = {
+        "fact",
+        "forget",
+        "erase",
+        "forget_key",
+        "erase_key",
+        "forget_all",
+        "erase_all",
+        "restore",
+    }
+    batch = facts_to_batch([fact(0), fact(1), fact(1)], "e")
+    assert [kind in kinds_before for kind in batch.column("kind").to_pylist()] == [True, False, False]
+    events = decode_events(encode_batch(batch))
+    assert [(type(event), event.cause.offset) for event in events] == [
+        (NewFact, 0),
+        (NewFact, 1),
+        (NewFact, 1),
+    ]
+
+
 def test_encodings_of_before_facts_had_keys_are_read() -> None:
     """They may wait on the topic while the writer is upgraded."""
     rows = [row(0, TEXTS[0]), row(1, "", kind="erase", forget="a" * 32)]

@@ -65,12 +65,12 @@ def encode(source_path: Path, out: Path, model: str, device: str, pool: Pool, no
         teller: Any = ray.remote(**resources)(EncoderActor).remote(model, device)
         job = jobs.begin(out, source, ray.get(teller.encoder_id.remote()), now)
         ray.kill(teller)
+        for folder in (RECORDS, STAGING):  # of a driver that was killed
+            shutil.rmtree(out / folder, ignore_errors=True)
         if not (missing := jobs.missing(out, job)):
             return job
         if (out / jobs.ENCODINGS).exists():
             raise ValueError(f"{out}: was begun without Ray and lacks {len(missing)} files; go on without it")
-        for folder in (RECORDS, STAGING):  # of a driver that was killed
-            shutil.rmtree(out / folder, ignore_errors=True)
         for number, records in files_of_records(source, job, lambda _: True):
             with atomic_file(out / RECORDS / f"{number:08d}.parquet", durable=False) as file:
                 pq.write_table(records, file, compression="zstd")

@@ -28,7 +28,7 @@ from schemas.common import (
     Offset,
     validate,
 )
-from schemas.encoding import KINDS, MAX_VECTOR_BYTES, decode_batch
+from schemas.encoding import FACT_KINDS, KINDS, MAX_VECTOR_BYTES, decode_batch
 from schemas.fact import Fact
 from schemas.fields import MEASURED
 from workers.kafka.partitioner import partition_for
@@ -81,7 +81,7 @@ def events_of(batch: pa.RecordBatch) -> list[Event]:
     def rows(*kinds: str) -> pa.RecordBatch:
         return batch.filter(pc.is_in(batch.column("kind"), pa.array(kinds)))
 
-    facts = rows("fact")
+    facts = rows(*FACT_KINDS)
     for model, some in (
         (AllRows, batch), (FactRows, facts), (MemoryRows, rows(*ABOUT_MEMORIES)), (KeyRows, rows(*ABOUT_KEYS)),
     ):  # fmt: skip

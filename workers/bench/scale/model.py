@@ -9,6 +9,7 @@ Left out: traffic between machines and zones, Kafka's own disks and requests, th
 import math
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pipeline.history.compaction import FAN, LARGE_BYTES
 from workers.kafka.partitioner import partition_for
@@ -81,15 +82,23 @@ class Load:
 
 def busiest_share(load: Load) -> float:
     """The share of everything that the busiest partition has."""
-    names = math.ceil(load.memories / load.namespace_memories)
-    counts = Counter(partition_for(f"namespace-{n}", load.partitions) for n in range(names))
-    return max(counts.values()) / names
+    counts = _spread(_namespaces(load), load.partitions)
+    return max(counts.values()) / counts.total()
 
 
 def used_partitions(load: Load) -> int:
     """The partitions that have a namespace."""
-    names = math.ceil(load.memories / load.namespace_memories)
-    return len({partition_for(f"namespace-{n}", load.partitions) for n in range(names)})
+    return len(_spread(_namespaces(load), load.partitions))
+
+
+def _namespaces(load: Load) -> int:
+    return math.ceil(load.memories / load.namespace_memories)
+
+
+@lru_cache
+def _spread(namespaces: int, partitions: int) -> Counter[int]:
+    """How many of the namespaces each partition has."""
+    return Counter(partition_for(f"namespace-{n}", partitions) for n in range(namespaces))
 
 
 # --- what binds ---

@@ -1,6 +1,6 @@
 """The result of `bench scale`: the costs and prices, and what the model says of each scale."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -82,27 +82,44 @@ def read_costs(file: Path) -> Costs:
 
 
 def show(result: Result) -> None:
-    """Prints the costs and a table of scales."""
+    """Prints the costs and three tables of scales, each at most 100 columns wide."""
     for name, value in asdict(result.costs).items():
         console.print(f"{name:20} {value:,.4g}" if value < 100 else f"{name:20} {value:,.0f}", markup=False)
-    table = Table(
-        "memories", "partitions", "busiest", "binds first, full", "partitioned", "learned in, days", "encoders", "generators", "GB",
-        "objects", "PUTs a month", "dollars a month",
+    _show_table(
+        result, "What binds first: the share that is used of the most there can be, a process for each partition",
+        ("busiest", "full replicas", "partitioned ones", "days"),
+        lambda one: (
+            f"{one.busiest_share:.1%}", f"{one.full.binds_first} {one.full.used:.2g}",
+            f"{one.partitioned.binds_first} {one.partitioned.used:.2g}", f"{one.learning_days:,.1f}",
+        ),
     )  # fmt: skip
-    for one in result.scales:
-        part = one.partitioned
-        table.add_row(
-            f"{one.load.memories:,}", f"{one.load.partitions:,}", f"{one.busiest_share:.1%}",
-            f"{one.full.binds_first} {one.full.used:.2g}", f"{part.binds_first} {part.used:.2g}",
-            f"{one.learning_days:,.1f}", f"{one.encoders:,}", f"{one.full.generators:,} or {part.generators:,}", f"{one.full.generators_gb:,.0f} or {part.generators_gb:,.0f}",
-            f"{one.month.objects:,.0f}", f"{one.month_puts:,.0f}", f"{one.month_dollars:,.2f}",
-        )  # fmt: skip
-    console.print(table)
+    _show_table(
+        result, "Processes, and the memory of all generators",
+        ("encoders", "full generators", "GB", "partitioned ones", "GB"),
+        lambda one: (
+            f"{one.encoders:,}", f"{one.full.generators:,}", f"{one.full.generators_gb:,.0f}",
+            f"{one.partitioned.generators:,}", f"{one.partitioned.generators_gb:,.0f}",
+        ),
+    )  # fmt: skip
+    _show_table(
+        result, "A month in an object store", ("objects", "PUTs", "dollars"),
+        lambda one: (f"{one.month.objects:,.0f}", f"{one.month_puts:,.0f}", f"{one.month_dollars:,.2f}"),
+    )  # fmt: skip
     p = result.prices
     console.print(
-        "After each resource: the share that is used of the most there can be, a process for each partition; above 1 it "
-        "does not work.\nGB: of all generators, full or partitioned. Dollars: storage "
-        f"{p.gb_month:g} a GB and month, PUT and LIST {p.put_1000:g} and GET {p.get_1000:g} a thousand. "
+        "Above 1 it does not work. Busiest: the part of everything that the busiest partition has.\n"
+        "Days: until all is learned from nothing.\n"
+        f"Dollars: storage {p.gb_month:g} a GB and month; PUT and LIST {p.put_1000:g}, GET {p.get_1000:g} a thousand.\n"
         "Formulas and what they leave out: workers/bench/scale/model.py",
         markup=False,
     )
+
+
+def _show_table(
+    result: Result, title: str, columns: Sequence[str], cells: Callable[[Scale], Sequence[str]]
+) -> None:
+    """A table with a row for each scale."""
+    table = Table("memories", "partitions", *columns, title=title, title_justify="left")
+    for one in result.scales:
+        table.add_row(f"{one.load.memories:,}", f"{one.load.partitions:,}", *cells(one))
+    console.print(table)
