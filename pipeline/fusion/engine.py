@@ -126,6 +126,8 @@ class Engine:
     def _read(self, rows: Sequence[Row]) -> tuple[list[Stream], Tensor, Cache]:
         """The rows' streams, the next token's logits of each, and their cache.
 
+        Streams of rows with an open gate go on from what the ranker has read. The others are read by themselves, so that their
+        texts are rounded as if there was no memory.
         A model whose cache cannot be joined reads both streams in one batch, with their padding.
         """
         streams = [Stream(row, False) for row in rows]
@@ -133,7 +135,7 @@ class Engine:
         fused = [row for row in rows if row.prompt.reading]
         streams += [Stream(row, True) for row in fused]
         prompts += [row.prompt.reading for row in fused if row.prompt.reading]
-        logits, cache = self._contexts.prefill(prompts)
+        logits, cache = self._contexts.prefill(prompts, resume=bool(fused))
         return streams, logits, cache
 
     @torch.inference_mode()

@@ -3,7 +3,8 @@
     examples ─► fact ─► prompt
 
 The examples are always the same, and a fact is asked about more than once: each is read once, and kept while there is room
-(the least recently used context leaves first). Any number of prompts, each after its own context, are read in one pass.
+(the least recently used context leaves first). Any number of prompts, each after its own context, are read in one pass,
+and the last ones are kept as well, so that the answer to one of them goes on from there.
 A tuned prefix takes the place of a context's own keys and values (prefix tuning: Li and Liang 2021), and is always kept.
 
 Holds no memory and no rule: what is read, and what follows from it, is decided elsewhere.
@@ -11,6 +12,7 @@ Holds no memory and no rule: what is read, and what follows from it, is decided 
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -24,6 +26,7 @@ from pipeline.model.kv_cache import KVCache
 from pipeline.model.lean.cache import StaticCache
 
 MAX_BYTES = 256 << 20  # of the kept keys and values
+RECENT_BYTES = 64 << 20  # of the prompts that were read last: those of about ten requests
 _READ_TOGETHER = 16  # contexts that are read in one pass
 DEPTHS = (1 / 3, 0.53, 0.73, 0.93)  # shares of the layers after which the states of a prompt are read
 Context = tuple[str, ...]
@@ -47,17 +50,27 @@ class Reading(NamedTuple):
 
 
 class _Kept(NamedTuple):
-    """One context's last text: its tokens, and their keys and values a layer, [1, heads, tokens, d]."""
+    """One context's last text: its tokens, and their keys and values a layer, [heads, tokens, d] each."""
 
     ids: list[int]
-    layers: list[tuple[Tensor, Tensor]]
-    whole: Tensor | None = (
-        None  # [layers, 2, heads, tokens, d] of which the layers are parts, for the lean decoder
-    )
+    layers: (
+        Sequence[tuple[Tensor, Tensor]] | Tensor
+    )  # the lean decoder's in one, [layers, 2, heads, tokens, d]
 
     @property
     def size(self) -> int:
-        return sum(t.numel() * t.element_size() for pair in self.layers for t in pair)
+        return sum(t.nbytes for pair in self.layers for t in pair)
+
+
+class _Recent(NamedTuple):
+    """A prompt that was read: what came of it and, by the lean decoder, its keys and values."""
+
+    reading: Reading
+    parts: list[Tensor]  # none or one, [layers, 2, heads, tokens, d]
+
+    @property
+    def size(self) -> int:
+        return sum(t.nbytes for t in (*self.reading, *self.parts))
 
 
 class Contexts:
@@ -69,57 +82,112 @@ class Contexts:
         """tuned: prefixes, [layers, 2 (key, value), heads, tokens, d] each, by the contexts whose place they take."""
         self._backbone, self._max_bytes = backbone, max_bytes
         self._kept: OrderedDict[Context, _Kept] = OrderedDict()
-        self._bytes, self._lock = 0, Lock()
-        # Only a cache of the keys and values of all tokens can be cut and joined.
+        self._recent: OrderedDict[Prompt, _Recent] = OrderedDict()  # by prompts whose ids are tuples
+        self._bytes, self._recent_bytes, self._lock = 0, 0, Lock()
+        # transformers' cache can be cut and joined only if it is the keys and values of all tokens.
         self.cacheable = all(type(layer) is DynamicLayer for layer in backbone.empty_cache().layers)
-        self._tuned = {c: _of_prefix(p, backbone) for c, p in tuned.items() if self.cacheable}
+        # Only the number of its tokens matters: no token stands for a tuned key.
+        self._tuned = {
+            context: _Kept([0] * prefix.shape[3], prefix.to(backbone.device, backbone.dtype))
+            for context, prefix in tuned.items()
+            if self.cacheable
+        }
         begin = [backbone.tokenizer.bos_token_id]
         self._begin: list[int] = begin if backbone.lead == begin else []
         self._layers = [max(1, round(depth * backbone.n_layers)) for depth in DEPTHS]
 
     @torch.inference_mode()
     def read(self, prompts: Sequence[Prompt]) -> list[Reading]:
-        """Reads the prompts in one pass."""
-        output, _, counts = self._forward(prompts, states=True)
-        readings = []
-        for row, (prompt, count) in enumerate(zip(prompts, counts, strict=True)):
-            states = [output.hidden_states[layer][row, -count:].float() for layer in self._layers]
-            log_p = output.logits[row, -count:].float().log_softmax(-1)
-            after = torch.tensor(prompt.ids[len(prompt.ids) - count + 1 :], device=log_p.device)[:, None]
-            readings.append(
-                Reading(
-                    torch.stack([torch.stack([own[-1], own.mean(0)]) for own in states]),
-                    log_p[-1],
-                    log_p[:-1].gather(1, after)[:, 0],
-                )
-            )
-        return readings
+        """Reads the prompts in one pass, but those that were read just before."""
+        prompts = [self._after_context(prompt) for prompt in prompts]
+        found = self._recently(prompts)
+        if unread := [prompt for prompt in dict.fromkeys(prompts) if prompt not in found]:
+            found |= zip(unread, self._read(unread), strict=True)
+            self._remember(found)
+        return [found[prompt].reading for prompt in prompts]
 
     @torch.inference_mode()
     def log_p(self, prompts: Sequence[Prompt], count: int) -> Tensor:
         """[prompts, count, V] float32: the log-probabilities after each of the last `count` tokens."""
-        output, _, _ = self._forward(prompts)
-        return torch.as_tensor(output.logits[:, -count:].float().log_softmax(-1))
-
-    @torch.inference_mode()
-    def prefill(self, prompts: Sequence[Prompt]) -> tuple[Tensor, KVCache | StaticCache]:
-        """The next token's logits, float32 [prompts, V], and the cache that `Backbone.step` goes on from."""
         decoder = self._backbone.decoder
         if decoder is None:
-            output, cache, _ = self._forward(prompts, last=True)
+            logits = self._forward(prompts)[0].logits[:, -count:]
+            return torch.as_tensor(logits.float().log_softmax(-1))
+        prompts = [self._after_context(prompt) for prompt in prompts]
+        [states], _ = decoder.read(self._before(prompts), [p.ids for p in prompts], [self._backbone.n_layers])
+        ends = torch.tensor([*accumulate(len(prompt.ids) for prompt in prompts)], device=states.device)
+        last = (ends[:, None] + torch.arange(-count, 0, device=states.device)).clamp(min=0)
+        return decoder.logits(states[last.flatten()]).log_softmax(-1).view(*last.shape, -1)
+
+    @torch.inference_mode()
+    def prefill(
+        self, prompts: Sequence[Prompt], resume: bool = False
+    ) -> tuple[Tensor, KVCache | StaticCache]:
+        """The next token's logits, float32 [prompts, V], and the cache that `Backbone.step` goes on from.
+
+        resume: goes on from what `read` has read just before; the logits of such prompts are their log-probabilities.
+        """
+        decoder = self._backbone.decoder
+        if decoder is None:
+            output, cache = self._forward(prompts, last=True)
             return output.logits[:, -1].float(), cache
+        prompts = [self._after_context(prompt) for prompt in prompts]
+        before, recent = self._before(prompts), self._recently(prompts) if resume else {}
+        read = [n for n, prompt in enumerate(prompts) if prompt in recent]
+        unread = [n for n, prompt in enumerate(prompts) if prompt not in recent]
+        if not read:
+            return decoder.prefill(before, [prompt.ids for prompt in prompts])
+        logits = torch.stack([recent[prompts[n]].reading.log_p for n in read])
+        joined = decoder.joined([[*before[n], *recent[prompts[n]].parts] for n in read], 1)
+        if unread:
+            more, other = decoder.prefill([before[n] for n in unread], [prompts[n].ids for n in unread])
+            joined.join(other)
+            order = torch.tensor([*read, *unread]).argsort()
+            joined.select(order.tolist())
+            logits = torch.cat([logits, more])[order.to(logits.device)]
+        return logits, joined
+
+    def _recently(self, prompts: Sequence[Prompt]) -> dict[Prompt, _Recent]:
+        with self._lock:
+            found = {prompt: self._recent[prompt] for prompt in prompts if prompt in self._recent}
+            for prompt in found:
+                self._recent.move_to_end(prompt)
+        return found
+
+    def _remember(self, read: Mapping[Prompt, _Recent]) -> None:
+        with self._lock:
+            for prompt, recent in read.items():
+                if prompt not in self._recent:
+                    self._recent[prompt] = recent
+                    self._recent_bytes += recent.size
+            while self._recent_bytes > RECENT_BYTES:
+                self._recent_bytes -= self._recent.popitem(last=False)[1].size
+
+    def _read(self, prompts: Sequence[Prompt]) -> list[_Recent]:
+        decoder, counts = self._backbone.decoder, [len(prompt.ids) for prompt in prompts]
+        if decoder is None:
+            output, _ = self._forward(prompts, states=True)
+            width = output.logits.shape[1]
+            own = torch.arange(width) >= width - torch.tensor(counts)[:, None]
+            own = own.to(output.logits.device)
+            states = torch.stack([output.hidden_states[layer][own] for layer in self._layers])
+            logits, parts = output.logits[own], [[] for _ in prompts]
+        else:
+            depths = [*self._layers, self._backbone.n_layers]
+            states, cache = decoder.read(self._before(prompts), [prompt.ids for prompt in prompts], depths)
+            states, logits = states[:-1], decoder.logits(states[-1])
+            parts = [[part] for part in cache.last(counts)]
+        return [*map(_Recent, _readings(prompts, states.float(), logits), parts)]
+
+    def _before(self, prompts: Sequence[Prompt]) -> list[list[Tensor]]:
+        """Of each prompt the keys and values of its context, in parts, for the lean decoder."""
         parts = self._parts([prompt.context for prompt in prompts])
-        kept = [_chain(prompt.context, parts) for prompt in prompts]
-        ids = [list(self._after_context(prompt).ids) for prompt in prompts]
-        if self.cacheable:
-            return decoder.prefill([[p.whole for p in chain if p.whole is not None] for chain in kept], ids)
-        unread = [[i for part in chain for i in part.ids] for chain in kept]
-        return decoder.prefill([()] * len(ids), [[*u, *own] for u, own in zip(unread, ids, strict=True)])
+        return [_tensors(_chain(prompt.context, parts)) for prompt in prompts]
 
     def _forward(
         self, prompts: Sequence[Prompt], states: bool = False, last: bool = False
-    ) -> tuple[Any, KVCache, list[int]]:
-        """The model's output, padded on the left; the cache; and the tokens of each prompt. last: the last logits are enough."""
+    ) -> tuple[Any, KVCache]:
+        """transformers' output, padded on the left, and the cache. last: the last logits are enough."""
         backbone = self._backbone
         parts = self._parts([prompt.context for prompt in prompts])
         kept = [_chain(prompt.context, parts) for prompt in prompts]
@@ -133,15 +201,14 @@ class Contexts:
             ids, mask = backbone.pad([[*b, *p.ids] for b, p in zip(before, prompts, strict=True)], left=True)
             cache = backbone.empty_cache()
         decoding = KVCache(cache, mask)
-        output = backbone.forward(ids, decoding, states, last)
-        return output, decoding, [len(prompt.ids) for prompt in prompts]
+        return backbone.forward(ids, decoding, states, last), decoding
 
     def _after_context(self, prompt: Prompt) -> Prompt:
-        """The prompt without the model's beginning-of-text token, if its context begins with that."""
+        """The prompt without the model's beginning-of-text token, if its context begins with that, to be looked up."""
         begins = (
             prompt.context and self._begin and list(prompt.ids[:1]) == self._begin and len(prompt.ids) > 1
         )
-        return prompt._replace(ids=prompt.ids[1:]) if begins else prompt
+        return prompt._replace(ids=tuple(prompt.ids[1:] if begins else prompt.ids))
 
     def _parts(self, contexts: Sequence[Context]) -> dict[Context, _Kept]:
         """The parts of all contexts, by the texts up to them; those that are not kept are read now."""
@@ -169,22 +236,17 @@ class Contexts:
             self._begin + own if len(context) == 1 else own
             for own, context in zip(ids, contexts, strict=True)
         ]
-        if not self.cacheable or not max(map(len, ids)):
+        chains = [_chain(context[:-1], parts) for context in contexts]
+        if not max(map(len, ids)) or not (self.cacheable or backbone.decoder):
             return [_Kept(own, []) for own in ids]
-        cache, mask = _joined([_chain(context[:-1], parts) for context in contexts], backbone)
-        tokens, own_mask = backbone.pad(ids)
-        backbone.forward(tokens, KVCache(cache, torch.cat([mask, own_mask], dim=1)), last=True)
-        width, found = mask.shape[1], list[_Kept]()
-        for row, own in enumerate(ids):
-            part = slice(width, width + len(own))
-            pairs = [
-                (layer.keys[row : row + 1, :, part], layer.values[row : row + 1, :, part])
-                for layer in _layers(cache)
-            ]
-            if backbone.decoder is None:  # the layers' shapes may differ
-                found.append(_Kept(own, [(keys.clone(), values.clone()) for keys, values in pairs]))
-            else:
-                found.append(_of_whole(own, torch.stack([torch.cat(pair) for pair in pairs])))
+        if backbone.decoder is None:
+            cache, mask = _joined(chains, backbone)
+            tokens, own_mask = backbone.pad(ids)
+            backbone.forward(tokens, KVCache(cache, torch.cat([mask, own_mask], dim=1)), last=True)
+            found = [_Kept(own, _cut(cache, row, mask.shape[1], len(own))) for row, own in enumerate(ids)]
+        else:
+            _, read = backbone.decoder.read([*map(_tensors, chains)], ids, [])
+            found = [*map(_Kept, ids, read.last([*map(len, ids)]))]
         with self._lock:
             for context, kept in zip(contexts, found, strict=True):
                 if context not in self._kept:
@@ -207,26 +269,45 @@ def _joined(chains: Sequence[Sequence[_Kept]], backbone: Backbone) -> tuple[Dyna
     for row, count in enumerate(counts):
         mask[row, width - count :] = 1
     if width:
-        example = next(part for parts in chains for part in parts if part.layers)
+        example = next(part for parts in chains for part in parts if len(part.layers))
         for number, pair in enumerate(example.layers):
-            joined = [t.new_zeros((len(chains), t.shape[1], width, t.shape[3])) for t in pair]
+            joined = [t.new_zeros((len(chains), t.shape[0], width, t.shape[2])) for t in pair]
             for row, parts in enumerate(chains):
                 at = width - counts[row]
                 for part in parts:
-                    for whole, own in zip(joined, part.layers[number] if part.layers else (), strict=False):
-                        whole[row, :, at : at + len(part.ids)] = own[0]
+                    for whole, own in zip(
+                        joined, part.layers[number] if len(part.layers) else (), strict=False
+                    ):
+                        whole[row, :, at : at + len(part.ids)] = own
                     at += len(part.ids)
             cache.update(joined[0], joined[1], number)
     return cache, mask
 
 
-def _of_prefix(prefix: Tensor, backbone: Backbone) -> _Kept:
-    # Only the number of its tokens matters: no token stands for a tuned key.
-    return _of_whole([0] * prefix.shape[3], prefix.to(backbone.device, backbone.dtype))
+def _cut(cache: DynamicCache, row: int, begin: int, count: int) -> list[tuple[Tensor, Tensor]]:
+    """A copy of so many keys and values of a row; the layers' shapes may differ."""
+    part = slice(begin, begin + count)
+    return [
+        (layer.keys[row, :, part].clone(), layer.values[row, :, part].clone()) for layer in _layers(cache)
+    ]
 
 
-def _of_whole(ids: list[int], whole: Tensor) -> _Kept:
-    return _Kept(ids, [(layer[0][None], layer[1][None]) for layer in whole], whole)
+def _tensors(chain: Sequence[_Kept]) -> list[Tensor]:
+    return [kept.layers for kept in chain if isinstance(kept.layers, Tensor)]
+
+
+def _readings(prompts: Sequence[Prompt], states: Tensor, logits: Tensor) -> list[Reading]:
+    """states: [depths, tokens, d] float32, of the prompts one after the other; logits: [tokens, V]."""
+    ids = torch.tensor([i for prompt in prompts for i in prompt.ids], device=logits.device)
+    # A few rows at a time, so that the sums are made in the processor's cache.
+    totals = torch.cat([few.float().logsumexp(-1) for few in logits.split(16)])
+    of_tokens = logits[:-1].gather(1, ids[1:, None])[:, 0].float() - totals[:-1]
+    found, end = list[Reading](), 0
+    for own in states.split([len(prompt.ids) for prompt in prompts], dim=1):
+        begin, end = end, end + own.shape[1]
+        both = torch.stack([own[:, -1], own.mean(1)], dim=1)
+        found.append(Reading(both, logits[end - 1].float() - totals[end - 1], of_tokens[begin : end - 1]))
+    return found
 
 
 def _layers(cache: DynamicCache) -> list[Any]:

@@ -6,16 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import (
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from pipeline.model.backbone import Backbone
 from pipeline.model.lean import decoder as lean
@@ -23,41 +14,10 @@ from pipeline.model.lean.cache import WIDTH
 from pipeline.model.lean.decoder import Decoder
 from pipeline.model.lean.graph import Step
 from pipeline.model.lean.matrix import GROUP, Matrix, _Eight, _Four
+from tests.model.builds import BUILDS, SIZE, network
 
-SIZE: dict[str, Any] = {
-    "vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
-}  # fmt: skip
-LAYERS = ["sliding_attention", "full_attention"] * 2
-BUILDS: dict[str, tuple[Any, Any]] = {
-    "llama": (LlamaForCausalLM, LlamaConfig(**SIZE)),
-    "llama, long": (
-        LlamaForCausalLM,
-        LlamaConfig(**SIZE, rope_parameters={
-            "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
-        }),
-    ),
-    "qwen2": (Qwen2ForCausalLM, Qwen2Config(**SIZE)),
-    "qwen3": (Qwen3ForCausalLM, Qwen3Config(**SIZE, head_dim=24)),
-    "gemma3": (
-        Gemma3ForCausalLM,
-        Gemma3TextConfig(**SIZE, head_dim=24, sliding_window=16, layer_types=LAYERS, query_pre_attn_scalar=10),
-    ),
-}  # fmt: skip
 PROMPTS = [[5, 6, 7, 8, 9, 20, 21], [3], [11, 12, 13] * 30]
 TOKENS = 40
-
-
-def network(build: str) -> Any:
-    """A random model, in float32, whose every weight, bias and norm matters."""
-    kind, config = BUILDS[build]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        made = kind(config).eval().requires_grad_(False)
-        for parameter in made.parameters():
-            parameter.copy_(parameter * 6 if parameter.dim() > 1 else parameter + torch.rand_like(parameter))
-    return made
 
 
 @pytest.fixture(scope="module", params=list(BUILDS))
@@ -107,6 +67,26 @@ def test_the_logits_are_those_of_transformers(model: Any) -> None:
         with torch.inference_mode():
             want = model(torch.tensor([[*prompt, token]])).logits[0, -2:]
         assert torch.allclose(torch.stack([first, second]), want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("at_once", [13, 1000])
+def test_the_states_of_rows_of_any_length_are_those_of_transformers(
+    model: Any, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder, before, depths = decoder_of(model, packed=True), [4, 5, 6, 7], [1, 3, SIZE["num_hidden_layers"]]
+    (kept,) = decoder.read([()], [before], [])[1].last([len(before)])
+    monkeypatch.setattr(lean, "MASK_NUMBERS", at_once * len(PROMPTS) * decoder._blocks.queries * 2 * WIDTH)
+    states, cache = decoder.read([(kept[..., :1, :], kept[..., 1:, :]), (kept,), ()], PROMPTS, depths)
+    logits, end = decoder.logits(states[-1]), 0
+    assert cache.lengths == [11, 5, 90] and decoder._blocks.head.few, "packed weights take no part"
+    for prefix, prompt in zip((before, before, []), PROMPTS, strict=True):
+        begin, end = end, end + len(prompt)
+        with torch.inference_mode():
+            want = model(torch.tensor([[*prefix, *prompt]]), output_hidden_states=True)
+        assert torch.allclose(logits[begin:end], want.logits[0, len(prefix) :], rtol=1e-4, atol=1e-4)
+        for depth, own in zip(depths, states[:, begin:end], strict=True):
+            assert torch.allclose(own, want.hidden_states[depth][0, len(prefix) :], rtol=1e-4, atol=1e-4)
+    assert end == states.shape[1]
 
 
 def test_long_prompts_are_read_in_passes_with_small_masks(

@@ -42,6 +42,13 @@ class StaticCache:
         if width > self.width:
             self._move(range(self.rows), self.rows, max(width, 2 * self.width))
 
+    def last(self, counts: Sequence[int]) -> list[Tensor]:
+        """A copy of each row's last keys and values, [layers, 2, heads, tokens, d]; counts: how many tokens of each."""
+        return [
+            self.states[:, :, row, :, length - count : length].clone()
+            for row, (length, count) in enumerate(zip(self.lengths, counts, strict=True))
+        ]
+
     @torch.inference_mode()
     def select(self, rows: Sequence[int]) -> None:
         """Keeps only these rows, in this order, and only the width that they need."""

@@ -5,6 +5,7 @@ What transformers computes with dozens of Python objects a layer is one loop her
 
 import warnings
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -22,12 +23,16 @@ MASK_NUMBERS = 1 << 23  # of a pass: a longer prompt is read in several, as a ma
 class _Places(NamedTuple):
     """What the layers of a pass share."""
 
-    written: Tensor  # [rows * 2 * heads * T] where keys and values go
+    rows: int
+    longest: int  # tokens of a row
+    own: Tensor | None  # [tokens] of [rows * longest], where they are; None: everywhere
+    written: Tensor  # [tokens * 2 * heads] where keys and values go
     slots: tuple[Tensor, ...]  # where to, of each layer: [2 * rows * heads * width, d]
     keys: tuple[Tensor, ...]  # what is seen, of each layer: [rows, heads, width, d]
     values: tuple[Tensor, ...]
     masks: dict[int | None, Tensor | None]  # by window: [rows, 1, T * queries, width], added to the scores
-    angles: dict[str, tuple[Tensor, Tensor]]  # by kind: cos and sin, [rows, T, 1, d]
+    angles: dict[str, tuple[Tensor, Tensor]]  # by kind: cos and sin, [tokens, 1, d]
+    exact: bool  # with the model's own weights, however few tokens there are
 
 
 class Decoder:
@@ -53,14 +58,55 @@ class Decoder:
     def prefill(
         self, before: Sequence[Sequence[Tensor]], ids: Sequence[Sequence[int]]
     ) -> tuple[Tensor, StaticCache]:
-        """Reads prompts: the logits after each, float32 [rows, V], and the cache that `step` goes on from.
+        """Reads prompts: the logits after each, float32 [rows, V], and the cache that `step` goes on from. Arguments: see `read`."""
+        [states], cache = self.read(before, ids, [len(self._blocks.blocks)], exact=False)
+        ends = torch.tensor([*accumulate(map(len, ids))], device=self._device) - 1
+        return self._blocks.head(states[ends]).float(), cache
 
-        before: of each row, keys and values of the tokens before its prompt, in parts [layers, 2, heads, tokens, d].
+    @torch.inference_mode()
+    def read(
+        self,
+        before: Sequence[Sequence[Tensor]],
+        ids: Sequence[Sequence[int]],
+        depths: Sequence[int],
+        exact: bool = True,
+    ) -> tuple[Tensor, StaticCache]:
+        """Reads tokens: their states, [depths, tokens, d], the rows one after the other, and the cache.
+
+        before: of each row, keys and values of what precedes its ids, in parts [layers, 2, heads, tokens, d].
+        depths: numbers of layers after which the states are wanted; after all of them they are the head's input.
+        exact: with the model's own weights, not the packed ones, however few tokens there are.
         """
+        counts = [len(row) for row in ids]
+        longest, cache = max(counts), self.joined(before, max(counts) + 1)
+        padded = torch.tensor([[*row, *[0] * (longest - len(row))] for row in ids], device=self._device)
+        real = torch.arange(longest, device=self._device) < torch.tensor(counts, device=self._device)[:, None]
+        positions, width = self._positions(cache, longest), max(cache.lengths)
+        at_once = max(1, MASK_NUMBERS // (len(ids) * self._blocks.queries * cache.width))
+        size = len(self._blocks.norm.weight)
+        found = torch.empty((len(depths), *real.shape, size), dtype=self._dtype, device=self._device)
+        for at in range(0, longest, at_once):
+            part = slice(at, min(at + at_once, longest))
+            own = real[:, part]
+            indices = None if min(counts) >= part.stop else own.flatten().nonzero()[:, 0]
+            places = self._places(positions[:, part], indices, cache, width + part.stop, exact)
+            states = self._states(padded[:, part][own], places)
+            for whole, depth in zip(found, depths, strict=True):
+                whole[:, part][own] = states[depth]
+        _advance(cache, counts)
+        return found[:, real], cache
+
+    @torch.inference_mode()
+    def logits(self, states: Tensor) -> Tensor:
+        """The logits after tokens with these states after all layers, [tokens, d] to float32 [tokens, V]."""
+        return self._blocks.head(states, exact=True).float()
+
+    @torch.inference_mode()
+    def joined(self, before: Sequence[Sequence[Tensor]], room: int) -> StaticCache:
+        """A cache with each row's keys and values, in parts [layers, 2, heads, tokens, d], and room for more tokens."""
         blocks, lengths = self._blocks, [sum(part.shape[3] for part in parts) for parts in before]
-        longest = max(map(len, ids))
         states = torch.zeros(
-            len(blocks.blocks), 2, len(ids), blocks.heads, rounded(max(lengths) + longest + 1), blocks.head_size,
+            len(blocks.blocks), 2, len(before), blocks.heads, rounded(max(lengths) + room), blocks.head_size,
             dtype=self._dtype, device=self._device,
         )  # fmt: skip
         for row, parts in enumerate(before):
@@ -68,17 +114,7 @@ class Decoder:
             for part in parts:
                 states[:, :, row, :, at : at + part.shape[3]] = part
                 at += part.shape[3]
-        padded = torch.tensor([[*row, *[0] * (longest - len(row))] for row in ids], device=self._device)
-        cache = StaticCache(states, lengths)
-        counts, positions = [len(row) for row in ids], self._positions(cache, longest)
-        at_once = max(1, MASK_NUMBERS // (len(ids) * blocks.queries * cache.width))
-        ends: dict[int, Tensor] = {}
-        for at in range(0, longest, at_once):
-            end = min(at + at_once, longest)
-            x = self._states(padded[:, at:end], positions[:, at:end], cache, max(lengths) + end)
-            ends |= {row: x[row, n - 1 - at] for row, n in enumerate(counts) if at < n <= end}
-        _advance(cache, counts)
-        return self._logits(torch.stack([ends[row] for row in range(len(ids))])), cache
+        return StaticCache(states, lengths)
 
     @torch.inference_mode()
     def step(self, ids: Tensor, cache: StaticCache) -> Tensor:
@@ -113,66 +149,79 @@ class Decoder:
 
     def _pass(self, ids: Tensor, positions: Tensor, cache: StaticCache, width: int) -> Tensor:
         """The logits after the next token of each row, [rows, 1]."""
-        return self._logits(self._states(ids, positions, cache, width)[:, 0])
+        places = self._places(positions, None, cache, width, False)
+        states = self._states(ids[:, 0], places)
+        return self._blocks.head(states[-1]).float()
 
-    def _states(self, ids: Tensor, positions: Tensor, cache: StaticCache, width: int) -> Tensor:
-        """The last layer's states of the tokens, [rows, T, d], whose keys and values the cache gets.
+    def _states(self, ids: Tensor, places: _Places) -> list[Tensor]:
+        """The tokens' states before all layers and after each, [tokens, d]; the last are the head's input.
 
-        ids, positions: [rows, T], padded on the right; width: how much of the cache is seen; whatever is not a token of a row
-        is masked.
+        The keys and values go to their places.
         """
-        places = self._places(positions, cache, width)
-        x = self._blocks.embed(ids)
+        states: list[Tensor] = [self._blocks.embed(ids)]
         for number, block in enumerate(self._blocks.blocks):
-            x = self._block(block, x, number, places)
-        return x
-
-    def _logits(self, x: Tensor) -> Tensor:
-        return self._blocks.head(self._blocks.norm(x)).float()
+            states.append(self._block(block, states[-1], number, places))
+        return [*states[:-1], self._blocks.norm(states[-1])]
 
     def _block(self, block: Block, x: Tensor, number: int, places: _Places) -> Tensor:
-        blocks = self._blocks
-        rows, count, size = x.shape
+        blocks, exact = self._blocks, places.exact
         heads, d = blocks.heads, blocks.head_size
         all_queries = heads * blocks.queries
-        x = x.view(-1, size)
-        qkv = block.qkv(block.before_attention(x)).view(rows, count, all_queries + 2 * heads, d)
-        q, k = qkv[:, :, :all_queries], qkv[:, :, all_queries : all_queries + heads]
+        qkv = block.qkv(block.before_attention(x), exact).view(len(x), all_queries + 2 * heads, d)
+        q, k = qkv[:, :all_queries], qkv[:, all_queries : all_queries + heads]
         if block.of_query and block.of_key:
             q.copy_(block.of_query(q))
             k.copy_(block.of_key(k))
         cos, sin = places.angles[block.kind]
-        turned = qkv[:, :, : all_queries + heads]
+        turned = qkv[:, : all_queries + heads]
         turned.copy_(torch.addcmul(turned * cos, turned.roll(d // 2, -1), sin))
-        new = qkv[:, :, all_queries:].transpose(1, 2)  # [rows, 2 * heads, T, d]
-        places.slots[number].index_copy_(0, places.written, new.reshape(-1, d))
-        # The queries of one key's heads stand among the tokens: each key is read once for all of them.
-        q = q.view(rows, count, heads, blocks.queries, d).permute(0, 2, 1, 3, 4)
-        attended = attend(
-            q.reshape(rows, heads, count * blocks.queries, d), places.keys[number], places.values[number],
-            places.masks[block.window], blocks.scale,
-        )  # fmt: skip
-        attended = attended.view(rows, heads, count, blocks.queries, d).permute(0, 2, 1, 3, 4)
-        y = block.attended(attended.reshape(rows * count, -1))
+        places.slots[number].index_copy_(0, places.written, qkv[:, all_queries:].reshape(-1, d))
+        keys, values = places.keys[number], places.values[number]
+        attended = attend(self._of_rows(q, places), keys, values, places.masks[block.window], blocks.scale)
+        y = block.attended(self._of_tokens(attended, places), exact)
         x = x + (block.after_attention(y) if block.after_attention else y)
-        gate, up = block.gate_up(block.before_network(x)).chunk(2, dim=-1)
-        y = block.down(block.activation(gate) * up)
-        return (x + (block.after_network(y) if block.after_network else y)).view(rows, count, size)
+        gate, up = block.gate_up(block.before_network(x), exact).chunk(2, dim=-1)
+        y = block.down(block.activation(gate) * up, exact)
+        return x + (block.after_network(y) if block.after_network else y)
 
-    def _places(self, positions: Tensor, cache: StaticCache, width: int) -> _Places:
-        blocks, rows = self._blocks, len(positions)
+    def _of_rows(self, q: Tensor, places: _Places) -> Tensor:
+        """Queries of the tokens, [tokens, queries, d], as attention takes them: [rows, heads, longest * queries of a head, d].
+
+        The queries of one key's heads stand among the tokens: each key is read once for all of them.
+        """
+        heads, queries, d = self._blocks.heads, self._blocks.queries, q.shape[-1]
+        if places.own is not None:
+            padded = q.new_zeros(places.rows * places.longest, *q.shape[1:])
+            q = padded.index_copy_(0, places.own, q)
+        q = q.reshape(places.rows, places.longest, heads, queries, d).permute(0, 2, 1, 3, 4)
+        return q.reshape(places.rows, heads, -1, d)
+
+    def _of_tokens(self, attended: Tensor, places: _Places) -> Tensor:
+        """What attention gives, shaped as by `_of_rows`, for each token: [tokens, heads * queries * d]."""
+        rows, heads, _, d = attended.shape
+        each = attended.view(rows, heads, places.longest, -1, d).permute(0, 2, 1, 3, 4)
+        each = each.reshape(rows * places.longest, -1)
+        return each if places.own is None else each[places.own]
+
+    def _places(
+        self, positions: Tensor, own: Tensor | None, cache: StaticCache, width: int, exact: bool
+    ) -> _Places:
+        """positions: [rows, T]; own: see _Places; width: how much of the cache is seen."""
+        blocks, (rows, longest) = self._blocks, positions.shape
         # A row's keys, and after those of all rows its values.
         firsts = torch.arange(2 * rows * blocks.heads, device=self._device).view(2, rows, -1).transpose(0, 1)
-        firsts = firsts.reshape(rows, -1, 1) * cache.width
-        angles = {}
+        written = firsts.reshape(rows, 1, -1) * cache.width + positions[..., None]
+        written, of_tokens, angles = written.flatten(0, 1), positions.flatten(), {}
+        if own is not None:
+            written, of_tokens = written[own], of_tokens[own]
         for kind in {block.kind for block in blocks.blocks}:
             cos, sin = self._table(kind, cache.width)
-            angles[kind] = cos[positions][:, :, None], sin[positions][:, :, None]
+            angles[kind] = cos[of_tokens][:, None], sin[of_tokens][:, None]
         keys, values = cache.states[..., :width, :].unbind(1)
         return _Places(
-            (firsts + positions[:, None]).view(-1),
+            rows, longest, own, written.flatten(),
             cache.states.view(len(blocks.blocks), -1, blocks.head_size).unbind(0), keys.unbind(0), values.unbind(0),
-            {window: self._mask(positions, width, window) for window in self._windows}, angles,
+            {window: self._mask(positions, width, window) for window in self._windows}, angles, exact,
         )  # fmt: skip
 
     def _mask(self, positions: Tensor, width: int, window: int | None) -> Tensor | None:

@@ -23,7 +23,10 @@ _EXACT = 2**-7  # of a group's largest weight: twice what bfloat16 rounds; weigh
 
 
 class Matrix:
-    """Weights [out, in] and a bias: a call maps states [rows, in] to [rows, out]."""
+    """Weights [out, in] and a bias: a call maps states [rows, in] to [rows, out].
+
+    exact: by the weights themselves, however few rows there are.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, packed: bool) -> None:
         self.weight, self.bias = weight, bias
@@ -31,8 +34,8 @@ class Matrix:
         fast = weight.dtype == torch.bfloat16  # as where it is computed in hardware
         self._most_rows = 0 if self.few is None else self.few.most_rows[0 if fast else 1]
 
-    def __call__(self, x: Tensor) -> Tensor:
-        if self.few is None or len(x) > self._most_rows:
+    def __call__(self, x: Tensor, exact: bool = False) -> Tensor:
+        if self.few is None or exact or len(x) > self._most_rows:
             return nn.functional.linear(x, self.weight, self.bias)
         y = self.few(x)
         return y if self.bias is None else y + self.bias
