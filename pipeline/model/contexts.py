@@ -18,11 +18,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from pipeline.model.backbone import Backbone
-from pipeline.model.kv_cache import KVCache
+from pipeline.model.kv_cache import KVCache, Layers, joined
 from pipeline.model.lean.cache import StaticCache
 
 MAX_BYTES = 256 << 20  # of the kept keys and values
@@ -50,12 +49,10 @@ class Reading(NamedTuple):
 
 
 class _Kept(NamedTuple):
-    """One context's last text: its tokens, and their keys and values a layer, [heads, tokens, d] each."""
+    """One context's last text: its tokens, and their keys and values."""
 
     ids: list[int]
-    layers: (
-        Sequence[tuple[Tensor, Tensor]] | Tensor
-    )  # the lean decoder's in one, [layers, 2, heads, tokens, d]
+    layers: Layers
 
     @property
     def size(self) -> int:
@@ -138,14 +135,14 @@ class Contexts:
         if not read:
             return decoder.prefill(before, [prompt.ids for prompt in prompts])
         logits = torch.stack([recent[prompts[n]].reading.log_p for n in read])
-        joined = decoder.joined([[*before[n], *recent[prompts[n]].parts] for n in read], 1)
+        cache = decoder.joined([[*before[n], *recent[prompts[n]].parts] for n in read], 1)
         if unread:
             more, other = decoder.prefill([before[n] for n in unread], [prompts[n].ids for n in unread])
-            joined.join(other)
+            cache.join(other)
             order = torch.tensor([*read, *unread]).argsort()
-            joined.select(order.tolist())
+            cache.select(order.tolist())
             logits = torch.cat([logits, more])[order.to(logits.device)]
-        return logits, joined
+        return logits, cache
 
     def _recently(self, prompts: Sequence[Prompt]) -> dict[Prompt, _Recent]:
         with self._lock:
@@ -182,7 +179,7 @@ class Contexts:
     def _before(self, prompts: Sequence[Prompt]) -> list[list[Tensor]]:
         """Of each prompt the keys and values of its context, in parts, for the lean decoder."""
         parts = self._parts([prompt.context for prompt in prompts])
-        return [_tensors(_chain(prompt.context, parts)) for prompt in prompts]
+        return [_states(_chain(prompt.context, parts)) for prompt in prompts]
 
     def _forward(
         self, prompts: Sequence[Prompt], states: bool = False, last: bool = False
@@ -193,15 +190,14 @@ class Contexts:
         kept = [_chain(prompt.context, parts) for prompt in prompts]
         prompts = [self._after_context(prompt) for prompt in prompts]
         if self.cacheable:
-            cache, mask = _joined(kept, backbone)
-            ids, own = backbone.pad([prompt.ids for prompt in prompts], left=True)
-            mask = torch.cat([mask, own], dim=1)
+            cache = joined([_states(chain) for chain in kept], backbone.empty_cache(), backbone.device)
+            ids, mask = backbone.pad([prompt.ids for prompt in prompts], left=True)
         else:
+            cache = joined([()] * len(prompts), backbone.empty_cache(), backbone.device)
             before = [[i for part in chain for i in part.ids] for chain in kept]
             ids, mask = backbone.pad([[*b, *p.ids] for b, p in zip(before, prompts, strict=True)], left=True)
-            cache = backbone.empty_cache()
-        decoding = KVCache(cache, mask)
-        return backbone.forward(ids, decoding, states, last), decoding
+        cache.mask = torch.cat([cache.mask, mask], dim=1)
+        return backbone.forward(ids, cache, states, last), cache
 
     def _after_context(self, prompt: Prompt) -> Prompt:
         """The prompt without the model's beginning-of-text token, if its context begins with that, to be looked up."""
@@ -236,17 +232,18 @@ class Contexts:
             self._begin + own if len(context) == 1 else own
             for own, context in zip(ids, contexts, strict=True)
         ]
-        chains = [_chain(context[:-1], parts) for context in contexts]
+        before = [_states(_chain(context[:-1], parts)) for context in contexts]
         if not max(map(len, ids)) or not (self.cacheable or backbone.decoder):
             return [_Kept(own, []) for own in ids]
         if backbone.decoder is None:
-            cache, mask = _joined(chains, backbone)
-            tokens, own_mask = backbone.pad(ids)
-            backbone.forward(tokens, KVCache(cache, torch.cat([mask, own_mask], dim=1)), last=True)
-            found = [_Kept(own, _cut(cache, row, mask.shape[1], len(own))) for row, own in enumerate(ids)]
+            cache = joined(before, backbone.empty_cache(), backbone.device)
+            (tokens, mask), begin = backbone.pad(ids), cache.mask.shape[1]
+            cache.mask = torch.cat([cache.mask, mask], dim=1)
+            backbone.forward(tokens, cache, last=True)
+            found = [_Kept(own, cache.cut(row, begin, len(own))) for row, own in enumerate(ids)]
         else:
-            _, read = backbone.decoder.read([*map(_tensors, chains)], ids, [])
-            found = [*map(_Kept, ids, read.last([*map(len, ids)]))]
+            _, read = backbone.decoder.read(before, ids, [])
+            found = [*map(_Kept, ids, read.last([len(own) for own in ids]))]
         with self._lock:
             for context, kept in zip(contexts, found, strict=True):
                 if context not in self._kept:
@@ -261,39 +258,8 @@ def _chain(context: Context, parts: Mapping[Context, _Kept]) -> list[_Kept]:
     return [parts[context[:end]] for end in range(1, len(context) + 1)]
 
 
-def _joined(chains: Sequence[Sequence[_Kept]], backbone: Backbone) -> tuple[DynamicCache, Tensor]:
-    """A cache with each row's parts one after the other, padded on the left, and its mask [rows, tokens]."""
-    counts = [sum(len(part.ids) for part in parts) for parts in chains]
-    width, cache = max(counts), backbone.empty_cache()
-    mask = torch.zeros((len(chains), width), dtype=torch.long, device=backbone.device)
-    for row, count in enumerate(counts):
-        mask[row, width - count :] = 1
-    if width:
-        example = next(part for parts in chains for part in parts if len(part.layers))
-        for number, pair in enumerate(example.layers):
-            joined = [t.new_zeros((len(chains), t.shape[0], width, t.shape[2])) for t in pair]
-            for row, parts in enumerate(chains):
-                at = width - counts[row]
-                for part in parts:
-                    for whole, own in zip(
-                        joined, part.layers[number] if len(part.layers) else (), strict=False
-                    ):
-                        whole[row, :, at : at + len(part.ids)] = own
-                    at += len(part.ids)
-            cache.update(joined[0], joined[1], number)
-    return cache, mask
-
-
-def _cut(cache: DynamicCache, row: int, begin: int, count: int) -> list[tuple[Tensor, Tensor]]:
-    """A copy of so many keys and values of a row; the layers' shapes may differ."""
-    part = slice(begin, begin + count)
-    return [
-        (layer.keys[row, :, part].clone(), layer.values[row, :, part].clone()) for layer in _layers(cache)
-    ]
-
-
-def _tensors(chain: Sequence[_Kept]) -> list[Tensor]:
-    return [kept.layers for kept in chain if isinstance(kept.layers, Tensor)]
+def _states(chain: Sequence[_Kept]) -> list[Any]:
+    return [kept.layers for kept in chain if len(kept.layers)]
 
 
 def _readings(prompts: Sequence[Prompt], states: Tensor, logits: Tensor) -> list[Reading]:
@@ -308,7 +274,3 @@ def _readings(prompts: Sequence[Prompt], states: Tensor, logits: Tensor) -> list
         both = torch.stack([own[:, -1], own.mean(1)], dim=1)
         found.append(Reading(both, logits[end - 1].float() - totals[end - 1], of_tokens[begin : end - 1]))
     return found
-
-
-def _layers(cache: DynamicCache) -> list[Any]:
-    return list(cache.layers)

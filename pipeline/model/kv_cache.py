@@ -1,6 +1,7 @@
 """Key/value cache of a decoding batch, from which rows can leave, and to which another batch can join.
 
-Holds tensors only: no text, no sampling. `Backbone.prefill` makes one and `Backbone.step` grows it by a token.
+Holds tensors only: no text, no sampling. `Backbone.prefill` makes one and `Backbone.step` grows it by a token. It can be cut into
+the keys and values of some tokens, and joined from these.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,9 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
+
+Layers = Sequence[tuple[Tensor, Tensor]] | Tensor
+"""Keys and values of some tokens, [heads, tokens, d] of each layer; the lean decoder's in one tensor, [layers, 2, heads, tokens, d]."""
 
 
 @dataclass
@@ -24,6 +28,13 @@ class KVCache:
     def joinable(self) -> bool:
         """Whether the cache is keys and values of every token, and nothing else: only then can `join` work."""
         return all(type(layer) is DynamicLayer for layer in self.cache.layers)
+
+    def cut(self, row: int, begin: int, count: int) -> Layers:
+        """A copy of so many keys and values of a row."""
+        part = slice(begin, begin + count)
+        return [
+            (layer.keys[row, :, part].clone(), layer.values[row, :, part].clone()) for layer in _layers(self)
+        ]
 
     @torch.inference_mode()
     def select(self, rows: Sequence[int]) -> None:
@@ -45,6 +56,25 @@ class KVCache:
             mine.values = torch.cat([_widen(mine.values, width), _widen(theirs.values, width)])
         masks = [nn.functional.pad(d.mask, (width - d.mask.shape[1], 0)) for d in (self, other)]
         self.mask = torch.cat(masks)
+
+
+def joined(rows: Sequence[Sequence[Layers]], empty: DynamicCache, device: torch.device) -> KVCache:
+    """A cache with each row's parts one after the other, padded on the left."""
+    counts = [[part[0][0].shape[1] for part in parts] for parts in rows]
+    width = max(map(sum, counts))
+    mask = torch.zeros((len(rows), width), dtype=torch.long, device=device)
+    for row, own in enumerate(counts):
+        mask[row, width - sum(own) :] = 1
+    for number, pair in enumerate(next(part for parts in rows for part in parts) if width else ()):
+        both = [t.new_zeros((len(rows), t.shape[0], width, t.shape[2])) for t in pair]
+        for row, (parts, own) in enumerate(zip(rows, counts, strict=True)):
+            at = width - sum(own)
+            for part, count in zip(parts, own, strict=True):
+                for whole, states in zip(both, part[number], strict=True):
+                    whole[row, :, at : at + count] = states
+                at += count
+        empty.update(both[0], both[1], number)
+    return KVCache(empty, mask)
 
 
 def _layers(cache: KVCache) -> list[Any]:

@@ -1,5 +1,6 @@
 """The engine: rows get the same tokens in any batch, and a row that fails, fails alone."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -154,6 +155,26 @@ def test_a_row_without_an_open_gate_is_rounded_as_without_memory(lm: MemoryLM) -
     assert all(torch.equal(a, b) for a, b in zip(beside, by_itself, strict=True))
 
 
+def test_an_answer_goes_on_from_what_was_read_to_choose_its_facts(
+    lm: MemoryLM, alone: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = lm.encoder.backbone.decoder
+    if decoder is None:
+        pytest.skip("transformers reads the prompt again")
+    read, prompts = decoder.prefill, list[int]()
+
+    def counted(before: Any, ids: Any) -> Any:
+        prompts.append(len(ids))
+        return read(before, ids)
+
+    monkeypatch.setattr(decoder, "prefill", counted)
+    engine = lm.engine()
+    rows = engine.submit([JOBS[i] for i in (0, 4, 5)])
+    finish(engine)
+    assert prompts == [1], "the prompt alone whose gate is shut"
+    assert [outcome(row) for row in rows] == [alone[i] for i in (0, 4, 5)]
+
+
 @pytest.mark.parametrize("order", [(4, 0, 5, 2), (5, 4), (2, 5)])
 def test_a_cache_that_cannot_be_joined_gives_the_same(
     lm: MemoryLM, alone: list[Any], order: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
@@ -169,6 +190,13 @@ def test_rows_wait_where_the_cache_cannot_be_joined(
     lm: MemoryLM, alone: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lm.encoder.backbone, "decoder", None)  # transformers' cache
+    for name, empty in (
+        ("_kept", OrderedDict()),
+        ("_recent", OrderedDict()),
+        ("_bytes", 0),
+        ("_recent_bytes", 0),
+    ):
+        monkeypatch.setattr(lm.encoder.contexts, name, empty)  # the lean decoder's are kept in another form
     engine = lm.engine()
     (first,) = engine.submit(JOBS[:1])
     engine.step()
