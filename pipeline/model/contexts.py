@@ -162,13 +162,14 @@ class Contexts:
 
     def _read(self, prompts: Sequence[Prompt]) -> list[_Recent]:
         decoder, counts = self._backbone.decoder, [len(prompt.ids) for prompt in prompts]
+        parts: list[list[Tensor]] = [[] for _ in prompts]
         if decoder is None:
             output, _ = self._forward(prompts, states=True)
             width = output.logits.shape[1]
             own = torch.arange(width) >= width - torch.tensor(counts)[:, None]
             own = own.to(output.logits.device)
             states = torch.stack([output.hidden_states[layer][own] for layer in self._layers])
-            logits, parts = output.logits[own], [[] for _ in prompts]
+            logits = output.logits[own]
         else:
             depths = [*self._layers, self._backbone.n_layers]
             states, cache = decoder.read(self._before(prompts), [prompt.ids for prompt in prompts], depths)
