@@ -155,26 +155,6 @@ def test_a_row_without_an_open_gate_is_rounded_as_without_memory(lm: MemoryLM) -
     assert all(torch.equal(a, b) for a, b in zip(beside, by_itself, strict=True))
 
 
-def test_an_answer_goes_on_from_what_was_read_to_choose_its_facts(
-    lm: MemoryLM, alone: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    decoder = lm.encoder.backbone.decoder
-    if decoder is None:
-        pytest.skip("transformers reads the prompt again")
-    read, prompts = decoder.prefill, list[int]()
-
-    def counted(before: Any, ids: Any) -> Any:
-        prompts.append(len(ids))
-        return read(before, ids)
-
-    monkeypatch.setattr(decoder, "prefill", counted)
-    engine = lm.engine()
-    rows = engine.submit([JOBS[i] for i in (0, 4, 5)])
-    finish(engine)
-    assert prompts == [1], "the prompt alone whose gate is shut"
-    assert [outcome(row) for row in rows] == [alone[i] for i in (0, 4, 5)]
-
-
 @pytest.mark.parametrize("order", [(4, 0, 5, 2), (5, 4), (2, 5)])
 def test_a_cache_that_cannot_be_joined_gives_the_same(
     lm: MemoryLM, alone: list[Any], order: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
