@@ -1,6 +1,5 @@
 """The engine: rows get the same tokens in any batch, and a row that fails, fails alone."""
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -170,13 +169,6 @@ def test_rows_wait_where_the_cache_cannot_be_joined(
     lm: MemoryLM, alone: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lm.encoder.backbone, "decoder", None)  # transformers' cache
-    for name, empty in (
-        ("_kept", OrderedDict()),
-        ("_recent", OrderedDict()),
-        ("_bytes", 0),
-        ("_recent_bytes", 0),
-    ):
-        monkeypatch.setattr(lm.encoder.contexts, name, empty)  # the lean decoder's are kept in another form
     engine = lm.engine()
     (first,) = engine.submit(JOBS[:1])
     engine.step()
