@@ -126,8 +126,8 @@ class Contexts:
         """
         decoder = self._backbone.decoder
         if decoder is None:
-            output, cache = self._forward(prompts, last=True)
-            return output.logits[:, -1].float(), cache
+            output, padded = self._forward(prompts, last=True)
+            return output.logits[:, -1].float(), padded
         prompts = [self._after_context(prompt) for prompt in prompts]
         before, recent = self._before(prompts), self._recently(prompts) if resume else {}
         read = [n for n, prompt in enumerate(prompts) if prompt in recent]
@@ -267,10 +267,10 @@ def _readings(prompts: Sequence[Prompt], states: Tensor, logits: Tensor) -> list
     """states: [depths, tokens, d] float32, of the prompts one after the other; logits: [tokens, V]."""
     ids = torch.tensor([i for prompt in prompts for i in prompt.ids], device=logits.device)
     # A few rows at a time, so that the sums are made in the processor's cache.
-    totals = torch.cat([few.float().logsumexp(-1) for few in logits.split(16)])
+    totals = torch.cat([few.float().logsumexp(-1) for few in torch.split(logits, 16)])
     of_tokens = logits[:-1].gather(1, ids[1:, None])[:, 0].float() - totals[:-1]
     found, end = list[Reading](), 0
-    for own in states.split([len(prompt.ids) for prompt in prompts], dim=1):
+    for own in torch.split(states, [len(prompt.ids) for prompt in prompts], dim=1):
         begin, end = end, end + own.shape[1]
         both = torch.stack([own[:, -1], own.mean(1)], dim=1)
         found.append(Reading(both, logits[end - 1].float() - totals[end - 1], of_tokens[begin : end - 1]))

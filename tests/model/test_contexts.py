@@ -184,7 +184,7 @@ def test_what_is_kept_of_the_last_prompts_is_bounded(
 
 
 def test_both_ways_read_the_same_behind_a_tuned_prefix(backbone: Backbone) -> None:
-    tuned = {(EXAMPLES,): prefix_of(backbone)}
+    tuned: dict[Context, torch.Tensor] = {(EXAMPLES,): prefix_of(backbone)}
     prompts, way = prompts_of(backbone), backbone.decoder
     readings = Contexts(backbone, tuned=tuned).read(prompts)
     plain = Contexts(backbone).read(prompts)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from pipeline.model import hub
-from tests.model.test_lean import BUILDS, network
+from tests.model.builds import BUILDS, network
 
 
 def tensors(model: Any) -> dict[str, torch.Tensor]:
