@@ -58,7 +58,7 @@ class Found(NamedTuple):
     tag: str
     """Changes when the object is replaced."""
     written: datetime = datetime.min.replace(tzinfo=UTC)
-    """By the store's clock."""
+    """By the store's clock; the year 1 of an object that was not listed."""
 
 
 class Bucket:

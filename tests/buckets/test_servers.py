@@ -139,7 +139,7 @@ def test_a_good_store_passes_the_probe_and_replaces_what_it_found(
     assert bucket.objects("") == []
     bucket.create("one", b"first: token-1", "token-1")
     (found,) = bucket.objects("")
-    assert bucket.replace(found, b"second") == bucket.objects("")[0]
+    assert bucket.replace(found, b"second")[:3] == bucket.objects("")[0][:3]  # its answer has no time
     with pytest.raises(Unwritable, match="changed"):
         bucket.replace(found, b"third")
     assert bucket.get("one") == b"second"
