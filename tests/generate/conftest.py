@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.memory_lm import MemoryLM
 from tests.generate.fakes import FakeModel, Sent
 from workers.generate.replica import Replica
 from workers.generate.reply_topics import ReplyTopics
@@ -22,7 +21,8 @@ def sent() -> Sent:
 @pytest.fixture
 def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: Sent) -> GeneratorWorker:
     stop = Stop()
-    monkeypatch.setattr(MemoryLM, "load", lambda *_, **__: FakeModel(stop))
+    monkeypatch.setattr("workers.generate.worker.encoder_of", lambda *_: None)
+    monkeypatch.setattr("pipeline.memory_lm.MemoryLM", lambda _: FakeModel(stop))
     worker = GeneratorWorker(KafkaSettings(), tmp_path, "default", "cpu", stop)
     worker.load(alone=False)
     worker._producer, worker._topic_id = sent, "id"  # type: ignore[assignment]
