@@ -1,4 +1,4 @@
-"""Fences in a bucket: they go after a day, and who slept meanwhile still writes nothing that counts."""
+"""Fences in a bucket: removed after a day, and an owner that was silent meanwhile still writes nothing that counts."""
 
 from pathlib import Path
 from typing import Any

@@ -63,10 +63,8 @@ def _unchanged(
 
 
 def _real(module: str, name: str) -> Any:
-    if name.startswith("__") and (module, name) != (
-        COMPILER,
-        "__path__",
-    ):  # asked by whoever looks through all modules
+    # Programs that look through all modules ask for such names; only the package's path is needed.
+    if name.startswith("__") and (module, name) != (COMPILER, "__path__"):
         raise AttributeError(name)
     _remove_compiler()
     return getattr(importlib.import_module(module), name)
