@@ -1,4 +1,4 @@
-"""Fences in a bucket: removed after a day, and an owner that was silent meanwhile still writes nothing that counts."""
+"""Fences in a bucket: removed after a day, and an owner that was silent still changes nothing."""
 
 from pathlib import Path
 from typing import Any
