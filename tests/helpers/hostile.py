@@ -15,6 +15,7 @@ import lz4.frame
 import pyarrow as pa
 import zstandard
 from kafka import KafkaAdminClient, TopicPartition
+from kafka.errors import NotLeaderForPartitionError
 from kafka.protocol.producer import ProduceRequest
 from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 from kafka.record.util import calc_crc32c, encode_varint
@@ -82,9 +83,12 @@ def produce(admin: KafkaAdminClient, topic: str, partition: int, raw: bytes) -> 
     async def send() -> Any:
         return await admin._manager.send(body, node_id=leader)
 
-    response = admin._manager.run(send)
-    result = response.responses[0].partition_responses[0]
-    return int(result.error_code), int(result.base_offset)
+    while True:
+        response = admin._manager.run(send)
+        result = response.responses[0].partition_responses[0]
+        if result.error_code != NotLeaderForPartitionError.errno or time.monotonic() > deadline:
+            return int(result.error_code), int(result.base_offset)
+        time.sleep(0.05)  # the leader of a new topic does not know yet that it is
 
 
 def bomb(size: int) -> bytes:

@@ -47,13 +47,13 @@ def offsets(batch: dict[TopicPartition, list[Any]]) -> list[int]:
 
 
 def test_after_a_quiet_time_nothing_waits() -> None:
-    consumer = Consumer([[1]], Rebalances())
+    consumer = Consumer([[1]], Rebalances(lambda: None))
     assert offsets(gather(consumer, {HOME: records(0)}, time.monotonic() - 1, consumer.rebalances)) == [0]
     assert gather(consumer, {}, time.monotonic() + 9, consumer.rebalances) == {} and consumer.calls == 0
 
 
 def test_records_are_gathered_until_the_time_is_over() -> None:
-    consumer = Consumer([[1, 2], [3]], Rebalances())
+    consumer = Consumer([[1, 2], [3]], Rebalances(lambda: None))
     until = time.monotonic() + 0.2
     assert offsets(gather(consumer, {HOME: records(0)}, until, consumer.rebalances)) == [0, 1, 2, 3]
     assert time.monotonic() >= until
@@ -61,7 +61,7 @@ def test_records_are_gathered_until_the_time_is_over() -> None:
 
 def test_or_until_there_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gathering, "MAX_BYTES", 30)
-    consumer = Consumer([[1, 2], [3]], Rebalances())
+    consumer = Consumer([[1, 2], [3]], Rebalances(lambda: None))
     assert offsets(gather(consumer, {HOME: records(0)}, time.monotonic() + 99, consumer.rebalances)) == [
         0,
         1,
@@ -70,6 +70,6 @@ def test_or_until_there_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_was_gathered_before_a_rebalance_is_read_again() -> None:
-    consumer = Consumer([[6]], Rebalances(), moved_at=2)
+    consumer = Consumer([[6]], Rebalances(lambda: None), moved_at=2)
     assert gather(consumer, {HOME: records(5)}, time.monotonic() + 99, consumer.rebalances) == {}
     assert consumer.sought == {HOME: 5} and len(consumer.rebalances.events) == 1

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from kafka.coordinator.consumer import ConsumerCoordinator
 
 from tests.conftest import wait_until
 from tests.runtime.recorder import Recorder, Running, committed, publish
@@ -37,6 +38,28 @@ def test_worker_that_is_busy_between_polls_joins_its_group(
     other = run(second)
     wait_until(lambda: first.partitions and second.partitions and not first.partitions & second.partitions)
     assert running.end() == other.end() == 0
+
+
+def test_join_that_the_group_answers_after_the_poll_is_over_is_taken_by_the_next(
+    settings: KafkaSettings, run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New metadata begins the join, which the client forgets at the assignment: before the group's answer."""
+    join = ConsumerCoordinator._do_join_and_sync_async
+
+    async def slow(self: ConsumerCoordinator) -> bytes:
+        assignment: bytes = await join(self)
+        await self._net.sleep(0.5)
+        return assignment
+
+    worker = Recorder()
+    running = run(worker)
+    wait_until(lambda: worker.idles)
+    monkeypatch.setattr(ConsumerCoordinator, "_do_join_and_sync_async", slow)
+    worker.consumer._coordinator._assignment_snapshot = {}
+    wait_until(lambda: worker.calls == ["assigned", "revoked", "assigned"])
+    publish(settings, b"a")
+    wait_until(lambda: worker.values == [b"a"])
+    assert running.end() == 0
 
 
 def test_worker_that_cannot_join_its_group_ends_with_the_reason(

@@ -1,7 +1,7 @@
 """A worker's membership in its consumer group: joining, and the rebalances that the group decides."""
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from workers.kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
 
@@ -12,10 +12,11 @@ class Rebalances(ConsumerRebalanceListener):  # type: ignore[misc]
     """A queue of the group's decisions for the main thread.
 
     The client calls this on the thread of its heartbeats, where nothing may block. It does so only during `poll`, so
-    nothing is revoked in the middle of a batch.
+    nothing is revoked in the middle of a batch. `request_rejoin` is the client's.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, request_rejoin: Callable[[], None]) -> None:
+        self._request_rejoin = request_rejoin
         self.events: deque[tuple[str, list[TopicPartition]]] = deque()
         self.joining = True
 
@@ -25,6 +26,9 @@ class Rebalances(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
         self.joining = True  # a rebalance begins with this, whichever partitions are owned
+        # A join after new metadata is over for the client (kafka-python 3.0.12) once the leader has assigned: if the
+        # poll ends before the group's answer, no later poll takes it, and the member is neither in nor out.
+        self._request_rejoin()
         self.events.append(("revoked", sorted(revoked)))
 
     on_partitions_lost = on_partitions_revoked

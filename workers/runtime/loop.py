@@ -27,8 +27,8 @@ from workers.runtime.worker import Done, Retry, Worker
 MAX_FAILURES = 10
 """Failures in a row after which the process ends, about a minute after the first."""
 JOIN_TIMEOUT_S = 90.0
-"""Longest wait for the group. The client (kafka-python 3.0.12) was once seen to join for more than five minutes on a healthy
-cluster. The worker ends instead, and the supervisor or the container's restart policy starts it with a new client."""
+"""Longest wait for the group. After it the worker ends, and the supervisor or the container's restart policy starts it with a
+new client."""
 IDLE_CHECK_S = 2.0
 MEASURE_S = 1.0
 LEAVE_TIMEOUT_MS = 2000
@@ -126,7 +126,7 @@ class Loop:
         committed = worker.read_committed and tells_aborted(self.admin)
         group = settings.group(worker.name)
         self.consumer = settings.consumer(group, max_records, committed, worker.sticky)
-        self.rebalances = Rebalances()
+        self.rebalances = Rebalances(self.consumer._coordinator.request_rejoin)
         self.alone = os.environ.pop(ALONE, "") == "1"
         metrics.RETRIES.labels(worker.name)  # the series exists from the start
 
