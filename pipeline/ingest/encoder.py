@@ -5,8 +5,10 @@ else is in the batch. Prompts are not stored, so they are computed in the least 
 """
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from threading import Lock
 from typing import Self
 
 import numpy as np
@@ -31,6 +33,9 @@ from pipeline.text.words import Word, split
 
 VERSION = "4"  # of the encodings, and part of the encoder id: raise it whenever they change
 TEXTS_AT_ONCE = 1024  # a bound of the states in memory
+PROMPTS_KEPT = (
+    256  # of the last ones, about 75 KB each: a fact is looked up, as a prompt is, whenever it answers
+)
 
 
 class Encoder:
@@ -55,6 +60,8 @@ class Encoder:
         identity = (
             f"{VERSION}:{backbone.hash}:{backbone.dtype}:{self.calibration.sha256}:{self.weights.sha256}"
         )
+        self._prompts: OrderedDict[str, PromptEncoding] = OrderedDict()  # the last used ones last
+        self._lock = Lock()
         self.encoder_id = hashlib.sha256(identity.encode()).hexdigest()[:32]
 
     @classmethod
@@ -96,7 +103,23 @@ class Encoder:
         return encodings
 
     def encode_prompts(self, prompts: Sequence[str]) -> list[PromptEncoding]:
-        """The last words of each prompt, for retrieval; its labels ("Question:", "Answer:") are left out."""
+        """The last words of each prompt, for retrieval; its labels ("Question:", "Answer:") are left out.
+
+        The last `PROMPTS_KEPT` are not computed again.
+        """
+        with self._lock:
+            found = {prompt: self._prompts[prompt] for prompt in prompts if prompt in self._prompts}
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in found]
+        found |= zip(new, self._encode_prompts(new), strict=True)
+        with self._lock:
+            for prompt, encoding in found.items():
+                self._prompts[prompt] = encoding
+                self._prompts.move_to_end(prompt)
+            while len(self._prompts) > PROMPTS_KEPT:
+                self._prompts.popitem(last=False)
+        return [found[prompt] for prompt in prompts]
+
+    def _encode_prompts(self, prompts: Sequence[str]) -> list[PromptEncoding]:
         lead = self.backbone.lead
         room = min(self.settings.prompt_tokens, self.backbone.max_positions - len(lead))
         tokens = [Tokens(t.ids[-room:], t.offsets[-room:]) for t in self.backbone.tokenize(prompts)]

@@ -13,6 +13,7 @@ from pipeline.ingest.packing import TOKENS, Pack, Packing, packs
 from pipeline.model.backbone import Backbone
 from pipeline.model.batching import Batch, close_batches, fixed_batches, run_each
 from pipeline.model.calibration import Calibration
+from pipeline.model.lean.decoder import Decoder
 
 # Tokens of a batch, padding included; tuned for speed. On a CPU larger batches leave the last one emptier, on a GPU smaller
 # ones leave it idle: there `Backbone.batch_tokens` counts.
@@ -36,14 +37,14 @@ def token_states(
     packing: computes fixed rows that are no longer than its own, without padding.
 
     fixed: a row's numbers do not depend, not even in their last bits, on the other rows, nor on how many cores a CPU has.
-    Otherwise all cores compute one batch at a time, with little padding: the least time for a few rows.
+    Otherwise all cores compute one batch at a time, by the lean decoder where the model has it: the least time for a few rows.
     """
     lead, on_cpu = len(backbone.lead), backbone.device.type == "cpu"
     batch_tokens = CPU_BATCH_TOKENS if on_cpu else backbone.batch_tokens or OTHER_BATCH_TOKENS
     parallel = fixed and on_cpu
     batches = _batches([len(row) for row in rows], batch_tokens, fixed, packing is not None)
     order = [i for batch in batches for i in batch.indices]
-    read = partial(_read, backbone, calibration, packing, rows, stop)
+    read = partial(_read, backbone, calibration, packing, None if fixed else backbone.decoder, rows, stop)
     parts = [row for batch in run_each(read, batches, parallel) for row in batch]
     if not parts:
         return []
@@ -83,6 +84,7 @@ def _read(
     backbone: Backbone,
     calibration: Calibration,
     packing: Packing | None,
+    decoder: Decoder | None,
     rows: Sequence[list[int]],
     stop: Callable[[], bool],
     batch: Batch | Pack,
@@ -94,6 +96,9 @@ def _read(
     if packing and isinstance(batch, Pack):
         head_input, states = packing.read(own, calibration.layer)
         starts = np.cumsum([0, *map(len, own)])
+    elif decoder:
+        (states, head_input), _ = decoder.read([()] * len(own), own, [calibration.layer, backbone.n_layers])
+        states, starts = states.float(), np.cumsum([0, *map(len, own)])
     else:
         assert isinstance(batch, Batch)
         length = min(batch.length, backbone.max_positions)

@@ -64,11 +64,14 @@ def test_a_texts_numbers_are_the_same_in_any_company(backbone: Backbone, packing
         assert np.array_equal(alone[0], together[i][0]) and np.array_equal(alone[1], together[i][1])
 
 
-def test_packed_numbers_are_the_models_own(llama: Path) -> None:
+@pytest.mark.parametrize("fixed", [True, False])
+def test_packed_numbers_are_the_models_own(llama: Path, fixed: bool) -> None:
+    """Those of facts, and those of prompts, which the lean decoder reads."""
     backbone = Backbone.load(llama, device="cpu", dtype="float32")
+    assert backbone.decoder is not None
     rows = [backbone.lead + t.ids for t in backbone.tokenize(FACTS * 2)]
     calibration: Any = Plain()
-    packed = token_states(backbone, calibration, rows, fixed=True, packing=Packing(backbone))
+    packed = token_states(backbone, calibration, rows, fixed, packing=Packing(backbone) if fixed else None)
     for row, (losses, states) in zip(rows, packed, strict=True):
         ids = torch.tensor([row])
         with torch.inference_mode():

@@ -34,12 +34,21 @@ class Matrix:
         fast = weight.dtype == torch.bfloat16  # as where it is computed in hardware
         arithmetic = 0 if fast else 1 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 2
         self._most_rows = 0 if self.few is None else self.few.most_rows[arithmetic]
+        dense = weight.dtype == torch.float32 and weight.device.type == "cpu"
+        onednn = dense and arithmetic == 2 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        self._multiply = _onednn if onednn else nn.functional.linear
 
     def __call__(self, x: Tensor, exact: bool = False) -> Tensor:
         if self.few is None or exact or len(x) > self._most_rows:
-            return nn.functional.linear(x, self.weight, self.bias)
+            return self._multiply(x, self.weight, self.bias)
         y = self.few(x)
         return y if self.bias is None else y + self.bias
+
+
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The product by oneDNN: by AVX2 in float32 faster than by torch's default library (MKL), above all for few rows."""
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return found
 
 
 class _Four:
