@@ -168,6 +168,10 @@ class MemoryLM:
         """The number of memories in all namespaces."""
         return len(self.bank)
 
+    def read_ahead(self, texts: Sequence[str]) -> None:
+        """Lets the model read memories with these texts before a prompt asks for them."""
+        self._preparer.read_ahead(texts)
+
     # --- answers ---
 
     def retrieve(
@@ -175,8 +179,8 @@ class MemoryLM:
     ) -> list[list[Retrieved]]:
         """The k best memories for each prompt, best first."""
         self.bank.expire(_as_list(namespace), self._clock)
-        hit_lists = self._preparer.retrieve(prompts, [_as_list(namespace)] * len(prompts), k)
-        return [[_retrieved(hit) for hit in hits] for hits in hit_lists]
+        found = self._preparer.retrieve(prompts, [_as_list(namespace)] * len(prompts), k)
+        return [[_retrieved(hit) for hit in hits] for hits in found]
 
     def token_count(self, texts: Sequence[str]) -> int:
         """Tokens of all texts together."""
@@ -184,8 +188,7 @@ class MemoryLM:
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """[texts, d] the pooled state of each text's last words, of unit length; zeros for a text without words."""
-        encoded = self.encoder.encode_prompts(texts)
-        return np.stack([pool(prompt.vectors, prompt.unigram_nll) for prompt in encoded])
+        return np.stack([pool(p.vectors, p.unigram_nll) for p in self.encoder.encode_prompts(texts)])
 
     @torch.inference_mode()
     def score(
@@ -245,12 +248,8 @@ class MemoryLM:
         seed: int = 0,
     ) -> list[Generation]:
         """Continues each prompt; temperature 0 is greedy."""
-        return self.answer(
-            [
-                Job(p, None, _as_list(namespace), use_memory, max_new_tokens, temperature, top_p, seed)
-                for p in prompts
-            ]
-        )
+        options = (_as_list(namespace), use_memory, max_new_tokens, temperature, top_p, seed)
+        return self.answer([Job(prompt, None, *options) for prompt in prompts])
 
     def answer(
         self, jobs: Sequence[Job], on_token: Callable[[int, str], bool] | None = None

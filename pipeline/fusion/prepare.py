@@ -11,6 +11,7 @@ from pipeline.model.backbone import Backbone
 from pipeline.model.reading import context_of
 from pipeline.model.weights import Numbers, none_token
 from pipeline.retrieve.hit import Hit
+from pipeline.retrieve.passage import LONG
 from pipeline.retrieve.ranker import Asked, Ranker
 from pipeline.retrieve.retriever import retrieve_all
 from pipeline.retrieve.second_look import Query, look_again
@@ -44,6 +45,14 @@ class Preparer:
         ]
         hits = dict(zip(known, look_again(self._encoder, self._bank, looks), strict=True))
         return [hits.get(query, [])[:k] for query in queries]
+
+    def read_ahead(self, texts: Sequence[str]) -> None:
+        """Does beforehand what an answer from a memory with one of these texts waits for, unless it is a long one."""
+        short = [
+            text for text in texts if len(split(text)) <= LONG
+        ]  # of others it depends on the prompt what is read
+        self._ranker.read_ahead(short)
+        self._encoder.encode_prompts(short)  # for a second look
 
     def _prompt(self, job: Job, hits: list[Hit]) -> Prompt:
         backbone = self._encoder.backbone

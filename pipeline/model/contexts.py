@@ -93,6 +93,10 @@ class Contexts:
         self._begin: list[int] = begin if backbone.lead == begin else []
         self._layers = [max(1, round(depth * backbone.n_layers)) for depth in DEPTHS]
 
+    def keep(self, contexts: Sequence[Context]) -> None:
+        """Reads contexts for prompts that may come."""
+        self._parts(contexts)
+
     @torch.inference_mode()
     def read(self, prompts: Sequence[Prompt]) -> list[Reading]:
         """Reads the prompts in one pass, but those that were read just before."""

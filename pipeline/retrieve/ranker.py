@@ -72,6 +72,10 @@ class Ranker:
             found.append([*ranked, *one.hits[count:]])
         return found
 
+    def read_ahead(self, facts: Sequence[str]) -> None:
+        """Lets the model read these facts, which are kept as contexts until others take their room."""
+        self._contexts.keep([self._context([fact]) for fact in facts])
+
     def candidates(self, asked: Sequence[Asked]) -> list[Candidates | None]:
         """What the head gets about each prompt; None for a prompt without candidates."""
         count, ids = self._settings.read_candidates, self._ids([one.text for one in asked])

@@ -7,6 +7,7 @@ import pytest
 
 from pipeline import MemoryLM
 from pipeline.fusion.row import Job, Prompt
+from pipeline.ingest.encoding import PromptEncoding
 from tests.helpers.weights import NUMBERS, OPEN, encoder_of
 
 FACT, PROMPT = "The Harlow desk lamp is made of walnut.", "The Harlow desk lamp is made of"
@@ -96,3 +97,20 @@ def test_a_score_is_that_of_the_tokens_as_they_are_generated(folder: Path) -> No
         lm.score([PROMPT], [target], use_memory=False)[0] for target in ("walnut", "oak")
     )
     assert walnut > bare_walnut + 1 and walnut - bare_walnut > oak - bare_oak
+
+
+def test_a_fact_that_was_read_ahead_is_not_read_for_the_answer(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = lm_of(folder, [FACT])
+    lm.read_ahead([FACT, "A very long fact. " * 40])
+    encode, encoded = lm.encoder._encode_prompts, list[str]()
+
+    def counted(prompts: Sequence[str]) -> list[PromptEncoding]:
+        encoded.extend(prompts)
+        return encode(prompts)
+
+    monkeypatch.setattr(lm.encoder, "_encode_prompts", counted)
+    monkeypatch.setattr(lm.encoder.contexts, "_keep", lambda *_: pytest.fail("a context is read"))
+    (hits,) = lm._preparer.retrieve([PROMPT], [["default"]], 3)
+    assert [hit.gate > 0 for hit in hits] == [True] and encoded == [PROMPT]

@@ -1,6 +1,7 @@
 """The replica with a fake model: which changelog records it applies, and how it refuses others."""
 
 import json
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,18 +9,30 @@ import pytest
 from kafka import TopicPartition
 
 from pipeline.memory.bank import Bank
-from schemas.changelog import changelog_key
-from workers.generate.replica import INCOMPATIBLE, Replica
+from pipeline.memory.record import Memory
+from schemas.changelog import MemoryRecord, changelog_key
+from schemas.common import encode
+from workers.generate.replica import INCOMPATIBLE, NEWEST, QUIET_S, Replica
 from workers.kafka.partitioner import partition_for
 from workers.observe import metrics
 
 HOME = partition_for("default", 4)
+TIME = datetime(2026, 1, 1, tzinfo=UTC)
 POSITION = json.dumps({"namespace": "default", "positions": {"id/0": 7}, "decided": []}).encode()
 
 
 class FakeMemory:
     def __init__(self) -> None:
         self.removed: list[str] = []
+        self.read: list[str] = []
+
+    def put(self, memory: Memory) -> None:
+        pass
+
+    def read_ahead(self, texts: list[str]) -> None:
+        if "broken" in texts:
+            raise LookupError("no such token")
+        self.read += texts
 
     def remove(self, namespace: str, memory_id: str) -> None:
         if memory_id == "f" * 32:
@@ -39,6 +52,14 @@ def replica(memory: FakeMemory) -> Replica:
 
 def record(key: bytes | None, value: bytes | None, partition: int = HOME) -> Any:
     return SimpleNamespace(key=key, value=value, partition=partition)
+
+
+def memory_record(memory_id: str, text: str) -> Any:
+    memory = MemoryRecord(
+        memory_id=memory_id, namespace="default", text=text, observed_at=TIME, learned_at=TIME, importance=0.0,
+        loss_delta=1.0, encoder_id="e", priors=bytes(4), surprisals=bytes(4), vectors=bytes(1),
+    )  # fmt: skip
+    return record(changelog_key("default", memory_id), encode(memory))
 
 
 def test_positions_and_tombstones_are_applied(replica: Replica, memory: FakeMemory) -> None:
@@ -75,6 +96,28 @@ def test_each_reason_is_logged_once_and_every_record_is_counted(
         replica.apply(record(changelog_key("default", "a" * 32), b"{"))
     assert replica.refused[INCOMPATIBLE] == 3 and counter._value.get() == before + 3
     assert [log.getMessage() for log in caplog.records] == ["memory not loaded"] * 2
+
+
+def test_the_newest_memories_are_read_ahead_once_no_more_come(
+    replica: Replica, memory: FakeMemory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("workers.generate.replica.time", SimpleNamespace(monotonic=lambda: now))
+    for n in range(70):
+        replica.apply(memory_record(f"{n:032x}", f"fact{n}"))
+    replica.read_ahead()
+    assert memory.read == [], "others may follow, and need the processor"
+    now += QUIET_S + 0.1
+    replica.read_ahead()
+    assert memory.read == ["fact69", "fact68"]
+    while replica.newest:
+        replica.read_ahead()
+    assert len(memory.read) == NEWEST
+    replica.apply(memory_record("e" * 32, "broken"))
+    now += QUIET_S + 0.1
+    with caplog.at_level("INFO", "factstream"):
+        replica.read_ahead()
+    assert [log.getMessage() for log in caplog.records] == ["not read ahead"] and not replica.newest
 
 
 def test_following_other_partitions_frees_the_memories_of_the_first(replica: Replica) -> None:

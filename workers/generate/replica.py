@@ -7,7 +7,7 @@ requests it answers, as one of its tables.
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
@@ -28,6 +28,12 @@ from workers.runtime.loading import give_back
 if TYPE_CHECKING:
     from pipeline.memory_lm import MemoryLM  # imports a model's library
 
+NEWEST = 64
+"""Memories that are read ahead, of the last that came."""
+AT_ONCE = 2
+"""Memories that are read ahead in one go, which a request may have to wait for: about .4 s on two cores."""
+QUIET_S = 1.0
+"""Seconds without a new memory after which they are read: while many come, others need the processor."""
 INCOMPATIBLE = "incompatible"
 """The reason for a memory that cannot be compared with prompts, such as another model's."""
 
@@ -50,6 +56,9 @@ class Replica:
     """Records that were not applied, by reason."""
     loading: set[int] = field(default_factory=set)
     """The followed partitions that have not been read to their ends once."""
+    newest: deque[str] = field(default_factory=lambda: deque(maxlen=NEWEST))
+    """Texts of memories that are not read ahead yet."""
+    changed: float = 0.0  # when the last memory came
 
     @classmethod
     def open(cls, lm: MemoryLM, settings: KafkaSettings) -> Self:
@@ -89,6 +98,15 @@ class Replica:
                 return False
         return True
 
+    def read_ahead(self) -> None:
+        """Lets the model read a few of the newest memories before anyone asks; call it while there are no requests."""
+        if not self.newest or time.monotonic() - self.changed < QUIET_S:
+            return
+        try:
+            self.lm.read_ahead([self.newest.pop() for _ in range(min(AT_ONCE, len(self.newest)))])
+        except Exception as error:  # of the model: a request that needs the memory gets it, too
+            log.line("not read ahead", error=str(error)[:200])
+
     def apply(self, record: Any) -> None:
         try:
             self._apply(record)
@@ -106,7 +124,10 @@ class Replica:
         if isinstance(change, PositionRecord):
             self.positions[change.namespace] = change.positions
         elif change is not None:
-            self.lm.put(memory_from_record(change))
+            memory = memory_from_record(change)
+            self.lm.put(memory)
+            self.newest.append(memory.text)
+            self.changed = time.monotonic()
         else:
             self.lm.remove(namespace, memory_id)
 

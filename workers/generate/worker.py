@@ -100,7 +100,8 @@ class GeneratorWorker(Worker):
 
     def idle(self) -> None:
         if self._replica:
-            self._replica.catch_up(0.2)
+            if self._replica.catch_up(0.2):
+                self._replica.read_ahead()
             self._throttle()
 
     def ready(self) -> dict[str, str | int]:
