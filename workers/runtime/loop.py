@@ -54,7 +54,8 @@ def run(
     with stopped_by_signals(stop):
         try:
             with interrupted_by_signals(stop):  # until it has loaded there is nothing to finish
-                loop = Loop(worker, settings, data, health or Health(), poll_ms, max_records)
+                data.mkdir(parents=True, exist_ok=True)
+                loop = Loop(worker, settings, health or Health(), poll_ms, max_records)
                 loop.load()
             loop.start()
             _turns(loop, stop, sleep or stop.wait)
@@ -102,13 +103,11 @@ class Loop:
         self,
         worker: Worker,
         settings: KafkaSettings,
-        data: Path,
         health: Health,
         poll_ms: int,
         max_records: int,
     ) -> None:
         self.worker, self.settings, self.health, self.poll_ms = worker, settings, health, poll_ms
-        self.heartbeat = data / f"heartbeat-{worker.name}"
         self.batch: dict[TopicPartition, list[Any]] = {}
         self.assigned: set[TopicPartition] = set()
         """The partitions for which `Worker.assigned` was called, and not `revoked`."""
@@ -119,7 +118,6 @@ class Loop:
         self.ready = self.told = False  # has had its first assignment; has said that it can work
         self.checked = self.measured = self.ended = 0.0  # when: the topics, the lag, the last batch
         self.joined_at = time.monotonic()  # or began to join
-        data.mkdir(parents=True, exist_ok=True)
         self.names = (*worker.topics, *worker.uses)
         self.topic_ids = ensure_topics(settings, self.names)
         self.admin = settings.admin()
@@ -141,7 +139,6 @@ class Loop:
 
     def turn(self) -> None:
         """Poll once, and handle rebalances, the records, or the lack of them."""
-        self.heartbeat.touch()
         joining = self.rebalances.joining
         self._check_join(joining)
         busy = self.ready and not joining and self.worker.unfinished
@@ -283,7 +280,6 @@ class Loop:
             self.worker.close,
             lambda: self.consumer.close(autocommit=False, timeout_ms=LEAVE_TIMEOUT_MS),
             self.admin.close,
-            lambda: self.heartbeat.unlink(missing_ok=True),
         ):
             try:
                 step()
