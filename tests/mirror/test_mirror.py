@@ -115,6 +115,22 @@ def test_a_long_history_comes_in_several_commits(
     assert follow.once(data, uri).commits == 3 and is_mirrored(data, uri)
 
 
+def test_many_erasures_rewrite_a_partition_once(
+    data: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Writer(data)
+    made.learn(SECRET)
+    assert follow.once(data, uri).rows == 1
+    monkeypatch.setattr(follow, "ROWS", 2)
+    made.erase(MEMORY)
+    for n in range(4):
+        made.learn(f"Lake {n} is deep.")
+        made.erase(MEMORY)
+    passed = follow.once(data, uri)
+    assert (passed.rows, passed.commits, passed.rewritten) == (9, 1, [HOME])
+    assert is_mirrored(data, uri) and files_with(uri, "Munich") == []
+
+
 def test_what_a_store_keeps_and_erases_is_mirrored(
     tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,13 +83,18 @@ def _commit(data: Path, table: DeltaTable, passed: Passed, stop: Callable[[], bo
     new: list[pa.Table] = []
     last: dict[int, int] = {}
     for partition in layout.partitions(data):
-        part = _new(data, partition, delta.reached(table, partition), stop)
-        if part.erases:
-            delta.rewrite(table, partition, _until(data, partition, part.last), part.last)
+        after = delta.reached(table, partition)
+        part = _new(data, partition, after, stop)
+        if (
+            part.erases
+        ):  # at once to the history's end: it may have more erasures, and each would rewrite all before it
+            last[partition] = _last(data, partition)
+            delta.rewrite(
+                table, partition, _all(data, partition, last[partition], passed, after), last[partition]
+            )
             delta.vacuum(table)
             passed.rewritten.append(partition)
             passed.commits += 1
-            passed.rows += sum(one.num_rows for one in part.tables)
             return True
         if part.tables:
             new += part.tables
@@ -104,7 +109,7 @@ def _commit(data: Path, table: DeltaTable, passed: Passed, stop: Callable[[], bo
 
 
 def _new(data: Path, partition: int, after: int, stop: Callable[[], bool]) -> _Part:
-    """The versions that follow, up to about ROWS rows, and to an erasure that is not carried out yet."""
+    """The versions that follow, up to about ROWS rows, to one that erases, and to an erasure that is not carried out yet."""
     part, count = _Part(), 0
     for version, decisions in log.read(data, partition, after):
         erases = any(decision.outcome == "erased" for decision in decisions)
@@ -113,7 +118,7 @@ def _new(data: Path, partition: int, after: int, stop: Callable[[], bool]) -> _P
         part.tables.append(delta.rows(partition, version, decisions))
         part.last, part.erases = version, part.erases or erases
         count += len(decisions)
-        if count >= ROWS or stop():
+        if part.erases or count >= ROWS or stop():
             break
     return part
 
@@ -123,10 +128,24 @@ def _is_carried_out(data: Path, partition: int, version: int) -> bool:
     return version < layout.last_version(data, partition) or erasure.is_carried_out(data, partition, version)
 
 
-def _until(data: Path, partition: int, last: int) -> delta.Versions:
+def _last(data: Path, partition: int) -> int:
+    """The last version whose erasures are done."""
+    last = layout.last_version(data, partition)
+    waits = any(
+        decision.outcome == "erased" and not _is_carried_out(data, partition, version)
+        for version, decisions in log.read(data, partition, last - 1)
+        for decision in decisions
+        if version == last
+    )
+    return last - waits
+
+
+def _all(data: Path, partition: int, last: int, passed: Passed, after: int) -> delta.Versions:
+    """The versions up to `last`; those that follow `after` are counted as brought."""
     for version, decisions in log.read(data, partition):
         if version > last:
             return
+        passed.rows += len(decisions) if version > after else 0
         yield version, decisions
 
 
