@@ -13,7 +13,7 @@ COPY . .
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m pip wheel --no-deps --wheel-dir /dist . \
     && python -m venv /opt/factstream \
-    && /opt/factstream/bin/pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c constraints.txt "$(echo /dist/*.whl)[object-store,otlp,sources]"
+    && /opt/factstream/bin/pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c constraints.txt "$(echo /dist/*.whl)[fast,object-store,otlp,sources]"
 
 FROM python:3.13-slim
 # The folders exist and belong to the user, so that the volumes mounted over them do too.
@@ -24,6 +24,7 @@ ENV PATH="/opt/factstream/bin:$PATH" \
     PYTHONUNBUFFERED=1 \
     FACTSTREAM_DATA=/var/lib/factstream \
     FACTSTREAM_CACHE=/var/cache/factstream \
+    NUMBA_CACHE_DIR=/var/cache/factstream/compiled \
     HF_HOME=/var/cache/factstream/huggingface
 USER factstream
 WORKDIR /home/factstream

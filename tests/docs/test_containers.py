@@ -129,7 +129,9 @@ def test_source_worker_has_a_configuration_that_it_can_read() -> None:
     assert load(ROOT / "deploy" / "sources.yaml").sources
     (extras,) = re.findall(r"whl\)\[([a-z,-]+)\]", DOCKERFILE)
     assert (
-        set(extras.split(",")) == {"object-store", "otlp", "sources"} <= set(PROJECT["optional-dependencies"])
+        set(extras.split(","))
+        == {"fast", "object-store", "otlp", "sources"}
+        <= set(PROJECT["optional-dependencies"])
     )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.model.lean.blocks import Block, Blocks, blocks_of
 from pipeline.model.lean.cache import StaticCache, rounded
+from pipeline.model.lean.fused import Fused
 from pipeline.model.lean.graph import Graph, Step
 
 CAPTURE_AFTER = 3  # steps of an unmoved cache: to capture one takes as long as a few
@@ -42,6 +43,7 @@ class Decoder:
         self._blocks, self._device, self._dtype = blocks, model.device, model.dtype
         self._tables: dict[str, tuple[Tensor, Tensor]] = {}  # cos and sin of every position so far, by kind
         self._windows = {block.window for block in blocks.blocks}
+        self._fused = Fused.of(blocks)
         cuda = self._device.type == "cuda"
         self.capture: Callable[[Step, Tensor, Tensor], Step] | None = Graph if cuda else None
 
@@ -134,6 +136,13 @@ class Decoder:
                 )
         if cache.graph is not None:
             logits = cache.graph(ids, positions)
+        elif self._fused and len(ids) <= self._fused.most_rows:
+            [table] = (
+                self._table(kind, cache.width) for kind in {block.kind for block in self._blocks.blocks}
+            )
+            cos, sin = (part[positions[:, 0]] for part in table)
+            states = self._fused(self._blocks.embed(ids[:, 0]), cos, sin, cache)
+            logits = self._blocks.head(self._blocks.norm(states)).float()
         else:
             # Of many rows the whole width is seen: a part of it would be copied for a product of matrices.
             width = max(cache.lengths) + 1 if cache.rows < MANY_ROWS else cache.width

@@ -33,13 +33,14 @@ class Matrix:
         self.few = _packed(weight) if packed else None
         fast = weight.dtype == torch.bfloat16  # as where it is computed in hardware
         arithmetic = 0 if fast else 1 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 2
-        self._most_rows = 0 if self.few is None else self.few.most_rows[arithmetic]
+        self.most_rows = 0 if self.few is None else self.few.most_rows[arithmetic]
+        """Rows up to which the packed weights are used."""
         dense = weight.dtype == torch.float32 and weight.device.type == "cpu"
         onednn = dense and arithmetic == 2 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         self._multiply = _onednn if onednn else nn.functional.linear
 
     def __call__(self, x: Tensor, exact: bool = False) -> Tensor:
-        if self.few is None or exact or len(x) > self._most_rows:
+        if self.few is None or exact or len(x) > self.most_rows:
             return self._multiply(x, self.weight, self.bias)
         y = self.few(x)
         return y if self.bias is None else y + self.bias
@@ -61,10 +62,12 @@ class _Four:
         self._groups = torch.stack([scales, middles], dim=-1).transpose(0, 1).contiguous()
 
     def __call__(self, x: Tensor) -> Tensor:
-        found: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
-            x.bfloat16(), self._packed, GROUP, self._groups
-        )
-        return found.to(x.dtype)
+        return self.product(x.bfloat16()).to(x.dtype)
+
+    def product(self, x: Tensor) -> Tensor:
+        """Of states in bfloat16."""
+        found: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, self._packed, GROUP, self._groups)
+        return found
 
 
 class _Eight:
@@ -78,8 +81,12 @@ class _Eight:
         self.scales = scales[:, 0].bfloat16()
 
     def __call__(self, x: Tensor) -> Tensor:
-        found: Tensor = torch.ops.aten._weight_int8pack_mm(x.bfloat16(), self.weight, self.scales)
-        return found.to(x.dtype)
+        return self.product(x.bfloat16()).to(x.dtype)
+
+    def product(self, x: Tensor) -> Tensor:
+        """Of states in bfloat16."""
+        found: Tensor = torch.ops.aten._weight_int8pack_mm(x, self.weight, self.scales)
+        return found
 
 
 class _Integers:

@@ -1,0 +1,123 @@
+"""Fused step: a layer of few rows as four products of packed weights, with a kernel after each.
+
+For float32 on a CPU, and for what is built as LLaMA and Qwen 2 are: no norms but those before a part, no windows, silu.
+Where it does not fit, or numba is missing, a step is computed by the decoder's own loop, to the same numbers up to their rounding.
+"""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.model.lean.blocks import Block, Blocks, Norm
+from pipeline.model.lean.cache import StaticCache
+from pipeline.model.lean.matrix import Matrix
+
+MOST_ROWS = 8
+"""Rows up to which it is faster: all rows' attention is computed by one core."""
+Product = Callable[[Tensor], Tensor]
+
+
+class _Norm(NamedTuple):
+    weight: Any  # [d] float32
+    eps: np.float32
+
+
+class _Layer(NamedTuple):
+    before_attention: _Norm
+    qkv: Product
+    bias: Any  # of qkv, float32
+    attended: Product
+    before_network: _Norm
+    gate_up: Product
+    down: Product
+
+
+class Fused:
+    """The fused step of one model. Build it with `of`."""
+
+    def __init__(self, blocks: Blocks) -> None:
+        from pipeline.model.lean import kernels
+
+        self._kernels, self._blocks = kernels, blocks
+        self._layers = [_layer(block) for block in blocks.blocks]
+        self._widths = [m.weight.shape[1] for m in _matrices(blocks.blocks[0])[1:]]  # of what kernels give
+        self.most_rows = min(MOST_ROWS, *(m.most_rows for block in blocks.blocks for m in _matrices(block)))
+
+    @classmethod
+    def of(cls, blocks: Blocks) -> Self | None:
+        """None for a model or an arithmetic that it does not fit, and without numba."""
+        fits = all(map(_fits, blocks.blocks)) and len({block.kind for block in blocks.blocks}) == 1
+        return cls(blocks) if fits and find_spec("numba") else None
+
+    def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, cache: StaticCache) -> Tensor:
+        """The states after all layers, [rows, d], of the next tokens, whose states before them are x; they go into the cache.
+
+        cos, sin: [rows, d] of a head, of their positions.
+        """
+        kernels, rows = self._kernels, len(x)
+        x = x.clone()
+        normed, attended, gated = (
+            torch.empty(rows, width, dtype=torch.bfloat16) for width in (x.shape[1], *self._widths[::2])
+        )
+        states, lengths = cache.states.numpy(), np.array(cache.lengths)
+        arrays = x.numpy(), cos.numpy(), sin.numpy()
+        scale, queries = np.float32(self._blocks.scale), self._blocks.queries
+        kernels.add_and_norm(
+            arrays[0], _bits(normed.zero_()), *self._layers[0].before_attention, _bits(normed)
+        )
+        for number, layer in enumerate(self._layers):
+            kernels.attend(
+                _bits(layer.qkv(normed)),
+                layer.bias,
+                states[number],
+                lengths,
+                *arrays[1:],
+                queries,
+                scale,
+                _bits(attended),
+            )
+            kernels.add_and_norm(
+                arrays[0], _bits(layer.attended(attended)), *layer.before_network, _bits(normed)
+            )
+            kernels.silu_of_gate(_bits(layer.gate_up(normed)), _bits(gated))
+            following = self._layers[min(number + 1, len(self._layers) - 1)].before_attention
+            kernels.add_and_norm(arrays[0], _bits(layer.down(gated)), *following, _bits(normed))
+        return x
+
+
+def _fits(block: Block) -> bool:
+    sample = torch.linspace(-3, 3, 8)
+    plain = not (
+        block.of_query or block.of_key or block.after_attention or block.after_network or block.window
+    )
+    packed = all(hasattr(m.few, "product") for m in _matrices(block))
+    unbiased = all(m.bias is None for m in _matrices(block)[1:])
+    of_cpu = block.before_attention.weight.dtype == torch.float32 and block.qkv.weight.device.type == "cpu"
+    silu = of_cpu and torch.allclose(block.activation(sample), nn.functional.silu(sample))
+    return plain and packed and unbiased and silu
+
+
+def _matrices(block: Block) -> list[Matrix]:
+    return [block.qkv, block.attended, block.gate_up, block.down]
+
+
+def _layer(block: Block) -> _Layer:
+    qkv, *others = (m.few.product for m in _matrices(block))  # type: ignore[union-attr]
+    size = len(block.qkv.weight)
+    bias = torch.zeros(size) if block.qkv.bias is None else block.qkv.bias.detach()
+    return _Layer(
+        _norm(block.before_attention), qkv, bias.numpy(), others[0], _norm(block.before_network), *others[1:]
+    )
+
+
+def _norm(norm: Norm) -> _Norm:
+    return _Norm(norm.weight.detach().contiguous().numpy(), np.float32(norm.eps))
+
+
+def _bits(states: Tensor) -> Any:
+    """The bits of states in bfloat16, as an array of the same memory."""
+    return states.view(torch.uint16).numpy()

@@ -1,0 +1,128 @@
+"""Kernels: what a layer does between its products of matrices, each compiled to one loop by numba (the extra `fast`).
+
+In torch this is some thirty operations on a few numbers each, and for a small model calling them takes longer than the
+products. States that a product takes or gives are bfloat16, here the bits of them, uint16; all others are float32.
+They are compiled when this file is first imported, in a few seconds, and kept on disk for the next time.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+F = TypeVar("F", bound=Callable[..., Any])
+Floats = NDArray[np.float32]
+Bits = NDArray[np.uint16]
+_LEAST = np.float32(-1e30)
+_HALF, _ONE, _16 = np.uint32(0x7FFF), np.uint32(1), np.uint32(16)
+
+
+def _compiled(signature: str) -> Callable[[F], F]:
+    """Compiles a function of these arrays. Another thread may run meanwhile."""
+
+    def compile(function: F) -> F:
+        try:
+            found: Any = njit(signature, nogil=True, fastmath=True, cache=True)(function)
+        except RuntimeError:  # there is no folder to keep it in
+            found = njit(signature, nogil=True, fastmath=True)(function)
+        return cast(F, found)
+
+    return compile
+
+
+@_compiled("void(f4[::1], u2[::1])")
+def _rounded(values: Floats, out: Bits) -> None:
+    bits = values.view(np.uint32)
+    for i in range(len(out)):
+        out[i] = (bits[i] + _HALF + ((bits[i] >> _16) & _ONE)) >> _16
+
+
+@_compiled("void(u2[::1], f4[::1])")
+def _widened(values: Bits, out: Floats) -> None:
+    bits = out.view(np.uint32)
+    for i in range(len(values)):
+        bits[i] = np.uint32(values[i]) << _16
+
+
+@_compiled("void(f4[:,::1], u2[:,::1], f4[::1], f4, u2[:,::1])")
+def add_and_norm(x: Floats, more: Bits, weight: Floats, eps: np.float32, out: Bits) -> None:
+    """Adds `more` to the states x, and puts their RMS norms into `out`; all [rows, d]."""
+    own = np.empty(x.shape[1], np.float32)
+    for r in range(len(x)):
+        _widened(more[r], own)
+        total = np.float32(0)
+        for i in range(len(own)):
+            x[r, i] += own[i]
+            total += x[r, i] * x[r, i]
+        scale = np.float32(1) / np.sqrt(total / np.float32(len(own)) + eps)
+        for i in range(len(own)):
+            own[i] = x[r, i] * scale * weight[i]
+        _rounded(own, out[r])
+
+
+@_compiled("void(u2[:,::1], u2[:,::1])")
+def silu_of_gate(gate_up: Bits, out: Bits) -> None:
+    """The network's gate, [rows, 2 * d] to [rows, d]: silu of the first half times the second (SwiGLU, Shazeer 2020)."""
+    d = out.shape[1]
+    own = np.empty(2 * d, np.float32)
+    for r in range(len(out)):
+        _widened(gate_up[r], own)
+        for i in range(d):
+            own[i] = own[i] / (np.float32(1) + np.exp(-own[i])) * own[d + i]
+        _rounded(own[:d], out[r])
+
+
+@_compiled("void(u2[:,::1], f4[::1], f4[:,:,:,:,::1], i8[::1], f4[:,::1], f4[:,::1], i8, f4, u2[:,::1])")
+def attend(
+    qkv: Bits,
+    bias: Floats,
+    cache: Floats,
+    lengths: NDArray[np.int64],
+    cos: Floats,
+    sin: Floats,
+    queries: int,
+    scale: np.float32,
+    out: Bits,
+) -> None:
+    """Turns queries and keys by their positions, keeps keys and values, and attends to all that a row has.
+
+    qkv: [rows, (heads * queries + 2 * heads) * d]; cache: [2, rows, heads, width, d]; lengths: [rows] tokens before this one;
+    cos, sin: [rows, d], the sine's first half negative; out: [rows, heads * queries * d].
+    """
+    heads, width, d = cache.shape[2:]
+    half, all_queries = d // 2, heads * queries
+    own, scores, mean = np.empty(len(bias), np.float32), np.empty(width, np.float32), np.empty(d, np.float32)
+    for r in range(len(qkv)):
+        _widened(qkv[r], own)
+        for i in range(len(own)):
+            own[i] += bias[i]
+        for first in range(0, (all_queries + heads) * d, d):
+            for i in range(first, first + half):
+                one, other, at = own[i], own[i + half], i - first
+                own[i] = one * cos[r, at] + other * sin[r, at]
+                own[i + half] = other * cos[r, at + half] + one * sin[r, at + half]
+        last = lengths[r]
+        for h in range(heads):
+            for i in range(d):
+                cache[0, r, h, last, i] = own[(all_queries + h) * d + i]
+                cache[1, r, h, last, i] = own[(all_queries + heads + h) * d + i]
+        for q in range(all_queries):
+            h, best = q // queries, _LEAST
+            for t in range(last + 1):
+                score = np.float32(0)
+                for i in range(d):
+                    score += own[q * d + i] * cache[0, r, h, t, i]
+                scores[t] = score * scale
+                best = max(best, scores[t])
+            total = np.float32(0)
+            mean[:] = 0
+            for t in range(last + 1):
+                share = np.exp(scores[t] - best)
+                total += share
+                for i in range(d):
+                    mean[i] += share * cache[1, r, h, t, i]
+            for i in range(d):
+                mean[i] /= total
+            _rounded(mean, out[r, q * d : (q + 1) * d])

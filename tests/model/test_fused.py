@@ -1,0 +1,63 @@
+"""The fused step: the numbers of the decoder's own loop, for the builds that it fits."""
+
+from importlib import util
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("numba", reason="numba is not installed: pip install 'factstream[fast]'")
+
+from pipeline.model.lean import fused
+from pipeline.model.lean.decoder import Decoder
+from tests.model.builds import BUILDS, network
+
+FITS = {"llama", "llama, long", "qwen2"}
+PROMPTS = [[5, 6, 7, 8, 9, 20, 21], [3], [11, 12, 13] * 30]
+
+
+def decoder_of(build: str) -> Decoder:
+    made = Decoder.of(network(build), packed=True)
+    assert made is not None
+    return made
+
+
+@pytest.mark.parametrize("build", sorted(FITS))
+@pytest.mark.parametrize("rows", [1, 3])
+def test_its_numbers_are_those_of_the_decoders_own_loop(build: str, rows: int) -> None:
+    decoder = decoder_of(build)
+    assert decoder._fused is not None and decoder._fused.most_rows >= 3
+    logits, cache = decoder.prefill([()] * rows, PROMPTS[-rows:])
+    _, other = decoder.prefill([()] * rows, PROMPTS[-rows:])
+    ids, own = logits.argmax(-1), decoder._fused
+    for _ in range(60):  # past the cache's width
+        decoder._fused = own
+        found = decoder.step(ids, cache)
+        decoder._fused = None
+        want = decoder.step(ids, other)
+        assert torch.allclose(found, want, rtol=0.05, atol=0.05)
+        ids = want.argmax(-1)
+    assert cache.lengths == other.lengths
+    assert torch.allclose(cache.states, other.states, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("build", sorted(set(BUILDS) - FITS))
+def test_other_builds_are_left_to_the_decoders_own_loop(build: str) -> None:
+    assert decoder_of(build)._fused is None
+
+
+def test_other_arithmetic_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Decoder.of(network("llama"), packed=False)
+    short = Decoder.of(network("llama").bfloat16(), packed=True)
+    assert whole and short and whole._fused is None and short._fused is None
+    find = util.find_spec
+    monkeypatch.setattr(fused, "find_spec", lambda name: None if name == "numba" else find(name))
+    assert decoder_of("llama")._fused is None
+
+
+def test_more_rows_are_computed_by_the_decoders_own_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder, rows = decoder_of("llama"), fused.MOST_ROWS + 1
+    calls: list[Any] = []
+    monkeypatch.setattr(fused.Fused, "__call__", lambda *given: calls.append(given))
+    _, cache = decoder.prefill([()] * rows, PROMPTS[:1] * rows)
+    assert decoder.step(torch.tensor([5] * rows), cache).shape[0] == rows and not calls
