@@ -1,4 +1,4 @@
-"""Kernels: what a layer does between its products of matrices, each compiled to one loop by numba (the extra `fast`).
+"""Kernels: what a layer does between its products, compiled to loops by numba (the extra `fast`).
 
 In torch this is some thirty operations on a few numbers each, and for a small model calling them takes longer than the
 products. States that a product takes or gives are bfloat16, here the bits of them, uint16; all others are float32.
