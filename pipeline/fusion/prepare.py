@@ -48,9 +48,8 @@ class Preparer:
 
     def read_ahead(self, texts: Sequence[str]) -> None:
         """Does beforehand what an answer from a memory with one of these texts waits for, unless it is a long one."""
-        short = [
-            text for text in texts if len(split(text)) <= LONG
-        ]  # of others it depends on the prompt what is read
+        # What is read of a long one depends on the prompt.
+        short = [text for text in texts if len(split(text)) <= LONG]
         self._ranker.read_ahead(short)
         self._encoder.encode_prompts(short)  # for a second look
 

@@ -33,9 +33,7 @@ from pipeline.text.words import Word, split
 
 VERSION = "4"  # of the encodings, and part of the encoder id: raise it whenever they change
 TEXTS_AT_ONCE = 1024  # a bound of the states in memory
-PROMPTS_KEPT = (
-    256  # of the last ones, about 75 KB each: a fact is looked up, as a prompt is, whenever it answers
-)
+PROMPTS_KEPT = 256  # the last used ones: a fact that answers is encoded as a prompt, too, to find what it needs beside it
 
 
 class Encoder:

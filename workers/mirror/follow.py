@@ -85,13 +85,10 @@ def _commit(data: Path, table: DeltaTable, passed: Passed, stop: Callable[[], bo
     for partition in layout.partitions(data):
         after = delta.reached(table, partition)
         part = _new(data, partition, after, stop)
-        if (
-            part.erases
-        ):  # at once to the history's end: it may have more erasures, and each would rewrite all before it
-            last[partition] = _last(data, partition)
-            delta.rewrite(
-                table, partition, _all(data, partition, last[partition], passed, after), last[partition]
-            )
+        if part.erases:
+            # At once to the history's end: it may have more erasures, and each would rewrite all before it.
+            end = _last(data, partition)
+            delta.rewrite(table, partition, _all(data, partition, end, passed, after), end)
             delta.vacuum(table)
             passed.rewritten.append(partition)
             passed.commits += 1

@@ -137,9 +137,7 @@ class Decoder:
         if cache.graph is not None:
             logits = cache.graph(ids, positions)
         elif self._fused and len(ids) <= self._fused.most_rows:
-            [table] = (
-                self._table(kind, cache.width) for kind in {block.kind for block in self._blocks.blocks}
-            )
+            table = self._table(self._blocks.blocks[0].kind, cache.width)  # all layers are of one kind
             cos, sin = (part[positions[:, 0]] for part in table)
             states = self._fused(self._blocks.embed(ids[:, 0]), cos, sin, cache)
             logits = self._blocks.head(self._blocks.norm(states)).float()
