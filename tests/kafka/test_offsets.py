@@ -8,6 +8,7 @@ from kafka import TopicPartition
 
 from schemas.topics import FACTS, MEMORY_HITS
 from tests.conftest import wait_until
+from workers.kafka.admin import ensure_topics
 from workers.kafka.config import KafkaSettings
 from workers.kafka.offsets import caught_up, end_offsets, lag, latest_by_key, unread
 from workers.kafka.producer import Producer
@@ -66,6 +67,15 @@ def test_latest_value_of_each_key_of_a_compacted_topic(settings: KafkaSettings, 
         }  # fmt: skip
         assert end_offsets(asker, [second, empty]) == {second: 1, empty: 0}
     assert latest_by_key(asker, []) == {}
+    asker.close(autocommit=False)
+
+
+def test_an_unchanged_partition_is_read_again_by_the_same_consumer(settings: KafkaSettings) -> None:
+    """A writer does so when a partition comes back to it; an incremental fetch would not name the partition."""
+    ensure_topics(settings)
+    empty, asker = TopicPartition(settings.topic(FACTS), 0), settings.consumer()
+    assert latest_by_key(asker, [empty]) == {empty: ({}, 0)}
+    assert latest_by_key(asker, [empty]) == {empty: ({}, 0)}
     asker.close(autocommit=False)
 
 

@@ -33,7 +33,10 @@ def connect_consumer(
     Partitions are assigned by range: partition p of all topics of a group goes to one member, so one
     writer gets every record of a namespace. With `sticky` a member keeps its partitions where it can, if all members of its
     group ask for that: for a group of one topic whose partitions are dear to take over. One fetch brings at most 32 MiB (more only if one record
-    is larger); `workers.kafka.consumer` limits the unpacked size. Raises KafkaUnavailable.
+    is larger); `workers.kafka.consumer` limits the unpacked size.
+
+    Without a group every fetch is a full one: an incremental one (KIP-227) leaves out a partition that has not changed,
+    so one that is assigned again would never tell its end. Raises KafkaUnavailable.
     """
     return connect(
         settings,
@@ -50,6 +53,7 @@ def connect_consumer(
                 heartbeat_interval_ms=settings.session_timeout_ms // 4,
                 max_poll_records=max_poll_records,
                 max_partition_fetch_bytes=MAX_RECORD_BYTES,
+                enable_incremental_fetch_sessions=group is not None,
                 fetch_max_bytes=4 * MAX_RECORD_BYTES,
                 metrics_enabled=False,
             )
