@@ -3,6 +3,7 @@
 from importlib import util
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -56,8 +57,21 @@ def test_other_arithmetic_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_more_rows_are_computed_by_the_decoders_own_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    decoder, rows = decoder_of("llama"), fused.MOST_ROWS + 1
+    decoder = decoder_of("llama")
+    rows = decoder._fused.most_rows + 1  # type: ignore[union-attr]
     calls: list[Any] = []
     monkeypatch.setattr(fused.Fused, "__call__", lambda *given: calls.append(given))
     _, cache = decoder.prefill([()] * rows, PROMPTS[:1] * rows)
     assert decoder.step(torch.tensor([5] * rows), cache).shape[0] == rows and not calls
+
+
+def test_exponentials_to_a_millionth() -> None:
+    from pipeline.model.lean.kernels import exponentiate
+
+    values = np.concatenate([np.linspace(-87, 88, 100_001), [0, -0.0, 1e-30]]).astype(np.float32)
+    want, found = np.exp(values.astype(np.float64)), values.copy()
+    exponentiate(found)
+    assert np.abs(found / want - 1).max() < 4e-6
+    far = np.array([-1e30, -1000, 1000], np.float32)
+    exponentiate(far)
+    assert (far[:2] < 1e-37).all() and np.isfinite(far[2])

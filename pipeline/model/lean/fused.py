@@ -16,8 +16,6 @@ from pipeline.model.lean.blocks import Block, Blocks, Norm
 from pipeline.model.lean.cache import StaticCache
 from pipeline.model.lean.matrix import Matrix
 
-MOST_ROWS = 8
-"""Rows up to which it is faster: all rows' attention is computed by one core."""
 Product = Callable[[Tensor], Tensor]
 
 
@@ -45,7 +43,7 @@ class Fused:
         self._kernels, self._blocks = kernels, blocks
         self._layers = [_layer(block) for block in blocks.blocks]
         self._widths = [m.weight.shape[1] for m in _matrices(blocks.blocks[0])[1:]]  # of what kernels give
-        self.most_rows = min(MOST_ROWS, *(m.most_rows for block in blocks.blocks for m in _matrices(block)))
+        self.most_rows = min(m.most_rows for block in blocks.blocks for m in _matrices(block))
 
     @classmethod
     def of(cls, blocks: Blocks) -> Self | None:
