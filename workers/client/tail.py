@@ -19,16 +19,20 @@ class Tail:
     ) -> None:
         """`choose` picks the partitions to read, of all of them."""
         self._consumer: Any = settings.consumer()
-        self.every = [
-            TopicPartition(settings.topic(name), number)
-            for name in names
-            for number in sorted(self._consumer.partitions_for_topic(settings.topic(name)) or ())
-        ]
-        self.partitions = choose(self.every)
-        ends = end_offsets(self._consumer, self.partitions)
-        self._consumer.assign(self.partitions)  # end_offsets has changed the assignment
-        for partition, offset in ends.items():
-            self._consumer.seek(partition, offset)
+        try:
+            self.every = [
+                TopicPartition(settings.topic(name), number)
+                for name in names
+                for number in sorted(self._consumer.partitions_for_topic(settings.topic(name)) or ())
+            ]
+            self.partitions = choose(self.every)
+            ends = end_offsets(self._consumer, self.partitions)
+            self._consumer.assign(self.partitions)  # end_offsets has changed the assignment
+            for partition, offset in ends.items():
+                self._consumer.seek(partition, offset)
+        except BaseException:
+            self._consumer.close()  # its thread would try to connect as long as the process lives
+            raise
 
     def poll(self) -> list[Any]:
         """The records that have arrived, after at most 100 ms."""

@@ -7,6 +7,7 @@ writes nothing and needs no data folder, so it can observe a cluster from anywhe
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from typing import Any
 
@@ -53,10 +54,12 @@ class Observer:
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
-        self._admin = settings.admin()
-        topic_ids(self._admin, settings)  # raises TopicsMissing
-        self._consumer = settings.consumer()
-        self._tail = Tail(settings, TOPICS)
+        with ExitStack() as clients:  # if one cannot be opened, those before it are closed
+            self._admin = clients.enter_context(closing(settings.admin()))
+            topic_ids(self._admin, settings)  # raises TopicsMissing
+            self._consumer = clients.enter_context(closing(settings.consumer()))
+            self._tail = clients.enter_context(closing(Tail(settings, TOPICS)))
+            self._clients = clients.pop_all()
         self._totals: deque[tuple[float, int, int]] = deque()  # (time, published, decided) of the last ticks
         self._decided = 0
         self._events = Events()
@@ -99,8 +102,7 @@ class Observer:
         }
 
     def close(self) -> None:
-        for client in (self._tail, self._consumer, self._admin):
-            client.close()
+        self._clients.close()
 
 
 def _now() -> str:
