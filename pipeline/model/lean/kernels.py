@@ -21,7 +21,7 @@ _HALF, _ONE, _16 = np.uint32(0x7FFF), np.uint32(1), np.uint32(16)
 _LOG2_E, _LN_2 = np.float32(1.4426950), np.float32(0.6931472)
 # Taylor's coefficients of exp
 _T1, _T2, _T3, _T4, _T5, _T6 = tuple(np.float32(1 / factorial(n)) for n in range(1, 7))
-_LOWEST, _HIGHEST = np.float32(-87), np.float32(88)  # of what float32 has an exponential
+_LOWEST, _HIGHEST = np.float32(-87), np.float32(88)  # float32 holds the exponentials of what lies between
 _EXPONENT_BIAS, _MANTISSA_BITS = np.int32(127), np.int32(23)
 
 
@@ -90,14 +90,14 @@ def add_and_norm(x: Floats, more: Bits, weight: Floats, eps: np.float32, out: Bi
 def silu_of_gate(gate_up: Bits, out: Bits) -> None:
     """The network's gate, [rows, 2 * d] to [rows, d]: silu of the first half times the second (SwiGLU, Shazeer 2020)."""
     d = out.shape[1]
-    own, falls = np.empty(2 * d, np.float32), np.empty(d, np.float32)
+    own, negated = np.empty(2 * d, np.float32), np.empty(d, np.float32)
     for r in range(len(out)):
         _widened(gate_up[r], own)
         for i in range(d):
-            falls[i] = -own[i]
-        exponentiate(falls)
+            negated[i] = -own[i]
+        exponentiate(negated)
         for i in range(d):
-            own[i] = own[i] / (np.float32(1) + falls[i]) * own[d + i]
+            own[i] = own[i] / (np.float32(1) + negated[i]) * own[d + i]
         _rounded(own[:d], out[r])
 
 
