@@ -9,6 +9,7 @@ import pytest
 from kafka.consumer.fetcher import Fetcher
 from kafka.net.compat import KafkaNetClient
 from kafka.net.manager import KafkaConnectionManager
+from kafka.net.selector import NetworkSelector
 
 FOLDER = Path(__file__).parent.parent.parent / "workers" / "kafka"
 IMPORTS = sorted(
@@ -37,7 +38,10 @@ def test_imported_name_exists(module: str, name: str) -> None:
         (Fetcher.PartitionRecords, "take", ["n"]),
         (Fetcher.PartitionRecords, "drain", []),
         (KafkaNetClient, "__init__", ["net", "manager", "configs"]),
+        (KafkaNetClient, "close", ["node_id"]),
         (KafkaConnectionManager, "get_connection", ["node_id"]),
+        (KafkaConnectionManager, "close", ["node_id"]),
+        (NetworkSelector, "run", ["coro", "args"]),
     ],
 )  # fmt: skip
 def test_method_that_is_called_or_replaced_takes_what_it_took(

@@ -1,9 +1,11 @@
 """The network layer of every Kafka client: it never creates a topic, and records why connections end.
 
-It changes the client library's own layer (kafka-python 3.0.12).
+It changes the client library's own layer (kafka-python 3.0.12), and closes connections where that reads them.
 """
 
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from kafka.errors import (
@@ -28,9 +30,24 @@ def net_client(failures: list[BaseException], **config: Any) -> KafkaNetClient:
     default settings: the client's own option against this has no effect.
     """
     net = NetworkSelector(**config)
-    client = KafkaNetClient(net, _Manager(net, failures, **config), **config)
+    client = _Client(net, _Manager(net, failures, **config), **config)
     client.cluster.config["allow_auto_create_topics"] = False
     return client
+
+
+class _Client(KafkaNetClient):  # type: ignore[misc]
+    """Closes the connections on the thread that reads them.
+
+    The library closes them on the caller's thread: a socket that goes away while the other one reads it is logged as an
+    error, with a traceback.
+    """
+
+    def close(self, node_id: Any = None) -> None:
+        reader = self._net._io_thread
+        if reader is not None and reader.is_alive() and reader is not threading.current_thread():
+            with suppress(Exception):  # the thread has just ended: nothing reads them
+                self._net.run(self._manager.close, node_id)
+        super().close(node_id)
 
 
 class _Manager(KafkaConnectionManager):  # type: ignore[misc]
