@@ -76,7 +76,7 @@ class Fact(Message):
     )
 
 
-class Said(Message):
+class Turn(Message):
     """One message of a conversation."""
 
     role: Literal["user", "assistant", "system", "developer", "tool"]
@@ -97,7 +97,7 @@ class Conversation(Message):
     Only what users say is learned: messages of the assistant, the system and tools are not.
     """
 
-    messages: Annotated[list[Said], Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Annotated[list[Turn], Field(min_length=1, max_length=MAX_MESSAGES)]
     timestamp: LocalTime | None = Field(
         default=None, description="When it took place. By default the Kafka timestamp."
     )
@@ -233,8 +233,8 @@ def decode_fact(key: bytes | None, value: bytes | None, strict: bool = False) ->
     model = _model(body)
     unknown = list[str]() if strict else _leave_out_unknown(model, body)
     if not strict and model is Conversation and isinstance(body["messages"], list):
-        said = (message for message in body["messages"] if isinstance(message, dict))
-        unknown += [f"messages.{name}" for message in said for name in _leave_out_unknown(Said, message)]
+        turns = (turn for turn in body["messages"] if isinstance(turn, dict))
+        unknown += [f"messages.{name}" for turn in turns for name in _leave_out_unknown(Turn, turn)]
     message = validate(model, body)
     own = namespace_of_key(key)
     if own is not None and message.namespace is not None and own != message.namespace:

@@ -11,7 +11,7 @@ from pipeline.conversation.sentences import sentences
 from pipeline.conversation.speaker import in_third_person, is_first_person
 from pipeline.conversation.statements import is_anaphoric, is_english, is_statement, without_lead
 from schemas.common import MAX_TEXT_BYTES, BadMessage, metadata_text, validate
-from schemas.fact import Conversation, Fact, Said
+from schemas.fact import Conversation, Fact, Turn
 
 MAX_FACTS = 256
 """Most facts of one record: they travel in one message."""
@@ -45,9 +45,9 @@ def facts_of(conversation: Conversation, published_at: datetime) -> list[Stated]
     found = list[Stated]()
     least = CONVERSATIONS.min_worth if conversation.min_loss_delta is None else 0.0
     before = ""
-    for said in conversation.messages:
-        at = said.timestamp or conversation.timestamp or published_at
-        for statement in statements(said, at, before):
+    for turn in conversation.messages:
+        at = turn.timestamp or conversation.timestamp or published_at
+        for statement in statements(turn, at, before):
             before = statement.text if statement.alone else before
             number, fact_id = len(found), conversation.fact_id
             if number == MAX_FACTS:
@@ -58,7 +58,7 @@ def facts_of(conversation: Conversation, published_at: datetime) -> list[Stated]
             body = {
                 "text": statement.text, "category": conversation.category, "source": conversation.source,
                 "fact_id": None if fact_id is None else f"{fact_id}#{number}",
-                "metadata": _metadata(conversation.metadata, said, statement), "observed_at": at,
+                "metadata": _metadata(conversation.metadata, turn, statement), "observed_at": at,
                 "valid_until": conversation.valid_until, "min_loss_delta": conversation.min_loss_delta,
             }  # fmt: skip
             fact = validate(Fact, body)
@@ -66,23 +66,23 @@ def facts_of(conversation: Conversation, published_at: datetime) -> list[Stated]
     return found
 
 
-def statements(said: Said, at: datetime, before: str = "") -> Iterator[Statement]:
+def statements(turn: Turn, at: datetime, before: str = "") -> Iterator[Statement]:
     """What a message states, sentence by sentence; nothing unless a user says it.
 
     at: its time, in the speaker's offset; before: what was stated last before it.
     """
-    if said.role != "user":
+    if turn.role != "user":
         return
-    for sentence in sentences(said.content):
+    for sentence in sentences(turn.content):
         stated = without_lead(sentence)
         if not is_statement(stated):
             continue
         if is_anaphoric(stated):  # alone it would say nothing
             if before:
-                own = _ended(_own(stated, said.name or USER, at))
+                own = _ended(_own(stated, turn.name or USER, at))
                 yield Statement(sentence, f"{before} {own}", False)
             continue
-        before = _ended(_text(stated, said.name or USER, at))
+        before = _ended(_text(stated, turn.name or USER, at))
         yield Statement(sentence, before, True)
 
 
@@ -114,9 +114,9 @@ def _ended(text: str) -> str:
     return text if text[-1:] in ".!?…。！？\"'”»)" else f"{text}."
 
 
-def _metadata(given: dict[str, Any] | None, said: Said, statement: Statement) -> dict[str, Any] | None:
+def _metadata(given: dict[str, Any] | None, turn: Turn, statement: Statement) -> dict[str, Any] | None:
     """The metadata with who said what; without that where it has no room."""
-    own = {"speaker": said.name} if said.name else {}
+    own = {"speaker": turn.name} if turn.name else {}
     with_words = {**(given or {}), **own, "said": statement.said}
     try:
         metadata_text(with_words)

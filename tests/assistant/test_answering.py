@@ -7,7 +7,7 @@ import pytest
 
 from schemas.request import GenerationRequest
 from schemas.response import GenerationResponse, ResponseDelta, ResponseError
-from workers.assistant.answering import ENOUGH_CHARS, answer, asked, ended, request
+from workers.assistant.answering import ENOUGH_CHARS, answer, by_name, ended, request
 from workers.client import Client
 
 
@@ -24,11 +24,11 @@ from workers.client import Client
     ],
 )
 def test_a_question_about_the_speaker_is_asked_by_name(said: str, question: str) -> None:
-    assert asked(said, "Ana") == question
+    assert by_name(said, "Ana") == question
 
 
 def test_a_speaker_without_a_name_is_asked_about_as_the_facts_say() -> None:
-    assert asked("Where do I live?", None) == "Where does the user live?"
+    assert by_name("Where do I live?", None) == "Where does the user live?"
 
 
 def test_the_memory_speaks_unless_the_message_only_states_something() -> None:

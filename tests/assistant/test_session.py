@@ -91,8 +91,8 @@ class Shown:
     def listed(self, title: str, memories: list[dict[str, Any]]) -> None:
         self.events.append(("list", memories))
 
-    def said(self, text: str) -> None:
-        self.events.append(("said", text))
+    def note(self, text: str) -> None:
+        self.events.append(("note", text))
 
     def failed(self, message: str) -> None:
         self.events.append(("failed", message))
@@ -147,7 +147,7 @@ def test_what_was_not_kept_is_not_shown(tmp_path: Path, cluster: Cluster) -> Non
 def test_why_lists_the_memories_that_spoke(tmp_path: Path, cluster: Cluster) -> None:
     shown, chat = Shown(), session(tmp_path)
     chat.take("/why", shown)
-    assert shown.last() == ("said", "nothing was answered yet")
+    assert shown.last() == ("note", "nothing was answered yet")
     chat.take("What is my dog called?", shown)
     chat.take("/why", shown)
     kind, (memory,) = shown.last()
@@ -161,7 +161,7 @@ def test_why_lists_the_memories_that_spoke(tmp_path: Path, cluster: Cluster) -> 
     assert cluster.published == [("me", Forget(forget=REX))]
     chat.take("I like tea.", shown)  # answered without the memory
     chat.take("/why", shown)
-    assert shown.last() == ("said", "no memory spoke: the model answered by itself")
+    assert shown.last() == ("note", "no memory spoke: the model answered by itself")
 
 
 def test_undo_takes_back_one_message_after_the_other(
@@ -170,7 +170,7 @@ def test_undo_takes_back_one_message_after_the_other(
     monkeypatch.setattr(learning, "_older", lambda data, own: [{"nearest": "a" * 32}])
     shown, chat = Shown(), session(tmp_path)
     chat.take("/undo", shown)
-    assert shown.last() == ("said", "nothing to take back")
+    assert shown.last() == ("note", "nothing to take back")
     cluster.outcomes = {PORTO: "superseded"}
     chat.take("I moved to Porto yesterday.", shown)
     cluster.outcomes = {REX: "reinforced"}
@@ -181,7 +181,7 @@ def test_undo_takes_back_one_message_after_the_other(
     chat.take("/undo", shown)
     assert cluster.published == [("me", Forget(forget=PORTO)), ("me", Restore(restore="a" * 32))]
     chat.take("/undo", shown)
-    assert shown.last() == ("said", "nothing to take back")
+    assert shown.last() == ("note", "nothing to take back")
 
 
 def test_memories_are_listed_and_forgotten_by_their_words(
@@ -204,7 +204,7 @@ def test_memories_are_listed_and_forgotten_by_their_words(
     assert cluster.published == [("me", Forget(forget=PORTO))]
     found[0] = []
     for command in ("/memories", "/memories zebra", "/forget zebra"):
-        assert chat.take(command, shown) and shown.last()[0] == "said"
+        assert chat.take(command, shown) and shown.last()[0] == "note"
 
 
 def test_errors_are_told_and_the_chat_goes_on(tmp_path: Path, cluster: Cluster) -> None:

@@ -18,7 +18,7 @@ from kafka.errors import KafkaTimeoutError
 from schemas import topics
 from schemas.changelog import Decided, PositionRecord, changelog_key
 from schemas.common import encode
-from schemas.fact import Conversation, Fact, Forget, Said, decode_fact
+from schemas.fact import Conversation, Fact, Forget, Turn, decode_fact
 from tests.conftest import wait_until
 from workers import client
 from workers.client import publishing
@@ -104,7 +104,7 @@ def test_each_fact_gets_an_id_of_its_own(settings: KafkaSettings, decider: Decid
 
 
 def test_all_decisions_about_a_conversation_are_told(settings: KafkaSettings, decider: Decider) -> None:
-    talk = Conversation(messages=[Said(role="user", content=text) for text in ("I moved.", "I like tea.")])
+    talk = Conversation(messages=[Turn(role="user", content=text) for text in ("I moved.", "I like tea.")])
     done = client.publish(settings, [("default", talk), ("default", Fact(text="a"))], wait=True)
     assert done.sent == 2 and done.outcomes == {"learned": 3} and len(done.decided) == 3
     assert len(set(decider.fact_ids)) == 2 and None not in decider.fact_ids, "a conversation has an id, too"

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from pipeline.conversation.facts import MAX_FACTS, facts_of, statements
 from pipeline.conversation.sentences import MAX_CHARS, sentences
 from schemas.common import BadMessage
-from schemas.fact import Conversation, Said
+from schemas.fact import Conversation, Turn
 
 AT = datetime(2023, 5, 8, 22, 30, tzinfo=UTC)  # a Monday
 FILE = Path(__file__).parent.parent.parent / "examples" / "conversations.jsonl"
 
 
 def stated(content: str, name: str | None = "Ana", role: str = "user") -> list[str]:
-    said = Said.model_validate({"role": role, "content": content, "name": name})
+    said = Turn.model_validate({"role": role, "content": content, "name": name})
     return [statement.text for statement in statements(said, AT)]
 
 
@@ -124,14 +124,14 @@ def test_the_facts_of_a_conversation_share_what_it_says_of_them() -> None:
 
 def test_metadata_without_room_stays_as_it_is() -> None:
     full = {"a": "x" * 4080}
-    conversation = Conversation(messages=[Said(role="user", content="I moved to Porto.")], metadata=full)
+    conversation = Conversation(messages=[Turn(role="user", content="I moved to Porto.")], metadata=full)
     assert facts_of(conversation, AT)[0].fact.metadata == full
 
 
 def test_too_many_statements_are_refused_with_what_to_do() -> None:
-    few = Conversation(messages=[Said(role="user", content="I like tea. " * MAX_FACTS)])
+    few = Conversation(messages=[Turn(role="user", content="I like tea. " * MAX_FACTS)])
     assert len(facts_of(few, AT)) == MAX_FACTS
-    many = Conversation(messages=[Said(role="user", content="I like tea. " * (MAX_FACTS + 1))])
+    many = Conversation(messages=[Turn(role="user", content="I like tea. " * (MAX_FACTS + 1))])
     with pytest.raises(BadMessage, match="send fewer messages a record"):
         facts_of(many, AT)
 
@@ -145,7 +145,7 @@ def test_a_text_without_sentences_is_cut_between_words() -> None:
 @given(st.text(max_size=300), st.none() | st.from_regex(r"\A\w{1,20}\Z"))
 def test_any_message_becomes_valid_facts_and_the_same_again(content: str, name: str | None) -> None:
     content = re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]", "", content)
-    conversation = Conversation(messages=[Said(role="user", content=f"I know {content}", name=name)])
+    conversation = Conversation(messages=[Turn(role="user", content=f"I know {content}", name=name)])
     facts = facts_of(conversation, AT)
     assert facts == facts_of(conversation, AT)
     assert all(stated.fact.text and stated.said for stated in facts)
@@ -157,12 +157,12 @@ def test_no_name_and_no_talk_makes_a_text_too_long() -> None:
         "I like tea " + ("𐀀" * 30 + " ") * 90,
         "I like tea. It is yesterday. " + "It was yesterday, yesterday " * 200,
     ):
-        messages = [Said(role="user", content=content[:8000], name="𐀀" * 64)] * 8
+        messages = [Turn(role="user", content=content[:8000], name="𐀀" * 64)] * 8
         assert facts_of(Conversation(messages=messages), AT)
 
 
 def test_context_does_not_grow_from_message_to_message() -> None:
-    said = [Said(role="user", content=text) for text in ("I have a dog.", "He is old.", "He is called Rex.")]
+    said = [Turn(role="user", content=text) for text in ("I have a dog.", "He is old.", "He is called Rex.")]
     assert [stated.fact.text for stated in facts_of(Conversation(messages=said), AT)] == [
         "The user has a dog.", "The user has a dog. He is old.", "The user has a dog. He is called Rex.",
     ]  # fmt: skip
@@ -172,7 +172,7 @@ def test_nearly_all_that_is_worth_it_is_stated_in_the_examples() -> None:
     worth, kept, others = 0, 0, 0
     for line in FILE.read_bytes().splitlines():
         for turn in orjson.loads(line)["turns"]:
-            said = Said(role="user", content=turn["said"], name=turn["speaker"])
+            said = Turn(role="user", content=turn["said"], name=turn["speaker"])
             found = [s.said for s in statements(said, datetime.fromisoformat(turn["at"]))]
             worth += len(turn["worth"])
             kept += sum(sentence in found for sentence in turn["worth"])

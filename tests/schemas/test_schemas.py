@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from schemas import export, topics
 from schemas.changelog import Decided, MemoryRecord, PositionRecord
 from schemas.common import MAX_TEXT_BYTES, BadMessage, Message, decode, encode
-from schemas.fact import Conversation, Fact, Forget, ForgetAll, ForgetKey, Restore, Said, decode_fact
+from schemas.fact import Conversation, Fact, Forget, ForgetAll, ForgetKey, Restore, Turn, decode_fact
 from schemas.hits import Hit, MemoryHits
 from schemas.request import ChatMessage, GenerationRequest, decode_request
 from schemas.response import GenerationResponse, ResponseDelta, ResponseError, Timings, Usage, UsedMemory
@@ -197,7 +197,7 @@ MEMORY = MemoryRecord(
 MESSAGES: list[Message] = [
     Fact(text="a", category="c", namespace="n", fact_id="7", source="s", observed_at=TIME, min_loss_delta=0.0),
     Fact(text="a", key="k", cardinality="many", metadata={"b": [1, None], "a": {"c": 2.5}}, valid_until=TIME),
-    Conversation(messages=[Said(role="user", name="Ana", content="I moved.", timestamp=TIME)], timestamp=TIME, fact_id="7"),
+    Conversation(messages=[Turn(role="user", name="Ana", content="I moved.", timestamp=TIME)], timestamp=TIME, fact_id="7"),
     Forget(forget=ID, namespace="n"),
     ForgetKey(forget_key="k", observed_at=TIME),
     ForgetAll(forget_all=True, erase=True),

@@ -20,21 +20,21 @@ _SENTENCE_END = re.compile(r"[.!?…][\"'”’)\]]*(?=\s)|[。！？]")
 TIMEOUT_S = 120.0
 
 
-def request(said: str, namespace: str, speaker: str | None) -> GenerationRequest:
+def request(text: str, namespace: str, speaker: str | None) -> GenerationRequest:
     """The request for an answer. A question about the speaker is asked by name, as the facts have it.
 
     What the message states comes before what it asks, in a message of its own: the last message finds the memories, and what was
     just said would find itself. Where it only states something the model answers by itself, for the same reason.
     Raises BadMessage.
     """
-    every = sentences(said)
+    every = sentences(text)
     stated = [sentence for sentence in every if is_statement(without_lead(sentence))]
     others = [sentence for sentence in every if sentence not in stated]
-    named = [asked(sentence, speaker) for sentence in others]
+    named = [by_name(sentence, speaker) for sentence in others]
     if stated:
         contents = [" ".join(part) for part in (stated, named) if part]
     else:  # as it is, with its lines and its code, where it is not about the speaker
-        contents = [said if named == others else " ".join(named)]
+        contents = [text if named == others else " ".join(named)]
     body = {
         "messages": [{"role": "user", "content": content} for content in contents], "namespace": namespace,
         "max_new_tokens": MAX_TOKENS, "use_memory": bool(others) or not stated, "stream": True,
@@ -42,7 +42,7 @@ def request(said: str, namespace: str, speaker: str | None) -> GenerationRequest
     return validate(GenerationRequest, body)
 
 
-def asked(sentence: str, speaker: str | None) -> str:
+def by_name(sentence: str, speaker: str | None) -> str:
     """The sentence, by the speaker's name if it asks about them."""
     return asked_of(sentence, speaker or USER) if is_question(without_lead(sentence)) else sentence
 

@@ -27,13 +27,13 @@ class Learned:
 
 
 def learn(
-    settings: KafkaSettings, data: Path, namespace: str, said: str, speaker: str | None, now: datetime
+    settings: KafkaSettings, data: Path, namespace: str, text: str, speaker: str | None, now: datetime
 ) -> list[Learned]:
     """Publishes what a user says, if it states anything, and waits until it is decided. now: in the speaker's UTC offset.
 
     Raises ClientError, KafkaError, KafkaUnavailable, BadMessage.
     """
-    message = {"role": "user", "content": said, "name": speaker}
+    message = {"role": "user", "content": text, "name": speaker}
     conversation = validate(Conversation, {"messages": [message], "timestamp": now, "source": "chat"})
     texts = {memory_id(namespace, own.fact.text): own.fact.text for own in facts_of(conversation, now)}
     if not texts:

@@ -44,7 +44,7 @@ class Screen(Protocol):
     def piece(self, text: str) -> None: ...
     def answered(self, answer: GenerationResponse) -> None: ...
     def listed(self, title: str, memories: list[dict[str, Any]]) -> None: ...
-    def said(self, text: str) -> None: ...
+    def note(self, text: str) -> None: ...
     def failed(self, message: str) -> None: ...
 
 
@@ -88,16 +88,16 @@ class Session:
             screen.failed(str(error))
             return False
 
-    def _turn(self, said: str, screen: Screen) -> bool:
+    def _turn(self, text: str, screen: Screen) -> bool:
         if self._learns:
             learned = learning.learn(
-                self._settings, self._data, self._namespace, said, self._speaker, self._clock()
+                self._settings, self._data, self._namespace, text, self._speaker, self._clock()
             )
             if learned:
                 self._taught = [*self._taught, learned][-KEPT_UNDO:]
                 screen.learned(learned)
         recent = positions.recall(self._data, [self._namespace])  # with what was just said
-        asking = answering.request(said, self._namespace, self._speaker)
+        asking = answering.request(text, self._namespace, self._speaker)
         for piece in answering.answer(self._client, asking, recent):
             if isinstance(piece, str):
                 screen.piece(piece)
@@ -113,7 +113,7 @@ class Session:
 
     def _why(self, _: str, screen: Screen) -> None:
         if self._answer is None:
-            screen.said("nothing was answered yet")
+            screen.note("nothing was answered yet")
             return
         spoke = [memory for memory in self._answer.memories if memory.gate > 0 or memory.doubted_by]
         self._list = [
@@ -126,14 +126,14 @@ class Session:
         if spoke:
             screen.listed("these memories spoke", self._list)
         else:
-            screen.said("no memory spoke: the model answered by itself")
+            screen.note("no memory spoke: the model answered by itself")
 
     def _memories(self, words: str, screen: Screen) -> None:
         self._list = remembered.find(self._data, self._namespace, words)
         if self._list:
             screen.listed(f"remembered in {self._namespace}", self._list)
         else:
-            screen.said("nothing is remembered with these words" if words else "nothing is remembered yet")
+            screen.note("nothing is remembered with these words" if words else "nothing is remembered yet")
 
     def _forget(self, what: str, screen: Screen) -> None:
         if not what:
@@ -148,18 +148,18 @@ class Session:
             if found:
                 screen.listed("which one? /forget NUMBER", found)
             else:
-                screen.said("no memory has these words")
+                screen.note("no memory has these words")
             return
         learning.forget(self._settings, self._data, self._namespace, [found[0]["memory_id"]])
-        screen.said(f"forgotten: {found[0]['text']}")
+        screen.note(f"forgotten: {found[0]['text']}")
 
     def _undo(self, _: str, screen: Screen) -> None:
         if not self._taught:
-            screen.said("nothing to take back")
+            screen.note("nothing to take back")
             return
         learning.undo(self._settings, self._data, self._namespace, self._taught[-1])
         for one in self._taught.pop():
-            screen.said(f"{'still remembered' if one.outcome == 'reinforced' else 'taken back'}: {one.text}")
+            screen.note(f"{'still remembered' if one.outcome == 'reinforced' else 'taken back'}: {one.text}")
 
     def _export(self, file: str, screen: Screen) -> None:
         if not file:
@@ -170,11 +170,11 @@ class Session:
                 counts = export(self._data, Filter(namespace=self._namespace), out, False, lambda _: None)
         except FileExistsError:
             raise BadMessage("invalid-field", f"{path} is there already: give another name") from None
-        told = ", ".join(f"{count} {state}" for state, count in counts.items())
-        screen.said(f"memories written to {path}: {told}")
+        totals = ", ".join(f"{count} {state}" for state, count in counts.items())
+        screen.note(f"memories written to {path}: {totals}")
 
     def _help(self, _: str, screen: Screen) -> None:
-        screen.said("\n".join(f"{command:20} {text}" for command, text in HELP.items()))
+        screen.note("\n".join(f"{command:20} {text}" for command, text in HELP.items()))
 
     def _quit(self, _: str, screen: Screen) -> None:
         self.over = True

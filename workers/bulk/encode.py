@@ -23,8 +23,8 @@ from workers.bulk.source import files_of_records, scan
 
 PIECE = 256
 """Records that are encoded at once."""
-MAX_TOLD = 20
-"""Refused records that are described."""
+MAX_REASONS = 20
+"""Refused records whose reasons are kept."""
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Done:
     """Those that were encoded before."""
     refused: int = 0
     """Those that were refused now; they are in the files, with the reason."""
-    told: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
     left_out: tuple[str, ...] = ()
 
 
@@ -76,13 +76,13 @@ def encode(
         table = pa.concat_tables(tables)
         with atomic_file(jobs.file_path(out, number)) as file:
             pq.write_table(table, file, compression="zstd", write_page_checksum=True)
-        _tell(done, table)
+        _count_refused(done, table)
     return done
 
 
-def _tell(done: Done, table: pa.Table) -> None:
-    """Counts and describes the records of a file that were refused."""
+def _count_refused(done: Done, table: pa.Table) -> None:
+    """Counts the refused records of a file, and keeps the first reasons."""
     refused = table.filter(pc.equal(table["kind"], REFUSED)).select(["offset", "error"])
     done.refused += refused.num_rows
-    for row in refused.slice(0, MAX_TOLD - len(done.told)).to_pylist():
-        done.told.append(f"row {row['offset'] + 1}: {row['error']}")
+    for row in refused.slice(0, MAX_REASONS - len(done.reasons)).to_pylist():
+        done.reasons.append(f"row {row['offset'] + 1}: {row['error']}")

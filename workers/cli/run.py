@@ -149,7 +149,7 @@ def up(
 
 
 def _upstream(settings: "KafkaSettings", source_config: Path | None) -> list[str]:
-    """The topics that a source worker will read; a mistake in its configuration is told before anything starts."""
+    """The topics that a source worker will read; a mistake in its configuration is reported before anything starts."""
     if source_config is None:
         return []
     from workers.source.config import load
@@ -270,6 +270,6 @@ def mirror(
                 else:
                     follow.follow(data, uri, stop)
         except (DeltaError, OSError) as error:  # delta-rs tells its causes on lines of their own, in colours
-            told = re.sub(r"(\x1b\[[0-9;]*m|[\s↳])+", " ", str(error))
-            raise ValueError(f"{uri}: {told[:500]}") from error
+            reason = re.sub(r"(\x1b\[[0-9;]*m|[\s↳])+", " ", str(error))
+            raise ValueError(f"{uri}: {reason[:500]}") from error
         log.line("stopped" if stop.is_set() else "done")

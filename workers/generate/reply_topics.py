@@ -55,8 +55,8 @@ class ReplyTopics:
         return replace(address, topic=topic, partition=partition)
 
     def _usable(self, topic: str) -> int:
-        asked, found = self._known.get(topic, (-KEPT_S, 0))
-        if self._clock() - asked >= KEPT_S:
+        read_at, found = self._known.get(topic, (-KEPT_S, 0))
+        if self._clock() - read_at >= KEPT_S:
             try:
                 found = self._ask(self._settings, topic)
             except TopicsMissing as error:

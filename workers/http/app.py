@@ -22,7 +22,7 @@ from workers.kafka.config import KafkaSettings
 from workers.memories.service import Memories
 
 APIS = ("/v1/", "/v2/", "/v3/", "/api/", "/mcp")
-"""How the paths of the APIs begin. What is not there is told as OpenAI tells it."""
+"""How the paths of the APIs begin. What is not there is answered in the shape of OpenAI."""
 
 ANSWER_S = 120.0
 """Seconds that a request waits for its answer."""

@@ -47,21 +47,21 @@ class Chat:
 
     async def say(self, request: Request) -> Response:
         fields = await form(request)
-        said, speaker = fields.get("said", "").strip(), fields.get("name", "").strip() or None
+        text, speaker = fields.get("said", "").strip(), fields.get("name", "").strip() or None
         namespace = valid_namespace(fields.get("namespace", DEFAULT_NAMESPACE).strip())
-        if not said:
+        if not text:
             raise BadMessage("invalid-field", "Write a message first.")
-        if len(said) > MAX_CHARS:
+        if len(text) > MAX_CHARS:
             raise BadMessage("invalid-field", f"The message has more than {MAX_CHARS} characters.")
-        validate(Conversation, {"messages": [{"role": "user", "content": said, "name": speaker}]})
+        validate(Conversation, {"messages": [{"role": "user", "content": text, "name": speaker}]})
 
         def work(wanted: streams.Wanted) -> Iterator[str]:
-            return self._turn(said, namespace, speaker, "learn" in fields, wanted)
+            return self._turn(text, namespace, speaker, "learn" in fields, wanted)
 
-        return HTMLResponse(self._render("said.html", said=said, ticket=self._tickets.add(work)))
+        return HTMLResponse(self._render("said.html", said=text, ticket=self._tickets.add(work)))
 
     def _turn(
-        self, said: str, namespace: str, speaker: str | None, learns: bool, wanted: streams.Wanted
+        self, text: str, namespace: str, speaker: str | None, learns: bool, wanted: streams.Wanted
     ) -> Iterator[str]:
         """The events of a message: what was learned, the pieces of the answer, and last all of it."""
         learned: list[Learned] = []
@@ -69,12 +69,12 @@ class Chat:
             with streams.as_failed():
                 if learns:
                     now = datetime.now().astimezone()
-                    learned = learning.learn(self._settings, self._data, namespace, said, speaker, now)
+                    learned = learning.learn(self._settings, self._data, namespace, text, speaker, now)
                     yield streams.event(
                         "learned", self._render("learned.html", learned=learned, namespace=namespace)
                     )
                 recent = positions.recall(self._data, [namespace])  # with what was just said
-                asking = answering.request(said, namespace, speaker)
+                asking = answering.request(text, namespace, speaker)
                 with client.Client(self._settings) as connection:
                     for piece in answering.answer(connection, asking, recent, wanted):
                         if isinstance(piece, str):

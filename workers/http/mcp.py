@@ -31,5 +31,5 @@ def routes(memories: Memories) -> tuple[list[BaseRoute], AbstractAsyncContextMan
 def problem(error: ApiError) -> Response:
     """An error as MCP's clients read it."""
     code = INTERNAL_ERROR if error.status >= 500 else INVALID_REQUEST
-    told = {"code": code, "message": error.message, "data": {"reason": error.code}}
-    return JSONResponse({"jsonrpc": "2.0", "id": None, "error": told}, error.status, dict(error.headers))
+    body = {"code": code, "message": error.message, "data": {"reason": error.code}}
+    return JSONResponse({"jsonrpc": "2.0", "id": None, "error": body}, error.status, dict(error.headers))

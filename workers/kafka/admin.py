@@ -165,10 +165,10 @@ def _check_configs(admin: KafkaAdminClient, settings: KafkaSettings, names: Coll
     A broker that does not show its configs (the embedded one, or one whose ACLs forbid it) passes.
     """
     changelog, letters = settings.topic(MEMORY_CHANGELOG), settings.topic(DEAD_LETTERS)
-    asked = [settings.topic(name) for name in (MEMORY_CHANGELOG, DEAD_LETTERS) if name in names]
-    resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in asked]
+    topics = [settings.topic(name) for name in (MEMORY_CHANGELOG, DEAD_LETTERS) if name in names]
+    resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in topics]
     try:
-        configs = admin.describe_configs(resources, config_filter="all").get("topic", {}) if asked else {}
+        configs = admin.describe_configs(resources, config_filter="all").get("topic", {}) if topics else {}
     except KafkaError:
         return
 

@@ -83,7 +83,7 @@ def _fetch(settings: KafkaSettings) -> tuple[str, float]:
             raise ValueError(f"expires_in is {life_s}")
         return token, life_s
     except urllib.error.HTTPError as error:
-        said = error.read(300).decode("utf-8", "replace")
-        raise SaslAuthenticationFailedError(f"it answers {error.code} {error.reason}: {said}") from None
+        answer = error.read(300).decode("utf-8", "replace")
+        raise SaslAuthenticationFailedError(f"it answers {error.code} {error.reason}: {answer}") from None
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, RecursionError) as error:
         raise SaslAuthenticationFailedError(f"{type(error).__name__}: {error}"[:300]) from None

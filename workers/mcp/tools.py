@@ -43,7 +43,7 @@ Question = Annotated[
 Tokens = Annotated[int, Field(ge=1, le=1024, description="Most tokens of the answer.")]
 
 
-class Said(BaseModel):
+class Turn(BaseModel):
     """A message of a conversation."""
 
     model_config = ConfigDict(extra="forbid")
@@ -55,11 +55,11 @@ class Said(BaseModel):
     )
 
 
-def _told(tool: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
-    """The tool, whose expected failures reach the assistant in words."""
+def _with_tool_errors(tool: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+    """The tool, whose expected failures become tool errors, which the assistant reads."""
 
     @wraps(tool)
-    async def told(*arguments: P.args, **options: P.kwargs) -> T:
+    async def called(*arguments: P.args, **options: P.kwargs) -> T:
         try:
             return await tool(*arguments, **options)
         except (BadMessage, NotFound, ClientError, KafkaUnavailable, TopicsMissing, TopicsMismatch) as error:
@@ -67,7 +67,7 @@ def _told(tool: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
         except (KafkaError, QueryError, HistoryError) as error:
             raise ToolError(f"the memory cannot be reached: {str(error)[:900]}") from error
 
-    return told
+    return called
 
 
 class Tools:
@@ -76,7 +76,7 @@ class Tools:
     def __init__(self, memories: Memories, space: Callable[[Context[Any, Any]], str]) -> None:
         self._memories, self._space = memories, space
 
-    @_told
+    @_with_tool_errors
     async def add_memory(
         self,
         ctx: Context[Any, Any],
@@ -89,7 +89,7 @@ class Tools:
             ),
         ] = None,
         messages: Annotated[
-            list[Said] | None,
+            list[Turn] | None,
             Field(
                 min_length=1,
                 max_length=256,
@@ -124,7 +124,7 @@ class Tools:
         change = await self._memories.add(self._space(ctx), [record])
         return results.added(await self._memories.outcome(change))
 
-    @_told
+    @_with_tool_errors
     async def search_memories(
         self,
         ctx: Context[Any, Any],
@@ -140,7 +140,7 @@ class Tools:
         found = await self._memories.search(query, where, limit)
         return results.FoundMemories(memories=[results.found(one) for one in found])
 
-    @_told
+    @_with_tool_errors
     async def get_memories(
         self,
         ctx: Context[Any, Any],
@@ -161,7 +161,7 @@ class Tools:
             memories=[results.memory(row) for row in rows], total=total, page=page, pages=pages
         )
 
-    @_told
+    @_with_tool_errors
     async def update_memory(
         self,
         ctx: Context[Any, Any],
@@ -184,13 +184,13 @@ class Tools:
         )
         return results.memory(changed)
 
-    @_told
+    @_with_tool_errors
     async def delete_memory(self, ctx: Context[Any, Any], memory_id: Id) -> results.Done:
         """Forget one memory. Its text stays in the history, which a person can erase."""
         await self._memories.forget([_id(memory_id)], namespace=self._space(ctx))
         return results.Done(message=f"forgotten: {memory_id}")
 
-    @_told
+    @_with_tool_errors
     async def delete_all_memories(
         self,
         ctx: Context[Any, Any],
@@ -201,7 +201,7 @@ class Tools:
         await self._memories.forget_all([space])
         return results.Done(message=f"all memories of {space!r} are forgotten")
 
-    @_told
+    @_with_tool_errors
     async def ask(
         self, ctx: Context[Any, Any], question: Question, max_tokens: Tokens = 128
     ) -> results.Answer:
@@ -211,7 +211,7 @@ class Tools:
         found = await self._memories.found([one for one in answer.memories if one.gate > 0], where_in(space))
         return results.Answer(answer=answer.text, memories=[results.used(one) for one in found])
 
-    @_told
+    @_with_tool_errors
     async def why(
         self, ctx: Context[Any, Any], question: Question, max_tokens: Tokens = 128
     ) -> results.Explanation:
@@ -243,7 +243,7 @@ def _id(memory_id: str) -> str:
 
 
 def _request(question: str, space: str, max_tokens: int, **options: Any) -> GenerationRequest:
-    said = [{"role": "user", "content": question}]
+    turns = [{"role": "user", "content": question}]
     return validate(
-        GenerationRequest, {"messages": said, "namespace": space, "max_new_tokens": max_tokens, **options}
+        GenerationRequest, {"messages": turns, "namespace": space, "max_new_tokens": max_tokens, **options}
     )

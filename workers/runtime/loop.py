@@ -115,7 +115,7 @@ class Loop:
         """The last commit of each partition since its assignment."""
         self.unsure = False
         """Whether a method of the worker is running, or has failed: its state may be half changed."""
-        self.ready = self.told = False  # has had its first assignment; has said that it can work
+        self.ready = self.announced = False  # has had its first assignment; has announced that it can work
         self.checked = self.measured = self.ended = 0.0  # when: the topics, the lag, the last batch
         self.joined_at = time.monotonic()  # or began to join
         self.names = (*worker.topics, *worker.uses)
@@ -151,8 +151,8 @@ class Loop:
         self._check_topics()
         if not self.ready and not self.rebalances.joining:
             self.ready = True
-        if self.ready and not (self.told or self.worker.loading):
-            self.told = True
+        if self.ready and not (self.announced or self.worker.loading):
+            self.announced = True
             tell_ready(self.worker.ready())
         if self.batch or busy:
             self._process(started)
@@ -223,7 +223,7 @@ class Loop:
 
     def measure(self) -> None:
         """Report the health of this turn, and once a second the lag and the number of memories."""
-        self.health.turned(self.told and not self.rebalances.joining and not self.worker.loading)
+        self.health.turned(self.announced and not self.rebalances.joining and not self.worker.loading)
         now = time.monotonic()
         if self.ready and now - self.measured > MEASURE_S:
             self.measured = now

@@ -1,6 +1,6 @@
 """sources.yaml: which topics are read, and which statements a row of each makes.
 
-Every mistake in it is told with its line and path, before anything runs.
+Every mistake in it is reported with its line and path, before anything runs.
 """
 
 from pathlib import Path

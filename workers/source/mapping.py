@@ -108,13 +108,13 @@ def _of_present(name: str, statement: Statement, change: Change, compare: bool, 
 
 
 def _before(name: str, statement: Statement, change: Change) -> tuple[Identity, dict[str, Any] | None] | None:
-    """What the statement said before the change, {} if the row was not about it; None where the source does not tell."""
+    """The content of the statement before the change, {} if the row was not about it; None where the source does not tell."""
     if change.before is None:
         return None
     context = _context(change, change.before)
     try:
-        said = _content(name, statement, context) if _is_about(name, statement, context) else {}
-        return _identity(name, statement, change, context), said
+        content = _content(name, statement, context) if _is_about(name, statement, context) else {}
+        return _identity(name, statement, change, context), content
     except (UnavailableRead, BadMessage):
         return None
 

@@ -15,7 +15,7 @@ from pipeline.conversation.facts import facts_of
 from pipeline.conversation.sentences import sentences
 from pipeline.conversation.worth import fitted, worth
 from pipeline.ingest.encoder import Encoder
-from schemas.fact import Conversation, Said
+from schemas.fact import Conversation, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,4 +96,4 @@ def _turns(sample: dict[str, Any]) -> tuple[TalkTurn, ...]:
 
 
 def _message(turn: TalkTurn) -> Conversation:
-    return Conversation(messages=[Said(role="user", name=turn.speaker, content=turn.said, timestamp=turn.at)])
+    return Conversation(messages=[Turn(role="user", name=turn.speaker, content=turn.said, timestamp=turn.at)])

@@ -62,7 +62,7 @@ def encode(
 
     A line of JSON is what a producer would publish; a row of Parquet has the columns of a fact, or a column `value` with such lines. A
     command that was stopped or killed goes on where it was when it is given again. Then `factstream load` brings the encodings to the
-    writers. Facts that cannot be encoded are told and kept in the files, and the exit code is 1.
+    writers. Facts that cannot be encoded are reported and kept in the files, and the exit code is 1.
 
     Example: factstream encode --in facts.parquet --out encoded --shard 0/4
     """
@@ -159,7 +159,7 @@ def _show(done: Any, out: Path, as_json: bool, found: dict[str, int]) -> None:
         console.print(f"{done.rows} facts encoded, {done.before} of them before: {out}", highlight=False)
         if done.left_out:
             console.print(f"fields left out: {', '.join(done.left_out)}", highlight=False, markup=False)
-        for line in done.told:
+        for line in done.reasons:
             stderr.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
     if done.refused:
         stderr.print(f"{done.refused} facts were refused; `load` sends them to the dead letters", style="red")

@@ -49,8 +49,8 @@ def chat(
 
     screen = JsonScreen() if as_json else Terminal()
     with report_errors(), ExitStack() as stack:
-        said = {"role": "user", "content": "", "name": name}
-        validate(Conversation, {"messages": [said], "namespace": namespace})
+        turn = {"role": "user", "content": "", "name": name}
+        validate(Conversation, {"messages": [turn], "namespace": namespace})
         stack.enter_context(_ended_by_sigterm())
         settings = stack.enter_context(_cluster(data.absolute(), bootstrap, topic_prefix, model))
         session = stack.enter_context(

@@ -42,7 +42,7 @@ class Terminal:
             if details := ", ".join(_details(memory)):
                 self._quiet(f"     {details}")
 
-    def said(self, text: str) -> None:
+    def note(self, text: str) -> None:
         console.print(text, markup=False)
 
     def failed(self, message: str) -> None:
@@ -92,7 +92,7 @@ class Json:
     def listed(self, title: str, memories: list[dict[str, Any]]) -> None:
         self._line("list", title=title, memories=memories)
 
-    def said(self, text: str) -> None:
+    def note(self, text: str) -> None:
         self._line("note", text=text)
 
     def failed(self, message: str) -> None:

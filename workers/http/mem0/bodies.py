@@ -62,7 +62,7 @@ def _is_moment(value: Any) -> Any:
 Moment = Annotated[str | Finite, BeforeValidator(_is_moment)]
 
 
-class Said(Message):
+class Turn(Message):
     role: Literal["user", "assistant", "system"]
     content: Content
     name: str | None = None
@@ -75,7 +75,7 @@ class Said(Message):
 class Add(Message):
     """POST /v3/memories/add/."""
 
-    messages: Annotated[list[Said], Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Annotated[list[Turn], Field(min_length=1, max_length=MAX_MESSAGES)]
     user_id: EntityId | None = None
     agent_id: EntityId | None = None
     app_id: EntityId | None = None
@@ -109,8 +109,8 @@ class Add(Message):
         said_at = moment_of(self.timestamp if self.timestamp is not None else self.observation_date)
         shared = {"metadata": self.metadata, "valid_until": until}
         if self.infer:
-            said = [{"role": one.role, "content": one.text, "name": one.name} for one in self.messages]
-            return [validate(Conversation, {"messages": said, "timestamp": said_at, **shared})]
+            turns = [{"role": one.role, "content": one.text, "name": one.name} for one in self.messages]
+            return [validate(Conversation, {"messages": turns, "timestamp": said_at, **shared})]
         return [
             validate(Fact, {"text": one.text, "observed_at": said_at, "min_loss_delta": 0.0, **shared})
             for one in self.messages

@@ -32,9 +32,9 @@ class Chat:
             {"delta": {"content": piece.delta}, "logprobs": shapes.chat_logprobs(piece.tokens)}
         )
 
-    def last(self, answer: GenerationResponse, told: int) -> dict[str, Any]:
-        """The chunk after all text; with the log-probabilities of the tokens after those that were told."""
-        rest = answer.tokens and answer.tokens[told:]
+    def last(self, answer: GenerationResponse, sent: int) -> dict[str, Any]:
+        """The chunk after all text; with the log-probabilities of the tokens after the `sent` first ones."""
+        rest = answer.tokens and answer.tokens[sent:]
         return self._chunk(
             {"delta": {}} | self._choice(answer) | {"logprobs": shapes.chat_logprobs(rest or None)}
         )
@@ -74,10 +74,10 @@ class Completion:
         logprobs = shapes.completion_logprobs(piece.tokens, at)
         return self._of({"index": 0, "text": piece.delta, "logprobs": logprobs, "finish_reason": None})
 
-    def last(self, answer: GenerationResponse, told: int) -> dict[str, Any]:
+    def last(self, answer: GenerationResponse, sent: int) -> dict[str, Any]:
         rest, at = (
-            answer.tokens and answer.tokens[told:],
-            sum(len(one.text) for one in (answer.tokens or [])[:told]),
+            answer.tokens and answer.tokens[sent:],
+            sum(len(one.text) for one in (answer.tokens or [])[:sent]),
         )
         logprobs = shapes.completion_logprobs(rest or None, at)
         return self._of(self._choice(answer) | {"text": "", "logprobs": logprobs})

@@ -93,15 +93,15 @@ class Sampled(Body):
         """The request on the topic. Raises BadMessage."""
 
     @abstractmethod
-    def said(self) -> str:
-        """What the user said last, which can be learned; empty without it."""
+    def user_text(self) -> str:
+        """The last text of the user, which can be learned; empty without it."""
 
     @property
     def streams(self) -> bool:
         return bool(self.stream)
 
     def options(self, namespace: str, length: int, logprobs: int | None) -> dict[str, Any]:
-        """The fields of the request on the topic, but for what is asked."""
+        """The fields of the request on the topic, but for the prompt."""
         greedy = not self.temperature or self.top_p == 0
         seed = secrets.randbits(63) if self.seed is None else self.seed % 2**63
         return {
@@ -140,7 +140,7 @@ class ChatBody(Sampled):
         logprobs = (self.top_logprobs or 0) if self.logprobs else None
         return validate(GenerationRequest, {"messages": messages} | self.options(namespace, length, logprobs))
 
-    def said(self) -> str:
+    def user_text(self) -> str:
         return next((turn.text for turn in reversed(self.messages) if turn.role == "user"), "")
 
 
@@ -153,9 +153,9 @@ class CompletionBody(Sampled):
 
     def request(self, namespace: str) -> GenerationRequest:
         options = self.options(namespace, self.max_tokens or COMPLETION_TOKENS, self.logprobs)
-        return validate(GenerationRequest, {"prompt": self.said()} | options)
+        return validate(GenerationRequest, {"prompt": self.user_text()} | options)
 
-    def said(self) -> str:
+    def user_text(self) -> str:
         return self.prompt[0]
 
 

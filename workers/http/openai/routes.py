@@ -61,24 +61,24 @@ async def _completion(shared: Shared, request: Request) -> Response:
 
 async def _answer(shared: Shared, request: Request, body: Sampled, kind: Chat | Completion) -> Response:
     namespace = namespace_of(request, body)
-    asked = body.request(namespace)
-    recent = await shared.recent(asked)  # before it learns: an answer does not wait for its own question
-    more = {"learned": await _learn(shared, namespace, body.said())} if _learns(request, body) else {}
+    wanted = body.request(namespace)
+    recent = await shared.recent(wanted)  # before it learns: an answer does not wait for its own question
+    more = {"learned": await _learn(shared, namespace, body.user_text())} if _learns(request, body) else {}
 
     def extra(answer: GenerationResponse) -> dict[str, Any]:
         return shapes.extra(answer, namespace, more)
 
     if body.streams:
         usage = body.stream_options is not None and body.stream_options.include_usage
-        return await streamed(kind, shared.client.stream(asked, recent), usage, extra)
-    answer = checked(await shared.client.ask(asked, recent))
+        return await streamed(kind, shared.client.stream(wanted, recent), usage, extra)
+    answer = checked(await shared.client.ask(wanted, recent))
     return JSONResponse(kind.whole(answer) | {"factstream": extra(answer)})
 
 
 async def _embeddings(shared: Shared, request: Request) -> Response:
     body = await _read(EmbeddingBody, request)
-    asked = [GenerationRequest(task="embed", prompts=texts) for texts in _groups(body.input)]
-    answers = [checked(await shared.client.ask(one)) for one in asked]
+    requests = [GenerationRequest(task="embed", prompts=texts) for texts in _groups(body.input)]
+    answers = [checked(await shared.client.ask(one)) for one in requests]
     vectors = [vector for answer in answers for vector in answer.embeddings or ()]
     if body.dimensions and body.dimensions > len(vectors[0]):
         raise ApiError(400, "invalid-field", f"an embedding has {len(vectors[0])} dimensions", "dimensions")
@@ -136,10 +136,10 @@ def _learns(request: Request, body: Sampled) -> bool:
     return request.headers.get(LEARN, "").strip().lower() in ("1", "true", "yes")
 
 
-async def _learn(shared: Shared, namespace: str, said: str) -> bool:
+async def _learn(shared: Shared, namespace: str, text: str) -> bool:
     """Publishes what the user said; False if it was nothing. Raises BadMessage, and as `client.publish` does."""
-    if not said.strip():
+    if not text.strip():
         return False
-    message = {"role": "user", "content": said}
+    message = {"role": "user", "content": text}
     await shared.publish([(namespace, validate(Conversation, {"messages": [message], "source": SOURCE}))])
     return True

@@ -49,7 +49,7 @@ async def _events(
     extra: Callable[[GenerationResponse], dict[str, Any]],
 ) -> AsyncGenerator[bytes, None]:
     without: dict[str, Any] = {"usage": None} if usage else {}
-    at = told = 0  # characters, and tokens with their log-probabilities, that were sent
+    at = sent = 0  # characters, and tokens with their log-probabilities, that were sent
     async with aclosing(pieces):
         for chunk in kind.first():
             yield _event(chunk | without)
@@ -59,10 +59,10 @@ async def _events(
                     yield b": waiting\n\n"
                 elif isinstance(piece, ResponseDelta):
                     yield _event(kind.piece(piece, at) | without)
-                    at, told = at + len(piece.delta), told + len(piece.tokens or ())
+                    at, sent = at + len(piece.delta), sent + len(piece.tokens or ())
                 else:
                     answer = checked(piece)
-                    yield _event(kind.last(answer, told) | without | {"factstream": extra(answer)})
+                    yield _event(kind.last(answer, sent) | without | {"factstream": extra(answer)})
                     if usage:
                         yield _event(kind.counted(answer))
         except Exception as error:  # the status has been sent: OpenAI's clients raise what an event says
