@@ -1,8 +1,9 @@
-"""Connections: one that is closed while the client's own thread reads it ends without a traceback."""
+"""Connections: one that is closed while it is read ends quietly, and a client that fails leaves none."""
 
 import logging
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from kafka.net.transport import KafkaTCPTransport
 
 from workers.kafka.admin import ensure_topics
 from workers.kafka.config import KafkaSettings
+from workers.kafka.errors import KafkaUnavailable
+from workers.runtime.embedded_broker import free_port
 
 
 def test_client_closed_while_its_thread_reads_logs_no_traceback(
@@ -34,3 +37,12 @@ def test_client_closed_while_its_thread_reads_logs_no_traceback(
         assert reading.wait(10)
         client.close()
     assert not [record.getMessage() for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.parametrize("open_client", [KafkaSettings.admin, KafkaSettings.consumer, KafkaSettings.producer])
+def test_client_that_cannot_connect_leaves_no_thread(open_client: Callable[[KafkaSettings], object]) -> None:
+    nobody = KafkaSettings(f"127.0.0.1:{free_port()}", connect_timeout_s=0.2)
+    before = threading.enumerate()
+    with pytest.raises(KafkaUnavailable):
+        open_client(nobody)
+    assert not set(threading.enumerate()) - set(before)

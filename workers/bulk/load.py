@@ -6,7 +6,7 @@ a load that was stopped or killed is repeated whole. It keeps a little ahead of 
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -141,10 +141,6 @@ class _Writers:
 def _connected(settings: KafkaSettings) -> Iterator[tuple[Producer, int, _Writers]]:
     """A producer, the partition count, and the writers' progress."""
     ensure_topics(settings, (topics.FACT_ENCODINGS, topics.DEAD_LETTERS))
-    admin, producer = settings.admin(), settings.producer()
-    try:
+    with closing(settings.admin()) as admin, closing(settings.producer()) as producer:
         partitions = writable_partitions(admin, settings.topic(topics.FACT_ENCODINGS))
         yield producer, partitions, _Writers(settings, admin)
-    finally:
-        producer.close()
-        admin.close()

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections import deque
+from contextlib import closing
 from typing import NamedTuple
 
 from workers.kafka.admin import topic_ids
@@ -51,14 +52,10 @@ class Sampler:
     def _sample(self) -> Sample:
         waiting: dict[str, int] = {}
         try:
-            admin, consumer = self._settings.admin(), self._settings.consumer()
-            try:
+            with closing(self._settings.admin()) as admin, closing(self._settings.consumer()) as consumer:
                 topic_ids(admin, self._settings)  # raises TopicsMissing
                 for worker, topics in CONSUMED.items():
                     waiting |= lag(admin, consumer, self._settings, worker, topics)
-            finally:
-                consumer.close(autocommit=False)
-                admin.close()
             return Sample(time.time(), waiting)
         except Exception as error:  # of any kind: if the thread ended, the last sample would look current
             return Sample(time.time(), {}, str(error)[:300])

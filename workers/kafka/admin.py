@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Collection, Sequence
+from contextlib import closing
 from typing import Any
 
 from kafka import KafkaAdminClient
@@ -24,8 +25,7 @@ def ensure_topics(settings: KafkaSettings, names: Collection[str] = ALL) -> dict
     Other processes may do the same at the same time. Topics that exist decide the partition count of those that do
     not. ACLs may hide the topics that are not in `names`. Raises TopicsMismatch, and KafkaUnavailable after `TIMEOUT_S`.
     """
-    admin = settings.admin()
-    try:
+    with closing(settings.admin()) as admin:
         deadline = time.monotonic() + TIMEOUT_S
         backoff_s = 0.05
         while True:
@@ -41,8 +41,6 @@ def ensure_topics(settings: KafkaSettings, names: Collection[str] = ALL) -> dict
                     ) from None
             time.sleep(backoff_s)
             backoff_s = min(2 * backoff_s, 1.0)
-    finally:
-        admin.close()
 
 
 def ensure_upstream(settings: KafkaSettings, topics: Sequence[str]) -> None:
@@ -52,12 +50,9 @@ def ensure_upstream(settings: KafkaSettings, topics: Sequence[str]) -> None:
     """
     if not topics:
         return
-    admin = settings.admin()
-    try:
+    with closing(settings.admin()) as admin:
         new = {"num_partitions": settings.partitions, "replication_factor": -1}
         admin.create_topics(dict.fromkeys(topics, new), raise_errors=False)
-    finally:
-        admin.close()
 
 
 def topic_configs(settings: KafkaSettings, topic: Topic) -> dict[str, str]:

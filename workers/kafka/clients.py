@@ -2,7 +2,7 @@
 
 import ssl
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any, TypeVar
 
 from kafka import KafkaAdminClient, KafkaConsumer
@@ -69,14 +69,21 @@ def connect_admin(settings: KafkaSettings) -> KafkaAdminClient:
 def connect(settings: KafkaSettings, make: Callable[[dict[str, Any]], Client]) -> Client:
     """Call `make`, which connects a client, with the options that all clients share. Raises KafkaUnavailable if it fails."""
     failures: list[BaseException] = []
-    try:
-        return make(_options(settings, failures))
-    except (KafkaError, OSError) as error:
-        raise unavailable(settings, failures[0] if failures else error) from None
+    with (
+        ExitStack() as begun
+    ):  # a thread that the library leaves when it fails, and that would try to connect for ever
+        try:
+            client = make(_options(settings, failures, begun))
+        except (KafkaError, OSError) as error:
+            raise unavailable(settings, failures[0] if failures else error) from None
+        begun.pop_all()
+        return client
 
 
-def _options(settings: KafkaSettings, failures: list[BaseException]) -> dict[str, Any]:
-    """The options of every client, those of the login included. `failures` is filled as by `net_client`."""
+def _options(settings: KafkaSettings, failures: list[BaseException], begun: ExitStack) -> dict[str, Any]:
+    """The options of every client, those of the login included. `failures` is filled as by `net_client`; `begun` closes the
+    client's connections.
+    """
     options: dict[str, Any] = {
         "bootstrap_servers": settings.bootstrap.split(","),
         "client_id": "factstream",
@@ -84,7 +91,7 @@ def _options(settings: KafkaSettings, failures: list[BaseException]) -> dict[str
         "bootstrap_timeout_ms": int(settings.connect_timeout_s * 1000),
         "request_timeout_ms": 15_000,
         "reconnect_backoff_max_ms": 1000,
-        "kafka_client": lambda **options: net_client(failures, **options),
+        "kafka_client": lambda **options: begun.enter_context(closing(net_client(failures, **options))),
     }
     if settings.security_protocol.startswith("SASL"):
         options["sasl_mechanism"] = settings.mechanism

@@ -73,6 +73,7 @@ class WriterWorker(Worker):
         self._numbers: set[int] = set()  # the partitions that it owns
         self._topic_ids: dict[str, str] = {}
         self._producer: Producer | None = None
+        self._reader: Any = None
         self._disk = ThreadPoolExecutor(1, "writer-disk")
         self._handlers = {
             topics.FACT_ENCODINGS: self._on_facts,
@@ -153,6 +154,7 @@ class WriterWorker(Worker):
         self._disk.shutdown()
         if self._producer:
             self._producer.close()
+        if self._reader:
             self._reader.close()
         with suppress(HistoryError):
             self._store.keep(())

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 
 from schemas.topics import DEAD_LETTERS, FACT_ENCODINGS, FACTS, GENERATION_REQUESTS, MEMORY_HITS
 from workers.kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
@@ -31,8 +32,7 @@ def drain(settings: KafkaSettings, limit_s: float, stop: Stop, upstream: Sequenc
     """
     deadline, waiting = time.monotonic() + limit_s, False
     try:
-        admin, consumer = settings.admin(), settings.consumer()
-        try:
+        with closing(settings.admin()) as admin, closing(settings.consumer()) as consumer:
             while left := unread(admin, consumer, settings, upstream):
                 if not waiting:
                     log.line("draining", **count_by_topic(settings, left))
@@ -41,9 +41,6 @@ def drain(settings: KafkaSettings, limit_s: float, stop: Stop, upstream: Sequenc
                     log.line("not drained", log.WARNING, **count_by_topic(settings, left))
                     return
                 time.sleep(TICK_S)
-        finally:
-            consumer.close(autocommit=False)
-            admin.close()
         log.line("drained")
     except (KafkaError, KafkaUnavailable) as error:
         log.line("not drained", log.WARNING, reason=str(error))

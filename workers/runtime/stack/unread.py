@@ -11,7 +11,7 @@ import gzip
 import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing
 from datetime import UTC, datetime
 from itertools import chain, count
 from pathlib import Path
@@ -53,7 +53,7 @@ def keep(settings: KafkaSettings, data: Path, upstream: Sequence[str] = ()) -> d
     Returns how many records of each topic there are. Raises KafkaError, KafkaUnavailable, OSError.
     """
     kept: Unread | None = None
-    with _clients(settings) as (admin, consumer):
+    with closing(settings.admin()) as admin, closing(settings.consumer()) as consumer:
         for _ in range(ROUNDS):
             found = unread(admin, consumer, settings, upstream)
             if found == kept:
@@ -139,7 +139,7 @@ def remove(settings: KafkaSettings, data: Path, upstream: Sequence[str] = ()) ->
 
     Raises KafkaError, KafkaUnavailable, OSError.
     """
-    with _clients(settings) as (admin, consumer):
+    with closing(settings.admin()) as admin, closing(settings.consumer()) as consumer:
         if unread(admin, consumer, settings, upstream):
             return False
     for topic in _topics(settings, upstream):
@@ -182,16 +182,12 @@ def _content(text: str | None) -> bytes | None:
 
 def _publish(settings: KafkaSettings, topic: str, path: Path) -> int:
     """A record goes to the partition of its key, or to the one that it was on: so does a request, whose key is not its namespace."""
-    admin, producer = settings.admin(), settings.producer()
     is_keyed = settings.short(topic) != GENERATION_REQUESTS
-    try:
+    with closing(settings.admin()) as admin, closing(settings.producer()) as producer:
         partitions = writable_partitions(admin, topic)
         for row in _rows(path):
             _send(producer, topic, partitions, row, is_keyed and row["key"] is not None)
         return len(producer.flush_or_raise())
-    finally:
-        producer.close()
-        admin.close()
 
 
 def _send(producer: Producer, topic: str, partitions: int, row: Row, is_keyed: bool) -> None:
@@ -220,16 +216,6 @@ def files(data: Path) -> list[Path]:
 def damaged(data: Path) -> list[Path]:
     """The files that were set aside."""
     return sorted((data / FOLDER).glob(f"*{SUFFIX}{DAMAGED}*"))
-
-
-@contextmanager
-def _clients(settings: KafkaSettings) -> Iterator[tuple[KafkaAdminClient, KafkaConsumer]]:
-    admin, consumer = settings.admin(), settings.consumer()
-    try:
-        yield admin, consumer
-    finally:
-        consumer.close(autocommit=False)
-        admin.close()
 
 
 def _topics(settings: KafkaSettings, upstream: Sequence[str]) -> list[str]:
