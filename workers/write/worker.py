@@ -73,7 +73,6 @@ class WriterWorker(Worker):
         self._numbers: set[int] = set()  # the partitions that it owns
         self._topic_ids: dict[str, str] = {}
         self._producer: Producer | None = None
-        self._reader: Any = None
         self._disk = ThreadPoolExecutor(1, "writer-disk")
         self._handlers = {
             topics.FACT_ENCODINGS: self._on_facts,
@@ -95,8 +94,8 @@ class WriterWorker(Worker):
             log.line("store", log.WARNING, where=self._store.where, remark=remark)
         name = self._settings.topic(topics.FACT_ENCODINGS)
         self._partitions = len(consumer.partitions_for_topic(name) or ())
-        self._producer = self._settings.producer()
         self._reader = self._settings.consumer()
+        self._producer = self._settings.producer()  # last: `close` closes both if it is there
 
     def assigned(self, partitions: list[Any]) -> None:
         """Fold the partitions that are not held, or to which another writer has appended; then recover their changelogs."""
@@ -154,7 +153,6 @@ class WriterWorker(Worker):
         self._disk.shutdown()
         if self._producer:
             self._producer.close()
-        if self._reader:
             self._reader.close()
         with suppress(HistoryError):
             self._store.keep(())
