@@ -204,12 +204,12 @@ class Bucket:
 
         key = f"probe-{token}"
         try:
+            self.create(key, token.encode(), token)  # whose answer may be lost, as any other's
             with self._errors(key):
-                first = obstore.put(self._store, key, token.encode(), mode="create", use_multipart=False)
                 try:
                     obstore.put(self._store, key, b"another", mode="create", use_multipart=False)
                 except AlreadyExistsError:
-                    return first["version"] is not None
+                    return obstore.head(self._store, key)["version"] is not None
             raise HistoryError(
                 f"{self.where}: lets two writers create the same object (it ignores If-None-Match), so facts would be lost; "
                 "use a store with conditional writes, or a folder"
