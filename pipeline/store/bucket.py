@@ -86,7 +86,8 @@ class Bucket:
             raise HistoryError(f"{url}: cannot be opened: {_line(error)}") from error
 
     def create(self, key: str, body: bytes, token: str) -> None:
-        """Creates an object whose last TAIL_BYTES have `token`. Raises `Taken` if another writer has; `Unwritable`.
+        """Creates an object whose last TAIL_BYTES have `token`. Raises `Taken` if another writer has; `Unwritable`; `HistoryError`
+        where there is no bucket.
 
         After `Unwritable` the object may exist, or appear later.
         """
@@ -99,6 +100,8 @@ class Bucket:
             try:
                 obstore.put(self._store, key, body, mode="create", use_multipart=False)
                 return
+            except FileNotFoundError as error:
+                raise self._no_bucket() from error
             except Exception as error:  # whatever it is, the object tells
                 failure = error
             with suppress(Missing, Unwritable):
