@@ -29,7 +29,7 @@ class TextConfig:
     sentence_start_score: float = 0.5
     """Name score of a capital that may only begin a sentence. Set."""
     rare_from: float = 0.7
-    """In a text without capitals: share of the largest unigram_nll from which a word may be a name. Set."""
+    """Share of the largest unigram_nll from which a word may be a name, in a text without capitals. Set."""
     rare_range: float = 0.25
     """The range of that share over which the name score rises to 1. Set."""
     date_before: int = 2
@@ -84,7 +84,7 @@ class DecisionConfig:
 
 @dataclass(frozen=True)
 class ConversationConfig:
-    """Which statements of a conversation are learned."""
+    """The choice of the statements of a conversation that are learned."""
 
     min_worth: float = 3.9
     """Nats by which the rare words of a sentence exceed common ones, together. Fitted on examples/conversations.jsonl."""
@@ -144,7 +144,7 @@ class RetrievalConfig:
 
 @dataclass(frozen=True)
 class AlignmentConfig:
-    """Which words of a prompt and a fact match, and how much a missing word weighs."""
+    """The match between the words of a prompt and of a fact, and the weight of a missing word."""
 
     rest_weight: float = 1.0
     """Weight of an unmatched prompt word, relative to a matched one. Facts."""
@@ -170,7 +170,7 @@ class AlignmentConfig:
 
 @dataclass(frozen=True)
 class BankConfig:
-    """Which facts are learned, and which memories are kept."""
+    """The choice of the facts that are learned and the memories that are kept."""
 
     min_loss_delta: float = 0.7
     """Nats per token of the answer: loss delta from which a fact is learned. 0.7 is a probability of one half. Facts."""

@@ -9,7 +9,7 @@ import pyarrow as pa
 from schemas.common import BadMessage
 
 PREFIX = "factstream."
-"""Of the names of our headers, which stand beside those of the original."""
+"""Prefix of the names of our headers, which stand beside those of the original."""
 HEADERS = tuple(
     PREFIX + name for name in ("topic", "partition", "offset", "reason", "error", "worker", "time")
 )

@@ -208,7 +208,7 @@ _KINDS: dict[str, type[FactMessage]] = {
     "forget_all": ForgetAll,
     "restore": Restore,
 }
-"""By the field that only this kind of record has."""
+"""Kinds of records, by the field that only they have."""
 
 _NAMESPACE: TypeAdapter[str] = TypeAdapter(Namespace)
 

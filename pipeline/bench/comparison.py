@@ -85,7 +85,7 @@ def best(ways: Mapping[str, float | None]) -> tuple[float | None, str]:
 
 
 def wins(run: Comparison, lm: MemoryLM, cases: Sequence[Case], use_memory: bool, what: str) -> list[bool]:
-    """For each case, whether the better target is the likeliest."""
+    """Whether the better target is the likeliest, for each case."""
     pairs = [(case.prompt, target) for case in cases for target in case.targets]
     scores = iter(score(run, lm, pairs, use_memory, what))
     return [_first_is_highest([next(scores) for _ in case.targets]) for case in cases]

@@ -65,7 +65,7 @@ class TalkTurn(Line):
     """What somebody said."""
 
     id: Text
-    """As the evidence of facts and questions names it."""
+    """Name of the turn in the evidence of facts and questions."""
     speaker: Text
     at: AwareDatetime
     said: str

@@ -144,7 +144,7 @@ def _fill(bank: Bank, source: Iterator[Memory], size: int, total: int, progress:
 
 
 def _right(found: Sequence[Sequence[Hit]], best: Sequence[Sequence[Hit]]) -> list[bool]:
-    """For each of the best memories of each prompt, whether one as good was found."""
+    """Whether one as good was found, for each of the best memories of each prompt."""
     right: list[bool] = []
     for hits, wanted in zip(found, best, strict=True):
         least = wanted[-1].score * (1 - TOLERANCE)

@@ -44,7 +44,7 @@ def decide_forget(bank: Bank, request: ForgetRequest, now: datetime) -> list[Dec
 
 
 def _forget_one(bank: Bank, request: ForgetRequest, decision: Decision) -> Decision:
-    """Of a memory with a single-valued key it says until when the key is over: what is older may still arrive."""
+    """The decision on one memory. With a single-valued key it records until when the key is over: older facts may still arrive."""
     space, memory_id = bank.namespace(request.namespace), request.memory_id or ""
     memory = space.table.get(memory_id) if space else None
     kept = space.superseded.get(memory_id) if space else None

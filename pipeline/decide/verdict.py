@@ -23,7 +23,7 @@ class Verdict(NamedTuple):
     memory: Memory | None = None
     """The one that was compared: it is repeated, replaced, newer, or stands beside."""
     similarity: float | None = None
-    """To that memory, 0 to 1."""
+    """Similarity to that memory, 0 to 1."""
 
 
 def newer_or_outdated(is_newer: bool, rule: str, memory: Memory, similarity: float | None = None) -> Verdict:

@@ -59,13 +59,13 @@ class LeftOut:
     """The share whose gate opens for the right fact."""
     spoken_wrong: float | None
     silent: dict[str, float | None]
-    """By why no fact answers: the share with the gate shut."""
+    """Share of prompts with the gate shut, by the reason why no fact answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
     content: bytes
-    """Of the weights file."""
+    """Bytes of the weights file."""
     left_out: LeftOut
     given_whole: float
     """The share of asks that are answered in the words of their right facts."""

@@ -65,7 +65,7 @@ def write(data: Path, partition: int, version: int, last: Sequence[Decision], ba
 def write_batches(
     data: Path, partition: int, version: int, state: dict[str, object], batches: Iterable[pa.RecordBatch]
 ) -> bool:
-    """As `write`, for memories as record batches of schemas.history.CHECKPOINT."""
+    """The same as `write`, for memories as record batches of schemas.history.CHECKPOINT."""
     folder = layout.partition_folder(data, partition)
     with storage.locked(folder, wait_s=0.0):
         if layout.last_version(data, partition) != version:

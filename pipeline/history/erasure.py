@@ -128,7 +128,7 @@ def _rows(path: Path, *columns: str) -> Iterator[tuple[int, dict[str, Any]]]:
 def _rows_to_blank(
     path: Path, requested: Requested, is_last: bool
 ) -> tuple[list[bool], set[tuple[str, str]]]:
-    """Which rows of a file still have a text or vectors that are requested, and their texts by namespace.
+    """The rows of a file that still have a text or vectors to erase, and their texts by namespace.
 
     A row concerns a memory by its id, or by its text: a fact that reinforced another memory, or was skipped, has no id of
     its own.

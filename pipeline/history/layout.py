@@ -133,7 +133,7 @@ def _data_files(folder: Path, names: Iterable[str]) -> list[DataFile]:
 
 
 def _order(file: DataFile) -> tuple[int, int]:
-    """By version, a merged file before the files that it replaces."""
+    """The order of files: by version, a merged file before the files that it replaces."""
     return file.first, -file.last
 
 

@@ -32,7 +32,7 @@ def append(data: Path, partition: int, version: int, decisions: Sequence[Decisio
 
 
 def append_table(data: Path, partition: int, version: int, table: pa.Table) -> Path:
-    """As `append`, for a table of schemas.history.HISTORY."""
+    """The same as `append`, for a table of schemas.history.HISTORY."""
     check_size(table)
     path = layout.version_path(data, partition, version)
     if version > 0 and not layout.version_path(data, partition, version - 1).exists():

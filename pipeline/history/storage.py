@@ -56,7 +56,7 @@ def write_tables(out: BinaryIO, tables: Iterable[pa.Table]) -> None:
 
 @contextmanager
 def locked(folder: Path, wait_s: float | None = None) -> Iterator[None]:
-    """Only this process changes the folder's files during the block; adding a file needs no lock.
+    """A block in which only this process changes the folder's files; adding a file needs no lock.
 
     Raises `Unwritable` when another process holds the lock for longer than `wait_s` seconds (by default LOCK_WAIT_S), and
     for any OSError of the block.

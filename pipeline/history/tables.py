@@ -30,7 +30,7 @@ def append_dead_letters(data: Path, rows: list[dict[str, Any]], name: str) -> No
 
 
 def append(data: Path, folder: str, rows: list[dict[str, Any]], name: str) -> None:
-    """As the two above, for the table in a folder."""
+    """The same as the two above, for the table in a folder."""
     path = data / path_of(folder, name)
     with disk_errors(path):
         storage.write(path, [table_of(folder, rows)])

@@ -43,7 +43,7 @@ class Packing:
         self._hidden = HiddenStates(_sharing(backbone.model, config), backbone.n_layers, backbone.lead[0])
 
     def read(self, rows: Sequence[Sequence[int]], layer: int) -> tuple[Tensor, Tensor]:
-        """As HiddenStates.read, of these rows one after another: both [TOKENS, d]. Rows of one length are neighbours."""
+        """The result of HiddenStates.read for these rows, one after another: both [TOKENS, d]. Rows of one length are neighbours."""
         missing = TOKENS - sum(map(len, rows))
         filled = [*rows, self._backbone.lead[:1] * missing] if missing else rows
         _row.groups = [(length, len(list(same))) for length, same in groupby(map(len, filled))]

@@ -69,7 +69,7 @@ _RECORD_FIELDS = _getters([n for n in CHECKPOINT.names if n in MemoryRecord.mode
 _LEARNED = [n for n in CHECKPOINT.names if n in HISTORY.names and n not in _SUPERSESSION]
 """Columns that a memory takes from the decision that learned it."""
 _NEEDED = [name for name in _LEARNED if not CHECKPOINT.field(name).nullable]
-"""Those that must not be null."""
+"""Fields that must not be null."""
 
 
 # --- fact-encodings ---

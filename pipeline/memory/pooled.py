@@ -124,7 +124,7 @@ class PooledIndex:
 def _merged(
     found: list[tuple[Rows32, Floats]], pending: list[_Pairs], count: int
 ) -> list[tuple[Rows32, Floats]]:
-    """For each query the `count` most similar rows of `found` and `pending`, and their similarities."""
+    """The `count` most similar rows of `found` and `pending` for each query, and their similarities."""
     queries, rows, similarities = map(np.concatenate, zip(*pending, strict=True))
     order = np.argsort(queries.astype(np.uint16), kind="stable")
     rows, similarities = rows[order], similarities[order]

@@ -198,7 +198,7 @@ class _Records:
                 self._ends[later] += growth
 
     def select(self, kept: NDArray[np.bool_]) -> "_Records":
-        """Only these rows, renumbered. Frees each block once it is copied, and leaves this object unusable."""
+        """A copy of these rows alone, renumbered. Frees each block once it is copied, and leaves this object unusable."""
         selected = _Records()
         for block in range(len(self._blocks) + 1):
             for row in range(block * _BLOCK, min((block + 1) * _BLOCK, len(self._ends))):

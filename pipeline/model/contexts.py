@@ -182,7 +182,7 @@ class Contexts:
         return [*map(_Recent, _readings(prompts, states.float(), logits), parts)]
 
     def _before(self, prompts: Sequence[Prompt]) -> list[list[Tensor]]:
-        """Of each prompt the keys and values of its context, in parts, for the lean decoder."""
+        """Keys and values of each prompt's context, in parts, for the lean decoder."""
         parts = self._parts([prompt.context for prompt in prompts])
         return [_states(_chain(prompt.context, parts)) for prompt in prompts]
 

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from schemas.common import Timestamp
 
 TIMES = {"learned": "learned_at", "observed": "observed_at"}
-"""By which time memories are chosen and sorted: when they were learned, or the fact's own."""
+"""Columns of time by which memories are chosen and sorted: when they were learned, or the fact's own."""
 MAX_WORDS = 32
 
 _TIME: TypeAdapter[datetime] = TypeAdapter(Timestamp)

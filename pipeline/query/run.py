@@ -79,7 +79,7 @@ def run(data: Path, sql: str, timeout_s: float = TIMEOUT_S, parameters: Paramete
 
 
 def _run(data: Path, sql: str, timeout_s: float, parameters: Parameters | None) -> pa.Table:
-    """As `run`, over the files in a folder."""
+    """The same as `run`, over the files in a folder."""
     try:
         statements = duckdb.extract_statements(sql)
     except duckdb.Error as error:
@@ -131,7 +131,7 @@ def _stream(
 def run_confined(
     data: Path, sql: str, timeout_s: float = TIMEOUT_S, parameters: Parameters | None = None
 ) -> pa.Table:
-    """As `run`, in a process of its own, which is killed when it does not end in time.
+    """The same as `run`, in a process of its own, which is killed when it does not end in time.
 
     The process has the limits of `sandbox.limit_process` and nothing of our environment. Takes a third of a second longer.
 

@@ -20,7 +20,7 @@ def candidate_rows(
     idf: Sequence[Floats],
     config: RetrievalConfig,
 ) -> Iterator[Rows]:
-    """For each prompt the rows of its candidates, ascending. idf: [words] of each prompt."""
+    """Rows of each prompt's candidates, ascending. idf: [words] of each prompt."""
     pooled = [pool(prompt.vectors, w.astype(np.float32)) for prompt, w in zip(prompts, idf, strict=True)]
     nearest = space.pooled.nearest(np.stack(pooled), config.candidates)
     count = config.word_candidates * config.candidates

@@ -51,7 +51,7 @@ def retrieve_all(
 
 
 def _in_namespace(bank: Bank, namespace: str, prompts: Sequence[PromptEncoding], k: int) -> list[list[Hit]]:
-    """For each prompt its k best memories of the namespace, with gates by their own alignment only."""
+    """The k best memories of the namespace for each prompt, with gates by their own alignment only."""
     space, settings = bank.namespace(namespace), bank.settings
     if space is None or not space.size or not prompts:
         return [[] for _ in prompts]
@@ -74,7 +74,7 @@ def best_hits(
     settings: Settings,
     k: int,
 ) -> list[list[Hit]]:
-    """For each prompt the k best of its memories, after the ones with the highest scores are aligned with it.
+    """The k best memories for each prompt, after the ones with the highest scores are aligned with it.
 
     idf: [words] of each prompt; memories, scores: of each prompt.
     """

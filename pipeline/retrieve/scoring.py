@@ -26,7 +26,7 @@ def scores_of(
     memories: Sequence[Memory],
     settings: Settings,
 ) -> list[Floats]:
-    """For each prompt the scores of the memories, nats. rows: of the memories, ascending; idf: [words] of each prompt."""
+    """Scores of the memories for each prompt, nats. rows: of the memories, ascending; idf: [words] of each prompt."""
     interactions = late_interaction(prompts, idf, memories, settings)
     return [
         interaction + settings.rarity_weight * _rarity(lookup, size, prompt, weights, rows, settings)
@@ -46,7 +46,7 @@ def bonus(memory: Memory, least_importance: float, prompt: PromptEncoding, setti
 def late_interaction(
     prompts: Sequence[PromptEncoding], idf: Sequence[Floats], memories: Sequence[Memory], settings: Settings
 ) -> list[Floats]:
-    """For each prompt and memory the sum over the prompt's words of idf times the similarity of the most similar word."""
+    """Late interaction of each prompt and memory: the sum over the prompt's words of idf times the highest similarity."""
     scores = [np.zeros(len(memories)) for _ in prompts]
     states = [memory.states for memory in memories]
     with_states = [i for i, packed in enumerate(states) if packed]

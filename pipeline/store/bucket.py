@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
 TRIES = 4
-"""Of a create whose outcome is unknown."""
+"""Attempts at a create whose outcome is unknown."""
 PAUSE_S = 0.2
-"""Before the second try; twice as long before each further one."""
+"""Pause before the second try; twice as long before each further one."""
 TAIL_BYTES = 64 * 1024
-"""At an object's end, in which its token is looked for: a Parquet footer has about ten kilobytes."""
+"""Bytes at an object's end in which its token is looked for: a Parquet footer has about ten kilobytes."""
 
 PIECE_BYTES = 5 * 1024 * 1024
-"""Of a request: a larger file comes and goes in several, each of which has time enough on a slow line. Parts of S3 have no less."""
+"""Size of a request: a larger file comes and goes in several, each of which has time enough on a slow line. S3's least for a part."""
 
 CLIENT: "ClientConfig" = {"timeout": "30s", "connect_timeout": "5s"}
 RETRY: "RetryConfig" = {
@@ -35,7 +35,7 @@ RETRY: "RetryConfig" = {
     "retry_timeout": timedelta(seconds=20),
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=2), "base": 2},
 }
-"""Of what is safe to repeat: object_store repeats reads, and requests that got a 5xx or no connection."""
+"""Retries of what is safe to repeat: object_store repeats reads, and requests that got a 5xx or no connection."""
 
 
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
@@ -47,7 +47,7 @@ class Taken(Exception):
 
 
 class Missing(Exception):
-    """There is no such object."""
+    """A missing object."""
 
 
 class Found(NamedTuple):
@@ -56,9 +56,9 @@ class Found(NamedTuple):
     key: str
     size: int
     tag: str
-    """Changes when the object is replaced."""
+    """The object's version, which changes when the object is replaced."""
     written: datetime = datetime.min.replace(tzinfo=UTC)
-    """By the store's clock; the year 1 of an object that was not listed."""
+    """Time of writing by the store's clock; the year 1 for an object that was not listed."""
 
 
 class Bucket:
@@ -234,7 +234,7 @@ class Bucket:
 
     @contextmanager
     def _errors(self, key: str, may_miss: bool = False) -> Iterator[None]:
-        """Of requests for an object that `may_miss`, or else only the bucket can."""
+        """Errors of requests as a HistoryError: Missing for an object that `may_miss`; otherwise only the bucket can."""
         try:
             yield
         except HistoryError:

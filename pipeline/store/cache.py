@@ -17,7 +17,7 @@ from pipeline.store import copies, manifests
 from pipeline.store.bucket import Bucket
 
 LOCK_WAIT_S = 120.0
-"""While another process copies, or reads what has to be evicted."""
+"""Longest wait while another process copies, or reads what has to be evicted."""
 
 
 class Cache:

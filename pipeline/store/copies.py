@@ -25,7 +25,7 @@ from schemas.files.manifest import Manifest
 
 TABLES = (layout.GENERATIONS_FOLDER, layout.DEAD_LETTERS_FOLDER)
 TRIES = 10
-"""To copy what others change meanwhile."""
+"""Attempts to copy what others change meanwhile."""
 
 _CHANGING = ".changing"
 _NOTES = ".objects.json"
@@ -36,9 +36,9 @@ _DOWNLOADS = 8  # at a time
 
 T = TypeVar("T")
 Stamp = tuple[int, int, int]
-"""Of a file in a copy: another one if it was written again."""
+"""The version of a file in a copy: another one if it was written again."""
 Objects = Mapping[str, Found]
-"""By the name of a file in a copy, its object."""
+"""Objects by the names of their files in a copy."""
 
 
 def pull(bucket: Bucket, data: Path, partition: int) -> Manifest | None:
@@ -53,7 +53,7 @@ def pull(bucket: Bucket, data: Path, partition: int) -> Manifest | None:
 
 
 def pull_rows(bucket: Bucket, data: Path, table: str) -> dict[str, Found]:
-    """As `pull`, for the answers or the dead letters; returns their objects."""
+    """The same as `pull`, for the answers or the dead letters; returns their objects."""
 
     def copy() -> dict[str, Found]:
         objects = rows(bucket, table)

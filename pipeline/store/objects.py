@@ -30,7 +30,7 @@ from pipeline.store.cache import Cache
 from pipeline.store.manifests import Owned
 
 WRITER_KEY = b"factstream.writer"
-"""In the metadata of an appended file: the token by which its writer knows it again."""
+"""Key, in the metadata of an appended file, of the token by which its writer knows it again."""
 LINGER_S = 1.0
 ROWS_KEPT_S = 60.0
 """Seconds for which an owner keeps its copies of answers and dead letters after an erasure: others often follow."""

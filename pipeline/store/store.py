@@ -17,11 +17,11 @@ class Store(Protocol):
 
     @property
     def where(self) -> str:
-        """Its folder or URL, for people."""
+        """The store's folder or URL, for people."""
 
     @property
     def linger_s(self) -> float:
-        """For how long a writer with much to do gathers what it appends as one version: an append may cost money."""
+        """Seconds for which a busy writer gathers what it appends as one version: an append may cost money."""
 
     def check(self) -> list[str]:
         """Refuses a store that cannot keep a history; returns remarks about one that can."""

@@ -16,7 +16,7 @@ from schemas.fields import SOURCE_OFFSET, TIME
 
 VERSION = 1
 PARTITION = 0
-"""Of every record of a job."""
+"""Partition of every record of a job."""
 REFUSED = "refused"
 """The kind of a row that holds a record which could not be encoded. `fact-encodings` has no such rows."""
 

@@ -26,7 +26,7 @@ from schemas.fields import FACT, TIME, required
 
 VERSION = 1
 VERSION_KEY = b"factstream.memories"
-"""In the metadata of a Parquet file; a line of JSON has the field `version`."""
+"""Key of the version in the metadata of a Parquet file; a line of JSON has the field `version`."""
 
 Count = Annotated[int, Field(ge=0)]
 

@@ -38,7 +38,7 @@ BATCH = 8
 """Messages per poll."""
 ROUNDS = 10
 APPENDS = 20
-"""Of one batch's decisions, alone."""
+"""Appends of one batch's decisions, alone."""
 TOPIC_IDS = {topic.name: topic.name for topic in topics.TOPICS}
 
 
@@ -117,7 +117,7 @@ def measure_stores(folder: Path, url: str, memories: int, seed: int, progress: P
 
 
 def _append_ms(store: Store, decisions: Sequence[Decision]) -> float:
-    """Of a batch's decisions, as versions of another partition."""
+    """Median time of appending a batch's decisions, as versions of another partition."""
     store.take(1)
     return 1000 * median_timing([timed(partial(store.append, 1, n, decisions)) for n in range(APPENDS)]).wall
 

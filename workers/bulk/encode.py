@@ -35,9 +35,9 @@ class Done:
     rows: int = 0
     """Records of this shard."""
     before: int = 0
-    """Those that were encoded before."""
+    """Records that were encoded before."""
     refused: int = 0
-    """Those that were refused now; they are in the files, with the reason."""
+    """Records that were refused now; they are in the files, with the reason."""
     reasons: list[str] = field(default_factory=list)
     left_out: tuple[str, ...] = ()
 

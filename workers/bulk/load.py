@@ -51,7 +51,7 @@ class Loaded:
     """Records of the job."""
     sent: int = 0
     refused: int = 0
-    """Those that went to the dead letters: they could not be encoded, or are too large for this cluster."""
+    """Records that went to the dead letters: they could not be encoded, or are too large for this cluster."""
 
 
 def load(

@@ -34,7 +34,7 @@ class Source:
 
     files: Sequence[Path]
     sha256: str
-    """Of the bytes of all files."""
+    """Hash of the bytes of all files."""
     rows: int
     left_out: tuple[str, ...] = ()
     """Columns of Parquet, and fields of the first lines of JSON, that a fact does not have."""

@@ -14,7 +14,7 @@ def data_folder() -> Path:
 
 
 def _folder_of(place: str | Path) -> Path:
-    """Of an option's value, or of its default, which is a folder already."""
+    """The folder of an option's value, or of its default, which is a folder already."""
     from pipeline.store.place import folder_of
 
     try:

@@ -68,7 +68,7 @@ class Screen:
             self._answers.extend(tick["answers"])
 
     def render(self, height: int = 50) -> Group:
-        """As many decisions and answers as fit on `height` lines, at least one of each."""
+        """The view, with as many decisions and answers as fit on `height` lines, at least one of each."""
         room = height - 20
         answers = max(1, min(MAX_ANSWERS, room // 3))
         decisions = max(1, min(MAX_DECISIONS, room - answers))

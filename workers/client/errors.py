@@ -6,4 +6,4 @@ class ClientError(RuntimeError):
 
 
 class Busy(ClientError):
-    """Too many requests wait already. Try again."""
+    """A refusal because too many requests wait already. Try again."""

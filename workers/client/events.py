@@ -38,9 +38,9 @@ class Events:
     decisions: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=MAX_EVENTS))
     answers: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=MAX_EVENTS))
     texts: dict[str, str] = field(default_factory=dict)
-    """By "partition/offset" of a fact, and by memory id."""
+    """Texts by "partition/offset" of a fact, and by memory id."""
     prompts: dict[str, str] = field(default_factory=dict)
-    """By request id."""
+    """Prompts by request id."""
 
     def take(self, topic: str, record: Any) -> None:
         """Counts one record of one of `TOPICS` (a short name)."""

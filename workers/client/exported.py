@@ -38,11 +38,11 @@ class Checked:
     lines: int = 0
     remembered: int = 0
     superseded: int = 0
-    """Those whose successor is in the file, too."""
+    """Superseded memories whose successor is in the file, too."""
     orphans: set[bytes] = field(default_factory=set)
     """Superseded memories whose successor is not in the file: published again they would speak again, so they are not."""
     replaces: dict[bytes, list[str]] = field(default_factory=dict)
-    """By a memory, the others in the file that it replaced."""
+    """Memories of the file that a memory replaced, by that memory."""
     wrong: list[str] = field(default_factory=list)
     wrong_count: int = 0
 

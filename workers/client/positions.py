@@ -19,10 +19,10 @@ NAMESPACES = 1_000
 MAX_BYTES = 4 * 1024 * 1024
 
 _changing = threading.Lock()
-"""Of the file, which is read, changed and written: a server publishes on several threads."""
+"""Lock of the file, which is read, changed and written: a server publishes on several threads."""
 
 Positions = dict[str, dict[str, int]]
-"""By namespace and "topic id/partition": the last offset that was decided."""
+"""Last offset that was decided, by namespace and "topic id/partition"."""
 
 
 def remember(data: Path, after: Mapping[str, Mapping[str, int]]) -> None:

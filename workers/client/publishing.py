@@ -28,7 +28,7 @@ from workers.observe import tracing
 STALL_TIMEOUT_S = 60.0
 """How long `publish` waits while no further fact is decided."""
 BROKER_CHECK_S = 5.0
-"""While no fact is decided, how often to check that the broker still has the same topics."""
+"""Pause between checks that the broker still has the same topics, while no fact is decided."""
 RETRIES = 5
 BACKOFF_S = 0.5
 """Doubled with each failure, the first included; at most 8 s."""

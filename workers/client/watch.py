@@ -76,7 +76,7 @@ class Observer:
         return {"time": _now(), "lag": lag, **rates, **events.drain()}
 
     def _lag(self) -> tuple[dict[str, dict[str, int]], int]:
-        """By topic and partition, the records not committed yet; and the number of facts ever published."""
+        """Records not committed yet, by topic and partition; and the number of facts ever published."""
         lag: dict[str, dict[str, int]] = {}
         published = 0
         for worker, names in CONSUMED.items():

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pipeline.memory_lm import MemoryLM  # imports a model's library
 
 DECIMALS = 6
-"""Of an embedding's coordinates: float32 has no more at a length of 1."""
+"""Decimals of an embedding's coordinates: float32 has no more at a length of 1."""
 
 
 def look_up(lm: MemoryLM, request: GenerationRequest, request_id: str) -> GenerationResponse:

@@ -51,7 +51,7 @@ class Replica:
     partitions: int  # of the changelog: a record is applied only in its namespace's partition
     topic: str = topics.MEMORY_CHANGELOG
     positions: dict[str, dict[str, int]] = field(default_factory=dict)
-    """By namespace and source partition: the last offset that the memories include."""
+    """Last offset that the memories include, by namespace and source partition."""
     refused: Counter[str] = field(default_factory=Counter)
     """Records that were not applied, by reason."""
     loading: set[int] = field(default_factory=set)

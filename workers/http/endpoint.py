@@ -30,7 +30,7 @@ LEFT = 499
 """The status of a request whose client left, as nginx counts it."""
 
 Handler = Callable[[Request], Awaitable[ASGIApp]]
-"""Its answer is a response, or another application that gives one."""
+"""A handler, whose result is a response, or another application that gives one."""
 Shape = Callable[[ApiError], Response]
 """An error as the clients of an API expect it."""
 

@@ -26,7 +26,7 @@ class ApiError(Exception):
 
 
 _STATUS = {"too-large": 413, "behind": 503, "deadline": 503, "failed": 500}
-"""By the reason of a response that is an error, or of a message; 400 for others."""
+"""HTTP status by the reason of a response that is an error, or of a message; 400 for others."""
 
 
 def of_response(error: ResponseError) -> ApiError:

@@ -81,7 +81,7 @@ WITH lives AS (
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which memories the table shows, and in which order; texts are as they were typed."""
+    """The memories that the table shows, and their order; texts are as they were typed."""
 
     words: str = ""
     state: str = "remembered"

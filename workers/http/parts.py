@@ -38,7 +38,7 @@ class Part(Message):
 
 
 Listed = BeforeValidator(_listed)
-"""Of a list of texts: one alone is a list of it."""
+"""Validator of a list of texts: one alone is a list of it."""
 Content = Annotated[list[Part], BeforeValidator(_parts)]
 """The content of a message, as OpenAI's and mem0's clients send it."""
 

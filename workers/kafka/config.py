@@ -35,7 +35,7 @@ class KafkaSettings:
     partitions: int = 4
     """Partition count of topics that are created; the topics that exist decide for the others."""
     session_timeout_ms: int = 0
-    """By default 6 s, the least that Apache Kafka allows by default, and 45 s for a worker with `instance`, which may restart
+    """Session timeout: by default 6 s, the least that Apache Kafka allows, and 45 s for a worker with `instance`, which may restart
     in that time and keep its partitions. Joining a group takes half of it on the embedded broker, where only those join that `up` has not started."""
     instance: str | None = None
     """A worker's own name in its group (group.instance.id): it makes it a static member."""

@@ -23,7 +23,7 @@ TIMEOUT_S = 2.5
 """The client waits for a token on the thread that sends its heartbeats: a session ends after 6 s without one."""
 MAX_BYTES = 64 * 1024
 DEFAULT_LIFE_S = 60.0
-"""Of a token whose answer does not say it."""
+"""Life of a token whose answer does not say it."""
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

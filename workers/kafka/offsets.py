@@ -72,7 +72,7 @@ def with_records(consumer: KafkaConsumer, partitions: Sequence[TopicPartition]) 
 def latest_by_key(
     consumer: KafkaConsumer, partitions: Sequence[TopicPartition]
 ) -> dict[TopicPartition, tuple[dict[bytes, int], int]]:
-    """By partition of a compacted topic: its keys, each with the `hash` of the latest value, and the end offset.
+    """Keys of each partition of a compacted topic, each with the `hash` of the latest value, and the end offset.
 
     `consumer` is used as by `end_offsets`. Raises KafkaError.
     """
@@ -133,7 +133,7 @@ def group_progress(
 def progress(
     admin: KafkaAdminClient, consumer: KafkaConsumer, group: str, topics: Sequence[str]
 ) -> dict[TopicPartition, tuple[int, int]]:
-    """As `group_progress`, of a group and of topics by their full names; nothing for a topic that does not exist."""
+    """The same as `group_progress`, by the full names of group and topics; nothing for a topic that does not exist."""
     if not topics:
         return {}
     partitions = [

@@ -81,7 +81,7 @@ class Producer:
         headers: Headers = (),
         timestamp_ms: int | None = None,
     ) -> None:
-        """As `send`, to a topic by its full name."""
+        """The same as `send`, to a topic by its full name."""
         headers = [(name, content or b"") for name, content in headers]  # the client sends no null
         size = record_bytes(key, value, headers)
         if size > self.settings.max_bytes(self.settings.short(topic)) - BATCH_OVERHEAD_BYTES:

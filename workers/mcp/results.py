@@ -108,7 +108,7 @@ class Moved(BaseModel):
 
 
 class Explanation(BaseModel):
-    """Which memories moved an answer, how far, and what the model says without them."""
+    """The memories that moved an answer, how far, and what the model says without them."""
 
     answer: str
     without_memory: str

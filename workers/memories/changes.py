@@ -18,7 +18,7 @@ from workers.observe import log
 WAIT_S = 20.0
 """How long a change waits for its decision; it goes on after that."""
 MAX_KEPT = 1_000
-"""Changes whose state is kept; of those before them it is in the history."""
+"""Most changes whose state is kept; that of earlier ones is in the history."""
 
 Status = Literal["PENDING", "SUCCEEDED", "FAILED"]
 Records = Sequence[tuple[str, FactMessage]]
@@ -36,7 +36,7 @@ class Change:
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     completed_at: datetime | None = None
     refused: int = 0
-    """Its records that went to the dead letters."""
+    """Records of the change that went to the dead letters."""
 
     def end(self, error: str | None = None) -> None:
         self.status, self.error = ("FAILED", error) if error else ("SUCCEEDED", None)

@@ -14,10 +14,10 @@ from workers.memories.headers import valid_namespace
 
 FIELDS = ("user_id", "agent_id", "app_id", "run_id")
 ANY = "*"
-"""In a filter: any value. So no entity is called that."""
+"""Any value, in a filter. So no entity is called that."""
 
 Entities = Mapping[str, str]
-"""By field. Those that it lacks the memory has not."""
+"""Entities of a memory, by field. A missing field is an entity that the memory does not have."""
 
 _KINDS = {field: field.removesuffix("_id") for field in FIELDS}
 _ESCAPES = {"%": "%25", "&": "%26", "=": "%3D"}

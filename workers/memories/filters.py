@@ -17,12 +17,12 @@ from schemas.common import BadMessage
 from workers.memories.entities import ANY, FIELDS
 
 MAX_DEPTH = 8
-"""Of AND, OR and NOT in each other."""
+"""Most levels of AND, OR and NOT in each other."""
 MAX_CONDITIONS = 100
 MAX_VALUES = 1_000
-"""Of one list, and of the whole filter."""
+"""Most values of one list, and of the whole filter."""
 MAX_CHARS = 8_192
-"""Of one value."""
+"""Most characters of one value."""
 
 _COMPARE = {"eq": "=", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 _CONTAIN = {"contains": "contains({0}, {1})", "icontains": "contains(lower({0}), lower({1}))"}
@@ -32,7 +32,7 @@ _TIMES = {"created_at": "created_at", "updated_at": "updated_at", "timestamp": "
 _KNOWN = (*FIELDS, *_TIMES, "expiration_date", "categories", "metadata", "text", "keywords", "memory_ids")
 
 SPEAKS = "(valid_until IS NULL OR valid_until > now())"
-"""Of a memory that has not expired."""
+"""Condition of a memory that has not expired."""
 
 Compare = Callable[[str, str, Any], str]
 """SQL of a column's comparison, by one operator, with one value."""
@@ -47,7 +47,7 @@ class Where:
     entities: set[str] = field(default_factory=set)
     """The entities that it mentions."""
     pinned: dict[str, str] = field(default_factory=dict)
-    """Those that must have this value, whatever else it says."""
+    """Entities that must have this value, whatever else the filter asks for."""
     namespace: str | None = None
     """The only namespace of it, whatever it says of entities."""
 

@@ -23,11 +23,11 @@ KEY = "memory:"
 MAX_NAMESPACES = 10_000
 """Namespaces that a filter is compared with."""
 MAX_EVENTS = 200
-"""Of one memory's history."""
+"""Most events of one memory's history."""
 
 _ID = f"if(regexp_full_match(key, '{KEY}[0-9a-f]{{32}}'), right(key, 32), memory_id)"
 _BORN = "outcome IN ('learned', 'superseded')"
-"""Of the decisions that made a memory: anybody may ask another namespace to forget the same id."""
+"""Condition of the decisions that made a memory: anybody may ask another namespace to forget the same id."""
 _LISTED = f"""listed AS (
     SELECT {_ID} AS id, memory_id, namespace, text AS memory, category, source, key, cardinality, metadata, observed_at, valid_until,
         least(learned_at, observed_at) AS created_at, greatest(learned_at, observed_at) AS updated_at,
@@ -112,7 +112,7 @@ def every_namespace(data: Path) -> list[dict[str, Any]]:
 
 
 def find(data: Path, ids: Sequence[str], namespace: str | None = None) -> dict[str, list[Remembered]]:
-    """By id the memories that have it; of several, which is rare, the one that was changed by its id comes first.
+    """Memories by id; of several with one id, which is rare, the one that was changed by its id comes first.
 
     A changed memory is taken only from the namespace in which the id came to be.
     """

@@ -39,7 +39,7 @@ _EVENTS: dict[str, Event] = {"learned": "ADD", "superseded": "UPDATE", "restored
 
 T = TypeVar("T")
 KEEP: Any = object()
-"""Of a change: leave it as it is."""
+"""Value of a field that a change leaves as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +204,7 @@ class Memories:
         observed_at: datetime | None = None,
         namespace: str | None = None,
     ) -> Remembered:
-        """Changes a memory; what is not given stays. Raises NotFound, BadMessage, ClientError.
+        """Change a memory; fields that are not given stay. Raises NotFound, BadMessage, ClientError.
 
         The id stays, except of a memory whose key is of another system: the new text then belongs to that key.
         """

@@ -27,7 +27,7 @@ class Health:
     """What the loop of this process's worker reports after each turn."""
 
     turned_at: float | None = None
-    """On the monotonic clock. None until the first turn: a model may take minutes to load."""
+    """Time of the last turn on the monotonic clock. None until the first one: a model may take minutes to load."""
     ready: bool = False
 
     def turned(self, ready: bool) -> None:

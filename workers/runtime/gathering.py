@@ -7,7 +7,7 @@ from workers.kafka import KafkaConsumer, TopicPartition
 from workers.runtime.group import Rebalances
 
 MAX_BYTES = 12 * 1024 * 1024
-"""Of a batch that is large enough: about 5,000 encoded facts."""
+"""Size of a batch that is large enough: about 5,000 encoded facts."""
 
 Batch = dict[TopicPartition, list[Any]]
 

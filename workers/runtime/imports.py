@@ -27,7 +27,7 @@ _REQUIRES = "requires:"
 
 @contextmanager
 def light_transformers() -> Iterator[None]:
-    """In this block transformers is imported lightly, and a model is loaded. Afterwards torch's compiler can be imported as ever."""
+    """A block in which transformers is imported lightly and a model is loaded. Afterwards torch's compiler can be imported as ever."""
     if COMPILER in sys.modules:
         yield
         return

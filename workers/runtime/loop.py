@@ -263,7 +263,7 @@ class Loop:
         self.checked = now
 
     def retry(self) -> None:
-        """After a failure, rewind to the batch's start, and let a worker that failed load its partitions again."""
+        """Rewind to the batch's start after a failure, and let a worker that failed load its partitions again."""
         owned = self.consumer.assignment()
         for tp, records in self.batch.items():
             if tp in owned:

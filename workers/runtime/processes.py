@@ -35,7 +35,7 @@ def stop_process(process: Process, timeout_s: float) -> None:
 
 
 def die_with_parent(parent: int | None = None) -> Callable[[], None] | None:
-    """For `preexec_fn`: the kernel sends SIGKILL to the child when its parent (this process) ends, however that ends.
+    """A `preexec_fn` by which the kernel sends SIGKILL to the child when its parent (this process) ends, however that ends.
 
     Linux only (prctl PR_SET_PDEATHSIG); elsewhere None: there a parent that was killed with SIGKILL leaves
     its children. The signal follows the parent's *thread*, so start children from the thread that lives as
@@ -56,7 +56,7 @@ def die_with_parent(parent: int | None = None) -> Callable[[], None] | None:
 
 @contextlib.contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """These variables are in the environment of this process, and of those that it starts, for the length of the block."""
+    """A block with these variables in the environment of this process, and of those that it starts."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

@@ -44,14 +44,14 @@ class Interrupted(BaseException):
 
 @contextmanager
 def stopped_by_signals(stop: Stop) -> Iterator[None]:
-    """Within the block SIGINT and SIGTERM set `stop`. Only the main thread can have handlers: elsewhere nothing changes."""
+    """A block in which SIGINT and SIGTERM set `stop`. Only the main thread can have handlers: elsewhere nothing changes."""
     with _handled(lambda *_: stop.set()):
         yield
 
 
 @contextmanager
 def interrupted_by_signals(stop: Stop) -> Iterator[None]:
-    """Within the block the first SIGINT or SIGTERM also raises Interrupted, for work that has nothing to finish.
+    """A block in which the first SIGINT or SIGTERM also raises Interrupted, for work that has nothing to finish.
 
     Not the default of SIGTERM: the first process of a container would ignore it, and no other would clean up.
     """

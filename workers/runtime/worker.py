@@ -38,7 +38,7 @@ class Worker(ABC):
     read_committed = False
     """Whether other systems write its topics, perhaps in transactions: an aborted one is then as if it had not been."""
     linger_s: float = 0.0
-    """While records keep coming, the least time from the end of a batch to the next one, which is the larger for it."""
+    """Least time from the end of a batch to the next one while records keep coming: larger batches cost less a record."""
     sticky = False
     """Whether it keeps its partitions in a rebalance where it can; not for a worker of several topics."""
     upstream: Sequence[str] = ()

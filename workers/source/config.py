@@ -46,9 +46,9 @@ class Statement(_Part):
 
     text: Text
     key: Text | None = None
-    """By default the topic, the record's key and the statement's name."""
+    """Template of the key; by default the topic, the record's key and the statement's name."""
     where: When | None = None
-    """Which records are about it; others leave it as it is."""
+    """Condition of the records that are about it; others leave it as it is."""
     when: When | None = None
     """Whether the row states it; if not, it is forgotten."""
     namespace: Text | None = None
@@ -73,7 +73,7 @@ class Source(_Part):
     category: Text | None = None
     where: When | None = None
     when: When | None = None
-    """These four are those of the statements that have none of their own."""
+    """Like the three above, the default of the statements that have none of their own."""
     statements: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")], Statement] = Field(
         min_length=1, max_length=100
     )

@@ -16,7 +16,7 @@ _MD5 = uuid.UUID(bytes=hashlib.md5(_BYTES, usedforsecurity=False).digest(), vers
 _PLACEHOLDERS = (
     PLACEHOLDER, base64.b64encode(_BYTES).decode(), _BYTES, str(_MD5), f'{{"{PLACEHOLDER}":"{PLACEHOLDER}"}}'
 )  # fmt: skip
-"""As text, as bytes, in an array of UUIDs (Java's name-based one), and in an hstore as JSON."""
+"""Debezium's placeholder as text, as bytes, in an array of UUIDs (Java's name-based one), and in an hstore as JSON."""
 
 
 class NullRead(Exception):

@@ -121,7 +121,7 @@ def check_record(record: Any, partitions: int) -> None:
 
 
 def _verdicts(decisions: Iterable[Decision]) -> dict[str, list[Decided]]:
-    """By namespace of a decision: the verdicts that a publisher may wait for."""
+    """Verdicts that a publisher may wait for, by namespace of the decision."""
     verdicts: dict[str, list[Decided]] = {}
     for d in decisions:
         own = verdicts.setdefault(d.namespace, [])

@@ -23,7 +23,7 @@ from pipeline.text.annotate import AnnotatedText
 from pipeline.text.words import Word
 
 _HASH_BITS = 24
-"""Of a text's hash: of a million texts, one in thirty-four is left out because its hash was seen before."""
+"""Length of a text's hash: of a million texts, one in thirty-four is left out because its hash was seen before."""
 NEW_NAMES = 1 / 8
 """The share of names that are new words."""
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)

@@ -32,7 +32,7 @@ class TalkResult:
     questions: int
     """Questions of categories 1 to 4 with evidence in some fact."""
     evidence: dict[str, float | None]
-    """By rank: the share of these questions with evidence among so many memories, the best ones."""
+    """Share of these questions with evidence among so many memories, the best ones, by their number."""
     evidence_by_category: dict[str, dict[str, float | None]]
     measures: list[Measure]
     seconds: float
@@ -92,7 +92,7 @@ def measure(run: Comparison, talks: Sequence[Talk], limit: int | None = None) ->
 def evidence_ranks(
     run: Comparison, talk: Talk, questions: Sequence[TalkQuestion], namespace: str
 ) -> list[tuple[TalkQuestion, int | None]]:
-    """For each question with evidence in some fact the rank of the first such memory, from 0; None if not found."""
+    """Each question with evidence in some fact, and the rank of the first such memory, from 0; None if not found."""
     turns: dict[str, set[str]] = {}
     for fact in talk.facts:
         turns.setdefault(fact.text, set()).update(fact.evidence)

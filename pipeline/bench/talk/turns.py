@@ -27,7 +27,7 @@ class TurnsResult:
     stated: int
     """Sentences that state something, by the rules."""
     kept: int
-    """Those whose words are rare enough."""
+    """Sentences whose words are rare enough."""
     marked: int | None
     """Sentences that are marked, None in a file that marks none."""
     marked_stated: int

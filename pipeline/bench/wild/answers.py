@@ -41,9 +41,9 @@ class Answered:
     facts: tuple[str, ...]
     answers: tuple[str, ...]
     texts: dict[str, str]
-    """By way."""
+    """Texts, by way."""
     said: dict[str, bool]
-    """By way, whether an answer is in the first line."""
+    """Whether an answer is in the first line, by way."""
     found: list[Found]
     """The first AMONG facts."""
     first: bool

@@ -30,7 +30,7 @@ class Updates:
 
     asked: int
     said: dict[str, float | None]
-    """By way: the share with the new value."""
+    """Share with the new value, by way."""
     old_read: float | None
     """The share with an open gate of a replaced fact."""
 
@@ -116,7 +116,7 @@ def measure(
 
 
 def _samples(lists: Sequence[Sequence[T]], limit: int | None) -> list[list[T]]:
-    """At most `limit` items of each list. One generator draws all, so that lists of one length get different places."""
+    """Samples of at most `limit` items of each list. One generator draws all, so that lists of one length get different places."""
     random = Random(SEED)
     return [
         list(items) if limit is None or limit >= len(items) else random.sample(items, limit)

@@ -18,11 +18,11 @@ class Speed:
     open_gates: float | None
     """The share of prompts with an open gate."""
     memory: float | None
-    """From the prompt to the whole answer, retrieval included."""
+    """Tokens a second from the prompt to the whole answer, retrieval included."""
     bare: float | None
     """The same without memory."""
     memory_decoding: float | None
-    """After the first token."""
+    """Tokens a second after the first token."""
     bare_decoding: float | None
     """The same without memory."""
     retrieve_ms: float | None
@@ -30,9 +30,9 @@ class Speed:
     retrieve_again_ms: float | None
     """The mean of the second times: all facts that the model reads have been read."""
     first_ms: float | None
-    """To the first token of an answer with memory, retrieval included; the second time of a prompt."""
+    """Time to the first token of an answer with memory, retrieval included; the second time of a prompt."""
     prompted_first_ms: float | None
-    """To the first token by prompting: the fact found, after two examples; without the retrieval that finds it."""
+    """Time to the first token by prompting: the fact found, after two examples; without the retrieval that finds it."""
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Timed:
     prompted_first: list[float] = field(default_factory=list)
     spoke: int = 0
     tokens: dict[bool, int] = field(default_factory=lambda: {True: 0, False: 0})
-    """By whether memory was used."""
+    """Tokens, by whether memory was used."""
     whole: dict[bool, float] = field(default_factory=lambda: {True: 0.0, False: 0.0})
     decoding: dict[bool, float] = field(default_factory=lambda: {True: 0.0, False: 0.0})
 

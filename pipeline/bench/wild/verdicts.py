@@ -35,7 +35,7 @@ class Confusion:
 
     facts: dict[str, dict[str, int]]
     on_linked: dict[str, dict[str, int]]
-    """Those whose decision acted on the memory of the fact that they are linked with."""
+    """Facts whose decision acted on the memory of the fact that they are linked with."""
 
 
 def learn(lm: MemoryLM, times: deque[datetime], scenario: Scenario, namespace: str) -> list[Verdict]:

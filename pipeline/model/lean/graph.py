@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 Step = Callable[[Tensor, Tensor], Tensor]
-"""From token ids and positions, [rows, 1] each, to logits. It reads and writes one cache, which must not move."""
+"""One pass: token ids and positions, [rows, 1] each, become logits. It reads and writes one cache, which must not move."""
 
 
 class Graph:

@@ -65,7 +65,7 @@ class _Four:
         return self.product(x.bfloat16()).to(x.dtype)
 
     def product(self, x: Tensor) -> Tensor:
-        """Of states in bfloat16."""
+        """The product with states in bfloat16."""
         found: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, self._packed, GROUP, self._groups)
         return found
 
@@ -84,7 +84,7 @@ class _Eight:
         return self.product(x.bfloat16()).to(x.dtype)
 
     def product(self, x: Tensor) -> Tensor:
-        """Of states in bfloat16."""
+        """The product with states in bfloat16."""
         found: Tensor = torch.ops.aten._weight_int8pack_mm(x, self.weight, self.scales)
         return found
 

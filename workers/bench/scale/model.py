@@ -16,7 +16,7 @@ from workers.kafka.partitioner import partition_for
 
 MONTH_S = 30 * 86_400
 LINGER_S, APPEND_ROWS = 1.0, 5_000
-"""On an object store an append waits so long for more rows, or for so many."""
+"""Wait of an append for more rows on an object store, and the rows that end it."""
 LISTED = 1_000
 """Objects that one LIST names."""
 STEP_VERSIONS = FAN // 2
@@ -107,7 +107,7 @@ FULL, PARTITIONED = "full", "partitioned"
 
 
 def uses(load: Load, costs: Costs, replica: str) -> dict[str, float]:
-    """By resource: the share that is used of the most there can be, a process for each partition. Above 1 it does not work."""
+    """Share that is used of each resource, with a process for each partition. Above 1 it does not work."""
     share = busiest_share(load)
     held = 1.0 if replica == FULL else share  # of the memories, by the fullest generator
     asked = 1 / load.partitions if replica == FULL else share  # of the requests, by the busiest generator

@@ -23,7 +23,7 @@ from workers.memories.filters import where
 from workers.memories.service import MAX_FOUND, Memories
 
 Handler = Callable[[Memories, Request], Awaitable[Any]]
-"""Its answer is written as JSON."""
+"""A handler, whose result is written as JSON."""
 
 MAX_FORGOTTEN = 1_000
 """Namespaces that one request may empty."""

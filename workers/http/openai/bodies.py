@@ -17,9 +17,9 @@ from workers.http.parts import Content, Listed, text_of
 MODEL, BARE = "factstream", "factstream-bare"
 """The model with its memory, and the frozen model alone, to compare with."""
 MAX_TOKENS = 2048
-"""Of one answer; a client that asks for more gets this many."""
+"""Most tokens of one answer; a client that asks for more gets this many."""
 CHAT_TOKENS, COMPLETION_TOKENS = 256, 16
-"""Of an answer without a limit of its own; OpenAI's completions have 16, too."""
+"""Tokens of an answer without a limit of its own; OpenAI's completions have 16, too."""
 MAX_INPUTS = 2048
 
 Text = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS)]

@@ -25,7 +25,7 @@ LEARN = "x-factstream-learn"
 """The header that says what a client cannot put into the body."""
 
 SOURCE = "chat"
-"""Of what is learned from a chat."""
+"""Source of what is learned from a chat."""
 
 B = TypeVar("B", bound=Body)
 

@@ -66,7 +66,7 @@ def chat_logprobs(tokens: Sequence[Token] | None) -> dict[str, Any] | None:
 
 
 def completion_logprobs(tokens: Sequence[Token] | None, at: int = 0) -> dict[str, Any] | None:
-    """Of tokens whose text begins after `at` characters of the answer."""
+    """Logprobs of tokens whose text begins after `at` characters of the answer."""
     if tokens is None:
         return None
     offsets = []

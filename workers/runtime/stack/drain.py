@@ -22,7 +22,7 @@ CONSUMED = {
 TICK_S = 0.1
 
 Unread = dict[TopicPartition, tuple[int, int]]
-"""By partition, the offset that its group reads next, and the end."""
+"""The offset that a partition's group reads next, and the end, by partition."""
 
 
 def drain(settings: KafkaSettings, limit_s: float, stop: Stop, upstream: Sequence[str] = ()) -> None:

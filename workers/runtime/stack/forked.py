@@ -22,7 +22,7 @@ from workers.runtime.processes import die_with_parent, environment
 PRELOAD = "workers.preload"
 """The module with what the workers that load a model have in common."""
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-"""Of Nvidia's driver, AMD's, and Windows' for Linux."""
+"""Devices of Nvidia's driver, of AMD's, and of Windows' for Linux."""
 _CONTEXT = multiprocessing.get_context("forkserver")
 
 

@@ -23,7 +23,7 @@ KEEP_TIMEOUT_S = 30.0
 UNREAD_CHECK_S = 5.0
 """How often it is looked whether what was published again has been read."""
 LONGEST_PAUSE_S = 30.0
-"""Before a worker that keeps ending is started again."""
+"""Longest pause before a worker that keeps ending is started again."""
 BROKER_RESTARTS = 5
 PRELOADED = "encoder", "generator"
 """The workers that load a model."""

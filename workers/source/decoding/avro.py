@@ -23,7 +23,7 @@ _LOGICAL = {
     "io.debezium.time.Timestamp": "local-timestamp-millis",
     "io.debezium.time.MicroTimestamp": "local-timestamp-micros",
 }
-"""By Connect's name of a type: the logical type with the same bytes. A Debezium timestamp has no time zone."""
+"""Logical types with the same bytes, by Connect's name of a type. A Debezium timestamp has no time zone."""
 
 MAX_DECIMAL_BYTES = 500
 """Longest decimal, about 1,200 digits: Python's time for more grows with their square."""

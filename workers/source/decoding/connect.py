@@ -105,4 +105,4 @@ _LOGICAL: dict[str, Callable[[dict[str, Any], Any], Any]] = {
     "io.debezium.time.MicroTimestamp": _since("microseconds"),
     "io.debezium.time.NanoTimestamp": lambda s, v: _since("microseconds")(s, v // 1000),
 }
-"""By the name of a type: how its values are read. Debezium's timestamps have no time zone, Connect's are UTC."""
+"""Readers of values, by the name of their type. Debezium's timestamps have no time zone, Connect's are UTC."""
