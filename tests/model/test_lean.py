@@ -9,11 +9,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from pipeline.model.backbone import Backbone
+from pipeline.model.lean import blocks
 from pipeline.model.lean import decoder as lean
 from pipeline.model.lean.cache import WIDTH
 from pipeline.model.lean.decoder import Decoder
 from pipeline.model.lean.graph import Step
-from pipeline.model.lean.matrix import GROUP, Matrix, _Eight, _Four
+from pipeline.model.lean.matrix import GROUP, Matrix, _Eight, _Four, _onednn_multiplies
 from tests.model.builds import BUILDS, SIZE, network
 
 PROMPTS = [[5, 6, 7, 8, 9, 20, 21], [3], [11, 12, 13] * 30]
@@ -251,6 +252,32 @@ def test_packed_weights_multiply_as_the_whole_ones(kind: str, dtype: torch.dtype
         want = x.float() @ weight.float().T + bias.float()
         error = (matrix(x).float() - want).norm() / want.norm()
         assert error < (0.004 if kind == "four" else 0.012)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 7, 13, 40, 200])
+def test_weights_in_the_order_of_onednn_give_the_same_products(rows: int, dtype: torch.dtype) -> None:
+    dice = torch.Generator().manual_seed(5)
+    weight, bias = (torch.randn(size, generator=dice).to(dtype) for size in ((96, 4 * GROUP), (96,)))
+    plain, relaid = Matrix(weight, bias, packed=True), Matrix(weight, bias, packed=True)
+    relaid.relay()
+    x = torch.randn((rows, 4 * GROUP), generator=dice).to(dtype)
+    assert relaid._laid.is_mkldnn == _onednn_multiplies(dtype)
+    torch.testing.assert_close(relaid(x, exact=True), plain(x, exact=True))
+    assert torch.equal(relaid(x[:1]), plain(x[:1])), "a single row is multiplied by the packed weights"
+
+
+@pytest.mark.parametrize("most, relaid", [(None, True), (0, False)])
+def test_a_large_model_is_kept_once(
+    llama: Any, monkeypatch: pytest.MonkeyPatch, most: int | None, relaid: bool
+) -> None:
+    if most is not None:
+        monkeypatch.setattr(blocks, "RELAID_BYTES", most)
+    found = blocks.blocks_of(Backbone.load(llama, "cpu", "float32").model, packed=True)
+    assert found is not None and len(found.matrices()) == 4 * len(found.blocks) + 1
+    assert {m._laid is not m.weight for m in found.matrices()} == {relaid}
+    unpacked = blocks.blocks_of(Backbone.load(llama, "cpu", "float32").model, packed=False)
+    assert unpacked is not None and all(m._laid is m.weight for m in unpacked.matrices())
 
 
 def test_one_weight_between_the_levels_makes_eight_bits() -> None:

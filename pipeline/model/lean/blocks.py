@@ -15,6 +15,7 @@ from pipeline.model.lean.matrix import Matrix, fuse
 
 KNOWN = {"llama", "qwen2", "qwen3", "gemma3_text"}
 _ROPES = {"default", "linear", "llama3", "yarn"}  # whose angles do not depend on a text's length
+RELAID_BYTES = 1 << 30  # of a model's weights, up to which they are kept in oneDNN's order as well
 _REJECTED = ("final_logit_softcapping", "attn_logit_softcapping", "use_bidirectional_attention")
 
 
@@ -61,9 +62,16 @@ class Blocks(NamedTuple):
         [Tensor, Tensor, str], tuple[Tensor, Tensor]
     ]  # (dtype's example, positions, kind) to cos, sin
 
+    def matrices(self) -> list[Matrix]:
+        of_layers = [m for b in self.blocks for m in (b.qkv, b.attended, b.gate_up, b.down)]
+        return [*of_layers, self.head]
+
 
 def blocks_of(model: Any, packed: bool) -> Blocks | None:
-    """The model's weights, without a copy; None for a model that is built in another way."""
+    """The model's weights; None for a model that is built in another way.
+
+    packed: whether they are also kept in few bits, for few rows, and if they are not large in oneDNN's order, for more.
+    """
     config = model.config
     if config.model_type not in KNOWN or any(getattr(config, name, None) for name in _REJECTED):
         return None
@@ -72,12 +80,16 @@ def blocks_of(model: Any, packed: bool) -> Blocks | None:
     if not set(types.values() if isinstance(types, dict) else [types]) <= _ROPES:
         return None
     attention = inner.layers[0].self_attn
-    return Blocks(
+    blocks = Blocks(
         inner.embed_tokens, [_block(layer, config, n, packed) for n, layer in enumerate(inner.layers)],
         _norm(inner.norm), Matrix(model.lm_head.weight, None, packed), config.num_key_value_heads,
         config.num_attention_heads // config.num_key_value_heads, attention.head_dim, attention.scaling,
         inner.rotary_emb if isinstance(types, dict) else lambda x, positions, _: inner.rotary_emb(x, positions),
     )  # fmt: skip
+    if packed and sum(matrix.weight.nbytes for matrix in blocks.matrices()) <= RELAID_BYTES:
+        for matrix in blocks.matrices():
+            matrix.relay()
+    return blocks
 
 
 def _block(layer: Any, config: Any, number: int, packed: bool) -> Block:
