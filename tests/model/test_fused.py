@@ -17,29 +17,34 @@ FITS = {"llama", "llama, long", "qwen2"}
 PROMPTS = [[5, 6, 7, 8, 9, 20, 21], [3], [11, 12, 13] * 30]
 
 
-def decoder_of(build: str) -> Decoder:
-    made = Decoder.of(network(build), packed=True)
+def decoder_of(build: str, dtype: torch.dtype = torch.float32) -> Decoder:
+    made = Decoder.of(network(build).to(dtype), packed=True)
     assert made is not None
     return made
 
 
 @pytest.mark.parametrize("build", sorted(FITS))
-@pytest.mark.parametrize("rows", [1, 3])
-def test_its_numbers_are_those_of_the_decoders_own_loop(build: str, rows: int) -> None:
-    decoder = decoder_of(build)
-    assert decoder._fused is not None and decoder._fused.most_rows >= 3
-    logits, cache = decoder.prefill([()] * rows, PROMPTS[-rows:])
-    _, other = decoder.prefill([()] * rows, PROMPTS[-rows:])
+@pytest.mark.parametrize("rows", [1, 3, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_its_numbers_are_those_of_the_decoders_own_loop(build: str, rows: int, dtype: torch.dtype) -> None:
+    decoder = decoder_of(build, dtype)
+    assert decoder._fused is not None and decoder._fused.most_rows >= 4
+    prompts = (PROMPTS * 2)[-rows:]
+    tolerance = (
+        0.05 if dtype == torch.float32 else 0.25
+    )  # a loop in bfloat16 itself misses the exact states by .05
+    logits, cache = decoder.prefill([()] * rows, prompts)
+    _, other = decoder.prefill([()] * rows, prompts)
     ids, own = logits.argmax(-1), decoder._fused
     for _ in range(60):  # past the cache's width
         decoder._fused = own
         found = decoder.step(ids, cache)
         decoder._fused = None
         want = decoder.step(ids, other)
-        assert torch.allclose(found, want, rtol=0.05, atol=0.05)
+        assert ((found - want).norm(dim=1) < tolerance * want.norm(dim=1)).all()
         ids = want.argmax(-1)
     assert cache.lengths == other.lengths
-    assert torch.allclose(cache.states, other.states, rtol=0.05, atol=0.05)
+    assert (cache.states - other.states).norm() < 0.02 * other.states.norm()
 
 
 @pytest.mark.parametrize("build", sorted(set(BUILDS) - FITS))
@@ -49,8 +54,8 @@ def test_other_builds_are_left_to_the_decoders_own_loop(build: str) -> None:
 
 def test_other_arithmetic_too(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Decoder.of(network("llama"), packed=False)
-    short = Decoder.of(network("llama").bfloat16(), packed=True)
-    assert whole and short and whole._fused is None and short._fused is None
+    half = Decoder.of(network("llama").half(), packed=True)
+    assert whole and half and whole._fused is None and half._fused is None
     find = util.find_spec
     monkeypatch.setattr(fused, "find_spec", lambda name: None if name == "numba" else find(name))
     assert decoder_of("llama")._fused is None

@@ -137,17 +137,24 @@ class Decoder:
         if cache.graph is not None:
             logits = cache.graph(ids, positions)
         elif self._fused and len(ids) <= self._fused.most_rows:
-            table = self._table(self._blocks.blocks[0].kind, cache.width)  # all layers are of one kind
-            cos, sin = (part[positions[:, 0]] for part in table)
-            states = self._fused(self._blocks.embed(ids[:, 0]), cos, sin, cache)
+            places = self._places(positions, None, cache, self._seen(cache), False)
+            [(cos, sin)] = places.angles.values()  # all layers are of one kind
+            [mask] = places.masks.values()
+
+            def attention(q: Tensor, number: int) -> Tensor:
+                return attend(q, places.keys[number], places.values[number], mask, self._blocks.scale)
+
+            states = self._fused(self._blocks.embed(ids[:, 0]), cos[:, 0], sin[:, 0], cache, attention)
             logits = self._blocks.head(self._blocks.norm(states)).float()
         else:
-            # Of many rows the whole width is seen: a part of it would be copied for a product of matrices.
-            width = max(cache.lengths) + 1 if cache.rows < MANY_ROWS else cache.width
-            logits = self._pass(ids, positions, cache, width)
+            logits = self._pass(ids, positions, cache, self._seen(cache))
         _advance(cache, [1] * len(ids))
         cache.steps += 1
         return logits
+
+    def _seen(self, cache: StaticCache) -> int:
+        """The width of the cache that a step sees: of many rows all of it, as a part would be copied for a product of matrices."""
+        return max(cache.lengths) + 1 if cache.rows < MANY_ROWS else cache.width
 
     def _positions(self, cache: StaticCache, count: int) -> Tensor:
         """[rows, count] of the next tokens of each row."""

@@ -1,7 +1,8 @@
 """Kernels: what a layer does between its products, compiled to loops by numba (the extra `fast`).
 
 In torch this is some thirty operations on a few numbers each, and for a small model calling them takes longer than the
-products. States that a product takes or gives are bfloat16, here the bits of them, uint16; all others are float32.
+products. States that a product takes or gives are bfloat16, here the bits of them, uint16; all others are float32, but for what the
+cache holds.
 They are compiled when this file is first imported, in a few seconds, and kept on disk for the next time.
 """
 
@@ -16,7 +17,6 @@ from numpy.typing import NDArray
 F = TypeVar("F", bound=Callable[..., Any])
 Floats = NDArray[np.float32]
 Bits = NDArray[np.uint16]
-_LEAST = np.float32(-1e30)
 _HALF, _ONE, _16 = np.uint32(0x7FFF), np.uint32(1), np.uint32(16)
 _LOG2_E, _LN_2 = np.float32(1.4426950), np.float32(0.6931472)
 # Taylor's coefficients of exp
@@ -101,57 +101,40 @@ def silu_of_gate(gate_up: Bits, out: Bits) -> None:
         _rounded(own[:d], out[r])
 
 
-@_compiled("void(u2[:,::1], f4[::1], f4[:,:,:,:,::1], i8[::1], f4[:,::1], f4[:,::1], i8, f4, u2[:,::1])")
-def attend(
+@_compiled("void(u2[:,::1], f4[::1], u2[:,:,:,:,::1], i8[::1], f4[:,::1], f4[:,::1], f4[:,::1])")
+def turn(
     qkv: Bits,
     bias: Floats,
-    cache: Floats,
+    cache: Bits,
     lengths: NDArray[np.int64],
     cos: Floats,
     sin: Floats,
-    queries: int,
-    scale: np.float32,
-    out: Bits,
+    out: Floats,
 ) -> None:
-    """Turns queries and keys by their positions, keeps keys and values, and attends to all that a row has.
+    """Turns queries and keys by their positions; the queries go to `out`, keys and values into the cache.
 
-    qkv: [rows, (heads * queries + 2 * heads) * d]; cache: [2, rows, heads, width, d]; lengths: [rows] tokens before this one;
-    cos, sin: [rows, d], the sine's first half negative; out: [rows, heads * queries * d].
+    qkv: [rows, (queries + 2 * heads) * d], where `queries` counts those of all heads; cache: bits of [2, rows, heads, width, d],
+    bfloat16 or float32, which has two of them for each number; lengths: [rows] tokens before this one; cos, sin: [rows, d],
+    the sine's first half negative; out: [rows, queries * d].
     """
-    heads, width, d = cache.shape[2:]
-    half, all_queries = d // 2, heads * queries
-    own, scores, mean = np.empty(len(bias), np.float32), np.empty(width, np.float32), np.empty(d, np.float32)
+    heads, d = cache.shape[2], cos.shape[1]
+    half, queries, whole = d // 2, out.shape[1], cache.shape[4] == 2 * d
+    own = np.empty(len(bias), np.float32)
     for r in range(len(qkv)):
         _widened(qkv[r], own)
         for i in range(len(own)):
             own[i] += bias[i]
-        for first in range(0, (all_queries + heads) * d, d):
+        for first in range(0, queries + heads * d, d):
             for i in range(first, first + half):
                 one, other, at = own[i], own[i + half], i - first
                 own[i] = one * cos[r, at] + other * sin[r, at]
                 own[i + half] = other * cos[r, at + half] + one * sin[r, at + half]
-        last = lengths[r]
-        for h in range(heads):
-            for i in range(d):
-                cache[0, r, h, last, i] = own[(all_queries + h) * d + i]
-                cache[1, r, h, last, i] = own[(all_queries + heads + h) * d + i]
-        for q in range(all_queries):
-            h, best = q // queries, _LEAST
-            for t in range(last + 1):
-                score = np.float32(0)
-                for i in range(d):
-                    score += own[q * d + i] * cache[0, r, h, t, i]
-                scores[t] = score * scale
-                best = max(best, scores[t])
-            for t in range(last + 1):
-                scores[t] -= best
-            exponentiate(scores[: last + 1])
-            total = np.float32(0)
-            mean[:] = 0
-            for t in range(last + 1):
-                total += scores[t]
-                for i in range(d):
-                    mean[i] += scores[t] * cache[1, r, h, t, i]
-            for i in range(d):
-                mean[i] /= total
-            _rounded(mean, out[r, q * d : (q + 1) * d])
+        out[r] = own[:queries]
+        for kind in range(2):
+            for h in range(heads):
+                first = queries + (kind * heads + h) * d
+                kept = cache[kind, r, h, lengths[r]]
+                if whole:
+                    kept.view(np.float32)[:] = own[first : first + d]
+                else:
+                    _rounded(own[first : first + d], kept)
