@@ -143,11 +143,11 @@ def _against_peer(
             after=lambda: progress(f"batch {size}, {peer.name}", 1, rounds + 1),
         )
     memory, without, theirs = memory[1:], without[1:], theirs[1:]  # the first round warms up
-    told, untold = median_speedup(memory, theirs), median_speedup(without, theirs)
+    fused, bare = median_speedup(memory, theirs), median_speedup(without, theirs)
     count = size * tokens
     return AgainstPeer(
         size, median_rate(count, memory), median_rate(count, without), median_rate(count, theirs),
-        told.wall, untold.wall, told.cpu, untold.cpu,
+        fused.wall, bare.wall, fused.cpu, bare.cpu,
     )  # fmt: skip
 
 

@@ -38,8 +38,8 @@ def encode_table(records: pa.Table, encoder: Encoder, stop: Callable[[], bool] =
         try:
             events += _events(one, encodings, encoder.frequencies.max_nll)
         except BadMessage as error:
-            told = {"kind": REFUSED, "namespace": "", "reason": error.reason, "error": str(error)}
-            refused.append(row | told | {"encoder_id": encoder.encoder_id})
+            refusal = {"kind": REFUSED, "namespace": "", "reason": error.reason, "error": str(error)}
+            refused.append(row | refusal | {"encoder_id": encoder.encoder_id})
     encoded = pa.Table.from_batches([facts_to_batch(events, encoder.encoder_id)])
     table = pa.concat_tables([with_columns(encoded, ENCODED), pa.Table.from_pylist(refused, ENCODED)])
     # The facts of a conversation have the same offset: the sort is stable, so they stay in their order.

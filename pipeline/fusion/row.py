@@ -63,7 +63,7 @@ class Row:
         self.error: Exception | None = None
         self.sampler: Sampler | None = None
         self._taken = 0  # characters that `take_text` has returned
-        self._told = 0  # tokens that `take_tokens` has returned
+        self._listed = 0  # tokens that `take_tokens` has returned
         self._held = max(map(len, job.stop), default=1) - 1
         self.answered = False  # whether the memories have given their answer
         self._raised: Tensor | None = None  # [V] how far they raise each token's probability
@@ -135,7 +135,7 @@ class Row:
         """
         end = len(self.text) - (0 if self.finish_reason else self._held)
         if self.job.logprobs is not None and not self.finish_reason:
-            end = max((at for _, at in self._moved[self._told :] if at <= end), default=0)
+            end = max((at for _, at in self._moved[self._listed :] if at <= end), default=0)
         end = max(self._taken, end)
         text = self.text[self._taken : end]
         if text.endswith("\ufffd") and not self.finish_reason:
@@ -145,10 +145,10 @@ class Row:
 
     def take_tokens(self) -> list[Token]:
         """The tokens of the text that `take_text` returned, since the last call; with the end of the answer all others."""
-        ends = [end for _, end in self._moved[self._told :]]
+        ends = [end for _, end in self._moved[self._listed :]]
         count = len(ends) if self.finish_reason else sum(end <= self._taken for end in ends)
-        found = self.pieces(self._told, self._told + count)
-        self._told += count
+        found = self.pieces(self._listed, self._listed + count)
+        self._listed += count
         return found
 
     def pieces(self, first: int = 0, last: int | None = None) -> list[Token]:

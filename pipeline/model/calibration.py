@@ -35,7 +35,7 @@ READ_TOKENS = 512  # tokens of a batch whose states are read; tuned for speed
 GIVEN_TOKENS = 128  # tokens that are read of a user's text
 MOST_TOKENS = 65_536  # tokens that are read of a user's texts; more change the basis little
 LINE_EVERY_S = 5.0
-_TELLING = Lock()  # steps are told by one thread at a time
+_REPORTING = Lock()  # steps are reported by one thread at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ def calibrate(backbone: Backbone, texts: Sequence[list[int]], step: Step = no_st
     def read(batch: Batch) -> Tensor:
         ids, _ = backbone.pad([lead + texts[i] for i in batch.indices])
         states = backbone.hidden.after(ids, layer)
-        with _TELLING:
+        with _REPORTING:
             step("reading samples", len(batch.indices), len(texts))
         return torch.cat(
             [row[len(lead) :][: len(texts[i])] for row, i in zip(states, batch.indices, strict=True)]
@@ -214,7 +214,7 @@ def written(backbone: Backbone, step: Step = no_step) -> list[list[int]]:
             if failed.is_set():  # an interrupted batch of a large model would be written for minutes
                 return []
             tokens.append(drawn(backbone.step(tokens[-1], cache) if tokens else logits, generator))
-            with _TELLING:
+            with _REPORTING:
                 step("writing samples", 1, len(batches) * CALIBRATION.tokens)
         return [_until_end(row, backbone) for row in torch.stack(tokens, 1).tolist()]
 
