@@ -1,4 +1,4 @@
-"""Fused step: a layer of few rows as four products of packed weights and an attention, with kernels between them.
+"""Fused step: a layer of few rows as packed products and an attention, with kernels between them.
 
 For float32 and bfloat16 on a CPU, and for what is built as LLaMA and Qwen 2 are: no norms but those before a part, no windows,
 silu. Between the products it computes in float32. Where it does not fit, or numba is missing, a step is computed by the
