@@ -47,7 +47,7 @@ class Preparer:
         return [hits.get(query, [])[:k] for query in queries]
 
     def read_ahead(self, texts: Sequence[str]) -> None:
-        """Readies beforehand what an answer from a memory with one of these texts waits for, unless it is a long one."""
+        """Prepares beforehand what an answer from a memory with one of these texts waits for, unless it is a long one."""
         # What is read of a long one depends on the prompt.
         short = [text for text in texts if len(split(text)) <= LONG]
         self._ranker.read_ahead(short)

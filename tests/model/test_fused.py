@@ -30,9 +30,8 @@ def test_its_numbers_are_those_of_the_decoders_own_loop(build: str, rows: int, d
     decoder = decoder_of(build, dtype)
     assert decoder._fused is not None and decoder._fused.most_rows >= 4
     prompts = (PROMPTS * 2)[-rows:]
-    tolerance = (
-        0.05 if dtype == torch.float32 else 0.25
-    )  # a loop in bfloat16 itself misses the exact states by .05
+    # In bfloat16 the loop itself misses the exact logits by up to .1.
+    tolerance = 0.02 if dtype == torch.float32 else 0.2
     logits, cache = decoder.prefill([()] * rows, prompts)
     _, other = decoder.prefill([()] * rows, prompts)
     ids, own = logits.argmax(-1), decoder._fused

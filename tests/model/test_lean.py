@@ -259,25 +259,25 @@ def test_packed_weights_multiply_as_the_whole_ones(kind: str, dtype: torch.dtype
 def test_weights_in_the_order_of_onednn_give_the_same_products(rows: int, dtype: torch.dtype) -> None:
     dice = torch.Generator().manual_seed(5)
     weight, bias = (torch.randn(size, generator=dice).to(dtype) for size in ((96, 4 * GROUP), (96,)))
-    plain, relaid = Matrix(weight, bias, packed=True), Matrix(weight, bias, packed=True)
-    relaid.relay()
+    plain, reordered = Matrix(weight, bias, packed=True), Matrix(weight, bias, packed=True)
+    reordered.reorder()
     x = torch.randn((rows, 4 * GROUP), generator=dice).to(dtype)
-    assert relaid._laid.is_mkldnn == _onednn_multiplies(dtype)
-    torch.testing.assert_close(relaid(x, exact=True), plain(x, exact=True))
-    assert torch.equal(relaid(x[:1]), plain(x[:1])), "a single row is multiplied by the packed weights"
+    assert reordered._ordered.is_mkldnn == _onednn_multiplies(dtype)
+    torch.testing.assert_close(reordered(x, exact=True), plain(x, exact=True))
+    assert torch.equal(reordered(x[:1]), plain(x[:1])), "a single row is multiplied by the packed weights"
 
 
-@pytest.mark.parametrize("most, relaid", [(None, True), (0, False)])
+@pytest.mark.parametrize("most, reordered", [(None, True), (0, False)])
 def test_a_large_model_is_kept_once(
-    llama: Any, monkeypatch: pytest.MonkeyPatch, most: int | None, relaid: bool
+    llama: Any, monkeypatch: pytest.MonkeyPatch, most: int | None, reordered: bool
 ) -> None:
     if most is not None:
-        monkeypatch.setattr(blocks, "RELAID_BYTES", most)
+        monkeypatch.setattr(blocks, "REORDERED_BYTES", most)
     found = blocks.blocks_of(Backbone.load(llama, "cpu", "float32").model, packed=True)
     assert found is not None and len(found.matrices()) == 4 * len(found.blocks) + 1
-    assert {m._laid is not m.weight for m in found.matrices()} == {relaid}
+    assert {m._ordered is not m.weight for m in found.matrices()} == {reordered}
     unpacked = blocks.blocks_of(Backbone.load(llama, "cpu", "float32").model, packed=False)
-    assert unpacked is not None and all(m._laid is m.weight for m in unpacked.matrices())
+    assert unpacked is not None and all(m._ordered is m.weight for m in unpacked.matrices())
 
 
 def test_one_weight_between_the_levels_makes_eight_bits() -> None:

@@ -96,7 +96,7 @@ def _ask(settings: "KafkaSettings", request: "GenerationRequest", as_json: bool)
 
 
 def _print_memories(answer: "GenerationResponse") -> None:
-    """Print the memories that took part, and those that a newer one replaced."""
+    """Prints the memories that took part, and those that a newer one replaced."""
     for memory in answer.memories:
         part = f"gate {memory.gate:.2f}" if memory.gate > 0 else f"doubted by {memory.doubted_by}"
         if memory.gate > 0 or memory.doubted_by:

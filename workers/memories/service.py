@@ -204,7 +204,7 @@ class Memories:
         observed_at: datetime | None = None,
         namespace: str | None = None,
     ) -> Remembered:
-        """Change a memory; fields that are not given stay. Raises NotFound, BadMessage, ClientError.
+        """Changes a memory; fields that are not given stay. Raises NotFound, BadMessage, ClientError.
 
         The id stays, except of a memory whose key is of another system: the new text then belongs to that key.
         """

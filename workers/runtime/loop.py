@@ -263,7 +263,7 @@ class Loop:
         self.checked = now
 
     def retry(self) -> None:
-        """Rewind to the batch's start after a failure, and let a worker that failed load its partitions again."""
+        """Rewinds to the batch's start after a failure, and lets a worker that failed load its partitions again."""
         owned = self.consumer.assignment()
         for tp, records in self.batch.items():
             if tp in owned:

@@ -15,7 +15,7 @@ from pipeline.model.lean.matrix import Matrix, fuse
 
 KNOWN = {"llama", "qwen2", "qwen3", "gemma3_text"}
 _ROPES = {"default", "linear", "llama3", "yarn"}  # whose angles do not depend on a text's length
-RELAID_BYTES = 1 << 30  # of a model's weights, up to which they are kept in oneDNN's order as well
+REORDERED_BYTES = 1 << 30  # of a model's weights, up to which they are kept in oneDNN's order as well
 _REJECTED = ("final_logit_softcapping", "attn_logit_softcapping", "use_bidirectional_attention")
 
 
@@ -46,6 +46,9 @@ class Block(NamedTuple):
     kind: str  # of its rotary positions and its window
     window: int | None  # the last tokens that are seen
 
+    def matrices(self) -> list[Matrix]:
+        return [self.qkv, self.attended, self.gate_up, self.down]
+
 
 class Blocks(NamedTuple):
     """A whole model."""
@@ -63,8 +66,7 @@ class Blocks(NamedTuple):
     ]  # (dtype's example, positions, kind) to cos, sin
 
     def matrices(self) -> list[Matrix]:
-        of_layers = [m for b in self.blocks for m in (b.qkv, b.attended, b.gate_up, b.down)]
-        return [*of_layers, self.head]
+        return [*(matrix for block in self.blocks for matrix in block.matrices()), self.head]
 
 
 def blocks_of(model: Any, packed: bool) -> Blocks | None:
@@ -86,9 +88,9 @@ def blocks_of(model: Any, packed: bool) -> Blocks | None:
         config.num_attention_heads // config.num_key_value_heads, attention.head_dim, attention.scaling,
         inner.rotary_emb if isinstance(types, dict) else lambda x, positions, _: inner.rotary_emb(x, positions),
     )  # fmt: skip
-    if packed and sum(matrix.weight.nbytes for matrix in blocks.matrices()) <= RELAID_BYTES:
+    if packed and sum(matrix.weight.nbytes for matrix in blocks.matrices()) <= REORDERED_BYTES:
         for matrix in blocks.matrices():
-            matrix.relay()
+            matrix.reorder()
     return blocks
 
 

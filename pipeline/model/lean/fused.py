@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from pipeline.model.lean.blocks import Block, Blocks, Norm
 from pipeline.model.lean.cache import StaticCache
-from pipeline.model.lean.matrix import Matrix
 
 Product = Callable[[Tensor], Tensor]
 Attention = Callable[[Tensor, int], Tensor]
@@ -47,7 +46,7 @@ class Fused:
         self._layers = [_layer(block) for block in blocks.blocks]
         self._shape = blocks.heads, blocks.queries, blocks.head_size  # of a token's queries
         self._gated = blocks.blocks[0].down.weight.shape[1]
-        self.most_rows = min(m.most_rows for block in blocks.blocks for m in _matrices(block))
+        self.most_rows = min(m.most_rows for block in blocks.blocks for m in block.matrices())
 
     @classmethod
     def of(cls, blocks: Blocks) -> Self | None:
@@ -91,20 +90,16 @@ def _fits(block: Block) -> bool:
     plain = not (
         block.of_query or block.of_key or block.after_attention or block.after_network or block.window
     )
-    packed = all(hasattr(m.few, "product") for m in _matrices(block))
-    unbiased = all(m.bias is None for m in _matrices(block)[1:])
+    packed = all(hasattr(m.few, "product") for m in block.matrices())
+    unbiased = all(m.bias is None for m in block.matrices()[1:])
     weight = block.qkv.weight
     of_cpu = weight.dtype in (torch.float32, torch.bfloat16) and weight.device.type == "cpu"
     silu = of_cpu and torch.allclose(block.activation(sample), nn.functional.silu(sample))
     return plain and packed and unbiased and silu
 
 
-def _matrices(block: Block) -> list[Matrix]:
-    return [block.qkv, block.attended, block.gate_up, block.down]
-
-
 def _layer(block: Block) -> _Layer:
-    qkv, *others = (m.few.product for m in _matrices(block))  # type: ignore[union-attr]
+    qkv, *others = (m.few.product for m in block.matrices())  # type: ignore[union-attr]
     size = len(block.qkv.weight)
     bias = torch.zeros(size) if block.qkv.bias is None else block.qkv.bias.detach()
     return _Layer(

@@ -8,7 +8,7 @@ A step of a few rows takes as long as its weights take to be read, so fewer bits
            integers where the processor can (VNNI).
 
 More rows, such as a prompt's, are multiplied by the model's own weights. For them oneDNN wants the weights in an order of
-its own and otherwise makes it anew at each product; `relay` keeps them in that order, as a second copy.
+its own and otherwise makes it anew at each product; `reorder` keeps them in that order, as a second copy.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 GROUP = 32  # weights that have a scale and a least value together, in GGUF as here
 LARGE = 1 << 22  # weights of a matrix from which products of integers are faster
 _MOST, _ZERO = 127, 128  # of 8 bits with a sign; what stands for 0 without one
-_RELAID_FOR = 32  # rows; the order of the weights hardly depends on their number
+_REORDERED_FOR = 32  # rows; the order of the weights hardly depends on their number
 _EXACT = 2**-7  # of a group's largest weight: twice what bfloat16 rounds; weights of more bits miss by 2**-4
 
 
@@ -37,7 +37,7 @@ class Matrix:
         """Rows up to which the packed weights are used."""
         dense = weight.dtype == torch.float32 and weight.device.type == "cpu"
         self._multiply = _onednn if dense and _onednn_multiplies(weight.dtype) else nn.functional.linear
-        self._laid = weight
+        self._ordered = weight
 
     @property
     def _arithmetic(self) -> int:
@@ -48,16 +48,16 @@ class Matrix:
 
     def __call__(self, x: Tensor, exact: bool = False) -> Tensor:
         if self.few is None or exact or len(x) > self.most_rows:
-            return self._multiply(x, self._laid, self.bias)
+            return self._multiply(x, self._ordered, self.bias)
         y = self.few(x)
         return y if self.bias is None else y + self.bias
 
-    def relay(self) -> None:
+    def reorder(self) -> None:
         """Keeps a copy of the weights in oneDNN's order: products of more rows are the same, and faster."""
         if self.few is None or not _onednn_multiplies(self.weight.dtype):
             return
-        self._laid = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), _RELAID_FOR)
-        self._multiply, self.most_rows = _onednn, self.few.most_rows_relaid[self._arithmetic]
+        self._ordered = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), _REORDERED_FOR)
+        self._multiply, self.most_rows = _onednn, self.few.most_rows_reordered[self._arithmetic]
 
 
 def _onednn_multiplies(dtype: torch.dtype) -> bool:
@@ -79,7 +79,7 @@ class _Four:
 
     # Up to so many rows it is faster than the model's own weights: in bfloat16, in float32 by AVX-512, in float32 by AVX2.
     most_rows = 12, 16, 16
-    most_rows_relaid = 8, 16, 16
+    most_rows_reordered = 8, 16, 16
 
     def __init__(self, quants: Tensor, scales: Tensor, middles: Tensor) -> None:
         self._packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(quants, 1)
@@ -98,7 +98,7 @@ class _Eight:
     """Weights of 8 bits."""
 
     most_rows = 6, 12, 12
-    most_rows_relaid = 4, 4, 4
+    most_rows_reordered = 4, 4, 4
 
     def __init__(self, weight: Tensor) -> None:
         scales = weight.float().abs().amax(1, keepdim=True).clamp_(min=1e-9).div_(_MOST)
@@ -118,7 +118,7 @@ class _Integers:
     """Weights of 8 bits, and states of 16: two rows of 8, the second of which is what the first one rounds off."""
 
     most_rows = 24, 24, 24
-    most_rows_relaid = 8, 24, 24
+    most_rows_reordered = 8, 24, 24
     least_rows = 4  # fewer take longer
 
     def __init__(self, weight: Tensor) -> None:
